@@ -1,0 +1,1 @@
+"""From images to memmapped descriptors, and from descriptors to ranked lists."""

@@ -1,0 +1,1 @@
+"""Ranked lists as files for judges and people: writing, checking, predicting, showing."""
