@@ -1,0 +1,256 @@
+"""The TOML configuration as frozen dataclasses; an error names file, table, key and what was expected."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from competition import toml_values as toml
+from competition.errors import ConfigurationError, nearest
+from competition.toml_values import Parser, Place, read_table, shown
+
+SPLITS = ("gallery", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Where the images and labels are. Only `gallery` must be there; `top_k` gallery ids answer a query."""
+
+    name: str
+    gallery: Path
+    validation: Path | None = None
+    labels: Path | None = None
+    test: Path | None = None
+    top_k: int = 7
+    work: Path = Path("work")
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One `parts` table (PWA): the study takes one of `counts`, one of `dims` and one of `exponents`."""
+
+    layer: int | str
+    counts: tuple[int, ...]
+    dims: tuple[int, ...]
+    exponents: tuple[float, ...] = (1.0,)
+    alpha: float = 2.0
+    beta: float = 2.0
+    form: str = "NxC"
+    selection: str = "variance"
+    training_images: int = 2000
+    training: Path | None = None
+    seed: int = 0
+    variant: str = "default"
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One network and how images get into it. `name` labels its files and parameters; unique."""
+
+    model: str
+    layers: tuple[int | str, ...]
+    name: str
+    weights: str | Path = "pretrained"
+    options: dict = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int = 224
+    resize: str = "squash"
+    max_size: int = 1024
+    pooling: tuple[str, ...] = ("fcrow",)
+    parts: tuple[Parts, ...] = ()
+
+
+@dataclass(frozen=True)
+class External:
+    """Descriptors made elsewhere: per split a .npy file with one row an id, and beside it .ids, one id a line."""
+
+    name: str
+    gallery: Path
+    validation: Path | None = None
+    test: Path | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL."""
+
+    trials: int = 200
+    region: str = "similarity"
+    private: float = 0.3
+    seed: int = 0
+    sampler: str = "tpe"
+    storage: str | None = None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A whole configuration file. There is at least one backbone or external."""
+
+    path: Path
+    competition: Competition
+    backbones: tuple[Backbone, ...]
+    externals: tuple[External, ...]
+    tuning: Tuning
+
+
+COMPETITION: dict[str, Parser] = {
+    "name": toml.label,
+    "gallery": toml.path,
+    "validation": toml.path,
+    "labels": toml.path,
+    "test": toml.path,
+    "top_k": toml.whole(1),
+    "work": toml.work_path,
+    "published": toml.choice("perfect500k"),
+}
+
+PARTS: dict[str, Parser] = {
+    "layer": toml.layer,
+    "counts": toml.several(toml.whole(1)),
+    "dims": toml.several(toml.whole(1)),
+    "exponents": toml.several(toml.number(0)),
+    "alpha": toml.number(above=0),
+    "beta": toml.number(above=0),
+    "form": toml.text,
+    "selection": toml.text,
+    "training_images": toml.whole(1),
+    "training": toml.path,
+    "seed": toml.whole(0),
+    "variant": toml.text,
+    "half": toml.switch,
+}
+
+
+def _parts(value: object, place: Place) -> tuple[Parts, ...]:
+    tables = value if isinstance(value, list) else [value]
+    if not tables:
+        raise place.wrong(value, "a table or a list of tables; without part detectors leave the key out")
+    inside = f"{place.table} {place.key}"
+    return tuple(
+        Parts(**read_table(table, PARTS, Place(place.file, inside if len(tables) == 1 else f"{inside} {number}"),
+                           required=("layer", "counts", "dims")))
+        for number, table in enumerate(tables, start=1))
+
+
+BACKBONE: dict[str, Parser] = {
+    "model": toml.text,
+    "name": toml.label,
+    "weights": toml.path_or("pretrained", "random"),
+    "options": toml.options,
+    "mean": toml.several(toml.number(), distinct=False),
+    "std": toml.several(toml.number(above=0), distinct=False),
+    "image_size": toml.whole(0),
+    "resize": toml.choice("squash", "pad", "keep"),
+    "max_size": toml.whole(1),
+    "layers": toml.several(toml.layer),
+    "pooling": toml.several(toml.text),
+    "parts": _parts,
+}
+
+EXTERNAL: dict[str, Parser] = {"name": toml.label, "gallery": toml.path, "validation": toml.path, "test": toml.path}
+
+TUNING: dict[str, Parser] = {
+    "trials": toml.whole(1),
+    "region": toml.choice("similarity", "distance", "simplex"),
+    "private": toml.number(0, below=1),
+    "seed": toml.whole(0),
+    "sampler": toml.choice("tpe", "cmaes", "qmc", "random"),
+    "storage": toml.text,
+}
+
+TABLES = ("competition", "backbone", "external", "tuning")
+
+
+def load_configuration(path: Path | str, *, work: Path | str | None = None) -> Configuration:
+    """Read and check the TOML file `path`.
+
+    work: stands in for [competition] work; like it relative to the current folder. Without both: work/<name>.
+    Paths in the result are joined to the folder of the file, not resolved; whether they exist is for their reader to
+    say. ConfigurationError, one line, for everything else that is wrong.
+    """
+    path = Path(path)
+    document = _document(path)
+    for key in document:
+        if key not in TABLES:
+            raise ConfigurationError(f"{path}: unknown table or key {key!r} outside the tables; {nearest(key, TABLES)}")
+    if "competition" not in document:
+        raise ConfigurationError(f"{path}: the table [competition] is missing: add it with name = … and gallery = …")
+    competition = _competition(document["competition"], Place(path, "[competition]"), work)
+    backbones = tuple(_backbone(table, place) for table, place in _tables(document, "backbone", path))
+    externals = tuple(External(**read_table(table, EXTERNAL, place, required=("name", "gallery")))
+                      for table, place in _tables(document, "external", path))
+    if not backbones and not externals:
+        raise ConfigurationError(f"{path}: neither [[backbone]] nor [[external]]: add at least one")
+    tuning = Tuning(**read_table(document.get("tuning", {}), TUNING, Place(path, "[tuning]")))
+    return Configuration(path, competition, _unique(backbones, externals, path), externals, tuning)
+
+
+def _document(path: Path) -> dict:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such configuration file: give the path of a TOML file with --config"
+                                 ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read as a configuration file: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise ConfigurationError(f"{path}: line {line} is not UTF-8: save the file as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"{path}: not valid TOML: {reason}") from None
+
+
+def _tables(document: dict, key: str, path: Path) -> list[tuple[object, Place]]:
+    """The tables of an array [[key]] with their places, numbered when there are several."""
+    tables = document.get(key, [])
+    if not isinstance(tables, list):
+        found = f"[{key}]" if isinstance(tables, dict) else f"{key} = {shown(tables)}"
+        raise ConfigurationError(f"{path}: {found}: expected [[{key}]] in double brackets, one for each {key}")
+    return [(table, Place(path, f"[[{key}]]" if len(tables) == 1 else f"[[{key}]] {number}"))
+            for number, table in enumerate(tables, start=1)]
+
+
+def _competition(table: object, place: Place, work: Path | str | None) -> Competition:
+    values = read_table(table, COMPETITION, place, required=("name", "gallery"))
+    if "labels" in values and "validation" not in values:
+        raise ConfigurationError(f"{place.file}: {place.table} has labels but no validation: add the folder of the "
+                                 "labelled query images, validation = …")
+    values.setdefault("work", Path("work") / values["name"])
+    if work is not None:
+        values["work"] = Path(work)
+    return Competition(**values)
+
+
+def _backbone(table: object, place: Place) -> Backbone:
+    values = read_table(table, BACKBONE, place, required=("model", "layers"))
+    if values.get("image_size") == 0 and values.get("resize", "squash") != "keep":
+        raise Place(place.file, place.table, "image_size").wrong(
+            0, 'at least 1, or resize = "keep" beside it for images of their original size')
+    if "mean" in values and "std" in values and len(values["mean"]) != len(values["std"]):
+        raise Place(place.file, place.table, "std").wrong(
+            list(values["std"]), f"as many values as mean has, {len(values['mean'])}")
+    return Backbone(**{"name": "", **values})
+
+
+def _unique(backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path) -> tuple[Backbone, ...]:
+    """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
+    given = [backbone.name for backbone in backbones if backbone.name] + [external.name for external in externals]
+    for name in given:
+        if given.count(name) > 1:
+            raise ConfigurationError(f"{path}: the name {name!r} stands twice: give each [[backbone]] and [[external]] "
+                                     "a name of its own")
+    taken = set(given)
+    named = []
+    for backbone in backbones:
+        name, copies = backbone.name or backbone.model, 1
+        while not backbone.name and name in taken:
+            copies += 1
+            name = f"{backbone.model}-{copies}"
+        taken.add(name)
+        named.append(replace(backbone, name=name))
+    return tuple(named)
