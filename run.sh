@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# top7: the whole surface. Makes its own .venv on first use, from the versions pinned in constraints.txt;
+# with PYTHON set, uses that interpreter and installs nothing.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+commands="\
+usage: ./run.sh COMMAND [OPTIONS]        every command takes --help
+
+  demo         the whole road on the embedded mini competition, offline
+  test         run the tests (arguments go to pytest)
+  extract      fill the descriptor dumps of gallery, validation and test
+  tune         the Optuna study: weights inside the region, pooling, part detectors
+  submit       write the submission of the best recipe
+  check        say whether a CSV would be accepted, fault by fault
+  score        MAP@7 of a CSV against labels, recorded on the leaderboard
+  leaderboard  the local leaderboard; --record notes an official score
+  predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out"
+
+say() { printf 'top7: %s\n' "$*" >&2; }
+fail() { say "$1"; exit "${2:-1}"; }
+
+find_python() {  # the first interpreter that is new enough
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if command -v "$name" >/dev/null 2>&1 &&
+            "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            command -v "$name"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer with venv found on PATH: install one (apt-get install python3 python3-venv)"
+}
+
+requirements() {  # every package of setup.cfg, one a line
+    "$1" - "$root/setup.cfg" <<'PYTHON'
+import configparser, sys
+parser = configparser.ConfigParser()
+parser.read(sys.argv[1], encoding="utf-8")
+texts = [parser["options"]["install_requires"], *parser["options.extras_require"].values()]
+print("\n".join(sorted({line.strip() for text in texts for line in text.splitlines() if line.strip()})))
+PYTHON
+}
+
+set_up() {  # leaves $root/.venv complete; its stamp names what it was made from
+    local stamp wanted base
+    stamp="$root/.venv/.made-from"
+    wanted=$(cat "$root/constraints.txt" "$root/setup.cfg" | cksum)
+    if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then return; fi
+    if command -v flock >/dev/null 2>&1; then
+        exec 9>"$root/.venv.lock"
+        flock -n 9 || { say "another call is setting up $root/.venv: waiting for it"; flock 9; }
+        if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then return; fi
+    fi
+    base=$(find_python)
+    say "setting up $root/.venv with $base and the versions in constraints.txt (a few GB, some minutes, once)"
+    rm -f "$stamp"
+    "$base" -m venv "$root/.venv" >&2 || fail "could not make $root/.venv with $base"
+    requirements "$base" >"$root/.venv/requirements.txt"
+    "$root/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --constraint "$root/constraints.txt" --requirement "$root/.venv/requirements.txt" >&2 ||
+        fail "pip could not install the packages (its reason stands above); run the same command again to retry"
+    printf '%s\n' "$wanted" >"$stamp"
+    say "set up."
+}
+
+case "${1:-}" in
+    "" | -h | --help | help) printf '%s\n' "$commands"; exit 0 ;;
+esac
+if ! printf '%s\n' "$commands" | grep -qE "^  $(printf '%s' "$1" | sed 's/[^a-z]/./g') " ; then
+    fail "no command '$1': ./run.sh alone lists the commands" 2
+fi
+
+if [ -n "${PYTHON:-}" ]; then
+    python=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no interpreter: unset it, and run.sh makes its own" 2
+    "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "timm", "optuna", "faiss", "pandas", "safetensors", "tqdm")))' ||
+        fail "PYTHON=$PYTHON lacks packages of setup.cfg: install them, or unset PYTHON and run.sh makes its own .venv" 2
+else
+    set_up
+    python="$root/.venv/bin/python"
+fi
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+if [ "$1" = test ]; then
+    shift
+    cd "$root"
+    if [ "${1:-}" = "--help" ]; then
+        printf 'usage: ./run.sh test [PYTEST ARGUMENTS]\n\nruns the tests; needs no network after set-up\n'
+        exit 0
+    fi
+    exec "$python" -m pytest "$@"
+fi
+exec "$python" -P -m submissions "$@"
