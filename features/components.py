@@ -1,0 +1,156 @@
+"""What a fusion is made of: components, the chains eq. 3 orders, and the choices a study makes among them.
+
+A component is one term of the fused score: one layer of one backbone under one pooling, one setting of a part
+detector table (PWA), or one external matrix. The layers of one backbone under the chosen pooling form a chain,
+shallow to deep; everything else is a chain of its own (FACTS.md: whitened descriptors are centred, their mean
+cosine is about zero, and within the order they would take all the weight).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from competition.configuration import Backbone, Configuration, External, Parts
+from competition.errors import ConfigurationError, nearest
+
+Choice = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One term of the fused score; `chain` groups the layers that eq. 3 orders, in the order they stand."""
+
+    name: str
+    chain: str
+    backbone: str | None = None
+    layer: int | str | None = None
+    pooling: str | None = None
+    parts: int | None = None  # number of the backbone's parts table
+    count: int | None = None
+    dim: int | None = None
+    exponent: float | None = None
+    external: str | None = None
+
+
+def depth_order(layers: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return `layers` shallow to deep: timm indices and the papers' VGG names are sorted, module names kept."""
+    if all(isinstance(layer, int) for layer in layers):
+        return tuple(sorted(layers))
+    matches = [re.fullmatch(r"(?:conv(\d)_(\d)|pool(\d))", str(layer)) for layer in layers]
+    if all(matches):
+        keys = {str(l): (int(m[1] or m[3]), int(m[2] or 9)) for l, m in zip(layers, matches)}
+        return tuple(sorted(layers, key=lambda layer: keys[str(layer)]))
+    return layers
+
+
+def parts_label(backbone: Backbone, number: int) -> str:
+    """Return the name of parts table `number`: its layer, and its number where the layer has two."""
+    layer = backbone.parts[number].layer
+    twins = [i for i, table in enumerate(backbone.parts) if table.layer == layer]
+    return f"{backbone.name}.parts-{layer}" + (f"-{twins.index(number) + 1}" if len(twins) > 1 else "")
+
+
+def choices(configuration: Configuration) -> dict[str, tuple]:
+    """Return the study's discrete parameters and their values, in the configuration's order.
+
+    Per backbone one pooling; per parts table a count, a dimension and an exponent.
+    """
+    found: dict[str, tuple] = {}
+    for backbone in configuration.backbones:
+        found[f"{backbone.name}.pooling"] = tuple(backbone.pooling)
+        for number, table in enumerate(backbone.parts):
+            label = parts_label(backbone, number)
+            found[f"{label}.count"] = tuple(table.counts)
+            found[f"{label}.dim"] = tuple(table.dims)
+            found[f"{label}.exponent"] = tuple(table.exponents)
+    return found
+
+
+def all_choices(configuration: Configuration) -> list[dict[str, object]]:
+    """Return every combination of `choices`, the configuration's first values first."""
+    known = choices(configuration)
+    return [dict(zip(known, values)) for values in product(*known.values())]
+
+
+def check_choice(configuration: Configuration, choice: Choice) -> None:
+    """Raise ConfigurationError where `choice` names a parameter or value that the configuration does not have."""
+    known = choices(configuration)
+    for name in choice:
+        if name not in known:
+            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name!r}, which the configuration does not "
+                                     f"have: {nearest(name, known)}")
+    for name, values in known.items():
+        if name not in choice:
+            raise ConfigurationError(f"{configuration.path}: the recipe lacks a choice for {name!r}, one of {values}")
+        if choice[name] not in values:
+            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name} = {choice[name]!r}, the "
+                                     f"configuration has {values}: add it there and extract again")
+
+
+def components_of(configuration: Configuration, choice: Choice) -> tuple[Component, ...]:
+    """Return the components of one combination of choices, in the one order every sum uses."""
+    check_choice(configuration, choice)
+    found: list[Component] = []
+    for backbone in configuration.backbones:
+        pooling = str(choice[f"{backbone.name}.pooling"])
+        found += [layer_component(backbone, layer, pooling) for layer in depth_order(backbone.layers)]
+        for number in range(len(backbone.parts)):
+            label = parts_label(backbone, number)
+            found.append(parts_component(backbone, number, int(choice[f"{label}.count"]), int(choice[f"{label}.dim"]),
+                                         float(choice[f"{label}.exponent"])))
+    found += [external_component(external) for external in configuration.externals]
+    return tuple(found)
+
+
+def layer_component(backbone: Backbone, layer: int | str, pooling: str) -> Component:
+    """Return the component of one layer under one pooling."""
+    return Component(f"{backbone.name}/{layer}/{pooling}", f"{backbone.name}/{pooling}", backbone.name, layer, pooling)
+
+
+def parts_component(backbone: Backbone, number: int, count: int, dim: int, exponent: float) -> Component:
+    """Return the component of one setting of parts table `number`."""
+    table: Parts = backbone.parts[number]
+    label = parts_label(backbone, number)
+    name = f"{label}/N{count}-M{dim}-t{exponent:g}"
+    return Component(name, label, backbone.name, table.layer, None, number, count, dim, exponent)
+
+
+def external_component(external: External) -> Component:
+    """Return the component of one external matrix."""
+    return Component(f"external/{external.name}", f"external/{external.name}", external=external.name)
+
+
+def backbone_named(configuration: Configuration, name: str) -> Backbone:
+    """Return the backbone `name`, or raise ConfigurationError naming the nearest."""
+    for backbone in configuration.backbones:
+        if backbone.name == name:
+            return backbone
+    raise ConfigurationError(f"{configuration.path}: no backbone {name!r}: "
+                             f"{nearest(name, [b.name for b in configuration.backbones])}")
+
+
+def external_named(configuration: Configuration, name: str) -> External:
+    """Return the external `name`, or raise ConfigurationError naming the nearest."""
+    for external in configuration.externals:
+        if external.name == name:
+            return external
+    raise ConfigurationError(f"{configuration.path}: no external {name!r}: "
+                             f"{nearest(name, [e.name for e in configuration.externals])}")
+
+
+def component_from(values: Mapping[str, object]) -> Component:
+    """Rebuild a component from the plain values a recipe file holds; unknown keys are an error."""
+    known = Component.__dataclass_fields__
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}")
+    return Component(**values)
+
+
+def work_folder(configuration: Configuration) -> Path:
+    """Return the folder where dumps, studies and submissions of this competition go."""
+    return Path(configuration.competition.work)

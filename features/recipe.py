@@ -1,0 +1,77 @@
+"""A recipe: everything that turns dumps into ranked lists, as one small JSON file a person can read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import write_json
+from competition.errors import ConfigurationError
+from features.components import Component, component_from
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Components in their fixed order and a weight for each (>= 0, of sum 1), with where they come from.
+
+    `choice`: the study's discrete choices; `scores`: figures by name (public, private, ...);
+    `provenance`: region, sums S_l, study, trial, query split.
+    """
+
+    name: str
+    components: tuple[Component, ...]
+    weights: tuple[float, ...]
+    choice: dict[str, object] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def weight_array(self) -> np.ndarray:
+        """The weights as float64, (n_components,)."""
+        return np.array(self.weights, dtype=np.float64)
+
+
+def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
+    """Raise ConfigurationError unless `weights` are `n_components` finite numbers >= 0 of sum 1."""
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n_components,):
+        raise ConfigurationError(f"{where}: {weights.size} weights for {n_components} components: give one each")
+    if not np.isfinite(weights).all() or (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
+        raise ConfigurationError(f"{where}: weights {weights.tolist()} must be numbers >= 0 of sum 1")
+
+
+def write_recipe(path: Path, recipe: Recipe) -> Path:
+    """Write `recipe` to `path`, atomically; weights keep every bit (repr round-trips)."""
+    check_weights(recipe.weight_array, len(recipe.components), str(path))
+    components = [{key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components]
+    return write_json(path, {
+        "format": FORMAT, "name": recipe.name, "components": components, "weights": list(recipe.weights),
+        "choice": recipe.choice, "scores": recipe.scores, "provenance": recipe.provenance,
+    })
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file; ConfigurationError in one line where it is absent or not one."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such recipe: run ./run.sh tune first, or give --recipe FILE") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ConfigurationError(f"{path}: not a recipe of format {FORMAT}: write it anew with ./run.sh tune")
+    try:
+        components = tuple(component_from(part) for part in values["components"])
+        weights = tuple(float(weight) for weight in values["weights"])
+        name = str(values["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path}: not a recipe: {error!r}; components, weights and name are expected") from None
+    check_weights(np.array(weights), len(components), str(path))
+    return Recipe(name, components, weights, dict(values.get("choice", {})), dict(values.get("scores", {})),
+                  dict(values.get("provenance", {})))

@@ -1,0 +1,141 @@
+"""Candidates against the full ranking: whatever the weights of the region, the top k is the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuning import region
+from tuning.candidates import PrunesBadly, exclusion_counts, find_candidates
+from tuning.objective import make_scene, mean_average_precision, ranks
+
+K = 7
+
+
+def full_ranking(similarities, weights, k, excluded=None):
+    """The naive way: every score, one sort by (-score, row). similarities: (n, L)."""
+    scores = np.zeros(len(similarities))
+    for weight, column in zip(weights, similarities.T):
+        scores = scores + weight * column if weight != 0 else scores
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    order = [int(r) for r in order if excluded is None or not excluded[r]][:k] if excluded is not None else order[:k].tolist()
+    return order + [-1] * (k - len(order))
+
+
+def correlated_similarities(generator, n_queries, n, n_layers, *, decimals=None, free=0):
+    """Similarities that rise together, like layers of one network; quantised, they tie often."""
+    base = generator.normal(size=(n_queries, n, 1))
+    noise = generator.normal(size=(n_queries, n, n_layers))
+    values = 0.6 + 0.08 * base + 0.03 * noise
+    if free:
+        values[:, :, -free:] = 0.2 * noise[:, :, -free:] + 0.1 * base
+    values = np.clip(values, -1, 1)
+    return values if decimals is None else np.round(values, decimals)
+
+
+def blocks_of(similarities, block_rows, error, generator):
+    n_queries, n, n_layers = similarities.shape
+    for start in range(0, n, block_rows):
+        part = similarities[:, start:start + block_rows]
+        wrong = part + generator.uniform(-error, error, part.shape)
+        yield start, [wrong[:, :, l].astype(np.float32) for l in range(n_layers)]
+
+
+def pruned(similarities, corners, *, block_rows=97, error=3e-5, seed=0, **options):
+    generator = np.random.default_rng(seed)
+    return find_candidates(
+        blocks_of(similarities, block_rows, error * 0.5, generator), lambda q, rows: similarities[q, rows], corners, K,
+        n_queries=len(similarities), similarity_margin=error, **options)
+
+
+def scene_of(candidates, relevant):
+    return make_scene(candidates, relevant, K)
+
+
+@pytest.mark.parametrize("decimals", [None, 2, 1])
+@pytest.mark.parametrize("layout", ["one chain", "chain and part detectors", "two chains", "simplex"])
+def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
+    generator = np.random.default_rng([3, len(layout), decimals or 0])
+    chains = {"one chain": "aaaaa", "chain and part detectors": "aaaap", "two chains": "aaabb", "simplex": "12345"}[layout]
+    similarities = correlated_similarities(generator, 3, 1500, 5, decimals=decimals, free=layout.endswith("detectors"))
+    similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
+    sums = np.abs(similarities.mean(axis=(0, 1)))
+    corners = region.vertices(sums, list(chains))
+    found = pruned(similarities, corners)
+    relevant = [np.array([5, 700]) for _ in range(3)]
+    scene = scene_of(found, relevant)
+    points = np.concatenate([region.random_coordinates(300, 5, generator), np.eye(5), np.full((1, 5), 0.2)])
+    faces = np.array([[1, 1, 0.3, 0.3, 1], [0.4, 1, 1, 1, 0.2], [1, 0.5, 1, 0.1, 0.9]])
+    points = np.concatenate([points, region.uniform_coordinates(faces)])
+    for weights in points @ corners:
+        found_ranks = ranks(scene, weights)
+        for query in range(3):
+            assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K)
+    if layout == "one chain" and decimals is None:
+        assert found.mean_count < 150  # of 1500: the pruning prunes
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 0]))
+def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, decimals):
+    generator = np.random.default_rng(seed)
+    similarities = correlated_similarities(generator, 2, n, n_layers, decimals=decimals)
+    excluded = generator.random(n) < 0.2
+    chains = [str(generator.integers(0, 2)) for _ in range(n_layers)]
+    corners = region.vertices(generator.uniform(0.1, 1, n_layers), chains)
+    found = pruned(similarities, corners, block_rows=block_rows, excluded=excluded, seed=seed)
+    if not all(len(rows) for rows in found.rows):
+        assert excluded.all()
+        return
+    scene = scene_of(found, [rows[:1] for rows in found.rows])
+    for weights in region.random_coordinates(20, n_layers, generator) @ corners:
+        found_ranks = ranks(scene, weights)
+        for query in range(2):
+            assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K, excluded)
+
+
+def test_blocks_and_threads_do_not_change_the_result():
+    similarities = correlated_similarities(np.random.default_rng(1), 4, 2000, 5)
+    corners = region.vertices(np.full(5, 0.6), ["a"] * 5)
+    reference = pruned(similarities, corners, block_rows=2000, threads=1)
+    for block_rows, threads in ((64, 2), (333, 1), (1999, 3)):
+        other = pruned(similarities, corners, block_rows=block_rows, threads=threads, seed=block_rows)
+        for a, b in zip(reference.rows, other.rows):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_exclusion_counts_against_the_definition():
+    generator = np.random.default_rng(5)
+    similarities = np.round(generator.random((80, 3)), 1)
+    corners = region.vertices(np.array([0.5, 0.6, 0.7]), ["a", "a", "b"])
+    t = similarities @ corners.T
+    rows = generator.permutation(1000)[:80]
+    counts = exclusion_counts(t, similarities, rows, 7)
+    for a in range(80):
+        slow = sum(
+            bool((t[b] > t[a] + 1e-11).all() or ((similarities[b] >= similarities[a]).all() and rows[b] < rows[a]))
+            for b in range(80))
+        assert min(counts[a], 7) == min(slow, 7)
+
+
+def test_relevant_items_are_kept_even_when_they_cannot_win():
+    similarities = correlated_similarities(np.random.default_rng(2), 1, 500, 3)
+    worst = int(similarities[0].sum(axis=1).argmin())
+    found = pruned(similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), always=[np.array([worst])])
+    assert worst in found.rows[0]
+
+
+def test_a_region_that_prunes_badly_says_so():
+    generator = np.random.default_rng(3)
+    similarities = generator.random((1, 4000, 6))  # independent layers: hardly anything dominates
+    with pytest.raises(PrunesBadly, match="candidates for one query"):
+        pruned(similarities, np.eye(6), limit=50)
+
+
+def test_map_by_hand():
+    # two queries, three items, one layer: q0 ranks 2, 0, 1 (relevant 0): AP 1/2; q1 ranks 1, 0, 2 (relevant 1, 2): (1 + 2/3) / 2
+    similarities = np.array([[[0.2], [0.1], [0.9]], [[0.5], [0.7], [0.1]]])
+    found = pruned(similarities, np.eye(1))
+    scene = scene_of(found, [np.array([0]), np.array([1, 2])])
+    assert ranks(scene, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
+    assert mean_average_precision(scene, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)

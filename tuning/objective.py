@@ -1,0 +1,118 @@
+"""Weights in, MAP@k out: one pure function over the candidates' canonical similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from competition.errors import Top7Error
+from tuning.candidates import Candidates
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The candidates of all queries as padded arrays, ready for thousands of evaluations.
+
+    similarities: (L, Q, n) float64, rows: (Q, n) int64 ascending, -1 padding; relevant: (Q, n) bool;
+    n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off.
+    """
+
+    similarities: np.ndarray
+    rows: np.ndarray
+    relevant: np.ndarray
+    n_relevant: np.ndarray
+    k: int
+
+    @property
+    def n_queries(self) -> int:
+        """Number of queries."""
+        return len(self.rows)
+
+    def of_queries(self, queries: np.ndarray) -> Scene:
+        """Return the scene of a subset of the queries (mask or indices, repeats allowed)."""
+        return Scene(np.ascontiguousarray(self.similarities[:, queries]), self.rows[queries], self.relevant[queries],
+                     self.n_relevant[queries], self.k)
+
+
+def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int) -> Scene:
+    """Pack `candidates` and the relevant gallery rows of each query; a query without any is an error."""
+    n_queries, n_components = len(candidates.rows), candidates.similarities[0].shape[1]
+    if any(len(rows) == 0 for rows in relevant):
+        raise Top7Error("a query without a correct gallery image has no average precision: take it out of the labels")
+    widest = max(k, max(len(rows) for rows in candidates.rows))
+    rows = np.full((n_queries, widest), -1, dtype=np.int64)
+    similarities = np.zeros((n_components, n_queries, widest))
+    hits = np.zeros((n_queries, widest), dtype=bool)
+    for query, (found, values) in enumerate(zip(candidates.rows, candidates.similarities)):
+        rows[query, :len(found)] = found
+        similarities[:, query, :len(found)] = values.T
+        hits[query, :len(found)] = np.isin(found, relevant[query])
+    counts = np.array([len(set(map(int, rows_))) for rows_ in relevant], dtype=np.int64)
+    return Scene(similarities, rows, hits, counts, k)
+
+
+def fused_scores(similarities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return sum_l w_l s_l in float64, in component order, zero weights skipped: the canonical score.
+
+    similarities: (L, ...) float64, weights: (L,); the same operations as the full search's, bit for bit.
+    """
+    total = np.zeros(similarities.shape[1:])
+    for weight, values in zip(np.asarray(weights, dtype=np.float64), similarities):
+        if weight != 0:
+            total += weight * values
+    return total
+
+
+def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return (Q, k) columns of the k best scores of each row, best first, ties to the lower column."""
+    scores = scores.copy()
+    best = np.empty((len(scores), k), dtype=np.int64)
+    lines = np.arange(len(scores))
+    for place in range(k):
+        best[:, place] = scores.argmax(axis=1)  # argmax takes the first of equals
+        scores[lines, best[:, place]] = -np.inf
+    return best
+
+
+def ranks(scene: Scene, weights: np.ndarray) -> np.ndarray:
+    """Return the exact top k of every query under `weights`: (Q, k) int64 gallery rows, -1 where there are fewer."""
+    best, valid = _ranked(scene, weights)
+    return np.where(valid, np.take_along_axis(scene.rows, best, axis=1), -1)
+
+
+def _ranked(scene: Scene, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    padding = scene.rows < 0
+    scores = np.where(padding, -np.inf, fused_scores(scene.similarities, weights))
+    best = top_positions(scores, scene.k)
+    return best, ~np.take_along_axis(padding, best, axis=1) & _fresh(best)
+
+
+def _fresh(best: np.ndarray) -> np.ndarray:
+    """Mark the first mention of each column: argmax repeats one when nothing is left."""
+    order = np.argsort(best, axis=1, kind="stable")
+    sorted_best = np.take_along_axis(best, order, axis=1)
+    first = np.ones_like(best, dtype=bool)
+    first[:, 1:] = sorted_best[:, 1:] != sorted_best[:, :-1]
+    fresh = np.empty_like(first)
+    np.put_along_axis(fresh, order, first, axis=1)
+    return fresh
+
+
+def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:
+    """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's)."""
+    best, valid = _ranked(scene, weights)
+    return hits_precision(np.take_along_axis(scene.relevant, best, axis=1) & valid, scene.n_relevant)
+
+
+def hits_precision(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
+    """Return AP@k from hits (..., k) bool, best first: sum of P(i) rel(i) / min(m, k)."""
+    k = hits.shape[-1]
+    precision = np.cumsum(hits, axis=-1) / np.arange(1, k + 1)
+    return (precision * hits).sum(axis=-1) / np.minimum(n_relevant, k)
+
+
+def mean_average_precision(scene: Scene, weights: np.ndarray) -> float:
+    """Return MAP@k of `weights`."""
+    return float(average_precisions(scene, weights).mean())
