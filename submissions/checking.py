@@ -1,0 +1,168 @@
+"""Whether a submission would be accepted: every fault with its line number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from competition.errors import Top7Error
+
+BOM = b"\xef\xbb\xbf"
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong on a line (counted from 1; missing queries stand one past the last line)."""
+
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result: the split whose queries the file answers (None: of none), its rows, and the faults by line.
+
+    answers: query -> gallery ids as they stand on its first row; only without faults are they a whole submission.
+    """
+
+    path: Path
+    split: str | None
+    answers: Mapping[str, tuple[str, ...]]
+    faults: tuple[Fault, ...]
+
+
+def check_submission(path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Collection[str],
+                     top_k: int = 7) -> Check:
+    """Check the CSV `path` against the format `id,id1,…,id<top_k>`, no header, UTF-8, lines ending in \\n.
+
+    splits: split -> its query ids; the file is taken to answer the split to which most of its query ids belong.
+    The last line may lack its \\n. Top7Error only where the file cannot be read at all.
+    """
+    path = Path(path)
+    faults: list[Fault] = []
+    rows = _rows(_bytes(path), faults)
+    gallery = frozenset(gallery_ids)
+    queries_of = {split: frozenset(ids) for split, ids in splits.items()}
+    if rows and not any(rows[0][1][0] in ids for ids in queries_of.values()) and gallery.isdisjoint(rows[0][1][1:]) \
+            and rows[0][0] == 1:
+        faults.append(Fault(1, f"a header line ({','.join(rows[0][1])[:60]!r}): remove it, line 1 is the first query"))
+        del rows[0]
+    split = _split_of([fields[0] for _, fields in rows], queries_of)
+    answers = _check_rows(rows, split, queries_of, gallery, top_k, faults)
+    if split is not None:
+        end = max((line for line, _ in rows), default=0) + 1
+        faults += [Fault(end, f"query {query!r} of {split} is missing: add its line")
+                   for query in splits[split] if query not in answers]
+    return Check(path, split, answers, tuple(sorted(faults, key=lambda fault: fault.line)))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Top7Error(f"{path}: no such submission file") from None
+    except OSError as error:
+        raise Top7Error(f"{path}: the submission cannot be read: {error.strerror}") from None
+
+
+def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
+    """(line number, fields) of every line that has fields; faults of encoding, line ends and delimiters are added."""
+    if not data.removeprefix(BOM).strip():
+        faults.append(Fault(1, "the file is empty: expected a line a query"))
+        return []
+    if data.startswith(BOM):
+        faults.append(Fault(1, "a byte order mark (BOM) before the first id: save as UTF-8 without BOM"))
+        data = data.removeprefix(BOM)
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    carriage = [number for number, line in enumerate(lines, start=1) if line.endswith(b"\r")]
+    if carriage:
+        faults.append(Fault(carriage[0], f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first: "
+                                         "expected \\n, save with Unix line ends"))
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            faults.append(Fault(number, f"not UTF-8 (byte 0x{line[error.start]:02x}): save as UTF-8"))
+            continue
+        fault = _line_fault(text)
+        if fault:
+            faults.append(Fault(number, fault))
+        else:
+            rows.append((number, text.split(",")))
+    return rows
+
+
+def _line_fault(text: str) -> str | None:
+    """The fault for which a line cannot be cut into fields."""
+    if not text.strip():
+        return "a blank line: remove it"
+    if "\r" in text:
+        return "a carriage return inside the line: expected lines ending in \\n, save with Unix line ends"
+    if '"' in text:
+        return "quotes: expected bare ids, id,id1,…"
+    if "," not in text:
+        for mark, name in DELIMITERS.items():
+            if mark in text.strip():
+                return f"the ids are separated by {name}: expected commas"
+    return None
+
+
+def _split_of(found: Sequence[str], queries_of: Mapping[str, frozenset[str]]) -> str | None:
+    """The split that holds most of the ids; of equally many the one that leaves the fewest of its own out."""
+    held = {split: sum(query in ids for query in found) for split, ids in queries_of.items()}
+    split = max(held, key=lambda name: (held[name], -len(queries_of[name])), default=None)
+    return split if split is not None and held[split] else None
+
+
+def _check_rows(rows: list[tuple[int, list[str]]], split: str | None, queries_of: Mapping[str, frozenset[str]],
+                gallery: frozenset[str], top_k: int, faults: list[Fault]) -> dict[str, tuple[str, ...]]:
+    """Check the fields of every row, add the faults, return the first row of each query."""
+    answers: dict[str, tuple[str, ...]] = {}
+    line_of: dict[str, int] = {}
+    for line, (query, *answer) in rows:
+        faults += [Fault(line, text) for text in _query_faults(query, line_of.get(query), split, queries_of)]
+        if query not in answers:
+            answers[query], line_of[query] = tuple(answer), line
+        if len(answer) != top_k:
+            faults.append(Fault(line, f"{len(answer)} gallery ids: expected {top_k}"))
+        for gallery_id, count in Counter(answer).items():
+            if gallery_id not in gallery:
+                faults.append(Fault(line, _unknown(gallery_id, gallery)))
+            elif count > 1:
+                faults.append(Fault(line, f"gallery id {gallery_id!r} stands {count} times: expected {top_k} distinct "
+                                          "ids"))
+    return answers
+
+
+def _query_faults(query: str, first_line: int | None, split: str | None,
+                  queries_of: Mapping[str, frozenset[str]]) -> list[str]:
+    if first_line is not None:
+        return [f"query {query!r} stands twice, first on line {first_line}: remove one of the lines"]
+    if split is not None and query in queries_of[split]:
+        return []
+    if query.strip() != query or not query:
+        return [f"query {query!r} is empty or has blanks around it: expected the bare id"]
+    other = next((name for name, ids in queries_of.items() if query in ids), None)
+    if other is not None:
+        return [f"query {query!r} is of {other}, while most lines answer {split}: expected the queries of one split"]
+    return [f"unknown query {query!r}: expected a query id of {split or ' or '.join(queries_of) or 'a split'}"]
+
+
+def _unknown(gallery_id: str, gallery: frozenset[str]) -> str:
+    if not gallery_id:
+        return "an empty gallery id: remove the comma or add the id"
+    if gallery_id.strip() in gallery:
+        return f"blanks around gallery id {gallery_id!r}: expected the bare id"
+    bare = gallery_id.rpartition(".")[0]
+    if bare in gallery:
+        return f"unknown gallery id {gallery_id!r}: expected the id without extension, {bare!r}"
+    return f"unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} gallery ids"
