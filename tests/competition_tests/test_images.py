@@ -1,0 +1,120 @@
+"""Listing images: one order, ids, what is passed over, what is an error; samples."""
+
+import os
+import pickle
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from competition.configuration import Competition, Configuration, Tuning
+from competition.errors import ConfigurationError, Top7Error
+from competition.images import ImageSet, PathList, ids_digest, list_images, sample_images, split_images
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def image_set(n: int) -> ImageSet:
+    ids = tuple(f"i{row:03d}" for row in range(n))
+    return ImageSet(ids, PathList(tuple(f"{image_id}.jpg" for image_id in ids)))
+
+
+def test_recursive_sorted_by_id(tmp_path):
+    touch(tmp_path, "b/a1.JPG", "a/b2.png", "c0.Jpeg", "b/deep/er/a0.webp", "x.gif", "y.bmp", "z.tif", "zz.TIFF")
+    images = list_images(tmp_path)
+    assert images.ids == ("a0", "a1", "b2", "c0", "x", "y", "z", "zz")
+    assert list(images.paths)[:3] == [tmp_path / "b/deep/er/a0.webp", tmp_path / "b/a1.JPG", tmp_path / "a/b2.png"]
+    assert len(images) == len(images.paths) == 8 and len(images.others) == 0
+    assert images.paths[1:3] == PathList((str(tmp_path / "b/a1.JPG"), str(tmp_path / "a/b2.png")))
+    assert pickle.loads(pickle.dumps(images)) == images
+
+
+def test_order_is_of_code_points_and_dots_stay_in_ids(tmp_path):
+    touch(tmp_path, "a.b.jpg", "a-b.jpg", "B.jpg", "ä.jpg", "a'b.jpg")
+    assert list_images(tmp_path).ids == ("B", "a'b", "a-b", "a.b", "ä")
+
+
+def test_hidden_are_passed_over_and_others_are_returned(tmp_path):
+    touch(tmp_path, "a.jpg", ".b.jpg", ".git/c.jpg", "notes.txt", "sub/labels.csv", "jpg", "Thumbs.db")
+    images = list_images(tmp_path)
+    assert images.ids == ("a",)
+    assert [path.name for path in images.others] == ["Thumbs.db", "jpg", "notes.txt", "labels.csv"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    touch(tmp_path, "real/a.jpg")
+    os.symlink(tmp_path, tmp_path / "real" / "loop")
+    assert list_images(tmp_path).ids == ("a",)
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(Top7Error, match="^c.toml: .competition. gallery: the image folder .*no does not exist: expected"):
+        list_images(tmp_path / "no", origin="c.toml: [competition] gallery")
+    touch(tmp_path, "a.txt")
+    with pytest.raises(Top7Error, match="a.txt is a file: expected a folder of images$"):
+        list_images(tmp_path / "a.txt")
+    with pytest.raises(Top7Error, match="holds no image: expected files ending in .bmp, .*, found 1 other files$"):
+        list_images(tmp_path)
+
+
+def test_same_id_twice(tmp_path):
+    touch(tmp_path, "a/x.jpg", "b/x.png")
+    expected = f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: rename or remove one"
+    with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a,b.jpg", 'a"b.jpg', "a\nb.jpg", " a.jpg", "a .jpg", "a\tb.jpg", "a\udcffb.jpg"])
+def test_ids_that_break_a_csv(tmp_path, name):
+    touch(tmp_path, name)
+    with pytest.raises(Top7Error, match="makes an id that would break a CSV: rename it without commas, quotes") as caught:
+        list_images(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_split_images_names_the_configuration(tmp_path):
+    configuration = Configuration(Path("c.toml"), Competition("n", tmp_path / "g"), (), (), Tuning())
+    with pytest.raises(Top7Error, match="^c.toml: .competition. gallery: the image folder .* does not exist"):
+        split_images(configuration, "gallery")
+    with pytest.raises(ConfigurationError, match="^c.toml: .competition. has no test: add test = … with the folder"):
+        split_images(configuration, "test")
+    with pytest.raises(ConfigurationError, match="unknown split 'name': expected one of gallery, validation, test"):
+        split_images(configuration, "name")
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 5), st.sets(st.integers(0, 29)))
+def test_sample(n, limit, seed, chosen):
+    images = image_set(n)
+    always = [images.ids[row] for row in chosen if row < n]
+    sample = sample_images(images, limit, seed, always)
+    assert len(sample) == min(n, max(limit, len(always)))
+    assert set(always) <= set(sample.ids) <= set(images.ids) and list(sample.ids) == sorted(sample.ids)
+    assert [path.stem for path in sample.paths] == list(sample.ids)
+    assert sample == sample_images(images, limit, seed, reversed(always))
+    assert set(sample.ids) <= set(sample_images(images, limit + 1, seed, always).ids)
+
+
+def test_sample_depends_on_the_seed_and_refuses_strangers():
+    images = image_set(100)
+    assert len({sample_images(images, 10, seed).ids for seed in range(5)}) == 5
+    with pytest.raises(Top7Error, match="the image 'x' must be in the sample but is not among the 100 images"):
+        sample_images(images, 10, 0, ["x"])
+    with pytest.raises(ConfigurationError, match="a sample of 0 images: expected at least 1"):
+        sample_images(images, 0, 0)
+
+
+def test_digest():
+    assert ids_digest(["a", "b"]) == sha256(b"a\nb\n").hexdigest()
+    assert ids_digest(["b", "a"]) != ids_digest(["a", "b"]) != ids_digest(["ab"])
+
+
+def test_grocery(shared):
+    counts = {name: len(list_images(shared / "grocery" / name)) for name in ("gallery", "val", "test")}
+    assert counts == {"gallery": 567, "val": 162, "test": 324}
