@@ -1,0 +1,255 @@
+"""Exact top-k of the canonical score over memmapped descriptors, at the speed of one float32 matrix product.
+
+Each product lies in a proven interval around the canonical score. Per query, only rows whose upper end reaches the
+k-th largest lower end seen so far are kept; at the end, and whenever a shortlist grows past its bound (thousands of
+duplicates at the cut), they are rescored canonically. So the lists equal a brute-force ranking by canonical score,
+ties to the lower row, whatever the block size, the threads or the number of queries; memory does not grow with the
+gallery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from competition.errors import Top7Error
+from features.similarity import BLOCK_ROWS, best_first, check_components, float32_rows, forget, fused_score, margin
+
+_OUTPUT_BYTES = 16 << 20  # float32 scores held at once: queries x block rows
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+def search(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, k: int,
+           *, excluded: np.ndarray | None = None, block_rows: int = BLOCK_ROWS,
+           norm_bounds: Sequence[float] | None = None, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k best gallery rows of each query and their canonical scores.
+
+    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), float16, float32 or float64; weights (L,);
+    excluded (n,) bool: rows never returned (unreadable images); norm_bounds (L,): upper bounds of the gallery rows'
+    norms where they are known (similarity.UNIT_NORM for L2-normalised dumps), else they are measured on the way (for
+    100 queries a tenth of the time; lists are exact only if the bounds are true). progress: a bar on stderr.
+    -> ranks (Q, k) int64, best first, ties to the lower row, -1 where the gallery has no more rows; scores (Q, k)
+    float64, -inf beside -1. A query that is zero in every used component scores 0 with all rows and gets the first
+    ones. Raises Top7Error for shapes that do not fit and for descriptors that are not finite, naming the row.
+    """
+    check_components(queries, gallery)
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (len(gallery),) or not np.isfinite(weights).all():
+        raise Top7Error(f"{len(gallery)} components but weights {weights.tolist()}: expected one finite weight each")
+    if k < 1:
+        raise Top7Error(f"k = {k}: expected at least 1")
+    total, count = len(gallery[0]), len(queries[0])
+    if excluded is not None and np.shape(excluded) != (total,):
+        raise Top7Error(f"excluded has shape {np.shape(excluded)}, expected one flag for each of {total} gallery rows")
+    used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
+    queries = [np.asarray(queries[number]) for number in used]
+    for number, query in zip(used, queries):
+        check_finite(query, 0, f"component {number} of the queries")
+    gallery, weights = [gallery[number] for number in used], weights[used]
+    bounds = None if norm_bounds is None else np.asarray(norm_bounds, dtype=np.float64)[used]
+    ranks = np.full((count, k), -1, dtype=np.int64)
+    scores = np.full((count, k), -np.inf)
+    size = max(1, min(block_rows, total))
+    batch = max(1, _OUTPUT_BYTES // (4 * size))
+    bar = _progress_bar(progress, total * count)
+    for start in range(0, count, batch):
+        part = slice(start, min(start + batch, count))
+        _search_batch([q[part] for q in queries], gallery, weights, k, excluded, size, bounds, used,
+                      ranks[part], scores[part], bar)
+    bar.close()
+    return ranks, scores
+
+
+def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, bar) -> None:
+    """Fill ranks and scores (Q, k) for one batch of queries, in one pass over the gallery."""
+    count, total = len(ranks), len(gallery[0])
+    empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
+    if empty.any():
+        allowed = np.arange(total) if excluded is None else _first_allowed(excluded, k)
+        first = allowed[:k]
+        ranks[np.flatnonzero(empty)[:, None], np.arange(len(first))] = first
+        scores[np.flatnonzero(empty)[:, None], np.arange(len(first))] = 0.0
+    active = np.flatnonzero(~empty)
+    if not len(active):
+        bar.update(count * total)
+        return
+    queries = [q[active] for q in queries]
+    # the weight goes to the query's side, so that the fused score is a plain sum of products
+    scaled = [float32_rows(np.asarray(q, np.float64) * w) for q, w in zip(queries, weights)]
+    lengths = [abs(w) * np.sqrt(np.square(q, dtype=np.float64).sum(axis=1)) for q, w in zip(queries, weights)]
+    shortlist = Shortlist(len(active), k, lambda query, rows: fused_score(
+        [q[query] for q in queries], [g[rows] for g in gallery], weights))
+    out = np.empty((len(active), size), np.float32)
+    other = np.empty_like(out) if len(gallery) > 1 else None
+    buffers = [None if g.dtype == np.float32 else np.empty((size, g.shape[1]), np.float32) for g in gallery]
+    for start in range(0, total, size):
+        stop = min(start + size, total)
+        if stop - start < size:
+            out = np.empty((len(active), stop - start), np.float32)
+            other = np.empty_like(out) if len(gallery) > 1 else None
+        error = np.zeros(len(active))
+        for number, (q, g, buffer) in enumerate(zip(scaled, gallery, buffers)):
+            rows = float32_rows(g[start:stop], buffer)
+            bound = bounds[number] if bounds is not None else _largest_norm(rows, start, names[number])
+            error += margin(rows.shape[1], lengths[number] * bound, extra=len(gallery))
+            error += rows.shape[1] * 2.0**-125 * bound  # weighted queries may underflow
+            np.matmul(q, rows.T, out=out if number == 0 else other)
+            if number:
+                out += other
+            forget(g[start:stop])
+        if excluded is not None and excluded[start:stop].any():
+            out[:, excluded[start:stop]] = -np.inf
+        shortlist.add(out, start, error)
+        bar.update((stop - start) * count)
+    for query, (rows, values) in enumerate(shortlist.finish()):
+        ranks[active[query], :len(rows)] = rows
+        scores[active[query], :len(rows)] = values
+
+
+def _first_allowed(excluded: np.ndarray, k: int) -> np.ndarray:
+    return np.flatnonzero(~np.asarray(excluded))[:k]
+
+
+def _largest_norm(rows: np.ndarray, start: int, component: int) -> float:
+    """Return an upper bound of the norms of rows (m, D) float32; Top7Error if any is not finite."""
+    squares = np.einsum("ij,ij->i", rows, rows)
+    largest = float(squares.max())
+    if not np.isfinite(largest):
+        check_finite(rows, start, f"component {component} of the gallery")
+        raise Top7Error(f"component {component} of the gallery: row {start + int(np.argmax(squares))} is too long for "
+                        "float32; L2-normalise the descriptors")
+    dimension = rows.shape[1]
+    return float(np.sqrt(largest * (1 + 2 * margin(dimension, 1.0)) + dimension * 2.0**-125))
+
+
+def check_finite(rows: np.ndarray, start: int, name: str) -> None:
+    """Raise Top7Error naming the first row (numbered from `start`) of rows (m, D) that is not finite."""
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise Top7Error(f"{name}: row {start + int(np.argmax(bad))} is not finite; extract it again, or mark the image "
+                        "as unreadable")
+
+
+@dataclass
+class _Entries:
+    """Rows in the running: whose they are, and between which bounds their canonical score lies."""
+
+    owner: np.ndarray  # (p,) int64, query
+    rows: np.ndarray  # (p,) int64, gallery row
+    lower: np.ndarray  # (p,) float64
+    upper: np.ndarray  # (p,) float64, equal to lower once rescored
+
+    def take(self, index: np.ndarray) -> _Entries:
+        return _Entries(self.owner[index], self.rows[index], self.lower[index], self.upper[index])
+
+
+def _joined(parts: list[_Entries]) -> _Entries:
+    return _Entries(*(np.concatenate([getattr(part, name) for part in parts])
+                      for name in ("owner", "rows", "lower", "upper")))
+
+
+class Shortlist:
+    """The rows that can still be among the k best of each of Q queries, while scores stream past.
+
+    rescore(query, rows (m,) int64) -> (m,) float64 gives the canonical scores. Blocks come in rising row order.
+    """
+
+    slack = 1024
+
+    def __init__(self, count: int, k: int, rescore: Callable[[int, np.ndarray], np.ndarray]):
+        self.count, self.k, self.rescore = count, k, rescore
+        self.bound = 2 * k + self.slack  # entries of one query past which they are rescored
+        self.floor = np.full(count, -np.inf)  # the k-th largest lower bound so far
+        none = np.empty(0, dtype=np.int64)
+        self.entries = _Entries(none, none, np.empty(0), np.empty(0))
+        self.pruned_size = 0
+
+    def add(self, scores: np.ndarray, start: int, error: np.ndarray) -> None:
+        """Take in scores (Q, m) float32 of rows start, start + 1, …, each within error (Q,) of the canonical one.
+
+        -inf marks a row that takes part in nothing.
+        """
+        best = scores.max(axis=1)
+        if np.isnan(best).any() or (best == np.inf).any():
+            raise Top7Error(f"a similarity with gallery rows {start} to {start + scores.shape[1] - 1} is not finite: "
+                            "the descriptors hold NaN or are not L2-normalised")
+        threshold = _below(self.floor - error)
+        hopeful = np.flatnonzero(best >= threshold)
+        if not len(hopeful):
+            return
+        some = scores if len(hopeful) == self.count else scores[hopeful]
+        threshold = threshold[hopeful]
+        hits = some >= threshold[:, None]
+        crowded = np.flatnonzero(hits.sum(axis=1) > 4 * self.k + 16) if self.k < scores.shape[1] else []
+        if len(crowded):  # the block's own k-th score is a floor as well
+            values = some[crowded]
+            values.partition(values.shape[1] - self.k, axis=1)
+            kth = values[:, -self.k].astype(np.float64)
+            inner = _below(kth - 2 * error[hopeful][crowded])
+            threshold[crowded] = np.maximum(threshold[crowded], inner)
+            hits[crowded] = some[crowded] >= threshold[crowded, None]
+        owner, column = np.nonzero(hits)
+        values = some[owner, column].astype(np.float64)
+        owner = hopeful[owner]
+        fresh = _Entries(owner, column + start, values - error[owner], values + error[owner])
+        self.entries = _joined([self.entries, fresh])
+        if len(self.entries.rows) >= 1.5 * self.pruned_size:
+            self.prune()
+
+    def prune(self) -> None:
+        """Drop what can no longer be among the k best; rescore the queries that still have too many."""
+        self._drop()
+        crowded = np.flatnonzero(np.bincount(self.entries.owner, minlength=self.count) > self.bound)
+        if len(crowded):
+            busy = np.isin(self.entries.owner, crowded)
+            parts = [self.entries.take(~busy)]
+            for query in crowded:
+                rows, scores = self._best(int(query))
+                parts.append(_Entries(np.full(len(rows), query), rows, scores, scores))
+            self.entries = _joined(parts)
+            self._drop()
+        self.pruned_size = len(self.entries.rows)
+
+    def _drop(self) -> None:
+        entries = self.entries
+        entries = entries.take(np.lexsort((-entries.lower, entries.owner)))
+        first = np.searchsorted(entries.owner, np.arange(self.count))
+        kth = first + self.k - 1
+        enough = np.bincount(entries.owner, minlength=self.count) >= self.k
+        self.floor[enough] = np.maximum(self.floor[enough], entries.lower[kth[enough]])
+        self.entries = entries.take(entries.upper >= self.floor[entries.owner])
+
+    def _best(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (at most) k best rows of one query and their canonical scores."""
+        first, last = np.searchsorted(self.entries.owner, (query, query + 1))  # sorted by _drop
+        rows = np.sort(self.entries.rows[first:last])
+        scores = self.rescore(query, rows)
+        order = best_first(scores, rows, self.k)
+        return rows[order], scores[order]
+
+    def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, per query, its k best rows (fewer if there are no more) and their canonical scores, best first."""
+        self._drop()
+        return [self._best(query) for query in range(self.count)]
+
+
+def _below(values: np.ndarray) -> np.ndarray:
+    """Return float32 numbers not above the float64 values, and above -inf, which marks excluded rows."""
+    rounded = np.maximum(values, _LOWEST / 2).astype(np.float32)
+    return np.nextafter(rounded, np.float32(-np.inf))
+
+
+class _NoBar:
+    def update(self, count: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _progress_bar(wanted: bool, total: int):
+    if not wanted:
+        return _NoBar()
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="pair", unit_scale=True, desc="search")
