@@ -1,1 +1,1 @@
-"""What is being played: configuration, images, labels, splits, metrics, leaderboard, the embedded competition."""
+"""What is played: configuration, images, labels, splits, metrics, leaderboard, the embedded competition."""

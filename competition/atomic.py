@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write `data` to `path` through a synced temporary file in the same folder and a rename; returns `path`."""
+    """Write `data` to `path` through a synced temporary file beside it and a rename; returns `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")

@@ -66,7 +66,7 @@ class Backbone:
 
 @dataclass(frozen=True)
 class External:
-    """Descriptors made elsewhere: per split a .npy file with one row an id, and beside it .ids, one id a line."""
+    """Descriptors made elsewhere: per split a .npy file, one row an id; beside it .ids, one id a line."""
 
     name: str
     gallery: Path
@@ -131,9 +131,16 @@ def _parts(value: object, place: Place) -> tuple[Parts, ...]:
         raise place.wrong(value, "a table or a list of tables; without part detectors leave the key out")
     inside = f"{place.table} {place.key}"
     return tuple(
-        Parts(**read_table(table, PARTS, Place(place.file, inside if len(tables) == 1 else f"{inside} {number}"),
-                           required=("layer", "counts", "dims")))
-        for number, table in enumerate(tables, start=1))
+        Parts(
+            **read_table(
+                table,
+                PARTS,
+                Place(place.file, inside if len(tables) == 1 else f"{inside} {number}"),
+                required=("layer", "counts", "dims"),
+            )
+        )
+        for number, table in enumerate(tables, start=1)
+    )
 
 
 BACKBONE: dict[str, Parser] = {
@@ -151,7 +158,12 @@ BACKBONE: dict[str, Parser] = {
     "parts": _parts,
 }
 
-EXTERNAL: dict[str, Parser] = {"name": toml.label, "gallery": toml.path, "validation": toml.path, "test": toml.path}
+EXTERNAL: dict[str, Parser] = {
+    "name": toml.label,
+    "gallery": toml.path,
+    "validation": toml.path,
+    "test": toml.path,
+}
 
 TUNING: dict[str, Parser] = {
     "trials": toml.whole(1),
@@ -169,20 +181,26 @@ def load_configuration(path: Path | str, *, work: Path | str | None = None) -> C
     """Read and check the TOML file `path`.
 
     work: stands in for [competition] work; like it relative to the current folder. Without both: work/<name>.
-    Paths in the result are joined to the folder of the file, not resolved; whether they exist is for their reader to
-    say. ConfigurationError, one line, for everything else that is wrong.
+    Paths in the result are joined to the folder of the file, not resolved; whether they exist is for their
+    reader to say. ConfigurationError, one line, for everything else that is wrong.
     """
     path = Path(path)
     document = _document(path)
     for key in document:
         if key not in TABLES:
-            raise ConfigurationError(f"{path}: unknown table or key {key!r} outside the tables; {nearest(key, TABLES)}")
+            raise ConfigurationError(
+                f"{path}: unknown table or key {key!r} outside the tables; {nearest(key, TABLES)}"
+            )
     if "competition" not in document:
-        raise ConfigurationError(f"{path}: the table [competition] is missing: add it with name = … and gallery = …")
+        raise ConfigurationError(
+            f"{path}: the table [competition] is missing: add it with name = … and gallery = …"
+        )
     competition = _competition(document["competition"], Place(path, "[competition]"), work)
     backbones = tuple(_backbone(table, place) for table, place in _tables(document, "backbone", path))
-    externals = tuple(External(**read_table(table, EXTERNAL, place, required=("name", "gallery")))
-                      for table, place in _tables(document, "external", path))
+    externals = tuple(
+        External(**read_table(table, EXTERNAL, place, required=("name", "gallery")))
+        for table, place in _tables(document, "external", path)
+    )
     if not backbones and not externals:
         raise ConfigurationError(f"{path}: neither [[backbone]] nor [[external]]: add at least one")
     tuning = Tuning(**read_table(document.get("tuning", {}), TUNING, Place(path, "[tuning]")))
@@ -193,12 +211,15 @@ def _document(path: Path) -> dict:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such configuration file: give the path of a TOML file with --config"
-                                 ) from None
+        raise ConfigurationError(
+            f"{path}: no such configuration file: give the path of a TOML file with --config"
+        ) from None
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read as a configuration file: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{path}: cannot be read as a configuration file: {error.strerror}"
+        ) from None
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError(f"{path}: line {line} is not UTF-8: save the file as UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
@@ -210,16 +231,22 @@ def _tables(document: dict, key: str, path: Path) -> list[tuple[object, Place]]:
     tables = document.get(key, [])
     if not isinstance(tables, list):
         found = f"[{key}]" if isinstance(tables, dict) else f"{key} = {shown(tables)}"
-        raise ConfigurationError(f"{path}: {found}: expected [[{key}]] in double brackets, one for each {key}")
-    return [(table, Place(path, f"[[{key}]]" if len(tables) == 1 else f"[[{key}]] {number}"))
-            for number, table in enumerate(tables, start=1)]
+        raise ConfigurationError(
+            f"{path}: {found}: expected [[{key}]] in double brackets, one for each {key}"
+        )
+    return [
+        (table, Place(path, f"[[{key}]]" if len(tables) == 1 else f"[[{key}]] {number}"))
+        for number, table in enumerate(tables, start=1)
+    ]
 
 
 def _competition(table: object, place: Place, work: Path | str | None) -> Competition:
     values = read_table(table, COMPETITION, place, required=("name", "gallery"))
     if "labels" in values and "validation" not in values:
-        raise ConfigurationError(f"{place.file}: {place.table} has labels but no validation: add the folder of the "
-                                 "labelled query images, validation = …")
+        raise ConfigurationError(
+            f"{place.file}: {place.table} has labels but no validation: add the folder of the "
+            "labelled query images, validation = …"
+        )
     values.setdefault("work", Path("work") / values["name"])
     if work is not None:
         values["work"] = Path(work)
@@ -230,20 +257,28 @@ def _backbone(table: object, place: Place) -> Backbone:
     values = read_table(table, BACKBONE, place, required=("model", "layers"))
     if values.get("image_size") == 0 and values.get("resize", "squash") != "keep":
         raise Place(place.file, place.table, "image_size").wrong(
-            0, 'at least 1, or resize = "keep" beside it for images of their original size')
+            0, 'at least 1, or resize = "keep" beside it for images of their original size'
+        )
     if "mean" in values and "std" in values and len(values["mean"]) != len(values["std"]):
         raise Place(place.file, place.table, "std").wrong(
-            list(values["std"]), f"as many values as mean has, {len(values['mean'])}")
+            list(values["std"]), f"as many values as mean has, {len(values['mean'])}"
+        )
     return Backbone(**{"name": "", **values})
 
 
-def _unique(backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path) -> tuple[Backbone, ...]:
+def _unique(
+    backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path
+) -> tuple[Backbone, ...]:
     """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
-    given = [backbone.name for backbone in backbones if backbone.name] + [external.name for external in externals]
+    given = [backbone.name for backbone in backbones if backbone.name] + [
+        external.name for external in externals
+    ]
     for name in given:
         if given.count(name) > 1:
-            raise ConfigurationError(f"{path}: the name {name!r} stands twice: give each [[backbone]] and [[external]] "
-                                     "a name of its own")
+            raise ConfigurationError(
+                f"{path}: the name {name!r} stands twice: give each [[backbone]] and [[external]] "
+                "a name of its own"
+            )
     taken = set(given)
     named = []
     for backbone in backbones:

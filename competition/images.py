@@ -33,7 +33,7 @@ class PathList(Sequence):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Row r is the image `ids[r]` in the file `paths[r]`; `others` are files of the folder that are no images."""
+    """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images."""
 
     ids: tuple[str, ...]
     paths: PathList
@@ -45,14 +45,18 @@ class ImageSet:
     def rows(self, rows: Iterable[int]) -> ImageSet:
         """The images of the given rows, in the order given."""
         rows = [int(row) for row in rows]
-        return ImageSet(tuple(self.ids[row] for row in rows), PathList(tuple(self.paths.texts[row] for row in rows)),
-                        self.others)
+        return ImageSet(
+            tuple(self.ids[row] for row in rows),
+            PathList(tuple(self.paths.texts[row] for row in rows)),
+            self.others,
+        )
 
 
 def list_images(folder: Path | str, *, origin: str = "") -> ImageSet:
     """List the images below `folder`, sorted by id; the id is the file name without its extension.
 
-    Hidden files and folders (leading dot) are passed over; files with another extension are returned as `others`.
+    Hidden files and folders (leading dot) are passed over; files with another extension are returned as
+    `others`.
     origin: where the folder's name comes from, put before messages ("config.toml: [competition] gallery").
     Top7Error: no such folder, no image in it, one id twice, an id that would break a CSV line.
     """
@@ -69,16 +73,23 @@ def list_images(folder: Path | str, *, origin: str = "") -> ImageSet:
         else:
             others.append(path)
     if not found:
-        raise Top7Error(f"{before}the image folder {folder} holds no image: expected files ending in "
-                        f"{', '.join(sorted(EXTENSIONS))}, found {len(others)} other files")
+        raise Top7Error(
+            f"{before}the image folder {folder} holds no image: expected files ending in "
+            f"{', '.join(sorted(EXTENSIONS))}, found {len(others)} other files"
+        )
     found.sort()
     for number, (stem, path) in enumerate(found):
         if number and found[number - 1][0] == stem:
-            raise Top7Error(f"{before}the id {stem!r} stands for two images, {found[number - 1][1]} and {path}: "
-                            "rename or remove one")
+            raise Top7Error(
+                f"{before}the id {stem!r} stands for two images, {found[number - 1][1]} and {path}: "
+                "rename or remove one"
+            )
         _check_id(stem, path, before)
-    return ImageSet(tuple(stem for stem, _ in found), PathList(tuple(path for _, path in found)),
-                    PathList(tuple(sorted(others))))
+    return ImageSet(
+        tuple(stem for stem, _ in found),
+        PathList(tuple(path for _, path in found)),
+        PathList(tuple(sorted(others))),
+    )
 
 
 def _files(folder: str) -> Iterable[tuple[str, str]]:
@@ -106,8 +117,10 @@ def _files(folder: str) -> Iterable[tuple[str, str]]:
 def _check_id(stem: str, path: str, before: str) -> None:
     """An id stands in CSV lines and in .ids files: no separators, quotes, line ends, blanks at the ends."""
     if stem != stem.strip() or not stem.isprintable() or "," in stem or '"' in stem:
-        raise Top7Error(f"{before}the file name of {path!r} makes an id that would break a CSV: rename it without commas, "
-                        "quotes, line ends, unprintable characters, leading or trailing blanks")
+        raise Top7Error(
+            f"{before}the file name of {path!r} makes an id that would break a CSV: "
+            "rename it without commas, quotes, line ends, unprintable characters, leading or trailing blanks"
+        )
 
 
 def split_images(configuration: Configuration, split: str) -> ImageSet:
@@ -116,16 +129,19 @@ def split_images(configuration: Configuration, split: str) -> ImageSet:
         raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     folder = getattr(configuration.competition, split)
     if folder is None:
-        raise ConfigurationError(f"{configuration.path}: [competition] has no {split}: add {split} = … with the folder "
-                                 "of its images")
+        raise ConfigurationError(
+            f"{configuration.path}: [competition] has no {split}: add {split} = … with the folder "
+            "of its images"
+        )
     return list_images(folder, origin=f"{configuration.path}: [competition] {split}")
 
 
 def sample_images(images: ImageSet, limit: int, seed: int, always: Iterable[str] = ()) -> ImageSet:
     """A seeded sample of `limit` images that holds all of `always` (ids), in row order.
 
-    Where `always` alone is more than `limit`, the result is `always` (more than `limit` rows: the caller says so).
-    With the same seed and `always`, a smaller sample is part of a larger one. Top7Error: an id that is not there.
+    Where `always` alone is more than `limit`, the result is `always` (more than `limit` rows: the caller says
+    so). With the same seed and `always`, a smaller sample is part of a larger one. Top7Error: an id that is
+    not there.
     """
     if limit < 1:
         raise ConfigurationError(f"a sample of {limit} images: expected at least 1")
@@ -133,11 +149,13 @@ def sample_images(images: ImageSet, limit: int, seed: int, always: Iterable[str]
     kept = np.zeros(len(images), dtype=bool)
     for image_id in always:
         if image_id not in row_of:
-            raise Top7Error(f"the image {image_id!r} must be in the sample but is not among the {len(images)} images")
+            raise Top7Error(
+                f"the image {image_id!r} must be in the sample but is not among the {len(images)} images"
+            )
         kept[row_of[image_id]] = True
     drawn = np.random.default_rng(seed).permutation(len(images))
     drawn = drawn[~kept[drawn]]
-    kept[drawn[:max(0, limit - int(kept.sum()))]] = True
+    kept[drawn[: max(0, limit - int(kept.sum()))]] = True
     return images.rows(np.flatnonzero(kept))
 
 

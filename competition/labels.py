@@ -15,15 +15,16 @@ from competition.errors import ConfigurationError, Top7Error
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def read_labels(path: Path | str, *, query_ids: Sequence[str], gallery_ids: Collection[str],
-                complete: bool = True) -> dict[str, tuple[str, ...]]:
+def read_labels(
+    path: Path | str, *, query_ids: Sequence[str], gallery_ids: Collection[str], complete: bool = True
+) -> dict[str, tuple[str, ...]]:
     """Read a label file; returns query id -> correct gallery ids, in the order of `query_ids`.
 
-    UTF-8 with or without a BOM, lines ending in \\n or \\r\\n. Line 1 is a header if its first field is no known query
-    id and no other field a gallery id. Empty fields at the end of a row, blank lines and blanks around an id are
-    passed over. Top7Error, one line with file and line number: an unknown query or gallery id, a query labelled twice,
-    a gallery id twice in a row, a row without gallery ids, another delimiter, not UTF-8, no row at all; and, where
-    `complete`, a query of `query_ids` without a row.
+    UTF-8 with or without a BOM, lines ending in \\n or \\r\\n. Line 1 is a header if its first field is no
+    known query id and no other field a gallery id. Empty fields at the end of a row, blank lines and blanks
+    around an id are passed over. Top7Error, one line with file and line number: an unknown query or gallery
+    id, a query labelled twice, a gallery id twice in a row, a row without gallery ids, another delimiter, not
+    UTF-8, no row at all; and, where `complete`, a query of `query_ids` without a row.
     """
     queries, gallery = frozenset(query_ids), frozenset(gallery_ids)
     found: dict[str, tuple[str, ...]] = {}
@@ -34,17 +35,23 @@ def read_labels(path: Path | str, *, query_ids: Sequence[str], gallery_ids: Coll
             continue
         where = f"{path}: line {line}"
         if query not in queries:
-            raise Top7Error(f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
-                            "(file names without extension)")
+            raise Top7Error(
+                f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
+                "(file names without extension)"
+            )
         if query in found:
-            raise Top7Error(f"{where}: query {query!r} is labelled twice, first on line {line_of[query]}: "
-                            "put all its gallery ids into one row")
+            raise Top7Error(
+                f"{where}: query {query!r} is labelled twice, first on line {line_of[query]}: "
+                "put all its gallery ids into one row"
+            )
         if not correct:
             raise Top7Error(f"{where}: query {query!r} has no gallery id: expected query,gallery[,gallery…]")
         for position, gallery_id in enumerate(correct):
             if gallery_id not in gallery:
-                raise Top7Error(f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
-                                "gallery ids (file names without extension)")
+                raise Top7Error(
+                    f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
+                    "gallery ids (file names without extension)"
+                )
             if gallery_id in correct[:position]:
                 raise Top7Error(f"{where}: gallery id {gallery_id!r} stands twice in the row: remove one")
         found[query], line_of[query] = tuple(correct), line
@@ -52,20 +59,24 @@ def read_labels(path: Path | str, *, query_ids: Sequence[str], gallery_ids: Coll
         raise Top7Error(f"{path}: the label file holds no label: expected rows query,gallery[,gallery…]")
     missing = [query for query in query_ids if query not in found]
     if complete and missing:
-        raise Top7Error(f"{path}: {len(missing)} of {len(queries)} queries have no row, the first is {missing[0]!r}: "
-                        "label them or remove their images")
+        raise Top7Error(
+            f"{path}: {len(missing)} of {len(queries)} queries have no row, the first is {missing[0]!r}: "
+            "label them or remove their images"
+        )
     return {query: found[query] for query in query_ids if query in found}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, fields) of every row that is not blank; no empty fields at the end, none elsewhere either."""
+    """(line number, fields) of every row that is not blank, without the empty fields at its end."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     line = 1
     while True:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise Top7Error(f"{path}: line {line}: not valid CSV ({error}): expected query,gallery[,gallery…]") from None
+            raise Top7Error(
+                f"{path}: line {line}: not valid CSV ({error}): expected query,gallery[,gallery…]"
+            ) from None
         if row is None:
             return
         row = [field.strip() for field in row]
@@ -74,11 +85,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         if row:
             for mark, name in DELIMITERS.items():
                 if len(row) == 1 and mark in row[0]:
-                    raise Top7Error(f"{path}: line {line}: the fields are separated by {name}: expected commas, "
-                                    "save the file as comma-separated CSV")
+                    raise Top7Error(
+                        f"{path}: line {line}: the fields are separated by {name}: expected commas, "
+                        "save the file as comma-separated CSV"
+                    )
             if "" in row:
-                raise Top7Error(f"{path}: line {line}: field {row.index('') + 1} is empty: "
-                                "expected query,gallery[,gallery…]")
+                raise Top7Error(
+                    f"{path}: line {line}: field {row.index('') + 1} is empty: "
+                    "expected query,gallery[,gallery…]"
+                )
             yield line, row
         line = reader.line_num + 1
 
@@ -93,18 +108,22 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b"\n") + 1
-        raise Top7Error(f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}): "
-                        "save the label file as UTF-8") from None
+        line = data[: error.start].count(b"\n") + 1
+        raise Top7Error(
+            f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}): save the label file as UTF-8"
+        ) from None
 
 
-def validation_labels(configuration: Configuration, query_ids: Sequence[str],
-                      gallery_ids: Collection[str]) -> dict[str, tuple[str, ...]]:
+def validation_labels(
+    configuration: Configuration, query_ids: Sequence[str], gallery_ids: Collection[str]
+) -> dict[str, tuple[str, ...]]:
     """The labels of a configuration's validation queries; ConfigurationError where it names no label file."""
     path = configuration.competition.labels
     if path is None:
-        raise ConfigurationError(f"{configuration.path}: [competition] has no labels: add labels = … with the label "
-                                 "file of the validation queries")
+        raise ConfigurationError(
+            f"{configuration.path}: [competition] has no labels: add labels = … with the label "
+            "file of the validation queries"
+        )
     if not path.exists():
         raise Top7Error(f"{configuration.path}: [competition] labels: {path} does not exist")
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
@@ -113,5 +132,7 @@ def validation_labels(configuration: Configuration, query_ids: Sequence[str],
 def relevant_rows(labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str]) -> tuple[np.ndarray, ...]:
     """Per query, in the order of `labels`, the sorted gallery rows (int64) of its correct images."""
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
-    return tuple(np.array(sorted(row_of[gallery_id] for gallery_id in correct), dtype=np.int64)
-                 for correct in labels.values())
+    return tuple(
+        np.array(sorted(row_of[gallery_id] for gallery_id in correct), dtype=np.int64)
+        for correct in labels.values()
+    )

@@ -1,7 +1,7 @@
 """The local leaderboard: <work>/leaderboard.jsonl, one JSON object a line, appended under a lock and synced.
 
-A "score" line holds what a submission got here, an "official" line what the judges gave it; the SHA-256 of the
-submission's bytes joins them. Of several lines of a kind for one submission the last counts.
+A "score" line holds what a submission got here, an "official" line what the judges gave it; the SHA-256 of
+the submission's bytes joins them. Of several lines of a kind for one submission the last counts.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from competition.atomic import sync_folder
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import ConfigurationError, Top7Error
 from competition.metrics import CONVENTIONS
-from competition.published import PUBLISHED
 
 FILE = "leaderboard.jsonl"
 LOCK_TIMEOUT_S = 60
@@ -29,10 +28,10 @@ REQUIRED = ("file", "sha256", "split", "maps")
 
 @dataclass(frozen=True)
 class Row:
-    """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`; the rest is None if unknown.
+    """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
-    public, private: by the first convention, on the queries the study saw and on those it did not; moved: places won
-    (positive) or lost from the public to the private ranking of the rows that have both.
+    What is unknown is None. public, private: by the first convention, on the queries the study saw and on those it did not; moved:
+    places won (positive) or lost from the public to the private ranking of the rows that have both.
     """
 
     file: str
@@ -65,21 +64,28 @@ def file_digest(path: Path | str) -> str:
 def record_score(work: Path | str, entry: Mapping[str, object]) -> Path:
     """Append what a submission got here; returns the leaderboard's file.
 
-    entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention -> MAP@top_k), and
-    where known top_k, measured_on (split of the labels; default: `split`. For a test submission without labels: its
-    recipe's figures on "validation"), public, private. Anything else that JSON can hold (recipe, weights) is kept.
+    entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
+    MAP@top_k), and where known top_k, measured_on (split of the labels; default: `split`. For a test
+    submission without labels: its recipe's figures on "validation"), public, private. Anything else that JSON
+    can hold (recipe, weights) is kept.
     """
     missing = [key for key in REQUIRED if not entry.get(key)]
     if missing:
-        raise Top7Error(f"a leaderboard entry lacks {', '.join(missing)}: expected at least {', '.join(REQUIRED)}")
-    for name, value in [*entry["maps"].items(), ("public", entry.get("public")), ("private", entry.get("private"))]:
+        raise Top7Error(
+            f"a leaderboard entry lacks {', '.join(missing)}: expected at least {', '.join(REQUIRED)}"
+        )
+    for name, value in [
+        *entry["maps"].items(),
+        ("public", entry.get("public")),
+        ("private", entry.get("private")),
+    ]:
         if value is not None:
             _check_score(value, f"the leaderboard entry of {entry['file']}, {name}")
     return _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
 
 
 def record_official(work: Path | str, file: Path | str, score: float) -> bool:
-    """Append the judges' score of an uploaded `file`; returns whether that submission has a local score already."""
+    """Append the judges' score of an uploaded `file`; returns whether it has a local score already."""
     _check_score(score, f"official score of {file}")
     digest = file_digest(file)
     _append(work, {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)})
@@ -87,8 +93,11 @@ def record_official(work: Path | str, file: Path | str, score: float) -> bool:
 
 
 def _check_score(score: object, what: str) -> None:
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:    # also catches nan
-        raise ConfigurationError(f"{what}: {score!r} is no MAP: expected a number from 0 to 1 (0.4086 for 40.86 %)")
+    # the comparison also refuses nan
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise ConfigurationError(
+            f"{what}: {score!r} is no MAP: expected a number from 0 to 1 (0.4086 for 40.86 %)"
+        )
 
 
 def _append(work: Path | str, record: dict) -> Path:
@@ -102,7 +111,7 @@ def _append(work: Path | str, record: dict) -> Path:
         with FileLock(path.with_name(f".{FILE}.lock"), timeout=LOCK_TIMEOUT_S), open(path, "a+b") as stream:
             stream.seek(0)
             whole, _, rest = stream.read().rpartition(b"\n")
-            if rest and _parsed(rest) is None:    # a writer was cut off: its half line goes
+            if rest and _parsed(rest) is None:  # a writer was cut off: its half line goes
                 stream.truncate(len(whole) + bool(whole))
             elif rest:
                 line = b"\n" + line
@@ -111,8 +120,10 @@ def _append(work: Path | str, record: dict) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
     except Timeout:
-        raise Top7Error(f"{path}: another process has held the leaderboard's lock for {LOCK_TIMEOUT_S} s: "
-                        "end it and try again") from None
+        raise Top7Error(
+            f"{path}: another process has held the leaderboard's lock for {LOCK_TIMEOUT_S} s: "
+            "end it and try again"
+        ) from None
     sync_folder(path.parent)
     return path
 
@@ -128,7 +139,8 @@ def _parsed(line: bytes) -> dict | None:
 def read_rows(work: Path | str) -> list[Row]:
     """The rows, best first by `local` (rows without come last, then by official score and file name).
 
-    Empty where nothing was recorded. A cut-off last line is passed over; a broken line elsewhere is a Top7Error.
+    Empty where nothing was recorded. A cut-off last line is passed over; a broken line elsewhere is a
+    Top7Error.
     """
     path = Path(work) / FILE
     if not path.exists():
@@ -144,8 +156,14 @@ def read_rows(work: Path | str) -> list[Row]:
             continue
         (officials if record["kind"] == "official" else scores)[record["sha256"]] = record
     rows = [_row(scores.get(digest), officials.get(digest)) for digest in {**scores, **officials}]
-    rows.sort(key=lambda row: (-(row.local if row.local is not None else -1.0), -(row.official or 0.0), row.file,
-                               row.sha256))
+    rows.sort(
+        key=lambda row: (
+            -(row.local if row.local is not None else -1.0),
+            -(row.official or 0.0),
+            row.file,
+            row.sha256,
+        )
+    )
     return _with_moves(rows)
 
 
@@ -153,16 +171,24 @@ def _row(score: dict | None, official: dict | None) -> Row:
     known = score or official
     columns = ("split", "top_k", "public", "private")
     used = {*columns, "file", "sha256", "maps", "measured_on", "kind", "recorded", "official"}
-    return Row(file=known["file"], sha256=known["sha256"], maps=known.get("maps", {}), recorded=known.get("recorded"),
-               measured_on=known.get("measured_on", known.get("split")),
-               official=official["official"] if official else None,
-               details={key: value for key, value in known.items() if key not in used},
-               **{column: known.get(column) for column in columns})
+    return Row(
+        file=known["file"],
+        sha256=known["sha256"],
+        maps=known.get("maps", {}),
+        recorded=known.get("recorded"),
+        measured_on=known.get("measured_on", known.get("split")),
+        official=official["official"] if official else None,
+        details={key: value for key, value in known.items() if key not in used},
+        **{column: known.get(column) for column in columns},
+    )
 
 
 def _with_moves(rows: list[Row]) -> list[Row]:
     both = [row for row in rows if row.public is not None and row.private is not None]
-    place = {name: sorted(range(len(both)), key=lambda i: -getattr(both[i], name)) for name in ("public", "private")}
+    place = {
+        name: sorted(range(len(both)), key=lambda i: -getattr(both[i], name))
+        for name in ("public", "private")
+    }
     moved = {id(both[i]): place["public"].index(i) - place["private"].index(i) for i in range(len(both))}
     return [Row(**{**vars(row), "moved": moved.get(id(row))}) for row in rows]
 
@@ -170,7 +196,8 @@ def _with_moves(rows: list[Row]) -> list[Row]:
 def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float | None:
     """Spearman's rank correlation of two equally long lists (ties share their mean rank).
 
-    None for fewer than 3 pairs, where it says nothing, and where one list is constant, where it is not defined.
+    None for fewer than 3 pairs, where it says nothing, and where one list is constant, where it is not
+    defined.
     """
     pairs = np.array([list(first), list(second)], dtype=np.float64)
     if pairs.shape[1] < 3:
@@ -188,68 +215,3 @@ def official_correlation(rows: Sequence[Row]) -> tuple[int, float | None]:
     """(number of rows with a local and an official score, the rank correlation of the two or None)."""
     pairs = [(row.local, row.official) for row in rows if row.local is not None and row.official is not None]
     return len(pairs), rank_correlation(*zip(*pairs, strict=True)) if pairs else None
-
-
-def render(rows: Sequence[Row], *, published: str | None = None) -> str:
-    """The leaderboard as a text table, with a line on the correlation of local and official scores.
-
-    published: a key of PUBLISHED, whose figures then stand in a block of their own; None: no such block.
-    """
-    if published is not None and published not in PUBLISHED:
-        raise ConfigurationError(f"no published scores of {published!r}; {nearest(published, PUBLISHED)}")
-    blocks = [_local_table(rows) if rows else "The leaderboard is empty: ./run.sh score FILE puts a submission on it."]
-    blocks += _remarks(rows)
-    if published is not None:
-        blocks.append(_published_table(published))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _local_table(rows: Sequence[Row]) -> str:
-    sizes = {row.top_k for row in rows if row.top_k is not None}
-    metric = f"MAP@{sizes.pop()}" if len(sizes) == 1 else "MAP@k"
-    head = ["", "file", "answers", "measured on", *(f"{metric} {convention}" for convention in CONVENTIONS), "public",
-            "private", "moved", "official"]
-    body = [[str(place), row.file, row.split or "-", row.measured_on or "-",
-             *(_figure(row.maps.get(convention)) for convention in CONVENTIONS), _figure(row.public),
-             _figure(row.private), "-" if row.moved is None else f"{row.moved:+d}" if row.moved else "0",
-             _figure(row.official)] for place, row in enumerate(rows, start=1)]
-    return table([head, *body], left=(1, 2, 3))
-
-
-def _remarks(rows: Sequence[Row]) -> list[str]:
-    remarks = []
-    if any(row.moved is not None for row in rows):
-        moved = [abs(row.moved) for row in rows if row.moved is not None]
-        remarks.append(f"public, private: MAP {CONVENTIONS[0]} on the labelled queries that the study saw and on those it "
-                       f"did not; moved: places from the one ranking to the other, {sum(moved) / len(moved):.2f} on "
-                       f"average over {len(moved)} submissions.")
-    if any(row.official is not None for row in rows):
-        pairs, correlation = official_correlation(rows)
-        if correlation is not None:
-            said = f"{correlation:+.3f} over {pairs} submissions with both scores"
-        elif pairs < 3:
-            said = f"needs 3 submissions with both scores, there are {pairs}"
-        else:
-            said = "not defined, since one of the two scores is the same for all submissions"
-        remarks.append(f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official scores: {said}.")
-    return remarks
-
-
-def _published_table(name: str) -> str:
-    head = ["year", "published by", "MAP@7", "queries", "remark"]
-    body = [[str(row.year), row.team, _figure(row.map7), row.split, row.note] for row in PUBLISHED[name]]
-    return (f"Published scores, {name} (other queries than those above: not comparable; which convention of MAP@7 was "
-            "used is not stated; the paper's figures contradict each other, all are shown)\n"
-            + table([head, *body], left=(1, 3, 4)))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def table(lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """Lines of cells as aligned text; columns in `left` are flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if column in left else cell.rjust(width)
-                               for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in lines)

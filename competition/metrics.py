@@ -1,7 +1,7 @@
 """MAP@k by the two conventions that participants use; they differ hugely, so every figure names its own.
 
-With rel(i) = 1 if the image at rank i is correct, P(i) the share of correct images among the first i ranks and m the
-number of correct images of the query, AP@k = sum over i <= k of P(i) rel(i), divided by
+With rel(i) = 1 if the image at rank i is correct, P(i) the share of correct images among the first i ranks
+and m the number of correct images of the query, AP@k = sum over i <= k of P(i) rel(i), divided by
 
 - "min(m,k)" (default; Kaggle's convention): the most hits the list could have;
 - "hits" (the 2018 runner-up's script): the number of hits it has; 0 where it has none.
@@ -21,38 +21,52 @@ CONVENTIONS = ("min(m,k)", "hits")
 def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
     """The correct gallery rows of each query as one array: (n_queries, largest m) int64, filled up with -1.
 
-    Made once, it spares `average_precisions` this work in each of thousands of calls. A row named twice counts once.
+    Made once, it spares `average_precisions` this work in each of thousands of calls. A row named twice
+    counts once.
     Top7Error: a query without correct images; its average precision is not defined.
     """
-    distinct = [np.unique(np.asarray(rows, dtype=np.int64)) for rows in relevant]
+    distinct = [np.unique(np.array(list(rows), dtype=np.int64)) for rows in relevant]
     padded = np.full((len(distinct), max(map(len, distinct), default=0)), -1, dtype=np.int64)
     for query, rows in enumerate(distinct):
         if not len(rows):
-            raise Top7Error(f"query row {query} has no correct gallery image, so its average precision is not defined: "
-                            "label it or leave it out")
-        padded[query, :len(rows)] = rows
+            raise Top7Error(
+                f"query row {query} has no correct gallery image, so its average precision is not defined: "
+                "label it or leave it out"
+            )
+        padded[query, : len(rows)] = rows
     return padded
 
 
-def average_precisions(ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int = 7,
-                       convention: str = "min(m,k)") -> np.ndarray:
+def average_precisions(
+    ranks: np.ndarray,
+    relevant: np.ndarray | Sequence[Iterable[int]],
+    k: int = 7,
+    convention: str = "min(m,k)",
+) -> np.ndarray:
     """AP@k of each query: (n_queries,) float64.
 
-    ranks: (n_queries, any) gallery rows, best first; -1 is a missing answer: it holds its rank and is no hit. Columns
-    from k on are ignored; fewer than k columns are a list that ends early. A row ranked twice is a hit once.
+    ranks: (n_queries, any) gallery rows, best first; -1 is a missing answer: it holds its rank and is no hit.
+    Columns from k on are ignored; fewer than k columns are a list that ends early. A row ranked twice is a
+    hit once.
     relevant: the result of `pad_relevant`, or per query its correct gallery rows (each query at least one).
     """
     if convention not in CONVENTIONS:
-        raise ConfigurationError(f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}")
+        raise ConfigurationError(
+            f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}"
+        )
     if k < 1:
         raise ConfigurationError(f"MAP@{k}: expected k of at least 1")
     if not (isinstance(relevant, np.ndarray) and relevant.ndim == 2):
         relevant = pad_relevant(relevant)
     ranks = np.asarray(ranks)
     if ranks.ndim != 2 or len(ranks) != len(relevant):
-        raise Top7Error(f"ranks of shape {ranks.shape} for {len(relevant)} labelled queries: expected one row a query")
+        raise Top7Error(
+            f"ranks of shape {ranks.shape} for {len(relevant)} labelled queries: expected one row a query"
+        )
     ranks = ranks[:, :k]
-    found = (ranks[:, :, None] == relevant[:, None, :]) & (ranks >= 0)[:, :, None]    # (query, rank, correct image)
+    found = (ranks[:, :, None] == relevant[:, None, :]) & (ranks >= 0)[
+        :, :, None
+    ]  # (query, rank, correct image)
     hits = (found & (np.cumsum(found, axis=1) == 1)).any(axis=2)
     precision = np.cumsum(hits, axis=1) / np.arange(1, ranks.shape[1] + 1)
     total = np.sum(precision * hits, axis=1, dtype=np.float64)
@@ -61,15 +75,20 @@ def average_precisions(ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterab
     return total / np.minimum((relevant >= 0).sum(axis=1), k)
 
 
-def average_precision(ranks: Sequence[int] | np.ndarray, relevant: Iterable[int], k: int = 7,
-                      convention: str = "min(m,k)") -> float:
+def average_precision(
+    ranks: Sequence[int] | np.ndarray, relevant: Iterable[int], k: int = 7, convention: str = "min(m,k)"
+) -> float:
     """AP@k of one query; see `average_precisions`."""
     return float(average_precisions(np.asarray(ranks, dtype=np.int64)[None, :], [relevant], k, convention)[0])
 
 
-def mean_average_precision(ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int = 7,
-                           convention: str = "min(m,k)") -> float:
-    """MAP@k, the mean of `average_precisions` over all queries (each has a correct image, or it is a Top7Error)."""
+def mean_average_precision(
+    ranks: np.ndarray,
+    relevant: np.ndarray | Sequence[Iterable[int]],
+    k: int = 7,
+    convention: str = "min(m,k)",
+) -> float:
+    """MAP@k, the mean of `average_precisions` over all queries; Top7Error if one has no correct image."""
     if not len(ranks):
         raise Top7Error("MAP@k of no query at all: expected at least one labelled query")
     return float(np.mean(average_precisions(ranks, relevant, k, convention)))

@@ -1,4 +1,4 @@
-"""Published figures of known competitions; the papers' own are printed as they are, contradictions included."""
+"""Published figures of known competitions; a paper's own are given as printed, contradictions included."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from competition.errors import ConfigurationError
 def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
     """Group number of each query: (n_queries,) int64, numbered by first appearance from 0.
 
-    relevant: per query its correct gallery images (rows or ids). Queries that share one are in one group, also through
-    a third query (union-find).
+    relevant: per query its correct gallery images (rows or ids). Queries that share one are in one group,
+    also through a third query (union-find).
     """
     parent = list(range(len(relevant)))
 
@@ -29,15 +29,16 @@ def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
             other = root(first_query.setdefault(image, query))
             parent[root(query)] = other
     number_of: dict[int, int] = {}
-    return np.array([number_of.setdefault(root(query), len(number_of)) for query in range(len(relevant))],
-                    dtype=np.int64)
+    return np.array(
+        [number_of.setdefault(root(query), len(number_of)) for query in range(len(relevant))], dtype=np.int64
+    )
 
 
 def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """Which queries are private: (n_queries,) bool; whole groups, drawn with `seed`.
 
-    Their number is as near to share * n_queries as whole groups allow (the smaller of two equally near), and never all
-    of them. It can be 0, also for share > 0 where every group is too large.
+    Their number is as near to share * n_queries as whole groups allow (the smaller of two equally near), and
+    never all of them. It can be 0, also for share > 0 where every group is too large.
     """
     if not 0 <= share < 1:
         raise ConfigurationError(f"a private share of {share}: expected at least 0 and below 1")
@@ -62,14 +63,17 @@ def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold number of each query: (n_queries,) int64 in 0 … n_folds - 1; whole groups, sizes as even as greedy gets.
+    """Fold number of each query: (n_queries,) int64 in 0 … n_folds - 1; whole groups, sizes as even as greedy
+    gets.
 
-    Groups go largest first (equal sizes in seeded order) into the fold with the fewest queries. ConfigurationError
-    where there are fewer groups than folds.
+    Groups go largest first (equal sizes in seeded order) into the fold with the fewest queries.
+    ConfigurationError where there are fewer groups than folds.
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if not 1 <= n_folds <= len(names):
-        raise ConfigurationError(f"{n_folds} folds of {len(names)} groups of queries: expected 1 to {len(names)} folds")
+        raise ConfigurationError(
+            f"{n_folds} folds of {len(names)} groups of queries: expected 1 to {len(names)} folds"
+        )
     sizes = np.bincount(member)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     fold_of = np.zeros(len(names), dtype=np.int64)
@@ -83,9 +87,11 @@ def folds(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
 def bootstrap_groups(groups: np.ndarray, n_samples: int, seed: int) -> np.ndarray:
     """How often each query is drawn in each bootstrap sample: (n_samples, n_queries) int64.
 
-    Each sample draws as many groups as there are, with replacement, each with all its queries. The figure of sample b
-    is counts[b] @ values / counts[b].sum().
+    Each sample draws as many groups as there are, with replacement, each with all its queries. The figure of
+    sample b is counts[b] @ values / counts[b].sum().
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_samples)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=n_samples
+    )
     return drawn[:, member]

@@ -1,4 +1,4 @@
-"""Checked values of a TOML file: each parser returns the value it was given or says, in one line, what is wrong."""
+"""Checked values of a TOML file: each parser returns the value or says, in one line, what is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Place:
 
     def wrong(self, found: object, expected: str) -> ConfigurationError:
         """The error for a value that is not what was `expected`."""
-        return ConfigurationError(f"{self.file}: {self.table} {self.key} = {shown(found)}: expected {expected}")
+        return ConfigurationError(
+            f"{self.file}: {self.table} {self.key} = {shown(found)}: expected {expected}"
+        )
 
 
 Parser = Callable[[object, Place], object]
@@ -39,10 +41,12 @@ def shown(value: object) -> str:
 
 def whole(minimum: int) -> Parser:
     """A whole number of at least `minimum` (true and false are none)."""
+
     def parse(value: object, place: Place) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise place.wrong(value, f"a whole number of at least {minimum}")
         return value
+
     return parse
 
 
@@ -54,11 +58,17 @@ def number(minimum: float | None = None, *, above: float | None = None, below: f
     expected = " ".join(["a number", " and ".join(limits)]).strip()
 
     def parse(value: object, place: Place) -> float:
-        if (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-                or (minimum is not None and value < minimum) or (above is not None and value <= above)
-                or (below is not None and value >= below)):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or (minimum is not None and value < minimum)
+            or (above is not None and value <= above)
+            or (below is not None and value >= below)
+        ):
             raise place.wrong(value, expected)
         return float(value)
+
     return parse
 
 
@@ -85,12 +95,14 @@ def switch(value: object, place: Place) -> bool:
 
 def choice(*names: str) -> Parser:
     """One of `names`."""
+
     def parse(value: object, place: Place) -> str:
         if not isinstance(value, str):
             raise place.wrong(value, "one of " + ", ".join(f'"{name}"' for name in names))
         if value not in names:
             raise place.wrong(value, "another value; " + nearest(value, names))
         return value
+
     return parse
 
 
@@ -106,10 +118,12 @@ def work_path(value: object, place: Place) -> Path:
 
 def path_or(*names: str) -> Parser:
     """One of the words `names`, or else a path as in `path`."""
+
     def parse(value: object, place: Place) -> str | Path:
         if not isinstance(value, str):
             raise place.wrong(value, " or ".join(f'"{name}"' for name in names) + " or the path of a file")
         return value if value in names else path(value, place)
+
     return parse
 
 
@@ -129,6 +143,7 @@ def options(value: object, place: Place) -> dict:
 
 def several(item: Parser, *, distinct: bool = True) -> Parser:
     """A list of at least one `item`; the same item twice is an error unless not `distinct`."""
+
     def parse(value: object, place: Place) -> tuple:
         if not isinstance(value, list) or not value:
             raise place.wrong(value, "a list of at least one value, like [ … ]")
@@ -136,22 +151,28 @@ def several(item: Parser, *, distinct: bool = True) -> Parser:
         if distinct and len(set(items)) < len(items):
             raise place.wrong(value, "each value once")
         return items
+
     return parse
 
 
-def read_table(values: object, parsers: Mapping[str, Parser], place: Place, required: Iterable[str] = ()) -> dict:
+def read_table(
+    values: object, parsers: Mapping[str, Parser], place: Place, required: Iterable[str] = ()
+) -> dict:
     """Parse one table.
 
     values: what tomllib gave; parsers: key -> parser; required: keys that must be there.
-    Returns key -> parsed value of the keys that were there. An unknown key is an error that names the nearest known.
+    Returns key -> parsed value of the keys that were there. An unknown key is an error that names the nearest
+    known.
     """
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{place.file}: {place.table} is {shown(values)}: expected a table of "
-                                 + ", ".join(parsers))
+        raise ConfigurationError(
+            f"{place.file}: {place.table} is {shown(values)}: expected a table of " + ", ".join(parsers)
+        )
     for key in values:
         if key not in parsers:
-            raise ConfigurationError(f"{place.file}: {place.table} has the unknown key {key!r}; "
-                                     + nearest(key, parsers))
+            raise ConfigurationError(
+                f"{place.file}: {place.table} has the unknown key {key!r}; " + nearest(key, parsers)
+            )
     for key in required:
         if key not in values:
             raise ConfigurationError(f"{place.file}: {place.table} lacks the key {key!r}: add {key} = …")

@@ -28,7 +28,8 @@ class Fault:
 class Check:
     """The result: the split whose queries the file answers (None: of none), its rows, and the faults by line.
 
-    answers: query -> gallery ids as they stand on its first row; only without faults are they a whole submission.
+    answers: query -> gallery ids as they stand on its first row; only without faults are they a whole
+    submission.
     """
 
     path: Path
@@ -37,28 +38,38 @@ class Check:
     faults: tuple[Fault, ...]
 
 
-def check_submission(path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Collection[str],
-                     top_k: int = 7) -> Check:
+def check_submission(
+    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Collection[str], top_k: int = 7
+) -> Check:
     """Check the CSV `path` against the format `id,id1,…,id<top_k>`, no header, UTF-8, lines ending in \\n.
 
-    splits: split -> its query ids; the file is taken to answer the split to which most of its query ids belong.
-    The last line may lack its \\n. Top7Error only where the file cannot be read at all.
+    splits: split -> its query ids; the file is taken to answer the split to which most of its query ids
+    belong. The last line may lack its \\n. Top7Error only where the file cannot be read at all.
     """
     path = Path(path)
     faults: list[Fault] = []
     rows = _rows(_bytes(path), faults)
     gallery = frozenset(gallery_ids)
     queries_of = {split: frozenset(ids) for split, ids in splits.items()}
-    if rows and not any(rows[0][1][0] in ids for ids in queries_of.values()) and gallery.isdisjoint(rows[0][1][1:]) \
-            and rows[0][0] == 1:
-        faults.append(Fault(1, f"a header line ({','.join(rows[0][1])[:60]!r}): remove it, line 1 is the first query"))
+    if (
+        rows
+        and not any(rows[0][1][0] in ids for ids in queries_of.values())
+        and gallery.isdisjoint(rows[0][1][1:])
+        and rows[0][0] == 1
+    ):
+        faults.append(
+            Fault(1, f"a header line ({','.join(rows[0][1])[:60]!r}): remove it, line 1 is the first query")
+        )
         del rows[0]
     split = _split_of([fields[0] for _, fields in rows], queries_of)
     answers = _check_rows(rows, split, queries_of, gallery, top_k, faults)
     if split is not None:
         end = max((line for line, _ in rows), default=0) + 1
-        faults += [Fault(end, f"query {query!r} of {split} is missing: add its line")
-                   for query in splits[split] if query not in answers]
+        faults += [
+            Fault(end, f"query {query!r} of {split} is missing: add its line")
+            for query in splits[split]
+            if query not in answers
+        ]
     return Check(path, split, answers, tuple(sorted(faults, key=lambda fault: fault.line)))
 
 
@@ -72,7 +83,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of every line that has fields; faults of encoding, line ends and delimiters are added."""
+    """(line number, fields) of every line that has fields; adds the faults of encoding, line ends, delimiters."""
     if not data.removeprefix(BOM).strip():
         faults.append(Fault(1, "the file is empty: expected a line a query"))
         return []
@@ -84,8 +95,13 @@ def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
         lines.pop()
     carriage = [number for number, line in enumerate(lines, start=1) if line.endswith(b"\r")]
     if carriage:
-        faults.append(Fault(carriage[0], f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first: "
-                                         "expected \\n, save with Unix line ends"))
+        faults.append(
+            Fault(
+                carriage[0],
+                f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first: "
+                "expected \\n, save with Unix line ends",
+            )
+        )
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -123,8 +139,14 @@ def _split_of(found: Sequence[str], queries_of: Mapping[str, frozenset[str]]) ->
     return split if split is not None and held[split] else None
 
 
-def _check_rows(rows: list[tuple[int, list[str]]], split: str | None, queries_of: Mapping[str, frozenset[str]],
-                gallery: frozenset[str], top_k: int, faults: list[Fault]) -> dict[str, tuple[str, ...]]:
+def _check_rows(
+    rows: list[tuple[int, list[str]]],
+    split: str | None,
+    queries_of: Mapping[str, frozenset[str]],
+    gallery: frozenset[str],
+    top_k: int,
+    faults: list[Fault],
+) -> dict[str, tuple[str, ...]]:
     """Check the fields of every row, add the faults, return the first row of each query."""
     answers: dict[str, tuple[str, ...]] = {}
     line_of: dict[str, int] = {}
@@ -138,13 +160,17 @@ def _check_rows(rows: list[tuple[int, list[str]]], split: str | None, queries_of
             if gallery_id not in gallery:
                 faults.append(Fault(line, _unknown(gallery_id, gallery)))
             elif count > 1:
-                faults.append(Fault(line, f"gallery id {gallery_id!r} stands {count} times: expected {top_k} distinct "
-                                          "ids"))
+                faults.append(
+                    Fault(
+                        line, f"gallery id {gallery_id!r} stands {count} times: expected {top_k} distinct ids"
+                    )
+                )
     return answers
 
 
-def _query_faults(query: str, first_line: int | None, split: str | None,
-                  queries_of: Mapping[str, frozenset[str]]) -> list[str]:
+def _query_faults(
+    query: str, first_line: int | None, split: str | None, queries_of: Mapping[str, frozenset[str]]
+) -> list[str]:
     if first_line is not None:
         return [f"query {query!r} stands twice, first on line {first_line}: remove one of the lines"]
     if split is not None and query in queries_of[split]:
@@ -153,8 +179,13 @@ def _query_faults(query: str, first_line: int | None, split: str | None,
         return [f"query {query!r} is empty or has blanks around it: expected the bare id"]
     other = next((name for name, ids in queries_of.items() if query in ids), None)
     if other is not None:
-        return [f"query {query!r} is of {other}, while most lines answer {split}: expected the queries of one split"]
-    return [f"unknown query {query!r}: expected a query id of {split or ' or '.join(queries_of) or 'a split'}"]
+        return [
+            f"query {query!r} is of {other}, while most lines answer {split}: "
+            "expected the queries of one split"
+        ]
+    return [
+        f"unknown query {query!r}: expected a query id of {split or ' or '.join(queries_of) or 'a split'}"
+    ]
 
 
 def _unknown(gallery_id: str, gallery: frozenset[str]) -> str:

@@ -17,10 +17,11 @@ from submissions.checking import Check, check_submission
 
 @dataclass(frozen=True)
 class Score:
-    """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's order.
+    """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's
+    order.
 
-    average_precisions: convention -> (n labelled queries,) float64, in the order of `labels`; n_unlabelled: queries of
-    the split that the label file leaves out and that therefore count nowhere.
+    average_precisions: convention -> (n labelled queries,) float64, in the order of `labels`; n_unlabelled:
+    queries of the split that the label file leaves out and that therefore count nowhere.
     """
 
     path: Path
@@ -36,7 +37,9 @@ class Score:
         values = self.average_precisions[convention]
         values = values if mask is None else values[mask]
         if not len(values):
-            raise Top7Error(f"{self.path}: MAP@{self.top_k} of no query at all: expected at least one labelled query")
+            raise Top7Error(
+                f"{self.path}: MAP@{self.top_k} of no query at all: expected at least one labelled query"
+            )
         return float(np.mean(values))
 
     @property
@@ -45,28 +48,48 @@ class Score:
         return {convention: self.mean(convention) for convention in CONVENTIONS}
 
 
-def read_submission(path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str],
-                    top_k: int = 7) -> Check:
-    """Read a submission that has no fault (see `check_submission`); Top7Error naming the first where it has."""
+def read_submission(
+    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int = 7
+) -> Check:
+    """Read a submission without fault (see `check_submission`); Top7Error naming the first where it has one."""
     check = check_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
     if check.faults:
         count = f"{len(check.faults)} fault" + "s" * (len(check.faults) > 1)
-        raise Top7Error(f"{path}: {count}, the first on {check.faults[0]}; ./run.sh check {path} lists them all")
+        raise Top7Error(
+            f"{path}: {count}, the first on {check.faults[0]}; ./run.sh check {path} lists them all"
+        )
     return check
 
 
-def score_submission(path: Path | str, labels_path: Path | str, *, splits: Mapping[str, Sequence[str]],
-                     gallery_ids: Sequence[str], top_k: int = 7) -> Score:
+def score_submission(
+    path: Path | str,
+    labels_path: Path | str,
+    *,
+    splits: Mapping[str, Sequence[str]],
+    gallery_ids: Sequence[str],
+    top_k: int = 7,
+) -> Score:
     """Score the submission `path` with the label file `labels_path`.
 
-    splits: split -> query ids; gallery_ids: in row order. The labels may leave queries of the submission's split out
-    (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
+    splits: split -> query ids; gallery_ids: in row order. The labels may leave queries of the submission's
+    split out (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
     """
     check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
     labels = read_labels(labels_path, query_ids=splits[check.split], gallery_ids=gallery_ids, complete=False)
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
-    ranks = np.array([[row_of[gallery_id] for gallery_id in check.answers[query]] for query in labels], dtype=np.int64)
+    ranks = np.array(
+        [[row_of[gallery_id] for gallery_id in check.answers[query]] for query in labels], dtype=np.int64
+    )
     relevant = relevant_rows(labels, gallery_ids)
-    values = {convention: average_precisions(ranks, relevant, top_k, convention) for convention in CONVENTIONS}
-    return Score(Path(path), file_digest(path), check.split, top_k, labels, values,
-                 len(splits[check.split]) - len(labels))
+    values = {
+        convention: average_precisions(ranks, relevant, top_k, convention) for convention in CONVENTIONS
+    }
+    return Score(
+        Path(path),
+        file_digest(path),
+        check.split,
+        top_k,
+        labels,
+        values,
+        len(splits[check.split]) - len(labels),
+    )

@@ -11,17 +11,20 @@ from competition.atomic import write_text
 from competition.errors import Top7Error
 
 
-def write_submission(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, gallery_ids: Sequence[str],
-                     top_k: int = 7) -> Path:
+def write_submission(
+    path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, gallery_ids: Sequence[str], top_k: int = 7
+) -> Path:
     """Write the first `top_k` columns of `ranks` as gallery ids, a line a query in the order of `query_ids`.
 
-    ranks: (n_queries, at least top_k) integer gallery rows, best first. Returns `path`, written completely or not at
-    all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
+    ranks: (n_queries, at least top_k) integer gallery rows, best first. Returns `path`, written completely or
+    not at all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
     """
     ranks = np.asarray(ranks)
     _check(path, query_ids, ranks, len(gallery_ids), top_k)
-    lines = (",".join([query, *(gallery_ids[row] for row in rows)])
-             for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True))
+    lines = (
+        ",".join([query, *(gallery_ids[row] for row in rows)])
+        for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True)
+    )
     return write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
@@ -33,16 +36,29 @@ def _check(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, n_gall
     if len(set(query_ids)) < len(query_ids):
         doubled = next(query for query in query_ids if list(query_ids).count(query) > 1)
         raise Top7Error(f"{path}: query {doubled!r} stands twice: expected each query once")
-    if ranks.ndim != 2 or ranks.shape[0] != len(query_ids) or ranks.shape[1] < top_k or ranks.dtype.kind not in "iu":
-        raise Top7Error(f"{path}: ranks of shape {ranks.shape} and type {ranks.dtype}: expected integers, "
-                        f"{len(query_ids)} queries by at least {top_k} gallery rows")
+    if (
+        ranks.ndim != 2
+        or ranks.shape[0] != len(query_ids)
+        or ranks.shape[1] < top_k
+        or ranks.dtype.kind not in "iu"
+    ):
+        raise Top7Error(
+            f"{path}: ranks of shape {ranks.shape} and type {ranks.dtype}: expected integers, "
+            f"{len(query_ids)} queries by at least {top_k} gallery rows"
+        )
     for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True):
         if min(rows) < 0:
-            raise Top7Error(f"{path}: query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}; "
-                            f"the gallery needs at least {top_k} readable images")
+            raise Top7Error(
+                f"{path}: query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}; "
+                f"the gallery needs at least {top_k} readable images"
+            )
         if max(rows) >= n_gallery:
-            raise Top7Error(f"{path}: query {query!r} is answered by gallery row {max(rows)}: expected a row below "
-                            f"{n_gallery}; the ranks belong to another gallery")
+            raise Top7Error(
+                f"{path}: query {query!r} is answered by gallery row {max(rows)}: expected a row below "
+                f"{n_gallery}; the ranks belong to another gallery"
+            )
         if len(set(rows)) < top_k:
-            raise Top7Error(f"{path}: query {query!r} is answered by one gallery image twice: expected {top_k} "
-                            "distinct images")
+            raise Top7Error(
+                f"{path}: query {query!r} is answered by one gallery image twice: expected {top_k} "
+                "distinct images"
+            )

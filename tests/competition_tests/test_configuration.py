@@ -1,4 +1,4 @@
-"""Configuration files: the documented example as written, and every error as one line that says what to do."""
+"""Configuration files: the documented example, and every error as one line that says what to do."""
 
 import re
 from pathlib import Path
@@ -67,14 +67,36 @@ def written(folder: Path, text: str) -> Path:
 def test_documented_example(tmp_path):
     configuration = load_configuration(written(tmp_path, EXAMPLE))
     assert configuration.competition == Competition(
-        "grocery", tmp_path / "gallery", tmp_path / "val", tmp_path / "val.csv", tmp_path / "test", 7,
-        Path("work/grocery"), None)
-    assert configuration.backbones == (Backbone(
-        "mobilenetv1_100", (0, 1, 2, 3, 4), "mobilenetv1_100", tmp_path / "../weights/mobilenetv1_100.safetensors",
-        {"pad_type": "same"}, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 288, "squash", 1024, ("fcrow",),
-        (Parts(4, (10, 25, 50, 150), (128, 256, 512), (0.5, 1.0)),)),)
-    assert configuration.externals == (External("my-clip", tmp_path / "clip/gallery.npy", tmp_path / "clip/val.npy",
-                                                tmp_path / "clip/test.npy"),)
+        "grocery",
+        tmp_path / "gallery",
+        tmp_path / "val",
+        tmp_path / "val.csv",
+        tmp_path / "test",
+        7,
+        Path("work/grocery"),
+        None,
+    )
+    assert configuration.backbones == (
+        Backbone(
+            "mobilenetv1_100",
+            (0, 1, 2, 3, 4),
+            "mobilenetv1_100",
+            tmp_path / "../weights/mobilenetv1_100.safetensors",
+            {"pad_type": "same"},
+            (0.5, 0.5, 0.5),
+            (0.5, 0.5, 0.5),
+            288,
+            "squash",
+            1024,
+            ("fcrow",),
+            (Parts(4, (10, 25, 50, 150), (128, 256, 512), (0.5, 1.0)),),
+        ),
+    )
+    assert configuration.externals == (
+        External(
+            "my-clip", tmp_path / "clip/gallery.npy", tmp_path / "clip/val.npy", tmp_path / "clip/test.npy"
+        ),
+    )
     assert configuration.tuning == Tuning(200, "similarity", 0.3, 0, "tpe", None)
     assert configuration.path == tmp_path / "config.toml"
 
@@ -86,14 +108,24 @@ def test_defaults(tmp_path):
     assert configuration.externals == () and configuration.tuning == Tuning()
 
 
-@pytest.mark.parametrize("table, parsers", [(Competition, COMPETITION), (Parts, PARTS), (Backbone, BACKBONE),
-                                            (External, EXTERNAL), (Tuning, TUNING)])
+@pytest.mark.parametrize(
+    "table, parsers",
+    [
+        (Competition, COMPETITION),
+        (Parts, PARTS),
+        (Backbone, BACKBONE),
+        (External, EXTERNAL),
+        (Tuning, TUNING),
+    ],
+)
 def test_every_field_has_its_key(table, parsers):
     assert set(parsers) == set(table.__dataclass_fields__)
 
 
 def test_work_option_wins(tmp_path):
-    assert load_configuration(written(tmp_path, EXAMPLE), work="elsewhere").competition.work == Path("elsewhere")
+    assert load_configuration(written(tmp_path, EXAMPLE), work="elsewhere").competition.work == Path(
+        "elsewhere"
+    )
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
@@ -114,44 +146,102 @@ def test_names_are_made_unique(tmp_path):
 
 
 def test_several_parts_tables_and_weights_words(tmp_path):
-    text = MINIMAL + 'weights = "random"\nparts = [{ layer = 1, counts = [2], dims = [3] }, ' \
-                     '{ layer = "x", counts = [4], dims = [5], training = "t" }]\n'
-    backbone, = load_configuration(written(tmp_path, text)).backbones
+    text = (
+        MINIMAL + 'weights = "random"\nparts = [{ layer = 1, counts = [2], dims = [3] }, '
+        '{ layer = "x", counts = [4], dims = [5], training = "t" }]\n'
+    )
+    (backbone,) = load_configuration(written(tmp_path, text)).backbones
     assert backbone.weights == "random"
     assert backbone.parts == (Parts(1, (2,), (3,)), Parts("x", (4,), (5,), training=tmp_path / "t"))
 
 
-@pytest.mark.parametrize("text, message", [
-    (MINIMAL + "colour = 1\n", "[[backbone]] has the unknown key 'colour'; known: model, name, "),
-    (MINIMAL + "imagesize = 1\n", "[[backbone]] has the unknown key 'imagesize'; did you mean 'image_size'? known: "),
-    (MINIMAL + BACKBONE_TABLE + "Layers = 1\n", "[[backbone]] 2 has the unknown key 'Layers'; did you mean 'layers'?"),
-    (MINIMAL + "[tunning]\n", "unknown table or key 'tunning' outside the tables; did you mean 'tuning'? known: "),
-    ("top_k = 7\n" + MINIMAL, "unknown table or key 'top_k' outside the tables; known: competition, backbone, "),
-    (MINIMAL + "parts = { layer = 1, counts = [1], dims = [1], dim = 1 }\n",
-     "[[backbone]] parts has the unknown key 'dim'; did you mean 'dims'? known: layer, counts, "),
-    (MINIMAL + "parts = [{ layer = 1, counts = [1], dims = [1] }, { layer = 1, counts = [1] }]\n",
-     "[[backbone]] parts 2 lacks the key 'dims': add dims = …"),
-    (MINIMAL + "[[external]]\nname = 'e'\ngalery = 'g'\n",
-     "[[external]] has the unknown key 'galery'; did you mean 'gallery'? known: name, gallery, validation, test"),
-    (MINIMAL + "[tuning]\ntrails = 1\n", "[tuning] has the unknown key 'trails'; did you mean 'trials'? known: "),
-    (BACKBONE_TABLE, "the table [competition] is missing: add it with name = … and gallery = …"),
-    ("[competition]\ngallery = 'g'\n" + BACKBONE_TABLE, "[competition] lacks the key 'name': add name = …"),
-    ("[competition]\nname = 'n'\n" + BACKBONE_TABLE, "[competition] lacks the key 'gallery': add gallery = …"),
-    (COMPETITION_TABLE, "neither [[backbone]] nor [[external]]: add at least one"),
-    (COMPETITION_TABLE + "[[backbone]]\nlayers = [1]\n", "[[backbone]] lacks the key 'model': add model = …"),
-    (COMPETITION_TABLE + "[[backbone]]\nmodel = 'm'\n", "[[backbone]] lacks the key 'layers': add layers = …"),
-    (COMPETITION_TABLE + "[backbone]\nmodel = 'm'\n",
-     "[backbone]: expected [[backbone]] in double brackets, one for each backbone"),
-    ("backbone = 3\n" + COMPETITION_TABLE, "backbone = 3: expected [[backbone]] in double brackets, one for each "),
-    ("competition = 3\n" + BACKBONE_TABLE, "[competition] is 3: expected a table of name, gallery, "),
-    (COMPETITION_TABLE + "labels = 'l'\n" + BACKBONE_TABLE,
-     "[competition] has labels but no validation: add the folder of the labelled query images, validation = …"),
-    (COMPETITION_TABLE + BACKBONE_TABLE + "[[external]]\nname = 'x'\ngallery = 'g'\n[[external]]\nname = 'x'\n"
-     "gallery = 'g'\n", "the name 'x' stands twice: give each [[backbone]] and [[external]] a name of its own"),
-    (MINIMAL + "image_size = 0\n", "[[backbone]] image_size = 0: expected at least 1, or resize = \"keep\" beside it "),
-    (MINIMAL + "mean = [0.5]\nstd = [1, 1]\n", "[[backbone]] std = [1.0, 1.0]: expected as many values as mean has, 1"),
-    (MINIMAL + "x = \n", "not valid TOML: Invalid value (at line 7, column 5)"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (MINIMAL + "colour = 1\n", "[[backbone]] has the unknown key 'colour'; known: model, name, "),
+        (
+            MINIMAL + "imagesize = 1\n",
+            "[[backbone]] has the unknown key 'imagesize'; did you mean 'image_size'? known: ",
+        ),
+        (
+            MINIMAL + BACKBONE_TABLE + "Layers = 1\n",
+            "[[backbone]] 2 has the unknown key 'Layers'; did you mean 'layers'?",
+        ),
+        (
+            MINIMAL + "[tunning]\n",
+            "unknown table or key 'tunning' outside the tables; did you mean 'tuning'? known: ",
+        ),
+        (
+            "top_k = 7\n" + MINIMAL,
+            "unknown table or key 'top_k' outside the tables; known: competition, backbone, ",
+        ),
+        (
+            MINIMAL + "parts = { layer = 1, counts = [1], dims = [1], dim = 1 }\n",
+            "[[backbone]] parts has the unknown key 'dim'; did you mean 'dims'? known: layer, counts, ",
+        ),
+        (
+            MINIMAL + "parts = [{ layer = 1, counts = [1], dims = [1] }, { layer = 1, counts = [1] }]\n",
+            "[[backbone]] parts 2 lacks the key 'dims': add dims = …",
+        ),
+        (
+            MINIMAL + "[[external]]\nname = 'e'\ngalery = 'g'\n",
+            "[[external]] has the unknown key 'galery'; did you mean 'gallery'? known: name, gallery, "
+            "validation, test",
+        ),
+        (
+            MINIMAL + "[tuning]\ntrails = 1\n",
+            "[tuning] has the unknown key 'trails'; did you mean 'trials'? known: ",
+        ),
+        (BACKBONE_TABLE, "the table [competition] is missing: add it with name = … and gallery = …"),
+        (
+            "[competition]\ngallery = 'g'\n" + BACKBONE_TABLE,
+            "[competition] lacks the key 'name': add name = …",
+        ),
+        (
+            "[competition]\nname = 'n'\n" + BACKBONE_TABLE,
+            "[competition] lacks the key 'gallery': add gallery = …",
+        ),
+        (COMPETITION_TABLE, "neither [[backbone]] nor [[external]]: add at least one"),
+        (
+            COMPETITION_TABLE + "[[backbone]]\nlayers = [1]\n",
+            "[[backbone]] lacks the key 'model': add model = …",
+        ),
+        (
+            COMPETITION_TABLE + "[[backbone]]\nmodel = 'm'\n",
+            "[[backbone]] lacks the key 'layers': add layers = …",
+        ),
+        (
+            COMPETITION_TABLE + "[backbone]\nmodel = 'm'\n",
+            "[backbone]: expected [[backbone]] in double brackets, one for each backbone",
+        ),
+        (
+            "backbone = 3\n" + COMPETITION_TABLE,
+            "backbone = 3: expected [[backbone]] in double brackets, one for each ",
+        ),
+        ("competition = 3\n" + BACKBONE_TABLE, "[competition] is 3: expected a table of name, gallery, "),
+        (
+            COMPETITION_TABLE + "labels = 'l'\n" + BACKBONE_TABLE,
+            "[competition] has labels but no validation: add the folder of the labelled query images, "
+            "validation = …",
+        ),
+        (
+            COMPETITION_TABLE
+            + BACKBONE_TABLE
+            + "[[external]]\nname = 'x'\ngallery = 'g'\n[[external]]\nname = 'x'\n"
+            "gallery = 'g'\n",
+            "the name 'x' stands twice: give each [[backbone]] and [[external]] a name of its own",
+        ),
+        (
+            MINIMAL + "image_size = 0\n",
+            '[[backbone]] image_size = 0: expected at least 1, or resize = "keep" beside it ',
+        ),
+        (
+            MINIMAL + "mean = [0.5]\nstd = [1, 1]\n",
+            "[[backbone]] std = [1.0, 1.0]: expected as many values as mean has, 1",
+        ),
+        (MINIMAL + "x = \n", "not valid TOML: Invalid value (at line 7, column 5)"),
+    ],
+)
 def test_errors(tmp_path, text, message):
     path = written(tmp_path, text)
     with pytest.raises(ConfigurationError, match="^" + re.escape(f"{path}: {message}")) as caught:
@@ -204,7 +294,11 @@ WRONG_VALUES = [
     ("parts", "form = 1", "a text in quotes, not empty"),
     ("tuning", "trials = 0", "a whole number of at least 1"),
     ("tuning", "trials = '10'", "a whole number of at least 1"),
-    ("tuning", "region = 'simplx'", "another value; did you mean 'simplex'? known: similarity, distance, simplex"),
+    (
+        "tuning",
+        "region = 'simplx'",
+        "another value; did you mean 'simplex'? known: similarity, distance, simplex",
+    ),
     ("tuning", "private = 1.0", "a number of at least 0 and below 1"),
     ("tuning", "private = -0.1", "a number of at least 0 and below 1"),
     ("tuning", "private = true", "a number of at least 0 and below 1"),
@@ -217,14 +311,29 @@ WRONG_VALUES = [
 @pytest.mark.parametrize("table, line, expected", WRONG_VALUES)
 def test_wrong_values(tmp_path, table, line, expected):
     key = line.split(" = ")[0]
-    tables = {"competition": {"name": "'n'", "gallery": "'g'"}, "backbone": {"model": "'m'", "layers": "[1]"},
-              "tuning": {}, "parts": {"layer": "1", "counts": "[1]", "dims": "[1]"}}
+    tables = {
+        "competition": {"name": "'n'", "gallery": "'g'"},
+        "backbone": {"model": "'m'", "layers": "[1]"},
+        "tuning": {},
+        "parts": {"layer": "1", "counts": "[1]", "dims": "[1]"},
+    }
     tables[table][key] = line.split(" = ", 1)[1]
     lines = {name: [f"{key} = {value}" for key, value in values.items()] for name, values in tables.items()}
     if table == "parts":
         lines["backbone"].append("parts = { " + ", ".join(lines["parts"]) + " }")
-    path = written(tmp_path, "\n".join(["[competition]", *lines["competition"], "[[backbone]]", *lines["backbone"],
-                                        "[tuning]", *lines["tuning"]]))
+    path = written(
+        tmp_path,
+        "\n".join(
+            [
+                "[competition]",
+                *lines["competition"],
+                "[[backbone]]",
+                *lines["backbone"],
+                "[tuning]",
+                *lines["tuning"],
+            ]
+        ),
+    )
     header = {"backbone": "[[backbone]]", "parts": "[[backbone]] parts"}.get(table, f"[{table}]")
     with pytest.raises(ConfigurationError) as caught:
         load_configuration(path)
@@ -234,7 +343,9 @@ def test_wrong_values(tmp_path, table, line, expected):
 
 
 def test_missing_file_folder_and_other_encodings(tmp_path):
-    with pytest.raises(ConfigurationError, match="no.toml: no such configuration file: give the path of a TOML file"):
+    with pytest.raises(
+        ConfigurationError, match="no.toml: no such configuration file: give the path of a TOML file"
+    ):
         load_configuration(tmp_path / "no.toml")
     with pytest.raises(ConfigurationError, match="cannot be read as a configuration file: Is a directory"):
         load_configuration(tmp_path)

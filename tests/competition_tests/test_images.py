@@ -27,10 +27,16 @@ def image_set(n: int) -> ImageSet:
 
 
 def test_recursive_sorted_by_id(tmp_path):
-    touch(tmp_path, "b/a1.JPG", "a/b2.png", "c0.Jpeg", "b/deep/er/a0.webp", "x.gif", "y.bmp", "z.tif", "zz.TIFF")
+    touch(
+        tmp_path, "b/a1.JPG", "a/b2.png", "c0.Jpeg", "b/deep/er/a0.webp", "x.gif", "y.bmp", "z.tif", "zz.TIFF"
+    )
     images = list_images(tmp_path)
     assert images.ids == ("a0", "a1", "b2", "c0", "x", "y", "z", "zz")
-    assert list(images.paths)[:3] == [tmp_path / "b/deep/er/a0.webp", tmp_path / "b/a1.JPG", tmp_path / "a/b2.png"]
+    assert list(images.paths)[:3] == [
+        tmp_path / "b/deep/er/a0.webp",
+        tmp_path / "b/a1.JPG",
+        tmp_path / "a/b2.png",
+    ]
     assert len(images) == len(images.paths) == 8 and len(images.others) == 0
     assert images.paths[1:3] == PathList((str(tmp_path / "b/a1.JPG"), str(tmp_path / "a/b2.png")))
     assert pickle.loads(pickle.dumps(images)) == images
@@ -55,26 +61,36 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    with pytest.raises(Top7Error, match="^c.toml: .competition. gallery: the image folder .*no does not exist: expected"):
+    with pytest.raises(
+        Top7Error, match="^c.toml: .competition. gallery: the image folder .*no does not exist: expected"
+    ):
         list_images(tmp_path / "no", origin="c.toml: [competition] gallery")
     touch(tmp_path, "a.txt")
     with pytest.raises(Top7Error, match="a.txt is a file: expected a folder of images$"):
         list_images(tmp_path / "a.txt")
-    with pytest.raises(Top7Error, match="holds no image: expected files ending in .bmp, .*, found 1 other files$"):
+    with pytest.raises(
+        Top7Error, match="holds no image: expected files ending in .bmp, .*, found 1 other files$"
+    ):
         list_images(tmp_path)
 
 
 def test_same_id_twice(tmp_path):
     touch(tmp_path, "a/x.jpg", "b/x.png")
-    expected = f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: rename or remove one"
+    expected = (
+        f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: rename or remove one"
+    )
     with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
         list_images(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a,b.jpg", 'a"b.jpg', "a\nb.jpg", " a.jpg", "a .jpg", "a\tb.jpg", "a\udcffb.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a,b.jpg", 'a"b.jpg', "a\nb.jpg", " a.jpg", "a .jpg", "a\tb.jpg", "a\udcffb.jpg"]
+)
 def test_ids_that_break_a_csv(tmp_path, name):
     touch(tmp_path, name)
-    with pytest.raises(Top7Error, match="makes an id that would break a CSV: rename it without commas, quotes") as caught:
+    with pytest.raises(
+        Top7Error, match="makes an id that would break a CSV: rename it without commas, quotes"
+    ) as caught:
         list_images(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -83,9 +99,13 @@ def test_split_images_names_the_configuration(tmp_path):
     configuration = Configuration(Path("c.toml"), Competition("n", tmp_path / "g"), (), (), Tuning())
     with pytest.raises(Top7Error, match="^c.toml: .competition. gallery: the image folder .* does not exist"):
         split_images(configuration, "gallery")
-    with pytest.raises(ConfigurationError, match="^c.toml: .competition. has no test: add test = … with the folder"):
+    with pytest.raises(
+        ConfigurationError, match="^c.toml: .competition. has no test: add test = … with the folder"
+    ):
         split_images(configuration, "test")
-    with pytest.raises(ConfigurationError, match="unknown split 'name': expected one of gallery, validation, test"):
+    with pytest.raises(
+        ConfigurationError, match="unknown split 'name': expected one of gallery, validation, test"
+    ):
         split_images(configuration, "name")
 
 
@@ -104,7 +124,9 @@ def test_sample(n, limit, seed, chosen):
 def test_sample_depends_on_the_seed_and_refuses_strangers():
     images = image_set(100)
     assert len({sample_images(images, 10, seed).ids for seed in range(5)}) == 5
-    with pytest.raises(Top7Error, match="the image 'x' must be in the sample but is not among the 100 images"):
+    with pytest.raises(
+        Top7Error, match="the image 'x' must be in the sample but is not among the 100 images"
+    ):
         sample_images(images, 10, 0, ["x"])
     with pytest.raises(ConfigurationError, match="a sample of 0 images: expected at least 1"):
         sample_images(images, 0, 0)

@@ -1,0 +1,106 @@
+"""The leaderboard as text: local figures, shake-up, official scores, a block of published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from competition.errors import ConfigurationError, nearest
+from competition.leaderboard import Row, official_correlation
+from competition.metrics import CONVENTIONS
+from competition.published import PUBLISHED
+
+
+def render(rows: Sequence[Row], *, published: str | None = None) -> str:
+    """The leaderboard as a text table, with a line on the correlation of local and official scores.
+
+    published: a key of PUBLISHED, whose figures then stand in a block of their own; None: no such block.
+    """
+    if published is not None and published not in PUBLISHED:
+        raise ConfigurationError(f"no published scores of {published!r}; {nearest(published, PUBLISHED)}")
+    blocks = [
+        _local_table(rows)
+        if rows
+        else "The leaderboard is empty: ./run.sh score FILE puts a submission on it."
+    ]
+    blocks += _remarks(rows)
+    if published is not None:
+        blocks.append(_published_table(published))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _local_table(rows: Sequence[Row]) -> str:
+    sizes = {row.top_k for row in rows if row.top_k is not None}
+    metric = f"MAP@{sizes.pop()}" if len(sizes) == 1 else "MAP@k"
+    head = [
+        "",
+        "file",
+        "answers",
+        "measured on",
+        *(f"{metric} {convention}" for convention in CONVENTIONS),
+        "public",
+        "private",
+        "moved",
+        "official",
+    ]
+    body = [
+        [
+            str(place),
+            row.file,
+            row.split or "-",
+            row.measured_on or "-",
+            *(_figure(row.maps.get(convention)) for convention in CONVENTIONS),
+            _figure(row.public),
+            _figure(row.private),
+            "-" if row.moved is None else f"{row.moved:+d}" if row.moved else "0",
+            _figure(row.official),
+        ]
+        for place, row in enumerate(rows, start=1)
+    ]
+    return table([head, *body], left=(1, 2, 3))
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    remarks = []
+    if any(row.moved is not None for row in rows):
+        moved = [abs(row.moved) for row in rows if row.moved is not None]
+        remarks.append(
+            f"public, private: MAP {CONVENTIONS[0]} on the labelled queries that the study saw and on those "
+            f"it did not; moved: places from the one ranking to the other, {sum(moved) / len(moved):.2f} on "
+            f"average over {len(moved)} submissions."
+        )
+    if any(row.official is not None for row in rows):
+        pairs, correlation = official_correlation(rows)
+        if correlation is not None:
+            said = f"{correlation:+.3f} over {pairs} submissions with both scores"
+        elif pairs < 3:
+            said = f"needs 3 submissions with both scores, there are {pairs}"
+        else:
+            said = "not defined, since one of the two scores is the same for all submissions"
+        remarks.append(f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official scores: {said}.")
+    return remarks
+
+
+def _published_table(name: str) -> str:
+    head = ["year", "published by", "MAP@7", "queries", "remark"]
+    body = [[str(row.year), row.team, _figure(row.map7), row.split, row.note] for row in PUBLISHED[name]]
+    return (
+        f"Published scores, {name} (other queries than those above: not comparable; which convention of MAP@7 "
+        "was used is not stated; the paper's figures contradict each other, all are shown)\n"
+        + table([head, *body], left=(1, 3, 4))
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def table(lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
+    """Lines of cells as aligned text; columns in `left` are flush left, the others flush right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
