@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.errors import Top7Error
+from features.similarity import fuse
 from tuning.candidates import Candidates
 
 
@@ -53,18 +54,6 @@ def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int) -
     return Scene(similarities, rows, hits, counts, k)
 
 
-def fused_scores(similarities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return sum_l w_l s_l in float64, in component order, zero weights skipped: the canonical score.
-
-    similarities: (L, ...) float64, weights: (L,); the same operations as the full search's, bit for bit.
-    """
-    total = np.zeros(similarities.shape[1:])
-    for weight, values in zip(np.asarray(weights, dtype=np.float64), similarities):
-        if weight != 0:
-            total += weight * values
-    return total
-
-
 def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
     """Return (Q, k) columns of the k best scores of each row, best first, ties to the lower column."""
     scores = scores.copy()
@@ -78,13 +67,13 @@ def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
 
 def ranks(scene: Scene, weights: np.ndarray) -> np.ndarray:
     """Return the exact top k of every query under `weights`: (Q, k) int64 gallery rows, -1 where there are fewer."""
-    best, valid = _ranked(scene, weights)
+    best, valid = ranked_positions(scene, weights)
     return np.where(valid, np.take_along_axis(scene.rows, best, axis=1), -1)
 
 
-def _ranked(scene: Scene, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranked_positions(scene: Scene, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     padding = scene.rows < 0
-    scores = np.where(padding, -np.inf, fused_scores(scene.similarities, weights))
+    scores = np.where(padding, -np.inf, fuse(scene.similarities, weights))
     best = top_positions(scores, scene.k)
     return best, ~np.take_along_axis(padding, best, axis=1) & _fresh(best)
 
@@ -102,7 +91,7 @@ def _fresh(best: np.ndarray) -> np.ndarray:
 
 def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:
     """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's)."""
-    best, valid = _ranked(scene, weights)
+    best, valid = ranked_positions(scene, weights)
     return hits_precision(np.take_along_axis(scene.relevant, best, axis=1) & valid, scene.n_relevant)
 
 

@@ -1,0 +1,207 @@
+"""One combination of discrete choices, looked at once: its S, its region's vertices and its lossless candidates.
+
+Made on first use by one streamed pass over the gallery's dumps and kept under work/candidates, by a digest of the
+dumps, the queries, the region and the cut-off; a trial afterwards touches neither dumps nor gallery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition import atomic
+from features.components import Component
+from features.dumps import Dump
+from features.search import search
+from features.similarity import component_similarity, margin, similarity_blocks
+from tuning.candidates import Candidates, PrunesBadly, find_candidates
+from tuning.objective import Scene, hits_precision, make_scene
+from tuning.objective import average_precisions as scene_precisions
+from tuning.region import layer_sums, region_chains, vertices
+
+SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
+CANDIDATE_LIMIT = 20_000
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a study needs of one combination of choices.
+
+    mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it;
+    corners: (J, L) vertices; scene: candidates of all labelled queries, or None where the region prunes badly
+    (`stream` then recombines the full lists).
+    """
+
+    components: tuple[Component, ...]
+    mean_similarity: np.ndarray
+    sums: np.ndarray
+    chains: tuple[str, ...]
+    corners: np.ndarray
+    scene: Scene | None
+    stream: Callable[[np.ndarray], np.ndarray] | None = None
+    seconds: float = 0.0
+    mean_candidates: float = 0.0
+
+    def average_precisions(self, weights: np.ndarray) -> np.ndarray:
+        """Return AP@k of every labelled query under `weights`, (Q,) float64; exact."""
+        if self.scene is not None:
+            return scene_precisions(self.scene, weights)
+        return self.stream(weights)
+
+
+def excluded_rows(dumps: Sequence[Dump]) -> np.ndarray:
+    """Return (n,) bool: rows that some component could not read; they take part in nothing."""
+    excluded = np.zeros(len(dumps[0].ids), dtype=bool)
+    for dump in dumps:
+        excluded |= dump.unreadable
+    return excluded
+
+
+def descriptor_sum(descriptors: np.ndarray, skip: np.ndarray) -> np.ndarray:
+    """Return the sum of the rows not in `skip`, (D,) float64, streamed; unreadable rows are zero anyway."""
+    total = np.zeros(descriptors.shape[1])
+    for start in range(0, len(descriptors), SUM_ROWS):
+        block = descriptors[start:start + SUM_ROWS]
+        gone = skip[start:start + SUM_ROWS]
+        if gone.any():
+            block = block[~gone]
+        total += np.add.reduce(block, axis=0, dtype=np.float32)
+    return total
+
+
+def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: np.ndarray) -> np.ndarray:
+    """Return the mean cosine of each component over the public queries and the gallery: S_l / (Q n), (L,) float64."""
+    no_query, no_row = excluded_rows(queries), excluded_rows(gallery)
+    used = public & ~no_query
+    n_pairs = max(1, int(used.sum())) * max(1, int((~no_row).sum()))
+    return np.array([
+        float(descriptor_sum(q.descriptors, ~used) @ descriptor_sum(g.descriptors, no_row)) / n_pairs
+        for q, g in zip(queries, gallery)])
+
+
+def make_combination(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
+                     relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str, folder: Path | None, *,
+                     progress: bool = False, say: Callable[[str], None] = lambda text: None) -> Combination:
+    """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
+
+    queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries whose
+    similarities make S (no label enters). `say` is told when the region prunes badly.
+    """
+    begun = time.perf_counter()
+    key = _digest(components, queries, gallery, relevant, public, k, region)
+    path = None if folder is None else Path(folder) / f"{key}.npz"
+    kept = _load(path)
+    chains = region_chains([component.chain for component in components], region)
+    names = [component.name for component in components]
+    if kept is None:
+        mean_similarity = mean_similarities(queries, gallery, public)
+        corners = vertices(layer_sums(mean_similarity, region), chains, names)
+        candidates = _candidates(queries, gallery, corners, k, relevant, progress)
+        _save(path, mean_similarity, candidates)
+    else:
+        mean_similarity, candidates = kept
+        corners = vertices(layer_sums(mean_similarity, region), chains, names)
+    sums = layer_sums(mean_similarity, region)
+    seconds = time.perf_counter() - begun
+    if candidates is not None:
+        scene = make_scene(candidates, relevant, k)
+        return Combination(tuple(components), mean_similarity, sums, chains, corners, scene, None, seconds,
+                           candidates.mean_count)
+
+    def stream(weights: np.ndarray) -> np.ndarray:
+        found, _ = search([q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k,
+                          excluded=excluded_rows(gallery))
+        hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
+        return hits_precision(hits, np.array([len(rows) for rows in relevant]))
+
+    begun = time.perf_counter()
+    stream(np.full(len(components), 1.0 / len(components)))
+    say(f"the region prunes badly here ({len(components)} components, {region}): each trial recombines the full lists, "
+        f"about {time.perf_counter() - begun:.2f} s a trial")
+    return Combination(tuple(components), mean_similarity, sums, chains, corners, None, stream, seconds,
+                       float(len(gallery[0].ids)))
+
+
+def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.ndarray, k: int,
+                relevant: Sequence[np.ndarray], progress: bool) -> Candidates | None:
+    """One pass over the gallery; None where the region prunes badly."""
+    from tqdm import tqdm
+
+    query_arrays = [np.ascontiguousarray(dump.descriptors) for dump in queries]
+    arrays = [dump.descriptors for dump in gallery]
+
+    def canonical(number: int, rows: np.ndarray) -> np.ndarray:
+        return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1)
+
+    bound = max(float(margin(array.shape[1])) for array in arrays)
+    n_rows = len(gallery[0].ids)
+    block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(query_arrays[0]))), 256, 8192))
+    with tqdm(total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False) as bar:
+        def blocks():
+            for start, layers in similarity_blocks(query_arrays, arrays, block_rows):
+                yield start, layers
+                bar.update(layers[0].shape[1])
+
+        try:
+            return find_candidates(blocks(), canonical, corners, k, n_queries=len(query_arrays[0]),
+                                   similarity_margin=bound, excluded=excluded_rows(gallery), always=relevant,
+                                   limit=min(CANDIDATE_LIMIT, max(1000, n_rows // 4)))
+        except PrunesBadly:
+            return None
+
+
+def _digest(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
+            relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str) -> str:
+    described = {
+        "format": FORMAT, "k": k, "region": region, "public": np.flatnonzero(public).tolist(),
+        "components": [[component.name, component.chain] for component in components],
+        "dumps": [_identity(dump) for dump in [*queries, *gallery]],
+        "relevant": [np.asarray(rows).tolist() for rows in relevant],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _identity(dump: Dump) -> str:
+    """The digest of a dump's JSON sidecar, which names its recipe, its rows and the unreadable ones."""
+    path = Path(dump.path)
+    sidecar = path.with_suffix(".json")
+    text = sidecar.read_bytes() if sidecar.is_file() else repr((str(path), dump.descriptors.shape)).encode()
+    return hashlib.sha256(text + str(path.stat().st_mtime_ns).encode()).hexdigest()
+
+
+def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates | None) -> None:
+    if path is None:
+        return
+    arrays = {"mean_similarity": mean_similarity}
+    if candidates is not None:
+        arrays["counts"] = np.array([len(rows) for rows in candidates.rows], dtype=np.int64)
+        arrays["rows"] = np.concatenate(candidates.rows)
+        arrays["similarities"] = np.concatenate(candidates.similarities)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    atomic.write_bytes(path, stream.getvalue())
+
+
+def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        if "counts" not in arrays:
+            return arrays["mean_similarity"], None
+        ends = np.cumsum(arrays["counts"])[:-1]
+        return arrays["mean_similarity"], Candidates(tuple(np.split(arrays["rows"], ends)),
+                                                     tuple(np.split(arrays["similarities"], ends)))
+    except (OSError, ValueError, KeyError):
+        return None  # a damaged file is made anew; it holds nothing but what can be made again
+
+
