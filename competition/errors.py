@@ -19,7 +19,7 @@ class ConfigurationError(Top7Error):
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
-    """Return "did you mean 'x'? known: a, b, c" for an unknown `name`, without the question if none is near."""
+    """Return "did you mean 'x'? known: a, b, c" for an unknown `name`; no question if none is near."""
     names = [str(item) for item in known]
     lowered = {item.lower(): item for item in names}
     close = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)

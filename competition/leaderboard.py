@@ -30,8 +30,9 @@ REQUIRED = ("file", "sha256", "split", "maps")
 class Row:
     """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
-    What is unknown is None. public, private: by the first convention, on the queries the study saw and on those it did not; moved:
-    places won (positive) or lost from the public to the private ranking of the rows that have both.
+    What is unknown is None. public, private: by the first convention, on the queries the study saw and on
+    those it did not; moved: places won (positive) or lost from the public to the private ranking of the rows
+    that have both.
     """
 
     file: str

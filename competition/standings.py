@@ -84,8 +84,8 @@ def _published_table(name: str) -> str:
     head = ["year", "published by", "MAP@7", "queries", "remark"]
     body = [[str(row.year), row.team, _figure(row.map7), row.split, row.note] for row in PUBLISHED[name]]
     return (
-        f"Published scores, {name} (other queries than those above: not comparable; which convention of MAP@7 "
-        "was used is not stated; the paper's figures contradict each other, all are shown)\n"
+        f"Published scores, {name} (other queries than those above: not comparable; which convention of "
+        "MAP@7 was used is not stated; the paper's figures contradict each other, all are shown)\n"
         + table([head, *body], left=(1, 3, 4))
     )
 

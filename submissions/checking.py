@@ -83,7 +83,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of every line that has fields; adds the faults of encoding, line ends, delimiters."""
+    """(line number, fields) of every line that has fields; adds faults of encoding, line ends, delimiters."""
     if not data.removeprefix(BOM).strip():
         faults.append(Fault(1, "the file is empty: expected a line a query"))
         return []

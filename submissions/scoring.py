@@ -51,7 +51,7 @@ class Score:
 def read_submission(
     path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int = 7
 ) -> Check:
-    """Read a submission without fault (see `check_submission`); Top7Error naming the first where it has one."""
+    """Read a submission without fault (see `check_submission`); Top7Error naming the first otherwise."""
     check = check_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
     if check.faults:
         count = f"{len(check.faults)} fault" + "s" * (len(check.faults) > 1)

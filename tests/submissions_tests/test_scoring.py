@@ -1,0 +1,75 @@
+"""Scores of submission files: by hand, both conventions, and which files are refused."""
+
+import re
+
+import numpy as np
+import pytest
+
+from competition.errors import Top7Error
+from competition.images import list_images
+from competition.labels import read_labels, relevant_rows
+from competition.leaderboard import file_digest
+from competition.metrics import mean_average_precision
+from submissions.scoring import read_submission, score_submission
+from submissions.writing import write_submission
+
+GALLERY = [f"g{row}" for row in range(10)]
+SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2"]}
+
+
+def files(folder, labels="v1,g1\nv2,g0,g9\n"):
+    (folder / "s.csv").write_text("v2,g0,g1,g2,g3,g4,g5,g6\nv1,g0,g1,g2,g3,g4,g5,g6\n")
+    (folder / "val.csv").write_text(labels)
+    return folder / "s.csv", folder / "val.csv"
+
+
+def test_by_hand(tmp_path):
+    path, labels = files(tmp_path)
+    score = score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    assert score.maps == {"min(m,k)": (1 / 2 + 1 / 2) / 2, "hits": (1 / 2 + 1) / 2}
+    assert score.average_precisions["hits"].tolist() == [1 / 2, 1]  # in the order of the split
+    assert list(score.labels) == ["v1", "v2"] and score.n_unlabelled == 0
+    assert (score.split, score.top_k, score.sha256) == ("validation", 7, file_digest(path))
+    assert score.mean("hits", np.array([False, True])) == 1
+    with pytest.raises(Top7Error, match="MAP@7 of no query at all: expected at least one labelled query$"):
+        score.mean("hits", np.array([False, False]))
+
+
+def test_labels_of_some_queries(tmp_path):
+    path, labels = files(tmp_path, "query,gallery\nv2,g0,g9\n")
+    score = score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    assert score.maps == {"min(m,k)": 1 / 2, "hits": 1} and score.n_unlabelled == 1
+
+
+def test_refused(tmp_path):
+    path, labels = files(tmp_path, "t1,g0\n")
+    with pytest.raises(
+        Top7Error, match="val.csv: line 1: unknown query 't1': expected one of the 2 query ids"
+    ):
+        score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    path.write_text("v2,g0,g1,g2,g3,g4,g5,g6\n")
+    message = f"{path}: 1 fault, the first on line 2: query 'v1' of validation is missing: add its line; "
+    with pytest.raises(
+        Top7Error, match="^" + re.escape(f"{message}./run.sh check {path} lists them all") + "$"
+    ):
+        score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    path.write_text("v2,g0\nv2,g0\n")
+    with pytest.raises(
+        Top7Error, match="s.csv: 4 faults, the first on line 1: 1 gallery ids: expected 7; ./run.sh check"
+    ):
+        read_submission(path, splits=SPLITS, gallery_ids=GALLERY)
+
+
+def test_grocery_submission_scores_as_its_ranks(tmp_path, shared):
+    gallery, queries = (list_images(shared / "grocery" / name).ids for name in ("gallery", "val"))
+    labels_path = shared / "grocery" / "val.csv"
+    relevant = relevant_rows(read_labels(labels_path, query_ids=queries, gallery_ids=gallery), gallery)
+    rng = np.random.default_rng(0)
+    ranks = np.array(
+        [rng.permutation(np.append(rows[:3], rng.permutation(567)[:20]))[:7] for rows in relevant]
+    )
+    ranks = np.array([list(dict.fromkeys([*row, *range(14)]))[:7] for row in ranks.tolist()])
+    path = write_submission(tmp_path / "s.csv", queries, ranks, gallery)
+    score = score_submission(path, labels_path, splits={"validation": queries}, gallery_ids=gallery)
+    for convention, value in score.maps.items():
+        assert value == mean_average_precision(ranks, relevant, 7, convention) > 0

@@ -1,0 +1,81 @@
+"""Submissions as written: exact bytes, and nothing on disk where the ranks are not good."""
+
+import re
+
+import numpy as np
+import pytest
+
+from competition.errors import Top7Error
+from submissions.checking import check_submission
+from submissions.writing import write_submission
+
+GALLERY = tuple(f"g{row}" for row in range(9))
+
+
+def test_bytes(tmp_path):
+    ranks = np.array([[8, 0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7, -1]])
+    path = write_submission(tmp_path / "new" / "s.csv", ["v2", "vä"], ranks, GALLERY)
+    assert path.read_bytes() == "v2,g8,g0,g1,g2,g3,g4,g5\nvä,g1,g2,g3,g4,g5,g6,g7\n".encode()
+    assert [entry.name for entry in path.parent.iterdir()] == ["s.csv"]
+    check = check_submission(path, splits={"test": ["vä", "v2"]}, gallery_ids=GALLERY)
+    assert check.faults == () and check.split == "test"
+
+
+def test_other_top_k(tmp_path):
+    path = write_submission(
+        tmp_path / "s.csv", ["v"], np.array([[3, 1, 2]], dtype=np.int32), GALLERY, top_k=2
+    )
+    assert path.read_text() == "v,g3,g1\n"
+
+
+GOOD = [[0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    "queries, ranks, message",
+    [
+        (["a", "a"], GOOD, "query 'a' stands twice: expected each query once"),
+        ([], np.zeros((0, 7), dtype=int), "no query to answer: expected at least one"),
+        (
+            ["a", "b"],
+            [GOOD[0], [1, 2, 3, 4, 5, -1, -1]],
+            "query 'b' has 5 answers: expected 7; the gallery needs at least 7 readable images",
+        ),
+        (
+            ["a", "b"],
+            [GOOD[0], [1, 2, 3, 4, 5, 6, 9]],
+            "query 'b' is answered by gallery row 9: expected a row below 9; the ranks belong to another gallery",
+        ),
+        (
+            ["a", "b"],
+            [[0, 1, 2, 3, 4, 5, 0], GOOD[1]],
+            "query 'a' is answered by one gallery image twice: expected 7 distinct images",
+        ),
+        (
+            ["a"],
+            GOOD,
+            "ranks of shape (2, 7) and type int64: expected integers, 1 queries by at least 7 gallery rows",
+        ),
+        (
+            ["a"],
+            [[1, 2, 3]],
+            "ranks of shape (1, 3) and type int64: expected integers, 1 queries by at least 7 gallery rows",
+        ),
+        (
+            ["a"],
+            [[0.0] * 7],
+            "ranks of shape (1, 7) and type float64: expected integers, 1 queries by at least 7 gallery rows",
+        ),
+    ],
+)
+def test_refused_before_writing(tmp_path, queries, ranks, message):
+    path = tmp_path / "s.csv"
+    path.write_text("old\n")
+    with pytest.raises(Top7Error, match="^" + re.escape(f"{path}: {message}") + "$"):
+        write_submission(path, queries, np.array(ranks), GALLERY)
+    assert path.read_text() == "old\n" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_folder_in_the_way(tmp_path):
+    with pytest.raises(Top7Error, match=": is a folder: expected the name of the CSV file to write$"):
+        write_submission(tmp_path, ["a"], np.array(GOOD[:1]), GALLERY)
