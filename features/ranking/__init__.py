@@ -1,0 +1,1 @@
+"""From descriptors to ranked lists: measures, expansion, re-ranking and the steps a recipe names."""

@@ -1,0 +1,56 @@
+"""Rows that are computed from other rows when they are read, so that no gallery is ever held twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from features.similarity import forget
+
+
+class RowView:
+    """A (n, dimension) float64 matrix whose rows are `function` of the same rows of its sources.
+
+    sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension) float64, which
+    has to treat every row alone, so that its bits do not depend on the block. Reads like an array by slice or by row
+    numbers, which is all that `features.search` asks of a gallery.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, sources: Sequence[np.ndarray], function: Callable[[list[np.ndarray]], np.ndarray],
+                 dimension: int):
+        self.sources, self.function = list(sources), function
+        self.shape = (len(self.sources[0]), dimension)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        blocks = [source[index] for source in self.sources]
+        rows = self.function(blocks)
+        for block in blocks:
+            forget(block)
+        return rows
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+
+def float64_rows(rows: np.ndarray) -> np.ndarray:
+    """Return a new C-contiguous float64 copy of rows (m, D): sums along its last axis then depend on the row alone."""
+    return np.array(rows, dtype=np.float64, order="C")
+
+
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """Return the Euclidean norms (m,) float64 of rows (m, D), each from its own row's additions alone."""
+    rows = float64_rows(rows)
+    return np.sqrt(np.add.reduce(np.square(rows, out=rows), axis=-1))
+
+
+def normalised(rows: np.ndarray) -> np.ndarray:
+    """Return rows (m, D) divided by their norms, float64; zero rows stay zero."""
+    norms = row_norms(rows)
+    return float64_rows(rows) / np.where(norms > 0, norms, 1.0)[:, None]
