@@ -34,6 +34,8 @@ def test_accepted(tmp_path, data):
 
 
 MISSING = "query {!r} of test is missing: add its line"
+OTHER_SPLIT = "query 'v1' is of validation, while most lines answer test: expected the queries of one split"
+CARRIAGE = "a carriage return inside the line: expected lines ending in \\n, save with Unix line ends"
 HEADER = "a header line ({!r}): remove it, line 1 is the first query"
 
 
@@ -46,12 +48,7 @@ HEADER = "a header line ({!r}): remove it, line 1 is the first query"
         (GOOD + [f"t4{ANSWER}"], [(4, "unknown query 't4': expected a query id of test")]),
         (
             GOOD + [f"v1{ANSWER}"],
-            [
-                (
-                    4,
-                    "query 'v1' is of validation, while most lines answer test: expected the queries of one split",
-                )
-            ],
+            [(4, OTHER_SPLIT)],
         ),
         (
             [GOOD[0], GOOD[1], f" t3{ANSWER}"],
@@ -117,12 +114,7 @@ HEADER = "a header line ({!r}): remove it, line 1 is the first query"
         ),
         (
             "\r".join(GOOD),
-            [
-                (
-                    1,
-                    "a carriage return inside the line: expected lines ending in \\n, save with Unix line ends",
-                )
-            ],
+            [(1, CARRIAGE)],
         ),
         ("", [(1, "the file is empty: expected a line a query")]),
         ("\ufeff\n \n", [(1, "the file is empty: expected a line a query")]),
@@ -140,10 +132,7 @@ HEADER = "a header line ({!r}): remove it, line 1 is the first query"
         (
             [f"v1{ANSWER}", "x,y", *GOOD],
             [
-                (
-                    1,
-                    "query 'v1' is of validation, while most lines answer test: expected the queries of one split",
-                ),
+                (1, OTHER_SPLIT),
                 (2, "unknown query 'x': expected a query id of test"),
                 (2, "1 gallery ids: expected 7"),
                 (2, "unknown gallery id 'y': expected one of the 10 gallery ids"),

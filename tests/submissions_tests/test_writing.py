@@ -44,7 +44,8 @@ GOOD = [[0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]]
         (
             ["a", "b"],
             [GOOD[0], [1, 2, 3, 4, 5, 6, 9]],
-            "query 'b' is answered by gallery row 9: expected a row below 9; the ranks belong to another gallery",
+            "query 'b' is answered by gallery row 9: expected a row below 9; "
+            "the ranks belong to another gallery",
         ),
         (
             ["a", "b"],
