@@ -61,13 +61,17 @@ def _local_table(rows: Sequence[Row]) -> str:
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
     remarks = []
-    if any(row.moved is not None for row in rows):
-        moved = [abs(row.moved) for row in rows if row.moved is not None]
-        remarks.append(
-            f"public, private: MAP {CONVENTIONS[0]} on the labelled queries that the study saw and on those "
-            f"it did not; moved: places from the one ranking to the other, {sum(moved) / len(moved):.2f} on "
-            f"average over {len(moved)} submissions."
+    if any(row.public is not None or row.private is not None for row in rows):
+        remark = (
+            f"public, private: MAP {CONVENTIONS[0]} on the labelled queries the study saw, and did not see"
         )
+        moved = [abs(row.moved) for row in rows if row.moved is not None]
+        if moved:
+            remark += (
+                f"; moved: places from one ranking to the other, {sum(moved) / len(moved):.2f} on average "
+                f"over {len(moved)} submissions"
+            )
+        remarks.append(f"{remark}.")
     if any(row.official is not None for row in rows):
         pairs, correlation = official_correlation(rows)
         if correlation is not None:
@@ -76,13 +80,15 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
             said = f"needs 3 submissions with both scores, there are {pairs}"
         else:
             said = "not defined, since one of the two scores is the same for all submissions"
-        remarks.append(f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official scores: {said}.")
+        remarks.append(
+            f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official (as judged) scores: {said}."
+        )
     return remarks
 
 
 def _published_table(name: str) -> str:
     head = ["year", "published by", "MAP@7", "queries", "remark"]
-    body = [[str(row.year), row.team, _figure(row.map7), row.split, row.note] for row in PUBLISHED[name]]
+    body = [[str(row.year), row.team, str(row.map7), row.split, row.note] for row in PUBLISHED[name]]
     return (
         f"Published scores, {name} (other queries than those above: not comparable; which convention of "
         "MAP@7 was used is not stated; the paper's figures contradict each other, all are shown)\n"

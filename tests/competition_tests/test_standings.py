@@ -33,7 +33,7 @@ def test_columns():
         "-",
     ]
     assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "0.1250"]
-    assert "moved: places from the one ranking to the other, 1.00 on average over 1 submissions" in text
+    assert "moved: places from one ranking to the other, 1.00 on average over 1 submissions" in text
     assert "Published" not in text and text.endswith("\n")
 
 
@@ -47,9 +47,12 @@ def test_columns():
 )
 def test_correlation(locals_, officials, said):
     rows = [
-        row(f"{i}", local, official=official) for i, (local, official) in enumerate(zip(locals_, officials))
+        row(f"{i}", local, official=official)
+        for i, (local, official) in enumerate(zip(locals_, officials, strict=True))
     ]
-    assert f"Spearman rank correlation of local (min(m,k)) and official scores: {said}" in render(rows)
+    assert f"Spearman rank correlation of local (min(m,k)) and official (as judged) scores: {said}" in render(
+        rows
+    )
     assert "Spearman" not in render([row("a", 0.1)])
 
 
@@ -60,7 +63,7 @@ def test_published_block_only_where_configured():
     block = text.split("\n\n")[1]
     assert block.startswith("Published scores, perfect500k (other queries than those above: not comparable; ")
     for figure in (0.578, 0.291, 0.271, 0.252, 0.229, 0.4086, 0.4072, 0.208, 0.267, 0.419, 0.388, 0.439):
-        assert f"{figure:.4f}" in block
+        assert f" {figure}  " in block
     assert len(block.splitlines()) == 2 + len(PUBLISHED["perfect500k"])
     with pytest.raises(
         ConfigurationError, match="no published scores of 'perfect'; did you mean 'perfect500k'?"
