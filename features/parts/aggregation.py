@@ -1,0 +1,67 @@
+"""Part-based weighting aggregation (PWA): maps -> one block of C values for each part detector.
+
+Xu et al., AAAI 2018. w_n = (v_n / (sum v_n^alpha)^(1/alpha))^(1/beta) for the map v_n of detector n, and
+psi_n = sum over positions of w_n f: a product (N x P) (P x C) an image, P = H * W.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from competition.errors import Top7Error
+
+
+def part_weights(
+    maps: Tensor, detectors: Tensor, *, alpha: float = 2.0, beta: float = 2.0, root: bool = True
+) -> Tensor:
+    """Return the weight maps (B, N, P) float32 of `detectors` (N,) int64; a detector that is zero everywhere gives 0.
+
+    maps: (B, C, H, W) float32 without negative values. root=False leaves out the exponent 1/alpha, as eq. 2 prints.
+    """
+    maps = maps[:, detectors].flatten(2)
+    totals = torch.linalg.vector_norm(maps, ord=alpha, dim=2, keepdim=True)
+    if not root:
+        totals = totals.pow(alpha)
+    shares = maps / torch.where(totals > 0, totals, 1)
+    return shares.sqrt() if beta == 2 else shares.pow(1 / beta)
+
+
+def aggregate(maps: Tensor, weights: Tensor) -> Tensor:
+    """Return psi (B, N, C) float32, not normalised, of maps (B, C, H, W) and weights (B, N, P): eq. 1.
+
+    Image by image, with each map where it lies (contiguous or channels-last): the batch changes no bit.
+    """
+    if not (maps.is_contiguous() or maps.is_contiguous(memory_format=torch.channels_last)):
+        maps = maps.contiguous()
+    psi = maps.new_empty(len(maps), weights.shape[1], maps.shape[1])
+    for image, weight, row in zip(maps, weights, psi, strict=True):
+        if image.is_contiguous():
+            positions = image.flatten(1).t()
+        else:
+            positions = image.permute(1, 2, 0).flatten(0, 1)
+        torch.mm(_aligned(weight), _aligned(positions), out=row)
+    return psi
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    # matrix products round by address: an image must lie as it would alone
+    return matrix if matrix.data_ptr() % 64 == 0 else matrix.clone()
+
+
+def check_maps(maps: Tensor, ids: tuple[str, ...] = ()) -> None:
+    """Raise Top7Error naming the image whose map holds NaN, infinity or a negative value; ids: one an image."""
+    flat = maps.flatten(1)
+    lowest, highest = flat.amin(1), flat.amax(1)
+    bad = ~(torch.isfinite(lowest) & torch.isfinite(highest)) | (lowest < 0)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        image = f"image {ids[row]}" if row < len(ids) else f"image {row} of the batch"
+        if torch.isfinite(lowest[row]) and torch.isfinite(highest[row]):
+            raise Top7Error(
+                f"{image}: its map holds negative values (down to {lowest[row].item():.4g}), which part detectors"
+                " cannot take: clamp the maps at zero, or choose a layer after a ReLU"
+            )
+        raise Top7Error(
+            f"{image}: its map holds NaN or infinity: recompute it in float32, or treat the image as unreadable"
+        )

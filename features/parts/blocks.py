@@ -1,0 +1,132 @@
+"""The training sample's detector blocks on disk: half-precision .npy files read block by block.
+
+A file `blocks-<first>-<end>.npy` holds the detectors of these places in the order, (end - first, n, C) float16, C in
+the layer's own channel order. Each image is divided by a power of two of its own (`scales.npy`; it brings the largest
+value of the first file to 2^11 … 2^12, so that later files keep within 65,504), which no later step sees: everything is
+divided by the image's norms. A power of two leaves the rounding as it is, whatever detectors the first file holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from competition.atomic import sync_folder
+from competition.errors import Top7Error
+
+
+def block_files(folder: Path) -> list[tuple[int, int, Path]]:
+    """Return the complete block files (first, end, path) in order; they follow each other from 0."""
+    found = []
+    for path in folder.glob("blocks-*-*.npy"):
+        first, end = path.stem.split("-")[1:]
+        found.append((int(first), int(end), path))
+    found.sort()
+    upto, chain = 0, []
+    for first, end, path in found:
+        if first == upto:
+            chain.append((first, end, path))
+            upto = end
+    return chain
+
+
+def open_blocks(folder: Path) -> list[np.ndarray]:
+    """Open the block files as memmaps (g, n, C) float16; Top7Error for a damaged one."""
+    opened = []
+    for first, end, path in block_files(folder):
+        try:
+            blocks = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise Top7Error(
+                f"{path}: cannot be read ({error}); delete it, and the blocks are computed anew"
+            ) from None
+        if blocks.dtype != np.float16 or blocks.ndim != 3 or len(blocks) != end - first:
+            raise Top7Error(
+                f"{path}: {blocks.dtype} {blocks.shape}, expected float16 ({end - first}, images, channels);"
+                " delete it, and the blocks are computed anew"
+            )
+        opened.append(blocks)
+    return opened
+
+
+def write_blocks(
+    folder: Path,
+    first: int,
+    end: int,
+    n: int,
+    channels: int,
+    psi: Callable[[], Iterable[Tensor]],
+    *,
+    what: str = "part detectors",
+) -> Path:
+    """Write detectors [first, end) of the sample from batches psi (B, end - first, C) float32, n images in total.
+
+    Raises Top7Error when the disk is too small, or the batches hold another number of images than n.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    needed_bytes = (end - first) * n * channels * 2
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise Top7Error(
+            f"{folder}: the sample of {what} needs {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free:"
+            " make room, or lower training_images or counts"
+        )
+    path = folder / f"blocks-{first:05d}-{end:05d}.npy"
+    partial = path.with_name(path.name + ".partial")
+    scales_path = folder / "scales.npy"
+    scales = np.load(scales_path, allow_pickle=False) if first else np.ones(n, dtype=np.float32)
+    try:
+        blocks = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.float16, shape=(end - first, n, channels)
+        )
+        row = 0
+        for batch in psi():
+            rows = slice(row, row + len(batch))
+            row += len(batch)
+            if row > n:
+                break
+            if not first:
+                largest = batch.flatten(1).amax(1).cpu().numpy()
+                scales[rows] = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1))) - 11)
+            scaled = batch.cpu() / torch.from_numpy(scales[rows])[:, None, None]
+            blocks[:, rows] = scaled.clamp_(max=65504).half().transpose(0, 1).numpy()
+        if row != n:
+            raise Top7Error(f"{what}: the training sample changed between two passes: {n} images, then {row}")
+        blocks.flush()
+        del blocks
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        if not first:
+            np.save(scales_path, scales, allow_pickle=False)
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise Top7Error(
+                f"{partial}: the disk is full; make room and run the same command again"
+            ) from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(folder)
+    return path
+
+
+def chunks(
+    opened: list[np.ndarray], first: int, end: int, *, most_bytes: int = 2**25
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (place of the first detector, (g, n, C) float16) over places [first, end), a few detectors at a time."""
+    upto = 0
+    for blocks in opened:
+        step = max(1, most_bytes // (4 * max(1, blocks[0].size)))
+        for start in range(0, len(blocks), step):
+            a, b = max(start, first - upto), min(start + step, len(blocks), end - upto)
+            if a < b:
+                yield upto + a, torch.from_numpy(np.array(blocks[a:b]))
+        upto += len(blocks)

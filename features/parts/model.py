@@ -1,0 +1,318 @@
+"""Part detectors learnt from a training sample, kept on disk piece by piece, and applied to new maps.
+
+Under <folder>/<name>-<digest>/: order.json (the detectors, best first), blocks-*.npy (the sample), and for each
+count one .safetensors file with its components. Each is computed only if it is missing, so that a count asked for
+later costs what only that count needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from competition.atomic import write_bytes
+from competition.configuration import Parts
+from competition.errors import ConfigurationError, Top7Error, nearest
+from features.parts import blocks as sample_blocks
+from features.parts import selection
+from features.parts.aggregation import aggregate, check_maps, part_weights
+from features.parts.projection import IMAGES_A_PRODUCT, Projector, cumulative_grams, solve
+from features.whitening import column_scales, ledoit_wolf
+
+FORMS = ("NxC", "NxN")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A reading of the paper. root: the exponent 1/alpha in eq. 2; centred: the mean is subtracted before eq. 4;
+    power: of the exponent (2: eigenvalues in place of singular values); shrunk: Ledoit-Wolf before whitening."""
+
+    root: bool = True
+    centred: bool = True
+    power: float = 1.0
+    shrunk: bool = False
+
+
+# the last L2, which eq. 4 lacks, is in all of them: dumps are unit rows and scores are cosines
+VARIANTS = {
+    "default": Variant(),
+    "printed-weights": Variant(root=False),
+    "uncentred": Variant(centred=False),
+    "eigenvalues": Variant(power=2.0),
+    "printed": Variant(root=False, centred=False),
+    "ledoit-wolf": Variant(shrunk=True),
+}
+
+
+def check_parts(parts: Parts, where: str) -> None:
+    """Raise ConfigurationError for an unknown form or variant; `where` names the table."""
+    if parts.form not in FORMS:
+        raise ConfigurationError(f"{where}: unknown form {parts.form!r}: {nearest(parts.form, FORMS)}")
+    if parts.variant not in VARIANTS:
+        raise ConfigurationError(
+            f"{where}: unknown variant {parts.variant!r}: {nearest(parts.variant, VARIANTS)}"
+        )
+    if parts.selection not in selection.SELECTIONS and not Path(parts.selection).is_file():
+        raise ConfigurationError(
+            f"{where}: selection {parts.selection!r} is neither of {', '.join(selection.SELECTIONS)} nor the file of an"
+            " order"
+        )
+
+
+def sample_rows(parts: Parts, n_images: int, readable: np.ndarray) -> np.ndarray:
+    """Return the sorted int64 rows of the training sample among `n_images`, (n_images,) bool of them readable."""
+    return selection.sample_rows(n_images, parts.training_images, parts.seed, readable)
+
+
+def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Path:
+    """Return where the model lies: its digest covers what order and sample depend on, not counts or dimensions."""
+    chosen = parts.selection
+    if chosen not in selection.SELECTIONS:
+        chosen = selection.read_order(Path(chosen))
+    key = {
+        "provenance": provenance,
+        "selection": chosen,
+        "seed": parts.seed if chosen == "random" else None,
+        "alpha": parts.alpha,
+        "beta": parts.beta,
+        "root": VARIANTS[parts.variant].root,
+        "format": 1,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.=-]', '_', name)}-{digest}"
+
+
+@dataclass(frozen=True)
+class PartModel:
+    """What was learnt; see `learn_parts`. eigenvalues: {count: (M,) float64} as whitening divides by their roots."""
+
+    parts: Parts
+    name: str
+    folder: Path
+    order: np.ndarray
+    n: int
+    components: dict[int, dict[str, np.ndarray]]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return tuple(sorted(self.components))
+
+    @property
+    def eigenvalues(self) -> dict[int, np.ndarray]:
+        return {count: entry["eigenvalues"] for count, entry in self.components.items()}
+
+    def scales(self, count: int, dim: int, exponent: float) -> np.ndarray:
+        """Return what the first `dim` columns of the projection for `count` are multiplied by, (dim,) float64."""
+        power = VARIANTS[self.parts.variant].power
+        return column_scales(self.eigenvalues[count], dim, exponent * power)
+
+    @property
+    def images_a_call(self) -> int:
+        """How many images `project_psi` takes at the cost of one: the sample is read once for so many."""
+        return IMAGES_A_PRODUCT
+
+    def aggregate(self, maps: Tensor, ids: Sequence[str] = ()) -> Tensor:
+        """maps (B, C, H, W) float32 -> psi (B, N, C) float32 of the largest count; any batch, the same bits.
+
+        Raises Top7Error for NaN, infinity or negative values, naming the image by `ids` (one an image).
+        """
+        check_maps(maps, tuple(ids))
+        return _psi(maps, self.parts, self._detectors(max(self.counts)))
+
+    def project_psi(self, psi: Tensor) -> dict[int, Tensor]:
+        """psi (B, N, C) -> {count: (B, M) float32} projections of the L2-normalised, centred psi, not whitened."""
+        return self._projector.project(psi)
+
+    def project(self, maps: Tensor, ids: Sequence[str] = ()) -> dict[int, Tensor]:
+        """maps (B, C, H, W) float32 -> {count: (B, M) float32}: `aggregate`, then `project_psi`."""
+        return self.project_psi(self.aggregate(maps, ids))
+
+    def _detectors(self, count: int) -> Tensor:
+        return torch.from_numpy(self.order[:count].copy())
+
+    @cached_property
+    def _projector(self) -> Projector:
+        opened = sample_blocks.open_blocks(self.folder)
+        components = {
+            count: (entry["coefficients"], entry["offset"]) for count, entry in self.components.items()
+        }
+        order = torch.from_numpy(self.order)
+        return Projector(components, self.parts.form, order, partial(sample_blocks.chunks, opened), self.n)
+
+
+def _psi(maps: Tensor, parts: Parts, detectors: Tensor) -> Tensor:
+    root = VARIANTS[parts.variant].root
+    weights = part_weights(maps, detectors.to(maps.device), alpha=parts.alpha, beta=parts.beta, root=root)
+    return aggregate(maps, weights)
+
+
+def learn_parts(
+    parts: Parts,
+    maps: Callable[[], Iterable[Tensor]],
+    folder: Path,
+    *,
+    name: str,
+    provenance: dict,
+    ids: Sequence[str] = (),
+) -> PartModel:
+    """Learn what `parts` asks for from the training sample, or open it where it is there already.
+
+    maps: called for each pass over the sample (two at first, one for detectors asked for later, none if all is
+    there); yields (B, C, H, W) float32 in one order, unreadable images left out; `ids` names the images in that order.
+    provenance: JSON values that identify the maps and the sample. Raises ConfigurationError for a count above the
+    channels and for dimensions beyond the sample's rank, Top7Error for a map with NaN.
+    """
+    where = f"parts of {name}"
+    check_parts(parts, where)
+    home = model_folder(parts, folder, name, provenance)
+    counts, most_dims = tuple(sorted(set(parts.counts))), max(parts.dims)
+    order, n = _order(parts, maps, home, where, provenance, ids)
+    selection.check_counts(counts, len(order[0]) if order[1] is None else order[1], where)
+    if most_dims > n:
+        raise _beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
+    channels = len(order[0])
+    held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
+    if held < counts[-1]:
+        detectors = torch.from_numpy(order[0][held : counts[-1]].copy())
+
+        def psi() -> Iterable[Tensor]:
+            return (
+                _psi(batch, parts, detectors) for batch in _checked(maps(), ids, n, f"{where}: aggregating")
+            )
+
+        sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
+    components = _components(parts, home, counts, most_dims, order[0], n, where)
+    return PartModel(parts, name, home, order[0], n, components)
+
+
+def _checked(
+    batches: Iterable[Tensor], ids: Sequence[str], n: int | None, description: str
+) -> Iterable[Tensor]:
+    row = 0
+    with tqdm(
+        total=n or len(ids) or None, desc=description, unit="image", file=sys.stderr, leave=False
+    ) as bar:
+        for batch in batches:
+            check_maps(batch, tuple(ids[row : row + len(batch)]))
+            row += len(batch)
+            bar.update(len(batch))
+            yield batch
+
+
+def _order(
+    parts: Parts,
+    maps: Callable[[], Iterable[Tensor]],
+    home: Path,
+    where: str,
+    provenance: dict,
+    ids: Sequence[str],
+) -> tuple[tuple[np.ndarray, int | None], int]:
+    """Return ((all channels, best first; how many were given or None), images of the sample)."""
+    path = home / "order.json"
+    if path.exists():
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
+    statistics = selection.SumVariance()
+    for batch in _checked(maps(), ids, None, f"{where}: channel variance"):
+        statistics.add(batch)
+    if not statistics.count:
+        raise Top7Error(f"{where}: the training sample holds no readable image")
+    variance = statistics.variance()
+    given = None
+    if parts.selection == "variance":
+        order = selection.by_variance(variance)
+    elif parts.selection == "random":
+        order = selection.at_random(len(variance), parts.seed)
+    else:
+        chosen = selection.read_order(Path(parts.selection))
+        order, given = selection.given(chosen, len(variance), str(parts.selection))
+    about = {
+        "name": where,
+        "selection": parts.selection,
+        "seed": parts.seed,
+        "images": statistics.count,
+        "given": given,
+        "provenance": provenance,
+    }
+    selection.write_order(path, order, variance, about)
+    return (order, given), statistics.count
+
+
+def _components(
+    parts: Parts, home: Path, counts: tuple[int, ...], dims: int, order: np.ndarray, n: int, where: str
+) -> dict[int, dict[str, np.ndarray]]:
+    centred = VARIANTS[parts.variant].centred
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for count in counts:
+        entry = _read_components(_components_path(home, count, parts.form, centred))
+        if entry is not None and (
+            dims <= len(entry["offset"]) or len(entry["offset"]) == len(entry["spectrum"])
+        ):
+            found[count] = entry
+    missing = tuple(count for count in counts if count not in found)
+    if missing:
+        opened = sample_blocks.open_blocks(home)
+        grams = cumulative_grams(
+            missing, parts.form, torch.from_numpy(order), partial(sample_blocks.chunks, opened), n
+        )
+        for count, products in tqdm(
+            grams, total=len(missing), desc=f"{where}: PCA", unit="count", file=sys.stderr, leave=False
+        ):
+            learnt = solve(products, centred=centred)
+            entry = {
+                "spectrum": learnt.eigenvalues,
+                "coefficients": np.ascontiguousarray(learnt.coefficients[:, :dims]),
+                "offset": np.ascontiguousarray(learnt.offset[:dims]),
+                "fourth_moment": np.array([learnt.fourth_moment]),
+            }
+            write_bytes(_components_path(home, count, parts.form, centred), save(entry))
+            found[count] = entry
+    return {count: _trimmed(found[count], parts, count, dims, n, where) for count in counts}
+
+
+def _trimmed(
+    entry: dict[str, np.ndarray], parts: Parts, count: int, dims: int, n: int, where: str
+) -> dict[str, np.ndarray]:
+    rank = len(entry["spectrum"])
+    if dims > rank:
+        raise _beyond_rank(where, dims, rank, f"{count} detectors and a sample of {n} images")
+    spectrum = entry["spectrum"]
+    if VARIANTS[parts.variant].shrunk:
+        spectrum = ledoit_wolf(spectrum, float(entry["fourth_moment"][0]), n)
+    return {
+        "eigenvalues": spectrum[:dims],
+        "coefficients": np.ascontiguousarray(entry["coefficients"][:, :dims]),
+        "offset": np.ascontiguousarray(entry["offset"][:dims]),
+    }
+
+
+def _beyond_rank(where: str, dims: int, rank: int, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{where}: dims holds {dims}, but {what} give {rank} dimensions: ask for at most {rank}, or raise training_images"
+    )
+
+
+def _components_path(home: Path, count: int, form: str, centred: bool) -> Path:
+    return home / f"components-N{count}-{form}{'' if centred else '-uncentred'}.safetensors"
+
+
+def _read_components(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise Top7Error(f"{path}: cannot be read ({error}); delete it, and it is computed anew") from None

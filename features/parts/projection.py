@@ -1,0 +1,127 @@
+"""Whitening learnt once for every detector count: cumulative Gram matrices, and cumulative products to project.
+
+With K_n = B_n B_n^T for the *unnormalised* block B_n (images x C) of detector n, the sample's Gram matrix for the first
+N detectors is sum_{n <= N} K_n, and its diagonal holds the squared norms that this N divides by. A new image's
+products with the sample add up in the same way. Blocks already divided by the norm of all detectors do not add up to
+anything of use (relative error 0.83 at N = 10 of 50).
+
+Products are float32, one detector at a time, their sums float64: what a count gets does not depend on which other
+counts are asked for (N x C form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.whitening import DualComponents, dual_components
+
+IMAGES_A_PRODUCT = 64  # every product has this many rows, padded: its rounding does not depend on the batch
+
+Chunks = Callable[[int, int], Iterator[tuple[int, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Detectors [first, end) with the channels at places [left, right) of the order; right None: all channels."""
+
+    first: int
+    end: int
+    left: int = 0
+    right: int | None = None
+
+
+def pieces(counts: tuple[int, ...], form: str) -> list[list[Piece]]:
+    """Return what each count (ascending) adds to the one before it.
+
+    NxC: the new detectors with all channels. NxN: the new detectors with the channels of all N, and the old detectors
+    with the new channels.
+    """
+    found, before = [], 0
+    for count in counts:
+        if form == "NxC":
+            found.append([Piece(before, count)])
+        else:
+            found.append(
+                [Piece(before, count, 0, count)] + ([Piece(0, before, before, count)] if before else [])
+            )
+        before = count
+    return found
+
+
+def _columns(values: Tensor, piece: Piece, order: Tensor) -> Tensor:
+    return values if piece.right is None else values[..., order[piece.left : piece.right].to(values.device)]
+
+
+def cumulative_grams(
+    counts: tuple[int, ...], form: str, order: Tensor, chunks: Chunks, n: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (count, (n, n) float64 products of the sample's unnormalised rows) for ascending counts.
+
+    The array is the running sum itself: use it before asking for the next.
+    """
+    total = torch.zeros(n, n, dtype=torch.float64)
+    for count, added in zip(counts, pieces(counts, form), strict=True):
+        for piece in added:
+            for _, halves in chunks(piece.first, piece.end):
+                for block in _columns(halves, piece, order).float():
+                    total += block @ block.T
+        yield count, total.numpy()
+
+
+def solve(products: np.ndarray, *, centred: bool) -> DualComponents:
+    """Return the components of one count from its cumulative products (n, n) float64."""
+    return dual_components(products.copy(), centred=centred)
+
+
+class Projector:
+    """Projects psi of new images on the components of every count, by their products with the sample.
+
+    components: {count: (coefficients (n, M) float64, offset (M,) float64)}; chunks: the sample's blocks, half precision.
+    """
+
+    def __init__(
+        self,
+        components: dict[int, tuple[np.ndarray, np.ndarray]],
+        form: str,
+        order: Tensor,
+        chunks: Chunks,
+        n: int,
+    ) -> None:
+        self.counts = tuple(sorted(components))
+        self.components = {
+            count: (torch.from_numpy(a), torch.from_numpy(b)) for count, (a, b) in components.items()
+        }
+        self.form, self.order, self.chunks, self.n = form, order, chunks, n
+
+    def project(self, psi: Tensor) -> dict[int, Tensor]:
+        """psi (B, N, C) float32 unnormalised -> {count: (B, M) float32}; an image whose psi is zero gets zeros."""
+        results = [self._project(part) for part in psi.split(IMAGES_A_PRODUCT)]
+        if not results:
+            return {count: psi.new_zeros(0, self.components[count][0].shape[1]) for count in self.counts}
+        return {count: torch.cat([result[count] for result in results]) for count in self.counts}
+
+    def _project(self, psi: Tensor) -> dict[int, Tensor]:
+        images = len(psi)
+        rows = psi.new_zeros(psi.shape[1], IMAGES_A_PRODUCT, psi.shape[2])
+        rows[:, :images] = psi.transpose(0, 1)
+        products = psi.new_zeros(IMAGES_A_PRODUCT, self.n, dtype=torch.float64)
+        squares = psi.new_zeros(IMAGES_A_PRODUCT, dtype=torch.float64)
+        found = {}
+        for count, added in zip(self.counts, pieces(self.counts, self.form), strict=True):
+            for piece in added:
+                for place, halves in self.chunks(piece.first, piece.end):
+                    blocks = _columns(halves.to(psi.device), piece, self.order).float()
+                    part = _columns(rows[place : place + len(blocks)], piece, self.order).contiguous()
+                    for product, block in zip(torch.bmm(part, blocks.transpose(1, 2)), part, strict=True):
+                        products += product
+                        squares += block.square().sum(1).double()
+            coefficients, offset = (array.to(psi.device) for array in self.components[count])
+            norms = squares.sqrt()[:, None]
+            projected = (products / torch.where(norms > 0, norms, 1)) @ coefficients - offset
+            found[count] = torch.where(norms > 0, projected, 0)[:images].float()
+        return found
