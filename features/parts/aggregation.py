@@ -6,6 +6,8 @@ psi_n = sum over positions of w_n f: a product (N x P) (P x C) an image, P = H *
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,19 +51,25 @@ def _aligned(matrix: Tensor) -> Tensor:
     return matrix if matrix.data_ptr() % 64 == 0 else matrix.clone()
 
 
-def check_maps(maps: Tensor, ids: tuple[str, ...] = ()) -> None:
-    """Raise Top7Error naming the image whose map holds NaN, infinity or a negative value; ids: one an image."""
+def check_maps(maps: Tensor, ids: Sequence[str] = (), *, finite: bool = True) -> None:
+    """Raise Top7Error naming the image (by ids, one an image) whose map holds a negative value, NaN or infinity.
+
+    finite=False: NaN and infinity pass.
+    """
     flat = maps.flatten(1)
     lowest, highest = flat.amin(1), flat.amax(1)
-    bad = ~(torch.isfinite(lowest) & torch.isfinite(highest)) | (lowest < 0)
+    infinite = ~(torch.isfinite(lowest) & torch.isfinite(highest))
+    bad = (lowest < 0) & ~infinite
+    if finite:
+        bad |= infinite
     if bad.any():
         row = int(bad.nonzero()[0])
         image = f"image {ids[row]}" if row < len(ids) else f"image {row} of the batch"
-        if torch.isfinite(lowest[row]) and torch.isfinite(highest[row]):
+        if infinite[row]:
             raise Top7Error(
-                f"{image}: its map holds negative values (down to {lowest[row].item():.4g}), which part detectors"
-                " cannot take: clamp the maps at zero, or choose a layer after a ReLU"
+                f"{image}: its map holds NaN or infinity: recompute it in float32, or treat the image as unreadable"
             )
         raise Top7Error(
-            f"{image}: its map holds NaN or infinity: recompute it in float32, or treat the image as unreadable"
+            f"{image}: its map holds negative values (down to {lowest[row].item():.4g}), which part detectors"
+            " cannot take: clamp the maps at zero, or choose a layer after a ReLU"
         )

@@ -9,6 +9,8 @@ divided by the image's norms. A power of two leaves the rounding as it is, whate
 from __future__ import annotations
 
 import errno
+import io
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from competition.atomic import sync_folder
+from competition.atomic import sync_folder, write_bytes
 from competition.errors import Top7Error
 
 
@@ -71,21 +73,19 @@ def write_blocks(
     Raises Top7Error when the disk is too small, or the batches hold another number of images than n.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    needed_bytes = (end - first) * n * channels * 2
-    free_bytes = shutil.disk_usage(folder).free
+    shape = (end - first, n, channels)
+    needed_bytes, free_bytes = 2 * math.prod(shape), shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise Top7Error(
             f"{folder}: the sample of {what} needs {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free:"
             " make room, or lower training_images or counts"
         )
     path = folder / f"blocks-{first:05d}-{end:05d}.npy"
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{path.name}.partial")
     scales_path = folder / "scales.npy"
     scales = np.load(scales_path, allow_pickle=False) if first else np.ones(n, dtype=np.float32)
     try:
-        blocks = np.lib.format.open_memmap(
-            partial, mode="w+", dtype=np.float16, shape=(end - first, n, channels)
-        )
+        blocks = reserve(partial, shape, "float16")
         row = 0
         for batch in psi():
             rows = slice(row, row + len(batch))
@@ -100,22 +100,33 @@ def write_blocks(
         if row != n:
             raise Top7Error(f"{what}: the training sample changed between two passes: {n} images, then {row}")
         blocks.flush()
-        del blocks
-        with open(partial, "rb") as stream:
-            os.fsync(stream.fileno())
         if not first:
-            np.save(scales_path, scales, allow_pickle=False)
+            stream = io.BytesIO()
+            np.save(stream, scales, allow_pickle=False)
+            write_bytes(scales_path, stream.getvalue())
         os.replace(partial, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise Top7Error(
-                f"{partial}: the disk is full; make room and run the same command again"
-            ) from None
-        raise
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
     return path
+
+
+def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
+    """Create a .npy file with all its bytes reserved, open for writing; Top7Error where the disk is full.
+
+    Without them a full disk would end the process at a write through the map.
+    """
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    try:
+        with open(path, "rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Top7Error(
+                f"{path}: the disk is full: make room there and run the same command again"
+            ) from None
+        raise
+    return matrix
 
 
 def chunks(

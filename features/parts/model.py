@@ -29,7 +29,7 @@ from competition.errors import ConfigurationError, Top7Error, nearest
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
-from features.parts.projection import IMAGES_A_PRODUCT, Projector, cumulative_grams, solve
+from features.parts.projection import IMAGES_A_PASS, Projector, cumulative_grams, solve
 from features.whitening import column_scales, ledoit_wolf
 
 FORMS = ("NxC", "NxN")
@@ -72,20 +72,25 @@ def check_parts(parts: Parts, where: str) -> None:
         )
 
 
-def sample_rows(parts: Parts, n_images: int, readable: np.ndarray) -> np.ndarray:
-    """Return the sorted int64 rows of the training sample among `n_images`, (n_images,) bool of them readable."""
+def sample_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
+    """Return the sorted int64 rows of the training sample among `n_images`; readable: (n_images,) bool, None: all."""
+    readable = np.ones(n_images, dtype=bool) if readable is None else readable
     return selection.sample_rows(n_images, parts.training_images, parts.seed, readable)
+
+
+def selection_key(parts: Parts) -> str | list[int]:
+    """Return what identifies the selection: its name, or the channels that the given file lists."""
+    if parts.selection in selection.SELECTIONS:
+        return parts.selection
+    return selection.read_order(Path(parts.selection))
 
 
 def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Path:
     """Return where the model lies: its digest covers what order and sample depend on, not counts or dimensions."""
-    chosen = parts.selection
-    if chosen not in selection.SELECTIONS:
-        chosen = selection.read_order(Path(chosen))
     key = {
         "provenance": provenance,
-        "selection": chosen,
-        "seed": parts.seed if chosen == "random" else None,
+        "selection": selection_key(parts),
+        "seed": parts.seed if parts.selection == "random" else None,
         "alpha": parts.alpha,
         "beta": parts.beta,
         "root": VARIANTS[parts.variant].root,
@@ -122,21 +127,27 @@ class PartModel:
     @property
     def images_a_call(self) -> int:
         """How many images `project_psi` takes at the cost of one: the sample is read once for so many."""
-        return IMAGES_A_PRODUCT
+        return IMAGES_A_PASS
 
-    def aggregate(self, maps: Tensor, ids: Sequence[str] = ()) -> Tensor:
+    def aggregate(self, maps: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """maps (B, C, H, W) float32 -> psi (B, N, C) float32 of the largest count; any batch, the same bits.
 
-        Raises Top7Error for NaN, infinity or negative values, naming the image by `ids` (one an image).
+        Raises Top7Error for negative values and, where `ids` (one an image) are given, for NaN and infinity, naming
+        the image; without ids these reach the image's own row as NaN.
         """
-        check_maps(maps, tuple(ids))
+        check_maps(maps, ids or (), finite=ids is not None)
         return _psi(maps, self.parts, self._detectors(max(self.counts)))
+
+    def only(self, counts: Iterable[int]) -> PartModel:
+        """Return the model of these counts alone: the others cost nothing, and no bit changes."""
+        components = {count: self.components[count] for count in sorted(set(counts))}
+        return PartModel(self.parts, self.name, self.folder, self.order, self.n, components)
 
     def project_psi(self, psi: Tensor) -> dict[int, Tensor]:
         """psi (B, N, C) -> {count: (B, M) float32} projections of the L2-normalised, centred psi, not whitened."""
         return self._projector.project(psi)
 
-    def project(self, maps: Tensor, ids: Sequence[str] = ()) -> dict[int, Tensor]:
+    def project(self, maps: Tensor, ids: Sequence[str] | None = None) -> dict[int, Tensor]:
         """maps (B, C, H, W) float32 -> {count: (B, M) float32}: `aggregate`, then `project_psi`."""
         return self.project_psi(self.aggregate(maps, ids))
 
@@ -206,7 +217,7 @@ def _checked(
         total=n or len(ids) or None, desc=description, unit="image", file=sys.stderr, leave=False
     ) as bar:
         for batch in batches:
-            check_maps(batch, tuple(ids[row : row + len(batch)]))
+            check_maps(batch, ids[row : row + len(batch)])
             row += len(batch)
             bar.update(len(batch))
             yield batch

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from features.whitening import DualComponents, dual_components
 
-IMAGES_A_PRODUCT = 64  # every product has this many rows, padded: its rounding does not depend on the batch
+ROWS_A_PRODUCT = 16  # every product has this many rows, padded: its rounding does not depend on the batch
+IMAGES_A_PASS = 64  # the sample is read once for so many images
 
 Chunks = Callable[[int, int], Iterator[tuple[int, Tensor]]]
 
@@ -99,29 +100,35 @@ class Projector:
         self.form, self.order, self.chunks, self.n = form, order, chunks, n
 
     def project(self, psi: Tensor) -> dict[int, Tensor]:
-        """psi (B, N, C) float32 unnormalised -> {count: (B, M) float32}; an image whose psi is zero gets zeros."""
-        results = [self._project(part) for part in psi.split(IMAGES_A_PRODUCT)]
-        if not results:
-            return {count: psi.new_zeros(0, self.components[count][0].shape[1]) for count in self.counts}
+        """psi (B, N, C) float32 unnormalised -> {count: (B, M) float32}; a zero psi gives zeros, NaN gives NaN."""
+        results = [self._project(part) for part in psi.split(IMAGES_A_PASS)]
         return {count: torch.cat([result[count] for result in results]) for count in self.counts}
 
     def _project(self, psi: Tensor) -> dict[int, Tensor]:
         images = len(psi)
-        rows = psi.new_zeros(psi.shape[1], IMAGES_A_PRODUCT, psi.shape[2])
+        groups = max(1, -(-images // ROWS_A_PRODUCT))
+        rows = psi.new_zeros(psi.shape[1], groups * ROWS_A_PRODUCT, psi.shape[2])
         rows[:, :images] = psi.transpose(0, 1)
-        products = psi.new_zeros(IMAGES_A_PRODUCT, self.n, dtype=torch.float64)
-        squares = psi.new_zeros(IMAGES_A_PRODUCT, dtype=torch.float64)
+        products = psi.new_zeros(groups * ROWS_A_PRODUCT, self.n, dtype=torch.float64)
+        squares = psi.new_zeros(groups * ROWS_A_PRODUCT, dtype=torch.float64)
         found = {}
         for count, added in zip(self.counts, pieces(self.counts, self.form), strict=True):
             for piece in added:
                 for place, halves in self.chunks(piece.first, piece.end):
-                    blocks = _columns(halves.to(psi.device), piece, self.order).float()
-                    part = _columns(rows[place : place + len(blocks)], piece, self.order).contiguous()
-                    for product, block in zip(torch.bmm(part, blocks.transpose(1, 2)), part, strict=True):
-                        products += product
+                    blocks = _columns(halves.to(psi.device), piece, self.order).float().transpose(1, 2)
+                    part = _columns(rows[place : place + len(halves)], piece, self.order)
+                    for group in range(groups):
+                        held = slice(group * ROWS_A_PRODUCT, (group + 1) * ROWS_A_PRODUCT)
+                        for product in torch.bmm(part[:, held].contiguous(), blocks):
+                            products[held] += product
+                    for block in part:
                         squares += block.square().sum(1).double()
-            coefficients, offset = (array.to(psi.device) for array in self.components[count])
             norms = squares.sqrt()[:, None]
-            projected = (products / torch.where(norms > 0, norms, 1)) @ coefficients - offset
-            found[count] = torch.where(norms > 0, projected, 0)[:images].float()
+            found[count] = self._combined(count, products, norms)[:images]
         return found
+
+    def _combined(self, count: int, products: Tensor, norms: Tensor) -> Tensor:
+        coefficients, offset = (array.to(products.device) for array in self.components[count])
+        cosines = products / torch.where(norms == 0, 1, norms)
+        projected = torch.cat([group @ coefficients for group in cosines.split(ROWS_A_PRODUCT)]) - offset
+        return torch.where(norms == 0, 0, projected).float()

@@ -42,8 +42,8 @@ class Sample:
         return iter(self.maps.split(self.size))
 
 
-def learn(parts, sample, folder, **named):
-    return learn_parts(parts, sample, folder, name="net.0", provenance={"weights": "abc"}, **named)
+def learn(parts, maps, folder, **named):
+    return learn_parts(parts, maps, folder, name="net.0", provenance={"weights": "abc"}, **named)
 
 
 def psi_of(model, maps, count, form="NxC"):
@@ -81,6 +81,8 @@ def test_counts_do_not_change_each_other(tmp_path):
     together = learn(PARTS, Sample(maps), tmp_path / "a").project(unseen)
     alone = learn(replace(PARTS, counts=(5,)), Sample(maps), tmp_path / "b").project(unseen)
     assert torch.equal(together[5], alone[5])
+    model = learn(PARTS, None, tmp_path / "a").only((2,))
+    assert model.counts == (2,) and torch.equal(model.project(unseen)[2], together[2])
 
 
 @pytest.mark.parametrize("channels,side", [(8, 4), (20, 3), (24, 1)])
@@ -207,6 +209,10 @@ def test_nan_names_the_image(tmp_path):
     model = learn(PARTS, Sample(maps_of()), tmp_path)
     with pytest.raises(Top7Error, match="image image-17: .*NaN"):
         model.project(maps, ids)
+    projected = model.project(maps)[8]  # without ids only the image's own row is lost
+    assert torch.isnan(projected[17]).all()
+    others = torch.arange(30) != 17
+    assert torch.equal(projected[others], model.project(maps_of())[8][others])
 
 
 def test_unknown_names(tmp_path):
