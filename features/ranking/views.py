@@ -54,3 +54,27 @@ def normalised(rows: np.ndarray) -> np.ndarray:
     """Return rows (m, D) divided by their norms, float64; zero rows stay zero."""
     norms = row_norms(rows)
     return float64_rows(rows) / np.where(norms > 0, norms, 1.0)[:, None]
+
+
+class RowStack:
+    """The rows of several matrices (n_i, D) one below the other, read like one array by slice or row numbers."""
+
+    ndim = 2
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        self.parts = list(parts)
+        self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        self.shape = (int(self.starts[-1]), parts[0].shape[1])
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        rows = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
+        for part, start, stop in zip(self.parts, self.starts[:-1], self.starts[1:]):
+            mine = (rows >= start) & (rows < stop)
+            if mine.any():
+                result[mine] = part[rows[mine] - start]
+        return result

@@ -14,51 +14,8 @@ from features.ranking.projection import learn_whitening, learn_znormalisation, p
 from features.ranking.reciprocal import jaccard_distances, learn_codes, mixed, query_code
 from features.search import search
 from features.similarity import component_similarity
-
-
-def clustered(count, dimension, seed, spread=0.6):
-    generator = np.random.default_rng(seed)
-    rows = generator.standard_normal((max(1, count // 5), dimension))[generator.integers(0, max(1, count // 5), count)]
-    rows = rows + spread * generator.standard_normal((count, dimension))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def all_pairs(rows):
-    return np.stack([component_similarity(row, rows) for row in rows])
-
-
-def ranked_with_self_first(similarities):
-    order = []
-    for i, row in enumerate(similarities):
-        others = [j for j in sorted(range(len(row)), key=lambda j: (-row[j], j)) if j != i]
-        order.append([i, *others])
-    return np.array(order)
-
-
-def zhong(similarities, k1, k2):
-    """V after averaging, as the authors' program computes it, with distance 1 - similarity."""
-    total, initial = len(similarities), ranked_with_self_first(similarities)
-    codes = np.zeros((total, total))
-
-    def mutual(i, k):
-        forward = initial[i, :k + 1]
-        return forward[[i in initial[j, :k + 1] for j in forward]]
-    for i in range(total):
-        own = mutual(i, k1)
-        expanded = own
-        for candidate in own:
-            theirs = mutual(candidate, int(np.around(k1 / 2)))
-            if len(np.intersect1d(theirs, own)) > 2 / 3 * len(theirs):
-                expanded = np.append(expanded, theirs)
-        expanded = np.unique(expanded)
-        weight = np.exp(-(1 - similarities[i, expanded]))
-        codes[i, expanded] = weight / weight.sum()
-    return codes, np.stack([codes[initial[i, :k2]].mean(axis=0) for i in range(total)])
-
-
-def naive_jaccard(a, b):
-    smaller = np.minimum(a, b).sum()
-    return 1 - smaller / (2 - smaller)
+from tests.features_tests.ranking_references import (all_pairs, clustered, naive_diffusion, naive_jaccard,
+                                                     ranked_with_self_first, zhong)
 
 
 @pytest.mark.parametrize("k1, k2", [(1, 1), (5, 1), (6, 3), (20, 6)])
@@ -121,20 +78,6 @@ def test_codes_of_awkward_galleries():
     assert codes.single.toarray()[1].sum() == 0 and codes.averaged.toarray()[:, 1].sum() == 0
     with pytest.raises(ConfigurationError, match="graph of 5 neighbours"):
         learn_codes(graph, scores, lambda i, j: similarities[i, j], 6, 3)
-
-
-def naive_diffusion(similarities, neighbours, query_rows, query_similarities, alpha, gamma):
-    total, initial = len(similarities), ranked_with_self_first(similarities)
-    affinity = np.zeros((total, total))
-    for i in range(total):
-        for j in initial[i, 1:neighbours + 1]:
-            if i in initial[j, 1:neighbours + 1]:
-                affinity[i, j] = max(similarities[i, j], 0) ** gamma
-    degree = affinity.sum(axis=1)
-    root = np.array([d**-0.5 if d > 0 else 0.0 for d in degree])
-    y = np.zeros(total)
-    y[query_rows] = np.maximum(query_similarities, 0) ** gamma
-    return np.linalg.solve(np.eye(total) - alpha * root[:, None] * affinity * root, y)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])

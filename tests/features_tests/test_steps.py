@@ -1,0 +1,193 @@
+"""A recipe's steps, alone and in order, against the same computed by hand from plain functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from competition.errors import ConfigurationError, Top7Error
+from features.ranking.augmentation import augmented_rows
+from features.ranking.expansion import expand
+from features.ranking.neighbours import neighbour_graph
+from features.ranking.projection import learn_whitening, learn_znormalisation, projected
+from features.ranking.rerankers import pair_scores
+from features.ranking.steps import STEPS, rank, spread
+from features.search import search
+from features.similarity import component_similarity, fused_score
+from tests.features_tests.ranking_references import (all_pairs, clustered, naive_diffusion, naive_jaccard,
+                                                     ranked_with_self_first, zhong)
+
+WEIGHTS = [0.3, 0.7]
+
+
+@pytest.fixture
+def data():
+    gallery, queries = [clustered(60, d, 3) for d in (9, 14)], [clustered(7, d, 4) for d in (9, 14)]
+    for part in gallery:
+        part[11] = part[7]
+        part[20] = 0
+    return queries, gallery, np.arange(60) == 20
+
+
+def test_no_step_is_plain_search(data):
+    queries, gallery, excluded = data
+    found = rank(queries, gallery, WEIGHTS, [], 7, excluded=excluded)
+    expected = search(queries, gallery, WEIGHTS, 7, excluded=excluded)
+    assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+
+
+def test_concatenation_keeps_the_fused_cosine(data):
+    queries, gallery, excluded = data
+    found = rank(queries, gallery, WEIGHTS, [{"step": "concatenate"}], 7, excluded=excluded)
+    expected = search(queries, gallery, WEIGHTS, 7, excluded=excluded)
+    assert (found[0] == expected[0]).all() and found[1] == pytest.approx(expected[1], abs=1e-14)
+
+
+def test_a_road_of_steps_equals_its_functions_in_order(data):
+    queries, gallery, excluded = data
+    steps = [{"step": "concatenate"}, {"step": "znormalise"}, {"step": "whiten", "dim": 8, "exponent": 0.5},
+             {"step": "augment", "neighbours": 2, "kind": "alpha", "alpha": 2.0},
+             {"step": "expand", "neighbours": 3, "kind": "weighted"}]
+    found = rank(queries, gallery, WEIGHTS, steps, 5, excluded=excluded)
+    roots = np.sqrt(np.array(WEIGHTS))
+    q, g = (np.concatenate([root * part.astype(float) for root, part in zip(roots, parts)], axis=1)
+            for parts in (queries, gallery))
+    learnt = learn_znormalisation(g, excluded)
+    q, g = projected(q, learnt), projected(g, learnt)
+    learnt = learn_whitening(g, 8, exponent=0.5, excluded=excluded)
+    q, g = projected(q, learnt), projected(g, learnt)
+    graph = neighbour_graph([g], [1.0], 2, excluded=excluded)
+    (g,) = augmented_rows([g], 0, 60, *graph, neighbours=2, kind="alpha", alpha=2.0)
+    (q,) = expand([q], [g], *search([q], [g], [1.0], 3, excluded=excluded), neighbours=3, kind="weighted")
+    expected = search([q], [g], [1.0], 5, excluded=excluded)
+    assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+
+
+EVERY = {
+    "concatenate": {}, "measure": {"name": "correlation"}, "znormalise": {}, "whiten": {"dim": 5},
+    "augment": {"neighbours": 3}, "expand": {"neighbours": 2, "rounds": 2},
+    "cascade": {"stages": [{"weights": [1, 0], "keep": 20}, {"weights": [1, 2], "keep": 7}]},
+    "reciprocal": {"k1": 6, "k2": 3}, "diffuse": {"neighbours": 5},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_on_awkward_galleries(name):
+    step = {"step": name, **EVERY[name]}
+    one = clustered(1, 6, 0)
+    galleries = {"one": one, "three": clustered(3, 6, 1), "duplicates": np.repeat(one, 12, axis=0),
+                 "with zero rows": np.concatenate([np.zeros((2, 6), np.float32), clustered(9, 6, 2)])}
+    queries = np.concatenate([one, np.zeros((1, 6), np.float32), clustered(2, 6, 3)])
+    for label, gallery in galleries.items():
+        if name == "whiten" and label in ("one", "duplicates"):
+            with pytest.raises(Top7Error, match="whitening"):
+                rank([queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7)
+            continue
+        excluded = ~gallery.any(axis=1)
+        ranks, scores = rank([queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7, excluded=excluded)
+        allowed = np.flatnonzero(~excluded)
+        assert ranks.shape == scores.shape == (4, 7)
+        for row, values in zip(ranks, scores):
+            found = row[row >= 0]
+            assert len(found) == min(7, len(allowed)) and len(set(found)) == len(found)
+            assert set(found) <= set(allowed) and (np.diff(values[:len(found)]) <= 0).all()
+            assert (row[len(found):] == -1).all()
+        if label == "duplicates":
+            assert ranks[0].tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(name, data, tmp_path, monkeypatch):
+    queries, gallery, excluded = data
+    step = {"step": name, **EVERY[name]}
+    expected = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded)
+    monkeypatch.setattr("features.search.BLOCK_ROWS", 13)
+    for folder in (None, tmp_path, tmp_path):
+        for threads in (1, 2):
+            with threadpool_limits(threads):
+                found = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded, folder=folder)
+            assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
+    for query in range(7):  # no query sees another
+        found = rank([q[query:query + 1] for q in queries], gallery, WEIGHTS, [step], 7, excluded=excluded)
+        assert (found[0] == expected[0][query]).all() and (found[1] == expected[1][query]).all()
+
+
+def test_transductive_steps_see_the_queries(data):
+    queries, gallery, excluded = data
+    for step in ({"step": "whiten", "dim": 5}, {"step": "znormalise"}, {"step": "reciprocal", "k1": 6, "k2": 3}):
+        plain = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded)
+        seen = rank(queries, gallery, WEIGHTS, [{**step, "transductive": True}], 7, excluded=excluded)
+        assert (plain[1] != seen[1]).any()
+
+
+def test_pair_scores_are_canonical(data):
+    _, gallery, _ = data
+    left, right = np.arange(60), np.arange(60)[::-1]
+    expected = [fused_score([g[i] for g in gallery], [g[j:j + 1] for g in gallery], WEIGHTS)[0]
+                for i, j in zip(left, right)]
+    assert pair_scores(gallery, np.array(WEIGHTS), left, right).tolist() == expected
+
+
+@pytest.mark.parametrize("k1, k2", [(6, 3), (4, 1)])
+def test_transductive_reciprocal_ranks_as_the_paper_over_the_whole_gallery(k1, k2):
+    gallery, queries = clustered(60, 9, 3), clustered(7, 9, 4)
+    nodes = np.concatenate([gallery, queries])
+    similarities = all_pairs(nodes)
+    _, averaged = zhong(similarities, k1, k2)
+    ranks, scores = rank([queries], [gallery], [1.0],
+                         [{"step": "reciprocal", "k1": k1, "k2": k2, "transductive": True}], 20)
+    for query in range(7):
+        values = np.array([-(0.7 * naive_jaccard(averaged[60 + query], averaged[row])
+                             + 0.3 * (1 - similarities[60 + query, row])) for row in range(60)])
+        assert scores[query] == pytest.approx(np.sort(values)[::-1][:20], abs=1e-12)
+        assert values[ranks[query]] == pytest.approx(scores[query], abs=1e-12)
+
+
+def test_reciprocal_lists_that_need_a_deeper_search():
+    gallery, queries = clustered(400, 5, 3, spread=0.05), clustered(3, 5, 4)
+    full = rank([queries], [gallery], [1.0], [{"step": "reciprocal", "k1": 3, "k2": 1}], 400)
+    for k in (1, 7, 50):
+        found = rank([queries], [gallery], [1.0], [{"step": "reciprocal", "k1": 3, "k2": 1}], k)
+        assert (found[0] == full[0][:, :k]).all() and (found[1] == full[1][:, :k]).all()
+
+
+def test_diffusion_ranks_the_whole_gallery(data):
+    queries, gallery, _ = data
+    gallery = gallery[1:]
+    gallery[0][20] = clustered(1, 14, 9)
+    similarities = all_pairs(gallery[0])
+    ranks, scores = rank(queries[1:], gallery, [1.0], [{"step": "diffuse", "neighbours": 6, "query_neighbours": 4,
+                                                         "alpha": 0.9, "iterations": 200}], 60)
+    for query in range(7):
+        own = component_similarity(queries[1][query], gallery[0])
+        order = np.lexsort((np.arange(60), -own))
+        expected = naive_diffusion(similarities, 6, order[:4], own[order[:4]], 0.9, 3.0)
+        reached = expected > 1e-9
+        assert scores[query][:reached.sum()] == pytest.approx(np.sort(expected)[::-1][:reached.sum()], abs=1e-5)
+        assert sorted(ranks[query]) == list(range(60))
+    assert (ranked_with_self_first(similarities)[:, 0] == np.arange(60)).all()
+
+
+def test_weights_are_spread_over_groups():
+    assert spread([2.0, 1.0, 5.0], [0, 0, 1]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    with pytest.raises(Top7Error, match="1 weights for 2 entries"):
+        spread([1.0], [0, 1])
+    with pytest.raises(Top7Error, match="one of them above 0"):
+        spread([0.0, 1.0], [0, 0])
+
+
+@pytest.mark.parametrize("steps, words", [
+    ([{"step": "expnd"}], "step 1 of the recipe is 'expnd': did you mean 'expand'"),
+    ([{"neighbours": 3}], "step 1 of the recipe is None"),
+    (["expand"], "step 1 of the recipe is None"),
+    ([{"step": "expand", "neighbors": 3}], "expand, has no 'neighbors': did you mean 'neighbours'"),
+    ([{"step": "znormalise"}, {"step": "expand"}], "step 2 of the recipe, expand, lacks 'neighbours'"),
+    ([{"step": "diffuse"}, {"step": "whiten", "dim": 3}], "whiten, comes after diffuse"),
+    ([{"step": "measure", "name": "l1"}], "unknown measure 'l1'"),
+    ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
+])
+def test_wrong_steps_are_named(steps, words, data):
+    queries, gallery, _ = data
+    with pytest.raises(ConfigurationError, match=words):
+        rank(queries, gallery, WEIGHTS, steps, 7)
