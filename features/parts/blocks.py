@@ -44,7 +44,7 @@ def open_blocks(folder: Path) -> list[np.ndarray]:
     opened = []
     for first, end, path in block_files(folder):
         try:
-            blocks = np.load(path, mmap_mode="r", allow_pickle=False)
+            blocks = np.load(path, mmap_mode="c", allow_pickle=False)  # torch wants it writable
         except (ValueError, OSError) as error:
             raise Top7Error(
                 f"{path}: cannot be read ({error}); delete it, and the blocks are computed anew"
@@ -130,14 +130,17 @@ def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
 
 
 def chunks(
-    opened: list[np.ndarray], first: int, end: int, *, most_bytes: int = 2**25
+    opened: list[np.ndarray], first: int, end: int, *, most_bytes: int = 2**24
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (place of the first detector, (g, n, C) float16) over places [first, end), a few detectors at a time."""
+    """Yield (place of the first detector, (g, n, C) float16) over places [first, end), a few detectors at a time.
+
+    most_bytes: of g blocks in float32, which should fit a processor's cache.
+    """
     upto = 0
     for blocks in opened:
         step = max(1, most_bytes // (4 * max(1, blocks[0].size)))
         for start in range(0, len(blocks), step):
             a, b = max(start, first - upto), min(start + step, len(blocks), end - upto)
             if a < b:
-                yield upto + a, torch.from_numpy(np.array(blocks[a:b]))
+                yield upto + a, torch.from_numpy(blocks[a:b])
         upto += len(blocks)

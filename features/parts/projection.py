@@ -20,7 +20,7 @@ from torch import Tensor
 
 from features.whitening import DualComponents, dual_components
 
-ROWS_A_PRODUCT = 16  # every product has this many rows, padded: its rounding does not depend on the batch
+ROWS_A_PRODUCT = 32  # every product has this many rows, padded: its rounding does not depend on the batch
 IMAGES_A_PASS = 64  # the sample is read once for so many images
 
 Chunks = Callable[[int, int], Iterator[tuple[int, Tensor]]]
@@ -58,6 +58,20 @@ def _columns(values: Tensor, piece: Piece, order: Tensor) -> Tensor:
     return values if piece.right is None else values[..., order[piece.left : piece.right].to(values.device)]
 
 
+class _Floats:
+    """Half-precision blocks as float32 in one buffer: memory touched for the first time costs more than the sum."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0)
+
+    def of(self, halves: Tensor, device: torch.device) -> Tensor:
+        if device.type != "cpu":
+            return halves.to(device).float()
+        if self.buffer.numel() < halves.numel():
+            self.buffer = torch.empty(halves.numel())
+        return self.buffer[: halves.numel()].view(halves.shape).copy_(halves)
+
+
 def cumulative_grams(
     counts: tuple[int, ...], form: str, order: Tensor, chunks: Chunks, n: int
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -65,12 +79,12 @@ def cumulative_grams(
 
     The array is the running sum itself: use it before asking for the next.
     """
-    total = torch.zeros(n, n, dtype=torch.float64)
+    total, product, floats = torch.zeros(n, n, dtype=torch.float64), torch.empty(n, n), _Floats()
     for count, added in zip(counts, pieces(counts, form), strict=True):
         for piece in added:
             for _, halves in chunks(piece.first, piece.end):
-                for block in _columns(halves, piece, order).float():
-                    total += block @ block.T
+                for block in floats.of(_columns(halves, piece, order), total.device):
+                    total += torch.mm(block, block.T, out=product)
         yield count, total.numpy()
 
 
@@ -111,11 +125,11 @@ class Projector:
         rows[:, :images] = psi.transpose(0, 1)
         products = psi.new_zeros(groups * ROWS_A_PRODUCT, self.n, dtype=torch.float64)
         squares = psi.new_zeros(groups * ROWS_A_PRODUCT, dtype=torch.float64)
-        found = {}
+        found, floats = {}, _Floats()
         for count, added in zip(self.counts, pieces(self.counts, self.form), strict=True):
             for piece in added:
                 for place, halves in self.chunks(piece.first, piece.end):
-                    blocks = _columns(halves.to(psi.device), piece, self.order).float().transpose(1, 2)
+                    blocks = floats.of(_columns(halves, piece, self.order), psi.device).transpose(1, 2)
                     part = _columns(rows[place : place + len(halves)], piece, self.order)
                     for group in range(groups):
                         held = slice(group * ROWS_A_PRODUCT, (group + 1) * ROWS_A_PRODUCT)
