@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from competition.configuration import Backbone, Configuration, External, Parts
@@ -68,12 +67,6 @@ def choices(configuration: Configuration) -> dict[str, tuple]:
             found[f"{label}.dim"] = tuple(table.dims)
             found[f"{label}.exponent"] = tuple(table.exponents)
     return found
-
-
-def all_choices(configuration: Configuration) -> list[dict[str, object]]:
-    """Return every combination of `choices`, the configuration's first values first."""
-    known = choices(configuration)
-    return [dict(zip(known, values)) for values in product(*known.values())]
 
 
 def check_choice(configuration: Configuration, choice: Choice) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import ConfigurationError
 from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
@@ -179,9 +179,3 @@ def close_abandoned(study: optuna.Study) -> int:
     optuna.storages.fail_stale_trials(study)
     return closed
 
-
-def check_finite_value(value: float) -> float:
-    """Return `value`, or raise Top7Error: a MAP that is not a number means broken descriptors."""
-    if not np.isfinite(value):
-        raise Top7Error(f"MAP@k came out as {value}: descriptors are not finite; run ./run.sh extract again")
-    return value

@@ -1,0 +1,50 @@
+"""The command line behind run.sh: one clear line for an error, the exit code INTERFACE.md gives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from competition.errors import Top7Error
+from submissions.arguments import parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 or 2. A traceback only with --debug."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from submissions.commands import COMMANDS
+
+        outcome = COMMANDS[options.command](options)
+        if options.json:
+            print(json.dumps(outcome.values, ensure_ascii=False, sort_keys=True))
+        elif outcome.text:
+            print(outcome.text)
+        sys.stdout.flush()
+        return outcome.exit_code
+    except Top7Error as error:
+        if options.debug:
+            raise
+        print(f"top7: {_one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("top7: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; Python must not complain
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"top7: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The arguments of every command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line, exit code 2."""
+
+    def error(self, message: str) -> None:
+        print(f"top7: {self.prog}: {message}: see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the parsed arguments; ends the process with 2 on a usage error, with 0 after --help."""
+    parser = _Parser(prog="./run.sh", description="top7: from product images to a top-7 submission you trust")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    demo = _command(commands, "demo", "the whole road on the embedded mini competition, offline", config=False)
+    demo.add_argument("--seed", type=_whole(0), default=0, help="seed of the competition's generator (0)")
+    demo.add_argument("--trials", type=_whole(1), default=None, help="trials of the study (the configuration's)")
+
+    extract = _command(commands, "extract", "fill the descriptor dumps of gallery, validation and test; what is there is kept")
+    extract.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    extract.add_argument("--limit", type=_whole(1), metavar="N",
+                         help="a seeded sample of the gallery that holds every labelled positive; its scores are optimistic")
+
+    tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
+    tune.add_argument("--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)")
+    tune.add_argument("--seed", type=_whole(0), metavar="S", help="seed of the study (the configuration's)")
+    tune.add_argument("--folds", type=_whole(0), default=5, metavar="K", help="folds of the cross-validation (5; 0: none)")
+    tune.add_argument("--repeats", type=_whole(1), default=2, metavar="R", help="repeats of the cross-validation (2)")
+    tune.add_argument("--certify", type=_positive, metavar="SECONDS",
+                      help="then search the region by branch and bound: best weights and a proven bound on MAP")
+    tune.add_argument("--certify-all", action="store_true", help="certify over all discrete choices, not the best recipe's")
+    _recipe(tune, "a recipe whose discrete choices the study is fixed to")
+
+    submit = _command(commands, "submit", "write the submission of the best recipe")
+    submit.add_argument("--split", choices=("test", "validation"), default="test")
+    submit.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/RECIPE-SPLIT.csv)")
+    submit.add_argument("--sheet", action="store_true", help="also write an HTML sheet of queries and their lists")
+    _recipe(submit, "the recipe (best)")
+
+    check = _command(commands, "check", "say whether a CSV would be accepted: every fault with its line number")
+    check.add_argument("file", type=Path, metavar="FILE")
+
+    score = _command(commands, "score", "MAP@7 of a CSV against labels; records it on the leaderboard")
+    score.add_argument("file", type=Path, metavar="FILE")
+    score.add_argument("--labels", type=Path, metavar="FILE", help="label file (the configuration's)")
+
+    leaderboard = _command(commands, "leaderboard", "the local leaderboard")
+    leaderboard.add_argument("--record", nargs=2, metavar=("FILE", "SCORE"), help="note the official score of an uploaded file")
+
+    predict = _command(commands, "predict", "a folder of unseen query images in, the submission out")
+    predict.add_argument("input_dir", type=Path, metavar="INPUT_DIR")
+    predict.add_argument("output_csv", type=Path, metavar="OUTPUT_CSV")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _recipe(predict, "the recipe (best)")
+    return parser.parse_args(arguments)
+
+
+def _command(commands, name: str, description: str, *, config: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=description, description=description)
+    if config:
+        command.add_argument("--config", type=Path, metavar="FILE",
+                             help="TOML configuration (without it: the embedded mini competition)")
+    command.add_argument("--work", type=Path, metavar="DIR", help="where dumps, studies and submissions go")
+    command.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def _recipe(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--recipe", metavar="NAME|FILE", help=text)
+
+
+def _whole(minimum: int):
+    def parse_whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        return value
+
+    return parse_whole
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value

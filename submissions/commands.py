@@ -1,0 +1,193 @@
+"""What each command of run.sh does: stages exchange paths, results come back as values and as text."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from competition import leaderboard
+from competition.configuration import Configuration, load_configuration
+from competition.errors import ConfigurationError
+from competition.images import split_images
+from competition.standings import render
+
+MINI_WORK = Path("work/mini")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """values: for --json; text: for people; exit_code: 0, or 1 where the command's answer is no."""
+
+    values: dict
+    text: str = ""
+    exit_code: int = 0
+
+
+@dataclass
+class _Splits:
+    """Query ids by split and gallery ids, as the files on disk have them now."""
+
+    queries: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    gallery: tuple[str, ...] = ()
+
+
+def configuration_of(options: Namespace) -> Configuration:
+    """Load --config, or draw the embedded mini competition (said aloud) and load its configuration."""
+    if options.config is not None:
+        return load_configuration(options.config, work=options.work)
+    return mini_configuration(options.work or MINI_WORK)
+
+
+def mini_configuration(work: Path, seed: int = 0) -> Configuration:
+    """Draw the embedded mini competition under `work` if it is not there, and load its configuration."""
+    from competition.mini import build
+
+    folder = Path(work) / ("competition" if seed == 0 else f"competition-seed{seed}")
+    if not (folder / "config.toml").exists():
+        print(f"no --config: drawing the embedded mini competition in {folder}", file=sys.stderr)
+    return load_configuration(build(folder, seed=seed), work=work)
+
+
+def splits_of(configuration: Configuration) -> _Splits:
+    """List the queries of every configured split and the gallery."""
+    from features.descriptors import gallery_ids
+
+    found = _Splits(gallery=gallery_ids(configuration))
+    for split in ("validation", "test"):
+        if getattr(configuration.competition, split) is not None:
+            found.queries[split] = tuple(split_images(configuration, split).ids)
+    return found
+
+
+def recipe_path(configuration: Configuration, named: str | None) -> Path:
+    """Return the file of a recipe given by name (of work/recipes) or as a file; the study's best by default."""
+    folder = Path(configuration.competition.work) / "recipes"
+    if named is None:
+        return folder / "best.json"
+    if named.endswith(".json") or "/" in named:
+        return Path(named)
+    return folder / f"{named}.json"
+
+
+def extract(options: Namespace) -> Outcome:
+    """Fill the dumps."""
+    from features.extraction import extract as run_extraction
+
+    report = run_extraction(configuration_of(options), device=options.device, limit=options.limit)
+    values = {"dumps": [str(path) for path in report.paths], "images": report.images, "seconds": round(report.seconds, 3),
+              "bytes_written": report.bytes_written, "limited": report.limited,
+              "unreadable": [{"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable]}
+    unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
+    return Outcome(values, f"{len(report.paths)} dumps complete; {report.images} images run in {report.seconds:.1f} s"
+                           f"{unreadable}\n" + "\n".join(str(path) for path in report.paths))
+
+
+def tune(options: Namespace) -> Outcome:
+    """Run the study and report."""
+    from tuning.report import report, report_values
+    from tuning.tune import tune as run_study
+
+    configuration = configuration_of(options)
+    fixed = None
+    if options.recipe is not None:
+        from features.recipe import read_recipe
+
+        fixed = read_recipe(recipe_path(configuration, options.recipe)).choice
+    tuned = run_study(configuration, trials=options.trials, seed=options.seed, folds=options.folds, repeats=options.repeats,
+                      certify_seconds=options.certify, certify_all=options.certify_all, fixed=fixed)
+    return Outcome(report_values(tuned), report(tuned, configuration.competition.top_k))
+
+
+def submit(options: Namespace) -> Outcome:
+    """Write the submission of a recipe."""
+    from submissions.submitting import submit as write
+
+    configuration = configuration_of(options)
+    written = write(configuration, recipe_path(configuration, options.recipe), options.split, options.out)
+    values, text = dict(written), f"{written['file']}"
+    if options.sheet:
+        from submissions.retrieval_sheet import write_sheet
+
+        sheet = write_sheet(configuration, Path(written["file"]))
+        values["sheet"], text = str(sheet), f"{text}\n{sheet}"
+    return Outcome(values, text)
+
+
+def check(options: Namespace) -> Outcome:
+    """List every fault of a CSV."""
+    from submissions.checking import check_submission
+
+    configuration = configuration_of(options)
+    found = splits_of(configuration)
+    checked = check_submission(options.file, splits=found.queries, gallery_ids=found.gallery,
+                               top_k=configuration.competition.top_k)
+    values = {"file": str(options.file), "accepted": not checked.faults, "split": checked.split,
+              "faults": [{"line": fault.line, "fault": fault.text} for fault in checked.faults]}
+    if checked.faults:
+        print(f"top7: {options.file}: {len(checked.faults)} fault{'s' if len(checked.faults) > 1 else ''}", file=sys.stderr)
+        return Outcome(values, "\n".join(str(fault) for fault in checked.faults), exit_code=1)
+    return Outcome(values, f"{options.file}: accepted, {len(checked.answers)} queries of {checked.split}, "
+                           f"{configuration.competition.top_k} gallery ids each")
+
+
+def score(options: Namespace) -> Outcome:
+    """Score a CSV and record it."""
+    from submissions.submitting import score_and_record
+
+    configuration = configuration_of(options)
+    found = splits_of(configuration)
+    labels = options.labels or configuration.competition.labels
+    if labels is None:
+        raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
+    values = score_and_record(configuration, options.file, labels, found.queries, found.gallery)
+    top_k = configuration.competition.top_k
+    lines = [f"{options.file}: {values['split']}, {values['queries']} labelled queries"]
+    lines += [f"MAP@{top_k} {value:.4f}  ({convention})" for convention, value in values["maps"].items()]
+    if "public" in values:
+        private = f", private {values['private']:.4f}" if "private" in values else ""
+        lines.append(f"public {values['public']:.4f}{private}  (min(m,k); what the study saw and did not see)")
+    return Outcome(values, "\n".join(lines))
+
+
+def show_leaderboard(options: Namespace) -> Outcome:
+    """Show the leaderboard, after recording an official score if asked."""
+    configuration = configuration_of(options)
+    work, published = configuration.competition.work, configuration.competition.published
+    if options.record is not None:
+        file, text = options.record
+        try:
+            official = float(text)
+        except ValueError:
+            raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
+        if not leaderboard.record_official(work, file, official):
+            print(f"top7: {file} has no local score yet: ./run.sh score or submit records one", file=sys.stderr)
+    rows = leaderboard.read_rows(work)
+    values = {"rows": [{key: value for key, value in vars(row).items()} for row in rows]}
+    return Outcome(values, render(rows, published=published))
+
+
+def predict(options: Namespace) -> Outcome:
+    """Answer unseen query images."""
+    from submissions.predicting import predict as answer
+
+    configuration = configuration_of(options)
+    written = answer(configuration, recipe_path(configuration, options.recipe), options.input_dir, options.output_csv,
+                     device=options.device)
+    return Outcome(written, written["file"])
+
+
+def demo(options: Namespace) -> Outcome:
+    """Walk the whole road on the mini competition."""
+    from submissions.demo import demo as walk
+
+    work = options.work or MINI_WORK
+    return Outcome(*walk(mini_configuration(work, options.seed), trials=options.trials))
+
+
+COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
+    "demo": demo, "extract": extract, "tune": tune, "submit": submit, "check": check, "score": score,
+    "leaderboard": show_leaderboard, "predict": predict,
+}

@@ -1,0 +1,101 @@
+"""The whole road on the embedded mini competition: extract, tune, submit, check, score, leaderboard, sheet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from competition import leaderboard
+from competition.configuration import Configuration
+from competition.errors import Top7Error
+from competition.images import split_images
+from competition.standings import render
+from features.descriptors import gallery_ids
+from features.recipe import Recipe, write_recipe
+from submissions.checking import check_submission
+from submissions.retrieval_sheet import write_sheet
+from submissions.submitting import score_and_record, submit
+
+
+def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[dict, str]:
+    """Walk the road; returns (values, text). The test labels are read by the last scoring alone."""
+    from features.extraction import extract
+    from tuning.report import report
+    from tuning.tune import tune
+
+    begun = time.perf_counter()
+    competition = configuration.competition
+    _say(1, "extract: every layer and pooling in one pass, into memory-mapped dumps")
+    extract(configuration)
+    _say(2, "tune: weights inside the region, pooling, part detectors")
+    tuned = tune(configuration, trials=trials)
+    print(report(tuned, competition.top_k), file=sys.stderr)
+    _say(3, "submit, check and score three recipes: best single layer, equal weights, tuned")
+    recipes = {"best single layer": _best_single_layer(configuration, tuned), "equal weights": tuned.paths["untuned"],
+               "tuned fusion": tuned.paths["recipe"]}
+    held_back = configuration.path.parent / "held_back" / "test.csv"
+    gallery = gallery_ids(configuration)
+    queries = {split: split_images(configuration, split).ids for split in ("validation", "test")}
+    figures, files = {}, {}
+    for name, recipe in recipes.items():
+        files[name] = {split: Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")}
+        for file in files[name].values():
+            found = check_submission(file, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
+            if found.faults:
+                raise Top7Error(f"{file}: {found.faults[0]}")
+        validation = score_and_record(configuration, files[name]["validation"], competition.labels, queries, gallery)
+        test = score_and_record(configuration, files[name]["test"], held_back, queries, gallery)
+        figures[name] = {"public": validation["public"], "private": validation["private"], "test": test["maps"]["min(m,k)"]}
+    sheet = write_sheet(configuration, files["tuned fusion"]["test"], labels=held_back)
+    seconds = time.perf_counter() - begun
+    values = {"figures": figures, "sheet": str(sheet), "submission": str(files["tuned fusion"]["test"]),
+              "work": str(competition.work), "seconds": round(seconds, 1)}
+    return values, _closing(configuration, figures, values)
+
+
+def _say(number: int, text: str) -> None:
+    print(f"\n[{number}/3] {text}", file=sys.stderr)
+
+
+def _best_single_layer(configuration: Configuration, tuned) -> Path:
+    """The recipe of the layer that is best alone on the public queries, over all poolings."""
+    from tuning.landscape import Landscape
+    from tuning.named_points import full_precisions
+
+    landscape = Landscape(configuration, progress=False)
+    public = landscape.labelled.public
+    best = (-1.0, None, None)
+    default = {name: values[0] for name, values in landscape.choice_lists.items()}
+    for choice in _pooling_choices(default, landscape.choice_lists):
+        queries, gallery = landscape.dumps(choice)
+        components = landscape.combination(choice).components
+        for number, component in enumerate(components):
+            if component.pooling is not None:
+                values = full_precisions([queries[number]], [gallery[number]], np.ones(1), landscape.labelled.relevant,
+                                         configuration.competition.top_k)
+                if values[public].mean() > best[0]:
+                    scores = {"public": float(values[public].mean()), "private": float(values[~public].mean()),
+                              "all": float(values.mean())}
+                    best = (values[public].mean(), component, scores)
+    recipe = Recipe("single-layer", (best[1],), (1.0,), {}, best[2], {"component": best[1].name})
+    return write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", recipe)
+
+
+def _pooling_choices(default: dict, choice_lists: dict) -> list[dict]:
+    found = [default]
+    for name, values in choice_lists.items():
+        if name.endswith(".pooling"):
+            found += [{**default, name: value} for value in values[1:]]
+    return found
+
+
+def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
+    work, top_k = configuration.competition.work, configuration.competition.top_k
+    lines = ["", render(leaderboard.read_rows(work)), "",
+             f"MAP@{top_k}               public  private  true test (labels that tuning never reads)"]
+    lines += [f"{name:<18}  {row['public']:7.4f}  {row['private']:7.4f}  {row['test']:9.4f}" for name, row in figures.items()]
+    lines += ["", f"done in {values['seconds']:.0f} s. Look at:", f"  {values['sheet']}", f"  {values['submission']}"]
+    return "\n".join(lines)

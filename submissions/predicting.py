@@ -1,0 +1,74 @@
+"""The container's entry point: a folder of unseen query images in, the submission out; no network."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError
+from competition.images import list_images
+from features.components import backbone_named
+from features.ranked_lists import ranked_lists
+from features.recipe import Recipe, read_recipe
+from submissions.writing import write_submission
+
+
+def predict(configuration: Configuration, recipe_path: Path, input_dir: Path, output_csv: Path, *,
+            device: str = "auto") -> dict:
+    """Describe the images of `input_dir` as extract does, rank the gallery under the recipe, write `output_csv`.
+
+    Only the networks the recipe weighs are run; the gallery is read from its dumps alone.
+    """
+    from features.extraction import describe
+
+    configuration, recipe = needed(configuration, read_recipe(recipe_path))
+    images = list_images(input_dir)
+    for other in images.others:
+        print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
+    work = Path(configuration.competition.work)
+    work.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="predict-", dir=work))
+    try:
+        describe(configuration, images, folder, device=device)
+        lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for query in lists.unreadable:
+        print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
+    write_submission(output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, configuration.competition.top_k)
+    return {"file": str(output_csv), "queries": len(lists.query_ids), "recipe": recipe.name,
+            "unreadable": list(lists.unreadable)}
+
+
+def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe]:
+    """Reduce a configuration to what `recipe` gives weight: its backbones, layers, poolings, parts and counts.
+
+    Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it.
+    """
+    used = [(component, weight) for component, weight in zip(recipe.components, recipe.weights) if weight != 0]
+    outside = [component.name for component, _ in used if component.external is not None]
+    if outside:
+        raise ConfigurationError(f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
+                                 "tune a recipe without [[external]] components for predict")
+    backbones, tables_of = [], {}
+    for name in dict.fromkeys(component.backbone for component, _ in used):
+        own = [component for component, _ in used if component.backbone == name]
+        backbone = backbone_named(configuration, name)
+        layered = [component for component in own if component.parts is None]
+        tables_of[name] = sorted({component.parts for component in own if component.parts is not None})
+        counts = {number: {c.count for c in own if c.parts == number} for number in tables_of[name]}
+        backbones.append(replace(
+            backbone,
+            layers=tuple(layer for layer in backbone.layers if layer in {component.layer for component in layered}),
+            pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
+            parts=tuple(replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables_of[name]),
+        ))
+    components = tuple(component if component.parts is None
+                       else replace(component, parts=tables_of[component.backbone].index(component.parts))
+                       for component, _ in used)
+    return (replace(configuration, backbones=tuple(backbones), externals=()),
+            replace(recipe, components=components, weights=tuple(weight for _, weight in used)))

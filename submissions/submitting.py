@@ -1,0 +1,61 @@
+"""Write the submission of a recipe, and score files against labels, with what the leaderboard keeps of both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import Configuration
+from competition.images import split_images
+from competition.labels import relevant_rows
+from competition.leaderboard import file_digest, record_score
+from competition.splits import private_mask, query_groups
+from features.descriptors import gallery_ids
+from features.ranked_lists import ranked_lists
+from features.recipe import read_recipe
+from submissions.scoring import score_submission
+from submissions.writing import write_submission
+
+
+def submit(configuration: Configuration, recipe_path: Path, split: str, out: Path | None = None) -> dict:
+    """Write the submission of a recipe for `split` and note it on the leaderboard; returns what it is.
+
+    A test submission is noted with its recipe's figures on the labelled validation queries.
+    """
+    recipe = read_recipe(recipe_path)
+    competition = configuration.competition
+    queries = split_images(configuration, split)
+    lists = ranked_lists(configuration, recipe, split, queries.ids, gallery_ids(configuration), progress=True)
+    for query in lists.unreadable:
+        print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
+    path = Path(out) if out is not None else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
+    write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k)
+    weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
+    values = {"file": str(path), "sha256": file_digest(path), "split": split, "queries": len(lists.query_ids),
+              "recipe": recipe.name, "weights": weights, "expected": recipe.scores}
+    if split == "test" and "all" in recipe.scores:
+        entry = {**{key: values[key] for key in ("file", "sha256", "split", "recipe", "weights")},
+                 "measured_on": "validation", "maps": {"min(m,k)": recipe.scores["all"]}, "top_k": competition.top_k}
+        entry |= {part: recipe.scores[part] for part in ("public", "private") if part in recipe.scores}
+        record_score(competition.work, entry)
+    return values
+
+
+def score_and_record(configuration: Configuration, file: Path, labels: Path, queries: Mapping[str, Sequence[str]],
+                     gallery: Sequence[str]) -> dict:
+    """Score `file` against `labels` by both conventions and record it; public and private for validation queries."""
+    competition = configuration.competition
+    scored = score_submission(file, labels, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
+    values = {"file": str(file), "sha256": scored.sha256, "split": scored.split, "queries": len(scored.labels),
+              "top_k": competition.top_k, "maps": scored.maps, "unlabelled": scored.n_unlabelled}
+    if scored.split == "validation" and not scored.n_unlabelled:
+        groups = query_groups(relevant_rows(scored.labels, gallery))
+        private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
+        values["public"] = scored.mean(mask=~private)
+        if np.any(private):
+            values["private"] = scored.mean(mask=private)
+    record_score(competition.work, {key: value for key, value in values.items() if key not in ("queries", "unlabelled")})
+    return values

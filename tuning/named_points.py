@@ -1,0 +1,87 @@
+"""Points worth knowing beside the study: the papers' own weights, single layers, equal weights, parts alone.
+
+They need not lie in the region, where the candidates would not hold, so they are scored by the full ranking; those
+outside are flagged, and no certificate speaks of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from features.components import Component
+from features.dumps import Dump
+from features.search import search
+from tuning.combination import Combination, excluded_rows
+from tuning.objective import hits_precision
+from tuning.region import contains
+
+VGG_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
+
+# Wang et al., Table 3: the row named best; printed with three digits, so of sum 1.0 only to rounding.
+# The paper prints three figures for it: 0.419 (Table 3), 0.388 and, with expansion, 0.439 (Table 5).
+PAPER_ROWS = {"WMFF Table 3 No. 6": (0.077, 0.077, 0.384, 0.154, 0.308)}
+
+
+@dataclass(frozen=True)
+class NamedPoint:
+    """weights: (L,); inside: whether the region holds it; average_precisions: (Q,), by full ranking."""
+
+    name: str
+    weights: np.ndarray
+    inside: bool
+    average_precisions: np.ndarray
+
+
+def paper_weights(components: Sequence[Component], paper: Sequence[float]) -> np.ndarray | None:
+    """Return the paper's weights for these components, others 0; None unless one chain is the five VGG layers.
+
+    timm's feature indices 0 to 4 of a VGG are the same five layers.
+    """
+    chains = {component.chain for component in components if component.pooling is not None}
+    for chain in sorted(chains):
+        members = [i for i, component in enumerate(components) if component.chain == chain]
+        layers = [components[i].layer for i in members]
+        is_vgg = "vgg" in str(components[members[0]].backbone).lower()
+        if tuple(map(str, layers)) == VGG_LAYERS or (is_vgg and layers == [0, 1, 2, 3, 4]):
+            weights = np.zeros(len(components))
+            weights[members] = np.array(paper) / np.sum(paper)
+            return weights
+    return None
+
+
+def named_weights(components: Sequence[Component]) -> dict[str, np.ndarray]:
+    """Return the named points of a combination: equal weights, each single component, the papers' rows."""
+    n = len(components)
+    layers = np.array([component.pooling is not None for component in components])
+    points = {"equal weights": np.full(n, 1.0 / n)}
+    if layers.any() and not layers.all():
+        points["equal weights of the layers"] = layers / layers.sum()
+    for number, component in enumerate(components):
+        points[component.name] = np.eye(n)[number]
+    for name, row in PAPER_ROWS.items():
+        weights = paper_weights(components, row)
+        if weights is not None:
+            points[name] = weights
+    return points
+
+
+def full_precisions(queries: Sequence[Dump], gallery: Sequence[Dump], weights: np.ndarray,
+                    relevant: Sequence[np.ndarray], k: int) -> np.ndarray:
+    """Return AP@k of every query by the full ranking, (Q,) float64; any weights."""
+    found, _ = search([dump.descriptors for dump in queries], [dump.descriptors for dump in gallery], weights, k,
+                      excluded=excluded_rows(gallery))
+    hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
+    return hits_precision(hits, np.array([len(rows) for rows in relevant]))
+
+
+def evaluate_named(combination: Combination, queries: Sequence[Dump], gallery: Sequence[Dump],
+                   relevant: Sequence[np.ndarray], k: int) -> list[NamedPoint]:
+    """Score every named point of `combination` by full ranking."""
+    found = []
+    for name, weights in named_weights(combination.components).items():
+        inside = contains(weights, combination.sums, combination.chains, tolerance=1e-9)
+        found.append(NamedPoint(name, weights, inside, full_precisions(queries, gallery, weights, relevant, k)))
+    return found
