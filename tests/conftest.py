@@ -16,3 +16,51 @@ def shared() -> Path:
     if not (folder / "grocery").is_dir():
         pytest.skip(f"{folder} is absent: this test needs the grocery images and pretrained weights")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_competition(tmp_path_factory) -> Path:
+    """A competition of 24 flat pictures in 8 colours with a tiny random network; returns its config.toml.
+
+    Gallery images of one colour are each other's only like, so any sane descriptor ranks them first.
+    """
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("tiny")
+    generator = np.random.default_rng(0)
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (200, 30, 200), (30, 200, 200), (120, 120, 120),
+               (240, 140, 60)]
+
+    def draw(path: Path, colour: tuple[int, int, int]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(np.array(colour) + generator.normal(0, 8, (48, 48, 3)), 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+    for number in range(24):
+        draw(folder / "gallery" / f"000{number % 2}" / f"n{number:02d}.jpg", colours[number % 8])
+    for split, letter in (("val", "v"), ("test", "t")):
+        for number in range(8):
+            draw(folder / split / f"{letter}{number}.jpg", colours[number])
+    rows = [f"v{number},n{number:02d},n{number + 8:02d}" for number in range(8)]
+    (folder / "val.csv").write_text("\n".join(["Validation Image ID,Training Image ID", *rows]) + "\n")
+    (folder / "config.toml").write_text("""
+[competition]
+name = "tiny"
+gallery = "gallery"
+validation = "val"
+labels = "val.csv"
+test = "test"
+
+[[backbone]]
+model = "test_resnet"
+weights = "random"
+image_size = 48
+layers = [0, 1, 2]
+pooling = ["spoc", "fcrow"]
+parts = { layer = 2, counts = [4, 8], dims = [4, 8], exponents = [0.5, 1.0] }
+
+[tuning]
+trials = 12
+""")
+    return folder / "config.toml"

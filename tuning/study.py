@@ -48,6 +48,7 @@ def _without_password(url: str) -> str:
 
 def open_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     """Return the study `name` (maximising), made if it is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the progress bar says how the trials go
     return optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction="maximize",
                                load_if_exists=True)
 
@@ -176,6 +177,5 @@ def close_abandoned(study: optuna.Study) -> int:
         if not Path(f"/proc/{pid}").exists() or _process_start(int(pid)) != started:
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)  # another worker may have closed it
             closed += 1
-    optuna.storages.fail_stale_trials(study)
     return closed
 

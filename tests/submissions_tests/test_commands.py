@@ -1,0 +1,172 @@
+"""The commands as a user calls them: results on stdout, one clear line on stderr, exit codes 0, 1 and 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from submissions.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def done(tiny_competition, tmp_path_factory):
+    """The tiny competition extracted and tuned once; returns (config, work)."""
+    work = tmp_path_factory.mktemp("work")
+    assert main(["extract", "--config", str(tiny_competition), "--work", str(work)]) == 0
+    assert main(["tune", "--config", str(tiny_competition), "--work", str(work), "--repeats", "1"]) == 0
+    return tiny_competition, work
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        code = ended.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_tune_leaves_a_recipe_and_adds_no_trials_the_second_time(done, capsys):
+    config, work = done
+    recipe = json.loads((work / "recipes" / "best.json").read_text())
+    assert abs(sum(recipe["weights"]) - 1) < 1e-9 and len(recipe["components"]) == 4
+    code, out, _ = run(capsys, "tune", "--config", config, "--work", work, "--repeats", 1, "--json")
+    assert code == 0
+    again = json.loads(out)
+    assert again["trials"] == 12 and again["new_trials"] == 0
+    assert json.loads((work / "recipes" / "best.json").read_text()) == recipe
+    code, out, _ = run(capsys, "tune", "--config", config, "--work", work, "--trials", 15, "--folds", 0, "--json")
+    assert json.loads(out)["new_trials"] == 3
+
+
+def test_tune_with_a_certificate(done, capsys):
+    config, work = done
+    code, out, _ = run(capsys, "tune", "--config", config, "--work", work, "--folds", 0, "--certify", 3, "--json")
+    values = json.loads(out)
+    assert code == 0 and values["certificate"]["bound"] >= values["certificate"]["best"] - 1e-12
+    assert values["scores"]["public"] == pytest.approx(values["certificate"]["best"])
+
+
+def test_submit_check_score_leaderboard(done, capsys, tmp_path):
+    config, work = done
+    code, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--split", "validation", "--sheet", "--json")
+    assert code == 0
+    written = json.loads(out)
+    file = Path(written["file"])
+    lines = file.read_text().splitlines()
+    assert len(lines) == 8 and all(len(set(line.split(","))) == 8 for line in lines)
+    assert "<html" in Path(written["sheet"]).read_text()
+    code, out, err = run(capsys, "check", "--config", config, "--work", work, file)
+    assert (code, err) == (0, "") and "accepted" in out
+    code, out, _ = run(capsys, "score", "--config", config, "--work", work, file, "--json")
+    scored = json.loads(out)
+    # the figure of the file is the figure of the recipe: one canonical score in tune and submit
+    expected = json.loads((work / "recipes" / "best.json").read_text())["scores"]
+    assert code == 0 and scored["maps"]["min(m,k)"] == pytest.approx(expected["all"], abs=1e-12)
+    assert scored["public"] == pytest.approx(expected["public"], abs=1e-12)
+    code, _, _ = run(capsys, "leaderboard", "--config", config, "--work", work, "--record", file, 0.5)
+    code, out, _ = run(capsys, "leaderboard", "--config", config, "--work", work)
+    assert code == 0 and file.name in out and "0.5" in out and "USTC" not in out
+
+
+def test_predict_gives_what_submit_gives(done, capsys, tmp_path):
+    config, work = done
+    code, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "submitted.csv")
+    assert code == 0
+    code, out, _ = run(capsys, "predict", "--config", config, "--work", work, config.parent / "test", tmp_path / "predicted.csv")
+    assert code == 0 and out.strip() == str(tmp_path / "predicted.csv")
+    assert (tmp_path / "predicted.csv").read_bytes() == (tmp_path / "submitted.csv").read_bytes()
+    assert not list(work.glob("predict-*"))
+
+
+def test_check_lists_every_fault(done, capsys, tmp_path):
+    config, work = done
+    _, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "good.csv")
+    lines = (tmp_path / "good.csv").read_text().splitlines()
+    lines[1] = lines[0]
+    lines[2] += ",n01"
+    (tmp_path / "bad.csv").write_text("\n".join(lines) + "\n")
+    code, out, err = run(capsys, "check", "--config", config, "--work", work, tmp_path / "bad.csv")
+    assert code == 1
+    assert "line 2" in out and "line 3" in out and "t1" in out
+    assert err.strip().endswith("faults") and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["submit", "--recipe", "nothing"], "nothing.json: no such recipe"),
+    (["score", "absent.csv"], "absent.csv"),
+    (["leaderboard", "--record", "absent.csv", "much"], "'much' is not a number"),
+    (["tune", "--trials", "0"], "whole number of at least 1"),
+    (["extract", "--device", "tpu"], "invalid choice"),
+    (["extract", "--device", "cuda"], "cuda"),
+])
+def test_errors_are_one_line_with_the_right_exit_code(done, capsys, arguments, expected):
+    config, work = done
+    if arguments[-1] == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has CUDA: its absence cannot be tested")
+    command, *rest = arguments
+    code, out, err = run(capsys, command, "--config", config, "--work", work, *rest)
+    assert code == (1 if command == "score" else 2)
+    assert expected in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err and out == ""
+
+
+def test_a_missing_dump_says_what_to_run(tiny_competition, capsys, tmp_path):
+    code, _, err = run(capsys, "tune", "--config", tiny_competition, "--work", tmp_path)
+    assert code == 1 and "./run.sh extract" in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_top_k_beyond_the_gallery_is_refused(tiny_competition, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_competition.parent, folder)
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('test = "test"', 'test = "test"\ntop_k = 30'))
+    code, _, err = run(capsys, "tune", "--config", config, "--work", tmp_path / "work")
+    assert code == 2 and "top_k = 30" in err and "24" in err
+
+
+def test_published_scores_only_where_the_configuration_says_so(done, capsys, tmp_path):
+    config, work = done
+    text = config.read_text().replace('name = "tiny"', 'name = "tiny"\npublished = "perfect500k"')
+    other = config.parent / "published.toml"
+    other.write_text(text)
+    _, out, _ = run(capsys, "leaderboard", "--config", other, "--work", work)
+    assert "0.4086" in out
+
+
+def test_run_sh_lists_its_commands_and_refuses_others():
+    listed = subprocess.run([ROOT / "run.sh"], capture_output=True, text=True)
+    assert listed.returncode == 0
+    for command in ("demo", "test", "extract", "tune", "submit", "check", "score", "leaderboard", "predict"):
+        assert f"  {command} " in listed.stdout
+    unknown = subprocess.run([ROOT / "run.sh", "extrct"], capture_output=True, text=True)
+    assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1
+
+
+def test_run_sh_with_python_uses_it_and_every_command_has_help():
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    for command in ("extract", "predict"):
+        found = subprocess.run([ROOT / "run.sh", command, "--help"], capture_output=True, text=True, env=environment)
+        assert found.returncode == 0 and "--config" in found.stdout
+    wrong = subprocess.run([ROOT / "run.sh", "extract"], capture_output=True, text=True, env={**environment, "PYTHON": "/nowhere"})
+    assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_weights_keep_every_bit_through_the_recipe_file(done):
+    from features.recipe import read_recipe, write_recipe
+
+    _, work = done
+    recipe = read_recipe(work / "recipes" / "best.json")
+    copy = read_recipe(write_recipe(work / "recipes" / "copy.json", recipe))
+    assert np.array_equal(copy.weight_array, recipe.weight_array)
