@@ -24,6 +24,7 @@ GRMAC_POWER = 3.0  # the exponent was not published; GeM's is our choice
 SCALES = 3
 OVERLAP = 0.4
 ATTENDED_SHARE = 1 / 3
+CACHED_BYTES = 2**20
 ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
 
 
@@ -31,15 +32,22 @@ class MapStatistics:
     """What poolings need of the maps of one image, each computed at most once; maps (C, H, W) float32.
 
     `flat` is (C, P) with P = H * W positions: a view with strides (P, 1), or (1, C) for channels-last memory.
+    scratch: at least C * P floats to write in; bands: of `row_bands`, where poolings by region are wanted, which set
+    `maxima` (R, C) of the regions later, for the whole batch at once.
     """
 
-    def __init__(self, maps: Tensor, grid: Tensor | None = None) -> None:
-        self.maps, self.grid = maps, grid
+    maxima: Tensor
+
+    def __init__(self, maps: Tensor, scratch: Tensor, bands: Tensor | None = None) -> None:
         self.height, self.width = maps.shape[1:]
+        self.bands = bands
+        channels, positions = maps.shape[0], self.height * self.width
+        scratch = scratch[: maps.numel()]
         if maps.is_contiguous():
-            flat = maps.flatten(1)
+            flat, self.scratch = maps.flatten(1), scratch.view(channels, positions)
         else:
             flat = maps.permute(1, 2, 0).flatten(0, 1).t()
+            self.scratch = scratch.view(positions, channels).t()
         self.flat = flat if flat.data_ptr() % ALIGNMENT_BYTES == 0 else flat.clone()
 
     @cached_property
@@ -48,7 +56,9 @@ class MapStatistics:
 
     @cached_property
     def maximum(self) -> Tensor:
-        return self.flat.amax(1) if self.grid is None else self.grid.amax((1, 2))
+        if self.flat.stride(1) == 1:
+            return self.flat.amax(1)
+        return maximum_over(self.flat.t() if self.bands is None else self.bands.flatten(0, 1), 0)
 
     @cached_property
     def summed(self) -> Tensor:
@@ -58,7 +68,7 @@ class MapStatistics:
     @cached_property
     def active(self) -> Tensor:
         """The number of non-zero responses of each channel, (C,) float64, exact; for maps without negatives."""
-        return torch.sign(self.flat).sum(1).double()
+        return torch.sign(self.flat, out=self.scratch).sum(1).double()
 
     @cached_property
     def weighted(self) -> Tensor:
@@ -70,22 +80,13 @@ class MapStatistics:
 
     @cached_property
     def power_mean(self) -> Tensor:
-        cubes = (self.flat * self.flat).mul_(self.flat)
+        cubes = torch.mul(self.flat, self.flat, out=self.scratch).mul_(self.flat)
         return (cubes.sum(1) / self.flat.shape[1]).pow(1 / 3)
 
     @cached_property
-    def regions(self) -> tuple[Tensor, list[tuple[int, int, int]]]:
-        """L2-normalised maximum of each R-MAC region (R, C) and the regions (top, left, side)."""
-        squares = region_squares(self.height, self.width)
-        rows, columns = _cuts(squares, 0), _cuts(squares, 1)
-        grid = self.grid if self.grid is not None else _cell_maxima(self.maps[None], rows, columns)[0]
-        maxima = [
-            grid[
-                :, rows.index(top) : rows.index(top + side), columns.index(left) : columns.index(left + side)
-            ].amax((1, 2))
-            for top, left, side in squares
-        ]
-        return _unit_rows(torch.stack(maxima)), squares
+    def regions(self) -> Tensor:
+        """L2-normalised maximum of each R-MAC region, (R, C)."""
+        return _unit_rows(self.maxima)
 
     def attention(self, power: float) -> Tensor:
         """Positions (H, W) bool where the summed map exceeds its power mean (power 1: the mean)."""
@@ -121,13 +122,40 @@ def _cuts(squares: list[tuple[int, int, int]], axis: int) -> list[int]:
     return sorted({square[axis] for square in squares} | {square[axis] + square[2] for square in squares})
 
 
-def _cell_maxima(maps: Tensor, rows: list[int], columns: list[int]) -> Tensor:
-    """Maxima of the cells between cuts, (B, C, len(rows) - 1, len(columns) - 1): each region is a union of cells."""
-    bands = [maps[:, :, a:b].amax(2) for a, b in pairwise(rows)]
-    return torch.stack(
-        [torch.stack([band[:, :, a:b].amax(2) for a, b in pairwise(columns)], 2) for band in bands],
-        2,
-    )
+def row_bands(maps: Tensor) -> Tensor:
+    """The maximum over the rows between neighbouring borders of the regions: one pass over maps (B, C, H, W).
+
+    (B, C, bands, W) where the maps are contiguous, (B, bands, W, C) where they are channels-last.
+    """
+    rows = _cuts(region_squares(*maps.shape[2:]), 0)
+    if maps.is_contiguous():
+        return torch.stack([maximum_over(maps[:, :, a:b], 2) for a, b in pairwise(rows)], 2)
+    last = maps.permute(0, 2, 3, 1)
+    return torch.stack([maximum_over(last[:, a:b], 1) for a, b in pairwise(rows)], 1)
+
+
+def region_maxima(bands: Tensor, height: int, width: int, *, channels_last: bool) -> Tensor:
+    """The maximum over each R-MAC region (B, R, C), in the order of `region_squares`, from `row_bands`."""
+    squares = region_squares(height, width)
+    rows, columns = _cuts(squares, 0), _cuts(squares, 1)
+    if channels_last:
+        cells = torch.stack([maximum_over(bands[:, :, a:b], 2) for a, b in pairwise(columns)], 2)
+    else:
+        cells = torch.stack([maximum_over(bands[..., a:b], 3) for a, b in pairwise(columns)], 3)
+        cells = cells.permute(0, 2, 3, 1).contiguous()
+    regions = []
+    for top, left, side in squares:
+        inside = maximum_over(cells[:, rows.index(top) : rows.index(top + side)], 1)
+        regions.append(maximum_over(inside[:, columns.index(left) : columns.index(left + side)], 1))
+    return torch.stack(regions, 1)
+
+
+def maximum_over(values: Tensor, axis: int) -> Tensor:
+    """`values.amax(axis)` by halves: several times as fast where the axis is not the last (elementwise, vectorised)."""
+    while (length := values.shape[axis]) > 1:
+        half = (length + 1) // 2
+        values = torch.maximum(values.narrow(axis, 0, half), values.narrow(axis, length - half, half))
+    return values.squeeze(axis)
 
 
 def _unit_rows(rows: Tensor) -> Tensor:
@@ -193,7 +221,7 @@ def _channel_log(responses: Tensor, added: Tensor | float) -> Tensor:
 
 def rmac(of: MapStatistics) -> Tensor:
     """R-MAC: sum of the L2-normalised maxima of the regions (Tolias et al. 2016), without their whitening per region."""
-    return of.regions[0].sum(0)
+    return of.regions.sum(0)
 
 
 def ramac(of: MapStatistics) -> Tensor:
@@ -208,8 +236,8 @@ def grmac(of: MapStatistics) -> Tensor:
 
 def _attended_regions(of: MapStatistics, power: float) -> Tensor:
     """Regions under one third get 0; where that leaves none (a constant map), all count alike, as in R-MAC."""
-    maxima, squares = of.regions
-    attended = of.attention(power)
+    maxima, attended = of.regions, of.attention(power)
+    squares = region_squares(of.height, of.width)
     shares = torch.stack([attended[t : t + s, l : l + s].float().mean() for t, l, s in squares])
     shares = torch.where(shares < ATTENDED_SHARE - 1e-6, 0.0, shares)
     return (maxima * (shares if shares.any() else torch.ones_like(shares))[:, None]).sum(0)
@@ -234,7 +262,7 @@ _FORMULAS: dict[str, Callable[[MapStatistics], Tensor]] = {
     "grmac": grmac,
     "amac": amac,
 }
-_BY_REGION = frozenset({"rmac", "ramac", "grmac"})
+BY_REGION = frozenset({"rmac", "ramac", "grmac"})
 
 NEEDS_NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside", "grmac", "amac"})
 
@@ -264,18 +292,31 @@ def pool_maps(maps: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     """
     names = list(dict.fromkeys(names))
     check_poolings(names)
-    check_non_negative(maps, names)
     if not (maps.is_contiguous() or maps.is_contiguous(memory_format=torch.channels_last)):
         maps = maps.contiguous()
     pooled = {name: maps.new_empty(maps.shape[:2]) for name in names}
-    grids: Tensor | list[None] = [None] * len(maps)
-    if _BY_REGION.intersection(names):
-        squares = region_squares(*maps.shape[2:])
-        grids = _cell_maxima(maps, _cuts(squares, 0), _cuts(squares, 1))  # exact, so the whole batch at once
-    for row, (image, grid) in enumerate(zip(maps, grids, strict=True)):
-        statistics = MapStatistics(image, grid)
-        for name in names:
-            pooled[name][row] = _FORMULAS[name](statistics)
+    if not len(maps):
+        return pooled
+    by_region = [name for name in names if name in BY_REGION]
+    scratch = maps.new_empty(maps[0].numel())
+    statistics: list[MapStatistics] = []
+    # large maps one by one, while they are in the processor's cache; minima and maxima are exact either way
+    for group in maps.split(1 if scratch.numel() * 4 > CACHED_BYTES else len(maps)):
+        check_non_negative(group, names)
+        bands = row_bands(group) if by_region else [None] * len(group)
+        for image, image_bands in zip(group, bands, strict=True):
+            of = MapStatistics(image, scratch, image_bands)
+            for name in names:
+                if name not in BY_REGION:
+                    pooled[name][len(statistics)] = _FORMULAS[name](of)
+            statistics.append(of)
+    if by_region:
+        bands = torch.stack([of.bands for of in statistics])
+        maxima = region_maxima(bands, *maps.shape[2:], channels_last=not maps.is_contiguous())
+        for row, of in enumerate(statistics):
+            of.maxima = maxima[row]
+            for name in by_region:
+                pooled[name][row] = _FORMULAS[name](of)
     return pooled
 
 
