@@ -1,0 +1,109 @@
+"""The few operations by which extraction touches the disk, in one place, so that a test can pull the plug."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from competition.atomic import sync_folder, write_bytes
+from competition.errors import Top7Error
+
+
+class DiskFull(Top7Error):
+    """No space left; what was written until the last commit is kept and the same command goes on from
+    there.
+    """
+
+
+def _clear(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"{path}: the disk is full ({error.strerror}): make room there or choose another folder with "
+            "--work, then run the same command again: it goes on from the last finished rows"
+        )
+    return error
+
+
+class Disk:
+    """Real files. Nothing is durable before `sync` (a file's bytes) or `sync_folder` (names)."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def allocate(self, path: Path, size_bytes: int, head: bytes) -> None:
+        """Create `path` anew with its whole size reserved and `head` at its start, synced."""
+        self.close(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                os.posix_fallocate(descriptor, 0, max(1, size_bytes))
+                os.pwrite(descriptor, head, 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise _clear(error, path) from None
+
+    def write_at(self, path: Path, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        try:
+            while len(view):
+                written = os.pwrite(self._descriptor(path), view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise _clear(error, path) from None
+
+    def read_at(self, path: Path, offset: int, size_bytes: int) -> bytes:
+        return os.pread(self._descriptor(path), size_bytes, offset)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Append to `path` (created if absent) and sync it."""
+        try:
+            with open(path, "ab", buffering=0) as stream:
+                stream.write(data)
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise _clear(error, path) from None
+
+    def truncate(self, path: Path, size_bytes: int) -> None:
+        with open(path, "rb+") as stream:
+            stream.truncate(size_bytes)
+            os.fsync(stream.fileno())
+
+    def sync(self, path: Path) -> None:
+        try:
+            os.fdatasync(self._descriptor(path))
+        except OSError as error:
+            raise _clear(error, path) from None
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """A whole small file, durable and in place, or not there at all."""
+        try:
+            write_bytes(path, data)
+        except OSError as error:
+            raise _clear(error, path) from None
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.close(source)
+        os.replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        self.close(path)
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        sync_folder(folder)
+
+    def close(self, path: Path | None = None) -> None:
+        """Close one file, or all."""
+        for opened in [path] if path is not None else list(self._open):
+            if (descriptor := self._open.pop(opened, None)) is not None:
+                os.close(descriptor)
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._open:
+            self._open[path] = os.open(path, os.O_RDWR)
+        return self._open[path]

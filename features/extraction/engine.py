@@ -1,0 +1,208 @@
+"""A batch of decoded images -> descriptors of every target: one forward pass, pooled and normalised in
+float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from competition.configuration import Backbone, Parts
+from competition.errors import ConfigurationError, Top7Error
+from features.backbones import Network, create_network
+from features.decoding import Sizing
+from features.extraction.settings import Settings
+from features.extraction.targets import Target
+from features.pooling import NEEDS_NON_NEGATIVE, check_poolings, pool_maps
+
+
+@dataclass
+class Batch:
+    """What a batch gave. rows[t]: (B, D_t) float32 L2-normalised, for the pooled targets; norms: (B, T)
+    float32 of them; finite: (B,) bool; psi: for each view, the part detectors' sums (B, N, C) float32."""
+
+    rows: list[np.ndarray]
+    norms: np.ndarray
+    finite: np.ndarray
+    psi: list[dict[Parts, Tensor]]
+
+
+class Engine:
+    """A network with its fixed settings; `part_models` are set once learnt."""
+
+    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+        check_poolings(backbone.pooling)
+        self.backbone, self.settings = backbone, settings
+        if settings.device == "cpu":
+            torch.set_num_threads(settings.threads)
+        self.network: Network = create_network(backbone)
+        self.device = torch.device(settings.device)
+        self.format = getattr(torch, settings.memory_format)
+        self.network.module.to(self.device, memory_format=self.format)
+        shape = (1, 3, 1, 1)
+        self.shift = torch.tensor(self.network.mean, device=self.device).mul(255).view(shape)
+        self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal().view(shape)
+        self.clamped = self.network.transformer or getattr(backbone, "clamp", False)
+        self.part_models: dict[Parts, object] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said aloud about this network."""
+        found = list(self.network.notes)
+        needing = [name for name in self.backbone.pooling if name in NEEDS_NON_NEGATIVE]
+        if self.clamped and (needing or self.backbone.parts):
+            what = ", ".join(needing + (["parts"] if self.backbone.parts else []))
+            found.append(f"{self.backbone.name}: its maps are clamped at zero for {what}")
+        return found
+
+    def sizings(self) -> tuple[Sizing, ...]:
+        """The sizes to decode an image to, one for each test-time scale."""
+        fill = tuple(min(255, max(0, round(255 * value))) for value in self.network.mean)
+        return tuple(
+            Sizing(self.backbone.image_size, self.backbone.resize, self.backbone.max_size, fill, scale)
+            for scale in getattr(self.backbone, "scales", (1.0,))
+        )
+
+    def maps(self, pixels: np.ndarray, *, flip: bool = False, exact: bool = False) -> list[Tensor]:
+        """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced
+        precision.
+        """
+        images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        if self.format is torch.contiguous_format:
+            images = images.contiguous()
+        images = images.float().sub_(self.shift).mul_(self.factor)
+        if flip:
+            images = images.flip(3).contiguous(memory_format=self.format)
+        reduced = self.settings.precision != "float32" and not exact
+        precision = getattr(torch, self.settings.precision if reduced else "float32")
+        with torch.inference_mode(), torch.autocast(self.device.type, precision, enabled=reduced):
+            return [maps.float() for maps in self.network.forward(images)]
+
+    def describe(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Batch:
+        """Every target's descriptors of a batch. views: the batch at each scale, (B, H, W, 3) uint8 each.
+
+        Several views (scales, flips) are averaged after pooling and L2, and normalised again; the norm kept
+        is the mean of the views'. An image whose maps are not finite even in float32 is marked in `finite`.
+        """
+        flips = (False, True) if getattr(self.backbone, "flip", False) else (False,)
+        found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
+        rows, norms = averaged([batch.rows for batch in found], [batch.norms for batch in found])
+        return Batch(
+            rows,
+            norms,
+            np.all([batch.finite for batch in found], axis=0),
+            [psi for batch in found for psi in batch.psi],
+        )
+
+    @torch.inference_mode()
+    def _view(self, pixels: np.ndarray, flip: bool, targets: Sequence[Target]) -> Batch:
+        maps = self.maps(pixels, flip=flip)
+        finite = _finite(maps)
+        if not finite.all() and self.settings.precision != "float32":
+            keep = finite.view(-1, 1, 1, 1)
+            maps = [
+                torch.where(keep, half, full)
+                for half, full in zip(maps, self.maps(pixels, flip=flip, exact=True))
+            ]
+            finite = _finite(maps)
+        if not finite.all():
+            maps = [torch.where(finite.view(-1, 1, 1, 1), found, 0) for found in maps]
+        by_layer = dict(zip(self.network.layers, maps))
+        results: dict[int, Tensor] = {}
+        for layer, found in by_layer.items():
+            self._pool_layer(layer, found, targets, results)
+        wanted = dict.fromkeys(target.parts for target in targets if target.parts is not None)
+        psi = {parts: self._aggregate(parts, by_layer[parts.layer]) for parts in wanted}
+        if not results:
+            return Batch([], np.zeros((len(pixels), 0), np.float32), finite.cpu().numpy(), [psi])
+        rows, norms = zip(*(unit_rows(results[t]) for t in sorted(results)))
+        return Batch(
+            [row.cpu().numpy() for row in rows],
+            torch.stack(norms, 1).cpu().numpy(),
+            finite.cpu().numpy(),
+            [psi],
+        )
+
+    def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
+        try:
+            return self.part_models[parts].aggregate(self.for_parts(maps))
+        except Top7Error as error:
+            raise ConfigurationError(
+                f"[[backbone]] {self.backbone.name}, parts of layer {parts.layer!r}: {error}; or "
+                "write clamp = true there"
+            ) from None
+
+    def for_parts(self, maps: Tensor) -> Tensor:
+        return maps.clamp_min(0) if self.clamped else maps
+
+    def _pool_layer(
+        self, layer: int | str, maps: Tensor, targets: Sequence[Target], results: dict[int, Tensor]
+    ) -> None:
+        names = {
+            target.pooling: t
+            for t, target in enumerate(targets)
+            if target.layer == layer and target.parts is None
+        }
+        if not names:
+            return
+        needing = [name for name in names if name in NEEDS_NON_NEGATIVE]
+        if self.clamped and needing:
+            free = [name for name in names if name not in needing]
+            pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})
+        else:
+            try:
+                pooled = pool_maps(maps, list(names))
+            except ConfigurationError:
+                raise
+            except Top7Error as error:
+                raise ConfigurationError(
+                    f"[[backbone]] {self.backbone.name}, layer {layer!r}: {error}; or write "
+                    "clamp = true there"
+                ) from None
+        results |= {t: pooled[name] for name, t in names.items()}
+
+
+def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) float32 divided by their L2 norms, and the norms (B,); sums in float64, a zero row stays
+    zero.
+    """
+    norms = rows.double().square().sum(1).sqrt()
+    unit = rows.double() / torch.where(norms > 0, norms, 1)[:, None]
+    return unit.float(), norms.float()
+
+
+def averaged(
+    rows: Sequence[Sequence[np.ndarray]], norms: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Views of unit rows -> their mean as unit rows, for each target; and the mean of the norms."""
+    if len(rows) == 1:
+        return list(rows[0]), norms[0]
+    means = [unit_rows(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
+    return means, np.mean(norms, axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _finite(maps: Sequence[Tensor]) -> Tensor:
+    """Which images have finite values throughout, (B,) bool: a sum is finite only if its terms are."""
+    sums = torch.stack([found.flatten(1).sum(1) for found in maps])
+    finite = torch.isfinite(sums).all(0)
+    if finite.all():
+        return finite
+    return torch.stack([torch.isfinite(found).flatten(1).all(1) for found in maps]).all(0)
+
+
+def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
+    """The width D of each target, from one blank batch; part-detector targets have their largest
+    dimension.
+    """
+    side = engine.backbone.image_size or 64
+    pooled = [target for target in targets if target.parts is None]
+    widths: list[int] = []
+    if pooled:
+        found = engine.describe([np.zeros((2, side, side, 3), dtype=np.uint8)], pooled)
+        widths = [rows.shape[1] for rows in found.rows]
+    by_path = dict(zip([target.path for target in pooled], widths))
+    return [by_path[target.path] if target.parts is None else max(target.parts.dims) for target in targets]

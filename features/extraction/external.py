@@ -1,0 +1,123 @@
+"""Descriptors made elsewhere ([[external]]) brought into row order, L2-normalised, in dumps of the same
+format.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import Configuration, External
+from competition.errors import Top7Error
+from competition.images import ImageSet
+from features.dumps import beside, npy_header, row_sums, sidecar_for
+from features.extraction.disk import Disk
+from features.extraction.targets import Target, external_dump_path, external_recipe
+
+BLOCK_ROWS = 4096
+
+
+def write_external(configuration: Configuration, external: External, split: str, images: ImageSet) -> Path:
+    """Write the dump of one split of an [[external]], unless it is there; returns its path.
+
+    The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
+    marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many, another shape.
+    """
+    from features.extraction.planning import is_complete
+
+    source = getattr(external, split)
+    if not Path(source).is_file():
+        raise Top7Error(
+            f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
+        )
+    target = Target(
+        external_dump_path(configuration, split, external), external_recipe(external, split), external.name
+    )
+    if is_complete(target, images):
+        return target.path
+    matrix, order = _matrix(source), _order(source, images)
+    if len(matrix) != len(order):
+        raise Top7Error(
+            f"{source}: {len(matrix)} rows for the {len(order)} ids beside it: expected one row an id"
+        )
+    _write(target, matrix, order, images)
+    return target.path
+
+
+def _matrix(source: Path) -> np.ndarray:
+    try:
+        found = np.load(source, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise Top7Error(
+            f"{source}: not a .npy matrix ({' '.join(str(error).split())}): expected float32 or float16 "
+            "saved by numpy.save"
+        ) from None
+    if found.ndim != 2 or found.dtype.kind != "f" or not found.shape[1]:
+        raise Top7Error(
+            f"{source}: holds {found.shape} {found.dtype}: expected (rows, dimensions) of floating point"
+        )
+    return found
+
+
+def _order(source: Path, images: ImageSet) -> np.ndarray:
+    """The matrix row of each image, (n,) int64."""
+    path = Path(source).with_suffix(".ids")
+    try:
+        ids = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise Top7Error(f"{path}: no such file: expected the ids of {source}, one a line") from None
+    except UnicodeDecodeError:
+        raise Top7Error(f"{path}: not UTF-8: save the ids as UTF-8, one a line") from None
+    row_of: dict[str, int] = {}
+    for row, image_id in enumerate(ids):
+        if row_of.setdefault(image_id, row) != row:
+            raise Top7Error(
+                f"{path}: line {row + 1}: the id {image_id!r} stands on line {row_of[image_id] + 1} too"
+            )
+    missing = [image_id for image_id in images.ids if image_id not in row_of]
+    if missing or len(ids) != len(images):
+        raise Top7Error(
+            f"{path}: {len(ids)} ids for {len(images)} images: {len(missing)} images have none"
+            + (f" (such as {missing[0]!r})" if missing else "")
+            + ": expected exactly the images' ids"
+        )
+    return np.array([row_of[image_id] for image_id in images.ids], dtype=np.int64)
+
+
+def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageSet) -> None:
+    disk, shape = Disk(), (len(images), matrix.shape[1])
+    partial = target.path.with_name(f".{target.path.name}.partial")
+    head = npy_header(shape, "float32")
+    disk.allocate(partial, len(head) + 4 * shape[0] * shape[1], head)
+    norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
+    unreadable = []
+    for start in range(0, shape[0], BLOCK_ROWS):
+        rows = np.asarray(matrix[order[start : start + BLOCK_ROWS]], dtype=np.float64)
+        lengths = np.sqrt(np.square(rows).sum(1))
+        good = np.isfinite(lengths) & (lengths > 0)
+        unit = np.where(good[:, None], rows / np.where(good, lengths, 1)[:, None], 0).astype("<f4")
+        block = slice(start, start + len(rows))
+        norms[block] = np.where(good, lengths, 0)
+        sums[block] = row_sums(unit, norms[block])
+        disk.write_at(partial, len(head) + 4 * shape[1] * start, unit)
+        unreadable += [
+            {
+                "row": start + int(place),
+                "id": images.ids[start + int(place)],
+                "reason": "the external row is zero or not finite",
+            }
+            for place in np.flatnonzero(~good)
+        ]
+    disk.sync(partial)
+    disk.remove(beside(target.path, ".json"))
+    disk.replace(partial, target.path)
+    for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
+        disk.write_file(
+            beside(target.path, suffix), npy_header(column.shape, column.dtype) + column.tobytes()
+        )
+    sidecar = sidecar_for(
+        shape=shape, dtype="float32", ids=images.ids, recipe=target.recipe, unreadable=unreadable
+    )
+    disk.write_file(beside(target.path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")

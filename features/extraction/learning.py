@@ -1,0 +1,159 @@
+"""Part detectors are learnt before the pass that uses them, from a sample of the gallery or a folder of their
+own.
+
+Which images they were learnt from is recorded under <work>/parts and part of the recipe of every dump made
+with them. A gallery that grew keeps what was learnt; a sample taken under `--limit` is taken anew without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from competition.atomic import write_json
+from competition.configuration import Backbone, Configuration, Parts
+from competition.errors import Top7Error
+from competition.images import ImageSet, ids_digest, list_images
+from features.dumps import file_label
+from features.extraction.engine import Engine
+from features.extraction.reading import read_ahead
+from features.extraction.targets import backbone_recipe, learning_recipe, learnt_path, read_learnt
+from features.parts import PartModel, check_parts, learn_parts, sample_rows
+
+
+def check_part_tables(backbone: Backbone) -> None:
+    """Raise ConfigurationError for a parts table that cannot be learnt whatever the images."""
+    for parts in backbone.parts:
+        check_parts(parts, f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}")
+
+
+def record_samples(
+    configuration: Configuration, backbone: Backbone, gallery: ImageSet | None, limited: bool
+) -> None:
+    """Decide the images to learn from, where that is not decided yet, and record them."""
+    base = backbone_recipe(configuration, backbone)
+    for parts in backbone.parts:
+        path = learnt_path(configuration.competition.work, backbone.name, base, parts)
+        known = read_learnt(path)
+        if known is not None and (limited or not known["limited"] or gallery is None):
+            continue
+        images = list_images(parts.training) if parts.training else gallery
+        if images is None:
+            raise Top7Error(
+                f"{path}: no such file: the part detectors of {backbone.name} have not been learnt yet: run "
+                "./run.sh extract for the gallery first"
+            )
+        rows = sample_rows(parts, len(images), np.ones(len(images), dtype=bool))
+        ids = [images.ids[row] for row in rows]
+        write_json(
+            path, {"sample": ids_digest(ids)[:16], "ids": ids, "limited": limited and not parts.training}
+        )
+
+
+def set_part_models(engine: Engine, configuration: Configuration, gallery: ImageSet | None) -> None:
+    """Set `engine.part_models`: each opened from <work>/parts if learnt before, else learnt now and saved
+    there.
+    """
+    for parts in engine.backbone.parts:
+        sample = _Sample(configuration, engine.backbone, parts, gallery)
+        engine.part_models[parts] = _learn(
+            configuration,
+            engine.backbone,
+            parts,
+            lambda sample=sample: layer_maps(engine, sample.images, sample.parts.layer),
+        )
+
+
+def open_part_model(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartModel:
+    """The model that `extract` learnt. Top7Error: there is none yet."""
+
+    def absent() -> Iterable[torch.Tensor]:
+        raise Top7Error(
+            f"the part detectors of {backbone.name}, layer {parts.layer!r}, have not been learnt yet: run "
+            "./run.sh extract"
+        )
+
+    return _learn(configuration, backbone, parts, absent)
+
+
+def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:
+    base = backbone_recipe(configuration, backbone)
+    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
+    provenance = learning_recipe(base, parts) | {"learnt": learnt["sample"] if learnt else None}
+    return learn_parts(
+        parts,
+        maps,
+        Path(configuration.competition.work) / "parts",
+        name=file_label(backbone.name, parts.layer),
+        provenance=provenance,
+    )
+
+
+class _Sample:
+    """The images of a recorded sample, looked up only if something has to be learnt."""
+
+    def __init__(
+        self, configuration: Configuration, backbone: Backbone, parts: Parts, gallery: ImageSet | None
+    ) -> None:
+        self.parts, self.gallery = parts, gallery
+        base = backbone_recipe(configuration, backbone)
+        self.path = learnt_path(configuration.competition.work, backbone.name, base, parts)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        learnt = read_learnt(self.path)
+        images = list_images(self.parts.training) if self.parts.training else self.gallery
+        row_of = {image_id: row for row, image_id in enumerate(images.ids)} if images is not None else {}
+        if missing := [image_id for image_id in learnt["ids"] if image_id not in row_of]:
+            raise Top7Error(
+                f"{self.path}: {len(missing)} of the {len(learnt['ids'])} images to learn from are gone "
+                f"(such "
+                f"as {missing[0]!r}): remove this file to learn from the images there are"
+            )
+        return images.rows(row_of[image_id] for image_id in learnt["ids"])
+
+
+def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[torch.Tensor]:
+    """One layer's maps (B, C, H, W) float32 of the readable images, in row order."""
+    position = engine.network.layers.index(layer)
+    pictures = read_ahead(
+        images,
+        range(len(images)),
+        engine.sizings()[:1],
+        workers=engine.settings.threads,
+        ahead=4 * engine.settings.batch_rows,
+    )
+    skipped = 0
+    readable = (picture.pixels[0] for picture in pictures if picture.pixels is not None)
+    for pixels in _batches(readable, engine.settings.batch_rows):
+        slots = max(len(pixels), 2 if engine.backbone.resize == "keep" else engine.settings.batch_rows)
+        batch = np.zeros((slots, *pixels[0].shape), dtype=np.uint8)
+        batch[: len(pixels)] = pixels
+        maps = engine.for_parts(engine.maps(batch)[position])[: len(pixels)]
+        finite = torch.isfinite(maps).flatten(1).all(1)
+        skipped += int((~finite).sum())
+        yield maps[finite]
+    if skipped:
+        print(
+            f"{engine.backbone.name}, layer {layer}: {skipped} images with values that are not finite are "
+            f"left out of "
+            "the training sample",
+            file=sys.stderr,
+        )
+
+
+def _batches(pixels: Iterable[np.ndarray], most: int) -> Iterator[Sequence[np.ndarray]]:
+    """Neighbours of one shape, at most `most` together."""
+    waiting: list[np.ndarray] = []
+    for found in pixels:
+        if waiting and (len(waiting) == most or waiting[0].shape != found.shape):
+            yield waiting
+            waiting = []
+        waiting.append(found)
+    if waiting:
+        yield waiting

@@ -1,0 +1,68 @@
+"""Image files read and decoded ahead of the network, in row order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.images import ImageSet
+from features.decoding import Sizing, Unreadable, decode
+
+
+@dataclass
+class Picture:
+    """One image file: its identity and either its pixels, uint8 (H, W, 3) for each sizing, or why there are
+    none.
+    """
+
+    row: int
+    size_bytes: int
+    mtime_ns: int
+    sha256: bytes
+    pixels: list[np.ndarray] | None
+    reason: str | None
+
+
+def read_picture(row: int, path: Path, sizings: tuple[Sizing, ...]) -> Picture:
+    """Read a file once: its hash and its pixels come from the same bytes."""
+    try:
+        with open(path, "rb") as stream:
+            stamp = os.fstat(stream.fileno())
+            data = stream.read()
+    except OSError as error:
+        return Picture(row, -1, -1, bytes(32), None, f"cannot be opened: {error.strerror}")
+    sha256 = hashlib.sha256(data).digest()
+    try:
+        pixels, reason = decode(data, sizings), None
+    except Unreadable as error:
+        pixels, reason = None, str(error)
+    except MemoryError:
+        pixels, reason = None, "does not fit in memory"
+    return Picture(row, stamp.st_size, stamp.st_mtime_ns, sha256, pixels, reason)
+
+
+def read_ahead(
+    images: ImageSet, rows: Iterable[int], sizings: tuple[Sizing, ...], *, workers: int, ahead: int
+) -> Iterator[Picture]:
+    """Yield the pictures of `rows` in that order, at most `ahead` of them decoded before they are asked
+    for.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        waiting: deque = deque()
+        try:
+            for row in rows:
+                waiting.append(pool.submit(read_picture, row, images.paths[row], sizings))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,203 @@
+"""What is to be written: one target for each layer and pooling and for each part-detector count, by its
+recipe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from competition.configuration import Backbone, Configuration, External, Parts
+from competition.errors import ConfigurationError, Top7Error
+from features.decoding import DECODER
+from features.dumps import file_label, recipe_digest
+from features.weights import file_digest, weights_digest
+
+POOLED = 1  # raise when a pooling's results change
+PARTS = 1  # likewise for part detectors
+
+
+@dataclass(frozen=True)
+class Target:
+    """One dump that a pass over the images fills; either `pooling` or `parts` with `count` is set."""
+
+    path: Path
+    recipe: Mapping
+    layer: int | str
+    pooling: str | None = None
+    parts: Parts | None = None
+    count: int | None = None
+
+
+def dumps_folder(configuration: Configuration, split: str) -> Path:
+    return Path(configuration.competition.work) / "dumps" / split
+
+
+def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
+    """What decides the maps of an image: model, weights, preprocessing, test-time views."""
+    recipe = {
+        "model": backbone.model,
+        "weights": weights_digest(backbone, configuration.competition.work),
+        "options": dict(backbone.options),
+        "mean": list(backbone.mean) if backbone.mean else None,
+        "std": list(backbone.std) if backbone.std else None,
+        "image_size": backbone.image_size,
+        "resize": backbone.resize,
+        "decoder": DECODER,
+    }
+    if backbone.resize == "keep" and not backbone.image_size:
+        recipe["max_size"] = backbone.max_size
+    for option, default in (("clamp", False), ("flip", False), ("scales", (1.0,))):
+        value = getattr(backbone, option, default)
+        if value != default:
+            recipe[option] = list(value) if isinstance(value, tuple) else value
+    return recipe
+
+
+def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
+    return {**base, "layer": layer, "pooling": pooling, "pooled": POOLED}
+
+
+def learning_recipe(base: Mapping, parts: Parts) -> dict:
+    """What decides the detectors and the projections learnt, but for the images learnt from."""
+    return {
+        **base,
+        "layer": parts.layer,
+        "pooling": "parts",
+        "parts": PARTS,
+        "alpha": parts.alpha,
+        "beta": parts.beta,
+        "form": parts.form,
+        "selection": parts.selection,
+        "training_images": parts.training_images,
+        "training": str(parts.training) if parts.training else None,
+        "seed": parts.seed,
+        "variant": parts.variant,
+        "half": parts.half,
+    }
+
+
+def learnt_path(work: Path, name: str, base: Mapping, parts: Parts) -> Path:
+    """The record of the images that a parts table was learnt from."""
+    recipe = learning_recipe(base, parts)
+    return Path(work) / "parts" / f"{file_label(name, parts.layer)}-{recipe_digest(recipe)}.json"
+
+
+def read_learnt(path: Path) -> dict | None:
+    """The record at `path`: {"sample": digest, "ids": [...], "limited": bool}, None if nothing was learnt
+    yet.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise Top7Error(f"{path}: not valid JSON: remove it and run ./run.sh extract to learn anew") from None
+
+
+def parts_recipe(
+    configuration: Configuration,
+    backbone: Backbone,
+    base: Mapping,
+    parts: Parts,
+    count: int,
+    dim: int | None = None,
+    exponent: float | None = None,
+) -> dict:
+    """The recipe of one detector count: its unwhitened projection, or with `dim` and `exponent` a component
+    of it.
+    """
+    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
+    recipe = learning_recipe(base, parts) | {
+        "count": count,
+        "largest_dim": max(parts.dims),
+        "learnt": learnt["sample"] if learnt else None,
+    }
+    if dim is not None:
+        recipe |= {"dim": dim, "exponent": exponent}
+    return recipe
+
+
+def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
+    """Every target of one backbone in `folder`, layers in their order, part detectors last."""
+    base = backbone_recipe(configuration, backbone)
+    found = [
+        _target(folder, backbone, pooling_recipe(base, layer, pooling), layer, pooling=pooling)
+        for layer in backbone.layers
+        for pooling in backbone.pooling
+    ]
+    for parts in backbone.parts:
+        for count in parts.counts:
+            recipe = parts_recipe(configuration, backbone, base, parts, count)
+            found.append(_target(folder, backbone, recipe, parts.layer, parts=parts, count=count))
+    unique = {target.path: target for target in found}
+    return list(unique.values())
+
+
+def _target(
+    folder: Path,
+    backbone: Backbone,
+    recipe: dict,
+    layer: int | str,
+    *,
+    pooling: str | None = None,
+    parts: Parts | None = None,
+    count: int | None = None,
+) -> Target:
+    middle = pooling if parts is None else f"parts-N{count}"
+    return Target(
+        dump_path(folder, backbone.name, layer, middle, recipe), recipe, layer, pooling, parts, count
+    )
+
+
+def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Mapping) -> Path:
+    return folder / f"{file_label(name, layer, middle)}-{recipe_digest(recipe)}.npy"
+
+
+def component_dump_path(
+    configuration: Configuration,
+    split: str,
+    backbone: Backbone,
+    layer: int | str | None = None,
+    pooling: str | None = None,
+    *,
+    parts: Parts | None = None,
+    count: int | None = None,
+    dim: int | None = None,
+    exponent: float | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """Where the dump of one component lies, there or not.
+
+    Either layer and pooling, or parts and count: the unwhitened projection, with dim and exponent the
+    whitened component that is made from it. folder: instead of the split's folder under `work` (images given
+    to predict).
+    """
+    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
+    base = backbone_recipe(configuration, backbone)
+    if parts is None:
+        if layer is None or pooling is None:
+            raise ConfigurationError(
+                "component_dump_path: expected a layer and a pooling, or parts and a count"
+            )
+        return dump_path(folder, backbone.name, layer, pooling, pooling_recipe(base, layer, pooling))
+    middle = f"parts-N{count}" + ("" if dim is None else f"-M{dim}-t{exponent:g}")
+    recipe = parts_recipe(configuration, backbone, base, parts, count, dim, exponent)
+    return dump_path(folder, backbone.name, parts.layer, middle, recipe)
+
+
+def external_recipe(external: External, split: str) -> dict:
+    """The recipe of descriptors made elsewhere: their file's digest."""
+    source = getattr(external, split)
+    return {"external": external.name, "file": file_digest(source)}
+
+
+def external_dump_path(configuration: Configuration, split: str, external: External) -> Path:
+    """Where the dump made from an [[external]] matrix lies, there or not."""
+    recipe = external_recipe(external, split)
+    return (
+        dumps_folder(configuration, split)
+        / f"{file_label('external', external.name)}-{recipe_digest(recipe)}.npy"
+    )

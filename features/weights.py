@@ -1,0 +1,173 @@
+"""Where a network's weights come from: timm's hub, a local file or, only when written, chance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from competition.atomic import write_json
+from competition.configuration import Backbone
+from competition.errors import ConfigurationError, Top7Error
+
+RANDOM_SEED = 0
+WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
+REMEMBERED = "weights.json"
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file or a plain state dict (weights_only); floating-point tensors come as float32.
+
+    Top7Error: no such file, neither format, something else than named tensors inside.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Top7Error(
+            f'{path}: no such weights file: give an existing file in weights = …, or "pretrained"'
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling, zip and header errors of many classes
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise Top7Error(
+            f"{path}: cannot be read as weights ({reason}): expected a safetensors file or a plain state "
+            "dict that torch.load(weights_only=True) accepts"
+        ) from None
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise Top7Error(
+            f"{path}: holds no state dict: expected named tensors, as model.state_dict() gives them"
+        )
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def fit(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str,
+    model: str,
+    known: set[str],
+    heads: tuple[str, ...],
+) -> None:
+    """Load `state` into `network`, a timm feature extractor whose names may be flattened or prefixed.
+
+    known: every name of the whole model; heads: prefixes of its classifier, which may be absent or of another
+    size. Top7Error: one line that counts and names what is missing, unexpected or of another shape.
+    """
+    by_plain_name = {plain_name(key): key for key in state}
+    wanted = network.state_dict()
+    missing, mismatched, loaded = [], [], {}
+    for key, value in wanted.items():
+        found = by_plain_name.get(plain_name(key.removeprefix("model.") if key not in state else key))
+        if found is None:
+            if not key.endswith("num_batches_tracked") and not key.removeprefix("model.").startswith(heads):
+                missing.append(key)
+        elif state[found].shape != value.shape:
+            mismatched.append(f"{found} {tuple(state[found].shape)} instead of {tuple(value.shape)}")
+        else:
+            loaded[key] = state[found]
+    names = {plain_name(key) for key in known}
+    unexpected = [key for key in state if plain_name(key) not in names and not key.startswith(heads)]
+    if missing or mismatched or unexpected:
+        faults = [
+            f"{len(found)} {what} (such as {found[0]})"
+            for what, found in (
+                ("missing", missing),
+                ("of another shape", mismatched),
+                ("unexpected", unexpected),
+            )
+            if found
+        ]
+        raise Top7Error(
+            f"{source}: does not fit the timm model {model!r}: of {len(wanted)} tensors "
+            f"{', '.join(faults)}: give the weights of this model, or the model of these weights"
+        )
+    network.load_state_dict(loaded, strict=False)
+
+
+def plain_name(key: str) -> str:
+    """timm's feature wrappers write features.0.weight as features_0.weight."""
+    return key.replace(".", "_")
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes of a state dict, sorted by name."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes; read once for a size and time of change."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigurationError(
+            f'{path}: no such weights file: give an existing file in weights = …, or "pretrained"'
+        )
+    stamp = os.stat(path)
+    return _file_digest(os.fspath(path), stamp.st_size, stamp.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_digest(backbone: Backbone, work: Path) -> str:
+    """The digest that stands for a backbone's weights in every recipe.
+
+    Local file: that of the file. Hub and random: that of the whole model's state dict, remembered under
+    `work` so that later commands need neither the hub nor the network.
+    """
+    if isinstance(backbone.weights, Path):
+        return file_digest(backbone.weights)
+    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
+    remembered = _remembered(work)
+    entry = remembered.get(key)
+    if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
+        return entry["digest"]
+    from features.backbones import own_file, source_state
+
+    file = own_file(backbone)
+    digest = file_digest(file) if file else state_digest(source_state(backbone)[0])
+    remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
+    write_json(Path(work) / REMEMBERED, remembered)
+    return digest
+
+
+def _stamp(path: str | Path) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _remembered(work: Path) -> dict:
+    path = Path(work) / REMEMBERED
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
