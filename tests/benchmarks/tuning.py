@@ -1,0 +1,197 @@
+"""What tuning costs on a gallery of 520,000: one pass, then trials; exact, beside recombining stored similarities.
+
+    python -m tests.benchmarks.tuning [--rows 520000] [--queries 100] [--trials 200] [--sweep] [--certify SECONDS]
+
+Made-up descriptors with the papers' five VGG layers (64 + 128 + 256 + 512 + 512 dimensions), written block by block
+from a seed. The correlation structure decides the outcome, so per-layer similarity quantiles and the layers' rank
+correlations are printed first; grocery's (mobilenetv1_100, FCroW, measured 2026-11-22) stand beside them.
+Physical limit of the pass: 2 * queries * rows * 1472 operations at the rate of the bare float32 matrix product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from features.components import Component
+from features.dumps import Dump
+from features.similarity import component_similarity, similarity_blocks
+from tuning.certificate import certify
+from tuning.combination import make_combination
+from tuning.objective import hits_precision, mean_average_precision, top_positions
+from tuning.region import random_coordinates
+
+LAYERS = {"conv1_2": 64, "conv2_2": 128, "conv3_3": 256, "conv4_3": 512, "conv5_3": 512}
+COMMON = (6.0, 4.2, 3.0, 2.1, 1.6)  # length of the part all images share: what lifts the mean cosine
+OWN_NOISE = (1.4, 1.2, 1.0, 0.8, 0.7)  # what a layer knows alone, beside the latent that all share
+LATENT = 48
+
+
+def latents(rows: range, seed: int) -> np.ndarray:
+    """Return (len(rows), LATENT) float32 latents of gallery images: clusters of near-duplicates."""
+    generator = np.random.default_rng((seed, rows.start))
+    clusters = np.random.default_rng(seed).standard_normal((4096, LATENT), dtype=np.float32)
+    own = generator.standard_normal((len(rows), LATENT), dtype=np.float32)
+    return 0.8 * clusters[generator.integers(0, 4096, len(rows))] + 0.6 * own
+
+
+def describe(z: np.ndarray, layer: int, dimension: int, seed: int, key: int) -> np.ndarray:
+    """Return (m, D) float32 unit descriptors of one layer from latents (m, LATENT)."""
+    fixed = np.random.default_rng((seed, 77, layer))
+    basis = fixed.standard_normal((LATENT, dimension), dtype=np.float32) / np.sqrt(dimension)
+    common = np.abs(fixed.standard_normal(dimension, dtype=np.float32))
+    common *= COMMON[layer] * np.sqrt(LATENT) / 4 / np.linalg.norm(common)
+    noise = np.random.default_rng((seed, key, layer)).standard_normal((len(z), dimension), dtype=np.float32)
+    x = np.maximum(common + (z @ basis) * 0.5 + noise * (OWN_NOISE[layer] * 0.5 * np.sqrt(LATENT / dimension) / 2), 0)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def free_component(z: np.ndarray, dimension: int, seed: int, number: int, key: int) -> np.ndarray:
+    """Return centred unit descriptors (m, D), as whitened part detectors give them."""
+    basis = np.random.default_rng((seed, 99, number)).standard_normal((LATENT, dimension), dtype=np.float32)
+    noise = np.random.default_rng((seed, key, 99 + number)).standard_normal((len(z), dimension), dtype=np.float32)
+    x = z @ basis / np.sqrt(LATENT) + 0.8 * noise
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def make(folder: Path, n_rows: int, n_queries: int, free: int, seed: int = 0, chains: int = 1):
+    """Write the gallery's files, return (components, query dumps, gallery dumps, relevant rows)."""
+    specs = [(f"net{chain}/{name}", f"net{chain}", layer, dimension) for chain in range(chains)
+             for layer, (name, dimension) in enumerate(LAYERS.items())]
+    components = [Component(name, chain, pooling="fcrow") for name, chain, _, _ in specs]
+    components += [Component(f"parts{number}", f"parts{number}") for number in range(free)]
+    widths = [dimension for _, _, _, dimension in specs] + [256] * free
+
+    def of(z: np.ndarray, key: int) -> list[np.ndarray]:
+        found = [describe(z, layer, dimension, seed + int(name[3]), key) for name, _, layer, dimension in specs]
+        return found + [free_component(z, 256, seed, number, key) for number in range(free)]
+
+    files = [np.lib.format.open_memmap(folder / f"{number}.npy", "w+", np.float32, (n_rows, width))
+             for number, width in enumerate(widths)]
+    for start in range(0, n_rows, 8192):
+        block = range(start, min(start + 8192, n_rows))
+        for file, values in zip(files, of(latents(block, seed), start)):
+            file[block.start:block.stop] = values
+    generator = np.random.default_rng(seed + 5)
+    relevant = [np.sort(generator.choice(n_rows, 2, replace=False)) for _ in range(n_queries)]
+    z = np.concatenate([latents(range(r[0] // 8192 * 8192, min(r[0] // 8192 * 8192 + 8192, n_rows)), seed)[r[0] % 8192][None]
+                        for r in relevant])
+    z = z + 0.5 * generator.standard_normal(z.shape).astype(np.float32)
+    ids = tuple(map(str, range(n_rows)))
+
+    def dump(path: Path, values: np.ndarray, names: tuple[str, ...]) -> Dump:
+        return Dump(path, names, values, np.ones(len(values), np.float32), np.zeros(len(values), bool), {}, {})
+
+    gallery = [dump(folder / f"{number}.npy", np.load(folder / f"{number}.npy", mmap_mode="r"), ids)
+               for number in range(len(widths))]
+    queries = []
+    for number, values in enumerate(of(z, -1 & 0xFFFF)):
+        np.save(folder / f"q{number}.npy", values)
+        queries.append(dump(folder / f"q{number}.npy", values, tuple(f"v{q}" for q in range(n_queries))))
+    return components, queries, gallery, relevant
+
+
+def structure(queries, gallery, components) -> str:
+    """Return per-layer quantiles of the similarities and the mean rank correlation of neighbouring layers."""
+    from scipy.stats import spearmanr
+
+    rows = np.linspace(0, len(gallery[0].ids) - 1, min(5000, len(gallery[0].ids))).astype(int)
+    s = [np.stack([component_similarity(q, g.descriptors[rows]) for q in d.descriptors[:20]]) for d, g in zip(queries, gallery)]
+    lines = []
+    for number, (component, values) in enumerate(zip(components, s)):
+        quantiles = np.quantile(values, [0.05, 0.5, 0.95])
+        next_ = s[number + 1] if number + 1 < len(s) else None
+        rho = np.mean([spearmanr(a, b).statistic for a, b in zip(values, next_)]) if next_ is not None else float("nan")
+        lines.append(f"  {component.name:<16} 5 % {quantiles[0]:.3f}  median {quantiles[1]:.3f}  95 % {quantiles[2]:.3f}"
+                     f"   rank correlation with the next {rho:.2f}")
+    return "\n".join(lines)
+
+
+def bare_product(queries, gallery, block_rows: int) -> float:
+    """Return the seconds of the matrix products alone, one a component and block, the gallery memory-mapped."""
+    begun = time.perf_counter()
+    for _ in similarity_blocks([q.descriptors for q in queries], [g.descriptors for g in gallery], block_rows):
+        pass
+    return time.perf_counter() - begun
+
+
+def recombine(stored: np.ndarray, weights: np.ndarray, relevant, k: int) -> float:
+    """Return MAP@k of one trial the usual way: all stored similarities (L, Q, n) float32 weighed again."""
+    scores = np.tensordot(weights.astype(np.float32), stored, axes=1)
+    top = np.argpartition(-scores, k, axis=1)[:, :k]
+    values = np.take_along_axis(scores, top, axis=1)
+    top = np.take_along_axis(top, top_positions(values, k), axis=1)
+    hits = np.array([np.isin(line, rows) for line, rows in zip(top, relevant)])
+    return float(hits_precision(hits, np.array([len(rows) for rows in relevant])).mean())
+
+
+def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains: int, certify_seconds: float, k: int = 7):
+    """Run one setting and print its figures."""
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        components, queries, gallery, relevant = make(Path(name), n_rows, n_queries, free, chains=chains)
+        print(f"\n{n_rows} rows, {n_queries} queries, {len(components)} components "
+              f"({sum(g.descriptors.shape[1] for g in gallery)} dimensions), float32")
+        print(structure(queries, gallery, components))
+        bare_product(queries, gallery, 8192)  # the files into the page cache
+        for region in regions:
+            bare = bare_product(queries, gallery, 8192)
+            combination = make_combination(components, queries, gallery, relevant, np.ones(n_queries, bool), k, region, None)
+            again = bare_product(queries, gallery, 8192)
+            bare = (bare + again) / 2
+            if combination.scene is None:
+                print(f"  {region:<10} prunes badly: exact recombination is streamed")
+                continue
+            points = random_coordinates(trials, len(components), np.random.default_rng(1)) @ combination.corners
+            begun = time.perf_counter()
+            values = [mean_average_precision(combination.scene, point) for point in points]
+            trial_s = (time.perf_counter() - begun) / trials
+            line = (f"  {region:<10} bare product {bare:.2f} s, pass {combination.seconds:.2f} s "
+                    f"({combination.seconds / bare:.2f} x), candidates {combination.mean_candidates:.1f} a query, "
+                    f"trial {1e3 * trial_s:.3f} ms")
+            if n_queries * n_rows * len(components) * 4 < 4 << 30:
+                stored = np.stack([np.concatenate([layers[number].copy() for _, layers in similarity_blocks(
+                    [q.descriptors for q in queries], [g.descriptors for g in gallery])], axis=1)
+                    for number in range(len(components))])
+                begun = time.perf_counter()
+                slow = [recombine(stored, point, relevant, k) for point in points[:5]]
+                slow_s = (time.perf_counter() - begun) / 5
+                del stored
+                agree = np.allclose(slow, values[:5], atol=1e-9)
+                line += f"; recombined {slow_s:.2f} s ({slow_s / trial_s:.0f} x), figures agree: {agree}"
+            print(line, flush=True)
+            if certify_seconds and region == "similarity":
+                for seconds in (certify_seconds / 10, certify_seconds):
+                    found = certify([combination.scene], [combination.corners], seconds)
+                    print(f"    certificate after {found.seconds:.1f} s: best {found.best:.4f}, bound {found.bound:.4f}, "
+                          f"gap {found.gap:.4f}, {found.nodes} sub-simplices", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"  largest resident set so far {peak:.2f} GiB, mapped file pages and the stored similarities included")
+
+
+def main() -> None:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=520_000)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--free", type=int, default=0, help="components outside the order, like part detectors")
+    parser.add_argument("--chains", type=int, default=1)
+    parser.add_argument("--regions", nargs="+", default=["similarity", "distance", "simplex"])
+    parser.add_argument("--certify", type=float, default=0.0)
+    parser.add_argument("--sweep", action="store_true", help="then gallery sizes and component counts")
+    options = parser.parse_args()
+    measure(options.rows, options.queries, options.trials, options.regions, options.free, options.chains, options.certify)
+    if options.sweep:
+        for rows in (10_000, 100_000, 1_000_000):
+            measure(rows, options.queries, options.trials, ["similarity"], 0, 1, 0)
+        for free, chains in ((0, 2), (2, 2)):
+            measure(100_000, options.queries, options.trials, ["similarity"], free, chains, 0)
+
+
+if __name__ == "__main__":
+    main()
