@@ -19,6 +19,7 @@ from competition.errors import Top7Error
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
+FIRST_LOOK = 2048  # rows whose approximate coordinates give a query its first thresholds
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -79,122 +80,164 @@ def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
     n, n_vertices = coordinates.shape
     if n < k:
         return np.empty((0, n_vertices), dtype=coordinates.dtype)
-    spread = coordinates.std(axis=0) + 1e-12
-    standard = (coordinates - coordinates.mean(axis=0)) / spread
-    ranks = np.argsort(np.argsort(-coordinates, axis=0, kind="stable"), axis=0, kind="stable")
-    criteria = [standard.min(axis=1), -ranks.max(axis=1).astype(np.float64), standard.sum(axis=1)]
-    criteria += [standard[:, j] + 0.3 * standard.min(axis=1) for j in range(n_vertices)]
+    standard = (coordinates - coordinates.mean(axis=0)) / (coordinates.std(axis=0) + 1e-12)
+    worst = standard.min(axis=1)
+    criteria = [worst, standard.sum(axis=1) + worst, standard.sum(axis=1)]
+    criteria += [standard[:, j] + 0.3 * worst for j in range(n_vertices)]
     best = [coordinates[np.argpartition(-value, k - 1)[:k]].min(axis=0) for value in criteria]
     return np.unique(np.array(best), axis=0)
 
 
-class _Query:
-    """The running candidates of one query."""
+@dataclass(frozen=True)
+class FastCoordinates:
+    """Vertex coordinates as running sums: f_j = sum of scale_l s_l over l >= j in j's chain = factor_j t_j.
 
-    def __init__(self, always: np.ndarray, corners: np.ndarray, k: int, limit: int):
-        self.always, self.corners, self.k, self.limit = always, corners, k, limit
+    corners: (J, L) vertices; members: the positions of each chain's components, shallow to deep; the blocks'
+    similarities come scaled already (`scale` times the queries), so a coordinate costs one addition.
+    """
+
+    corners: np.ndarray
+    members: tuple[np.ndarray, ...]
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(L,): what the queries of each component are multiplied by; at most 1."""
+        scale = np.ones(self.corners.shape[1])
+        for chain in self.members:  # the first vertex of a chain weighs all of it, as 1 / S_l
+            scale[chain] = self.corners[chain[0], chain] / self.corners[chain[0], chain].max()
+        return scale
+
+    @property
+    def factor(self) -> np.ndarray:
+        """(J,): f_j / t_j."""
+        return self.scale / np.diag(self.corners)
+
+    def running(self, layers: Sequence[np.ndarray]):
+        """Yield (vertex, f_j) for scaled similarities, one array a component; the array is overwritten next."""
+        for chain in self.members:
+            total = None
+            for position in chain[::-1]:
+                total = layers[position].copy() if total is None else np.add(total, layers[position], out=total)
+                yield position, total
+
+    def of(self, layers: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (m, J) float32 f of scaled similarities, L arrays (m,)."""
+        found = np.empty((len(layers[0]), len(self.corners)), dtype=np.float32)
+        for vertex, values in self.running(layers):
+            found[:, vertex] = values
+        return found
+
+
+class _Query:
+    """The running candidates of one query; thresholds (G, J) are in fast coordinates, the sharpest first."""
+
+    def __init__(self, corners: np.ndarray, factor: np.ndarray, slack: np.ndarray, k: int, limit: int):
+        self.corners, self.factor, self.slack, self.k, self.limit = corners, factor, slack, k, limit
         self.rows = np.empty(0, dtype=np.int64)
         self.similarities = np.empty((0, corners.shape[1]))
         self.thresholds = np.empty((0, len(corners)), dtype=np.float32)
         self.settled = 0
 
-    def survivors(self, approximate: np.ndarray, slack: float) -> np.ndarray:
-        """Return the columns of `approximate` (J, m) float32 that no threshold excludes."""
-        if not len(self.thresholds):
-            # first look: k of the block itself serve as champions (their error and the item's: twice the slack)
-            usable = approximate[:, np.isfinite(approximate[0])]  # excluded columns are -inf
-            self.thresholds = champion_thresholds(usable.T.astype(np.float64), self.k).astype(np.float32)
-            self.thresholds -= np.float32(slack)
-            if not len(self.thresholds):
-                return np.arange(approximate.shape[1])
-        first = (approximate >= self.thresholds[0][:, None]).any(axis=0)
-        columns = np.flatnonzero(first)
-        for threshold in self.thresholds[1:]:
-            if not len(columns):
-                break
-            columns = columns[(approximate[:, columns] >= threshold[:, None]).any(axis=0)]
-        return columns
+    def first_look(self, fast: np.ndarray) -> None:
+        """Take thresholds from approximate coordinates (m, J) of some rows; both sides may err: twice the slack."""
+        self.thresholds = (champion_thresholds(fast.astype(np.float64), self.k) - 2 * self.slack).astype(np.float32)
 
-    def add(self, rows: np.ndarray, similarities: np.ndarray, slack: float) -> None:
+    def add(self, rows: np.ndarray, similarities: np.ndarray) -> None:
         """Take in rows with their canonical similarities; settle when enough wait."""
         self.rows = np.concatenate([self.rows, rows])
         self.similarities = np.concatenate([self.similarities, similarities])
-        if len(self.rows) - self.settled > max(64, self.settled // 4):
-            self.settle(slack)
+        if len(self.rows) - self.settled > max(48, self.settled // 2):
+            self.settle()
 
-    def settle(self, slack: float) -> None:
+    def settle(self) -> None:
         """Drop what k kept items exclude, then sharpen the thresholds."""
         coordinates = self.similarities @ self.corners.T
         keep = np.ones(len(self.rows), dtype=bool)
         for threshold in champion_thresholds(coordinates, self.k):
             keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
-        self._keep(keep)
-        if len(self.rows) > 4 * self.limit:
-            raise PrunesBadly(f"{len(self.rows)} candidates for one query after part of the gallery")
-        coordinates = coordinates[keep]
-        keep = exclusion_counts(coordinates, self.similarities, self.rows, self.k) < self.k
-        self._keep(keep)
+        coordinates = self._keep(keep, coordinates)
+        if len(self.rows) <= 4 * self.limit:
+            counts = exclusion_counts(coordinates, self.similarities, self.rows, self.k)
+            coordinates = self._keep(counts < self.k, coordinates)
         if len(self.rows) > self.limit:
             raise PrunesBadly(f"{len(self.rows)} candidates for one query after part of the gallery")
         self.settled = len(self.rows)
-        thresholds = champion_thresholds(coordinates[keep], self.k)
+        thresholds = champion_thresholds(coordinates, self.k)
         if len(thresholds):  # the set that keeps least of what is left stands first
-            kept = [(coordinates[keep] >= threshold).any(axis=1).sum() for threshold in thresholds]
+            kept = [(coordinates >= threshold).any(axis=1).sum() for threshold in thresholds]
             order = np.argsort(kept, kind="stable")
-            self.thresholds = (thresholds[order] - slack).astype(np.float32)
+            self.thresholds = (thresholds[order] * self.factor - self.slack).astype(np.float32)
 
-    def _keep(self, keep: np.ndarray) -> None:
+    def _keep(self, keep: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
         self.rows, self.similarities = self.rows[keep], self.similarities[keep]
+        return coordinates[keep]
 
 
-def find_candidates(blocks: Iterable[Block], canonical: Canonical, corners: np.ndarray, k: int, *,
-                    n_queries: int, similarity_margin: float, excluded: np.ndarray | None = None,
+def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoordinates, k: int, *, n_queries: int,
+                    similarity_margin: np.ndarray, excluded: np.ndarray | None = None,
                     always: Sequence[np.ndarray] | None = None, limit: int = 20_000, threads: int = 2) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery.
 
-    blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component), in any order;
-    canonical(query, rows (m,)) -> (m, L) float64 canonical similarities; corners: the region's vertices (J, L);
-    similarity_margin: bound on |approximate - canonical|; excluded: (n,) bool, rows that take part in nothing;
-    always: rows to keep whatever happens (the relevant ones), per query. PrunesBadly when a query keeps more
-    than `limit`. The result does not depend on blocks or threads: it ends in one exact settling.
+    blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
+    `fast.scale`), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical similarities;
+    similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool, rows that take part in
+    nothing; always: rows to keep whatever happens (the relevant ones), per query. PrunesBadly when a query keeps
+    more than `limit`. The result does not depend on blocks or threads: it ends in one exact settling.
     """
-    corners = np.asarray(corners, dtype=np.float64)
-    corners32 = corners.astype(np.float32)
-    # a coordinate is a convex sum of similarities: their error, and the float32 sum's own; both sides may err
-    slack = 2.0 * (similarity_margin + (corners.shape[1] + 2) * 2.0**-23)
-    always = always if always is not None else [np.empty(0, dtype=np.int64)] * n_queries
-    queries = [_Query(np.asarray(rows, dtype=np.int64), corners, k, limit) for rows in always]
+    slack = np.zeros(len(fast.corners))
+    for chain in fast.members:  # errors add up along the running sum, whose own additions round too
+        slack[chain[::-1]] = np.cumsum((similarity_margin + (len(chain) + 3) * 2.0**-23 * fast.scale)[chain[::-1]])
+    queries = [_Query(fast.corners, fast.factor, slack, k, limit) for _ in range(n_queries)]
+    parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
-    def take(number: int, start: int, layers: Sequence[np.ndarray]) -> None:
-        query = queries[number]
-        approximate = corners32 @ np.stack([layer[number] for layer in layers])
-        if excluded is not None:
-            approximate[:, excluded[start:start + approximate.shape[1]]] = -np.inf
-        columns = query.survivors(approximate, slack)
-        rows = columns + start
-        if excluded is not None:
-            rows = rows[~excluded[rows]]
-        if len(rows):
-            query.add(rows, canonical(number, rows), slack)
+    def take(part: np.ndarray, start: int, layers: Sequence[np.ndarray]) -> None:
+        layers = [layer[part[0]:part[-1] + 1] for layer in layers]
+        usable = None if excluded is None else ~excluded[start:start + layers[0].shape[1]]
+        thresholds = _first_thresholds(queries, part, layers, fast, usable)
+        hopeful = np.zeros(layers[0].shape, dtype=bool)
+        for vertex, values in fast.running(layers):
+            hopeful |= values >= thresholds[:, vertex, None]
+        if usable is not None:
+            hopeful &= usable
+        for place in np.flatnonzero(hopeful.any(axis=1)):
+            query, columns = queries[part[place]], np.flatnonzero(hopeful[place])
+            coordinates = fast.of([layer[place, columns] for layer in layers])
+            for threshold in query.thresholds[1:]:
+                left = (coordinates >= threshold).any(axis=1)
+                columns, coordinates = columns[left], coordinates[left]
+            if len(columns):
+                query.add(columns + start, canonical(int(part[place]), columns + start))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(len(parts)) as pool:
         for start, layers in blocks:
-            list(pool.map(lambda number: take(number, start, layers), range(n_queries)))
-        list(pool.map(lambda query: _finish(query, slack), queries))
-    result = []
-    for number, query in enumerate(queries):
-        missing = np.setdiff1d(query.always, query.rows)
-        if excluded is not None:
-            missing = missing[~excluded[missing]]
-        rows, similarities = query.rows, query.similarities
-        if len(missing):
-            rows = np.concatenate([rows, missing])
-            similarities = np.concatenate([similarities, canonical(number, missing)])
-        order = np.argsort(rows, kind="stable")
-        result.append((rows[order], similarities[order]))
-    return Candidates(tuple(r for r, _ in result), tuple(s for _, s in result))
+            list(pool.map(lambda part: take(part, start, layers), parts))
+        list(pool.map(_Query.settle, [query for query in queries if len(query.rows)]))
+    found = [_with_always(query, number, always, excluded, canonical) for number, query in enumerate(queries)]
+    return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 
 
-def _finish(query: _Query, slack: float) -> None:
-    if len(query.rows):
-        query.settle(slack)
+def _first_thresholds(queries: Sequence[_Query], part: np.ndarray, layers: Sequence[np.ndarray], fast: FastCoordinates,
+                      usable: np.ndarray | None) -> np.ndarray:
+    """Return (len(part), J): the sharpest threshold of each query; -inf where there is none yet."""
+    found = np.full((len(part), len(fast.corners)), -np.inf, dtype=np.float32)
+    for place, number in enumerate(part):
+        if not len(queries[number].thresholds):
+            sample = slice(0, FIRST_LOOK) if usable is None else np.flatnonzero(usable)[:FIRST_LOOK]
+            queries[number].first_look(fast.of([layer[place, sample] for layer in layers]))
+        if len(queries[number].thresholds):
+            found[place] = queries[number].thresholds[0]
+    return found
+
+
+def _with_always(query: _Query, number: int, always: Sequence[np.ndarray] | None, excluded: np.ndarray | None,
+                 canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows, similarities) by ascending row, the rows to keep in any case among them."""
+    rows, similarities = query.rows, query.similarities
+    missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows) if always is not None else rows[:0]
+    if excluded is not None:
+        missing = missing[~excluded[missing]]
+    if len(missing):
+        rows = np.concatenate([rows, missing])
+        similarities = np.concatenate([similarities, canonical(number, missing)])
+    order = np.argsort(rows, kind="stable")
+    return rows[order], similarities[order]

@@ -20,11 +20,11 @@ from competition import atomic
 from features.components import Component
 from features.dumps import Dump
 from features.search import search
-from features.similarity import component_similarity, margin, similarity_blocks
-from tuning.candidates import Candidates, PrunesBadly, find_candidates
+from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
+from tuning.candidates import Candidates, FastCoordinates, PrunesBadly, find_candidates
 from tuning.objective import Scene, hits_precision, make_scene
 from tuning.objective import average_precisions as scene_precisions
-from tuning.region import layer_sums, region_chains, vertices
+from tuning.region import chain_members, layer_sums, region_chains, vertices
 
 SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
 CANDIDATE_LIMIT = 20_000
@@ -104,7 +104,7 @@ def make_combination(components: Sequence[Component], queries: Sequence[Dump], g
     if kept is None:
         mean_similarity = mean_similarities(queries, gallery, public)
         corners = vertices(layer_sums(mean_similarity, region), chains, names)
-        candidates = _candidates(queries, gallery, corners, k, relevant, progress)
+        candidates = _candidates(queries, gallery, corners, chains, k, relevant, progress)
         _save(path, mean_similarity, candidates)
     else:
         mean_similarity, candidates = kept
@@ -130,29 +130,31 @@ def make_combination(components: Sequence[Component], queries: Sequence[Dump], g
                        float(len(gallery[0].ids)))
 
 
-def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.ndarray, k: int,
+def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.ndarray, chains: Sequence[str], k: int,
                 relevant: Sequence[np.ndarray], progress: bool) -> Candidates | None:
     """One pass over the gallery; None where the region prunes badly."""
     from tqdm import tqdm
 
     query_arrays = [np.ascontiguousarray(dump.descriptors) for dump in queries]
     arrays = [dump.descriptors for dump in gallery]
+    fast = FastCoordinates(corners, tuple(chain_members(chains)))
+    scaled = [(query * scale).astype(np.float32) for query, scale in zip(query_arrays, fast.scale)]
 
     def canonical(number: int, rows: np.ndarray) -> np.ndarray:
         return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1)
 
-    bound = max(float(margin(array.shape[1])) for array in arrays)
+    bounds = np.array([margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)])
     n_rows = len(gallery[0].ids)
     block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(query_arrays[0]))), 256, 8192))
     with tqdm(total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False) as bar:
         def blocks():
-            for start, layers in similarity_blocks(query_arrays, arrays, block_rows):
+            for start, layers in similarity_blocks(scaled, arrays, block_rows):
                 yield start, layers
                 bar.update(layers[0].shape[1])
 
         try:
-            return find_candidates(blocks(), canonical, corners, k, n_queries=len(query_arrays[0]),
-                                   similarity_margin=bound, excluded=excluded_rows(gallery), always=relevant,
+            return find_candidates(blocks(), canonical, fast, k, n_queries=len(query_arrays[0]),
+                                   similarity_margin=bounds, excluded=excluded_rows(gallery), always=relevant,
                                    limit=min(CANDIDATE_LIMIT, max(1000, n_rows // 4)))
         except PrunesBadly:
             return None

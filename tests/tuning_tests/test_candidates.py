@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import region
-from tuning.candidates import PrunesBadly, exclusion_counts, find_candidates
+from tuning.candidates import FastCoordinates, PrunesBadly, exclusion_counts, find_candidates
 from tuning.objective import make_scene, mean_average_precision, ranks
 
 K = 7
@@ -33,19 +33,20 @@ def correlated_similarities(generator, n_queries, n, n_layers, *, decimals=None,
     return values if decimals is None else np.round(values, decimals)
 
 
-def blocks_of(similarities, block_rows, error, generator):
+def blocks_of(similarities, block_rows, error, generator, scale):
     n_queries, n, n_layers = similarities.shape
     for start in range(0, n, block_rows):
-        part = similarities[:, start:start + block_rows]
+        part = similarities[:, start:start + block_rows] * scale
         wrong = part + generator.uniform(-error, error, part.shape)
         yield start, [wrong[:, :, l].astype(np.float32) for l in range(n_layers)]
 
 
-def pruned(similarities, corners, *, block_rows=97, error=3e-5, seed=0, **options):
+def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, **options):
     generator = np.random.default_rng(seed)
+    fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
     return find_candidates(
-        blocks_of(similarities, block_rows, error * 0.5, generator), lambda q, rows: similarities[q, rows], corners, K,
-        n_queries=len(similarities), similarity_margin=error, **options)
+        blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale), lambda q, rows: similarities[q, rows],
+        fast, K, n_queries=len(similarities), similarity_margin=np.full(len(fast.scale), error), **options)
 
 
 def scene_of(candidates, relevant):
@@ -61,7 +62,7 @@ def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
     similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
     sums = np.abs(similarities.mean(axis=(0, 1)))
     corners = region.vertices(sums, list(chains))
-    found = pruned(similarities, corners)
+    found = pruned(similarities, corners, list(chains))
     relevant = [np.array([5, 700]) for _ in range(3)]
     scene = scene_of(found, relevant)
     points = np.concatenate([region.random_coordinates(300, 5, generator), np.eye(5), np.full((1, 5), 0.2)])
@@ -83,7 +84,7 @@ def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, de
     excluded = generator.random(n) < 0.2
     chains = [str(generator.integers(0, 2)) for _ in range(n_layers)]
     corners = region.vertices(generator.uniform(0.1, 1, n_layers), chains)
-    found = pruned(similarities, corners, block_rows=block_rows, excluded=excluded, seed=seed)
+    found = pruned(similarities, corners, chains, block_rows=block_rows, excluded=excluded, seed=seed)
     if not all(len(rows) for rows in found.rows):
         assert excluded.all()
         return
@@ -97,9 +98,9 @@ def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, de
 def test_blocks_and_threads_do_not_change_the_result():
     similarities = correlated_similarities(np.random.default_rng(1), 4, 2000, 5)
     corners = region.vertices(np.full(5, 0.6), ["a"] * 5)
-    reference = pruned(similarities, corners, block_rows=2000, threads=1)
+    reference = pruned(similarities, corners, ["a"] * 5, block_rows=2000, threads=1)
     for block_rows, threads in ((64, 2), (333, 1), (1999, 3)):
-        other = pruned(similarities, corners, block_rows=block_rows, threads=threads, seed=block_rows)
+        other = pruned(similarities, corners, ["a"] * 5, block_rows=block_rows, threads=threads, seed=block_rows)
         for a, b in zip(reference.rows, other.rows):
             np.testing.assert_array_equal(a, b)
 
@@ -121,7 +122,7 @@ def test_exclusion_counts_against_the_definition():
 def test_relevant_items_are_kept_even_when_they_cannot_win():
     similarities = correlated_similarities(np.random.default_rng(2), 1, 500, 3)
     worst = int(similarities[0].sum(axis=1).argmin())
-    found = pruned(similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), always=[np.array([worst])])
+    found = pruned(similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), "aaa", always=[np.array([worst])])
     assert worst in found.rows[0]
 
 
@@ -129,13 +130,23 @@ def test_a_region_that_prunes_badly_says_so():
     generator = np.random.default_rng(3)
     similarities = generator.random((1, 4000, 6))  # independent layers: hardly anything dominates
     with pytest.raises(PrunesBadly, match="candidates for one query"):
-        pruned(similarities, np.eye(6), limit=50)
+        pruned(similarities, np.eye(6), "123456", limit=50)
+
+
+def test_fast_coordinates_are_the_vertices_scaled():
+    generator = np.random.default_rng(8)
+    chains = ["a", "b", "a", "a", "c"]  # a chain need not stand together
+    corners = region.vertices(generator.uniform(0.2, 1, 5), chains)
+    fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
+    s = generator.random((40, 5))
+    found = fast.of([(s[:, l] * fast.scale[l]).astype(np.float32) for l in range(5)])
+    np.testing.assert_allclose(found, s @ corners.T * fast.factor, rtol=1e-5)
 
 
 def test_map_by_hand():
     # two queries, three items, one layer: q0 ranks 2, 0, 1 (relevant 0): AP 1/2; q1 ranks 1, 0, 2 (relevant 1, 2): (1 + 2/3) / 2
     similarities = np.array([[[0.2], [0.1], [0.9]], [[0.5], [0.7], [0.1]]])
-    found = pruned(similarities, np.eye(1))
+    found = pruned(similarities, np.eye(1), "a")
     scene = scene_of(found, [np.array([0]), np.array([1, 2])])
     assert ranks(scene, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
     assert mean_average_precision(scene, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
