@@ -1,0 +1,109 @@
+"""Named recipes: patterns resolved on configurations that have more or less than they ask for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
+from competition.errors import ConfigurationError
+from features.ranking.recipes import named_recipe, read_named_recipe, recipe_names, resolve
+
+MEDALLISTS = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "ustc2019", "wislab2018")
+EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac")
+
+
+def configuration(*backbones, externals=()):
+    return Configuration(Path("x.toml"), Competition("x", Path("gallery")), tuple(backbones), tuple(externals), Tuning())
+
+
+def backbone(name, layers=(0, 1, 2, 3, 4), pooling=EVERYTHING, parts=True):
+    tables = (Parts(layer=layers[-1], counts=(10, 50), dims=(64, 128), exponents=(0.5, 1.0)),) if parts else ()
+    return Backbone(model=name, name=name, layers=layers, pooling=pooling, parts=tables)
+
+
+def test_the_recipes_are_all_there():
+    assert recipe_names() == MEDALLISTS
+
+
+@pytest.mark.parametrize("name", MEDALLISTS)
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("layers", [(4,), (0, 1, 2, 3, 4), ("conv4_3", "conv5_3")])
+def test_every_recipe_resolves_on_any_configuration(name, count, layers):
+    known = configuration(*[backbone(f"b{number}", layers) for number in range(count)])
+    found = resolve(named_recipe(name), known)
+    assert len(found.components) == len(set(found.components)) == len(found.weights) == len(found.groups) >= 1
+    assert sum(found.weights) == pytest.approx(1) and min(found.weights) > 0
+
+
+def names(recipe, known):
+    return [component.name for component in resolve(recipe, known).components]
+
+
+def test_ustc_takes_two_backbones_or_says_which_stands_in():
+    recipe = named_recipe("ustc2019")
+    two = configuration(backbone("a"), backbone("b"), backbone("c"))
+    assert names(recipe, two) == ["a/4/mac", "b/4/grmac"] and not resolve(recipe, two).notes
+    one = resolve(recipe, configuration(backbone("a")))
+    assert [component.name for component in one.components] == ["a/4/mac", "a/4/grmac"]
+    assert one.notes == ("wants 2 backbones, there are 1: a stands in for number 2",)
+
+
+def test_the_papers_weights_go_from_deep_to_shallow():
+    found = resolve(named_recipe("fcrow_wmff_qe"), configuration(backbone("a", layers=(2, 0, 1))))
+    assert [component.layer for component in found.components] == [0, 1, 2]
+    assert found.weights == pytest.approx([w / 0.846 for w in (0.384, 0.154, 0.308)])
+    assert found.groups == (2, 3, 4) and len(found.notes) == 2
+
+
+def test_parts_are_the_nearest_the_table_has():
+    found = resolve(named_recipe("pwa_qe"), configuration(backbone("a")))
+    assert found.components[0].count == 50 and found.components[0].dim == 128 and found.components[0].exponent == 1.0
+    assert found.notes == ("a parts: count 50 is the nearest to 150", "a parts: dim 128 is the nearest to 4096")
+
+
+def test_what_a_configuration_lacks_is_named():
+    with pytest.raises(ConfigurationError, match="wants the pooling crow of a, which extracts mac"):
+        resolve(named_recipe("wislab2018"), configuration(backbone("a", pooling=("mac",))))
+    with pytest.raises(ConfigurationError, match="add parts = "):
+        resolve(named_recipe("pwa_qe"), configuration(backbone("a", parts=False)))
+    with pytest.raises(ConfigurationError, match="did you mean 'gan2018'"):
+        named_recipe("gan2019")
+
+
+def written(folder, **values):
+    path = folder / "mine.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = written(tmp_path, components=[{"external": "*"}, {"backbone": "b", "layer": {"is": 2}, "pooling": ["gem", "mac"]}],
+                   weights=[1, 3], steps=[{"step": "expand", "neighbours": 2}])
+    recipe = named_recipe(str(path))
+    known = configuration(backbone("a"), backbone("b"), externals=[External("clip", Path("c.npy"))])
+    assert names(recipe, known) == ["external/clip", "b/2/mac"]
+    assert resolve(recipe, known).weights == (0.25, 0.75) and recipe.name == "mine"
+
+
+@pytest.mark.parametrize("values, words", [
+    ({}, "a list of components"),
+    ({"components": []}, "a list of components"),
+    ({"components": [{}], "weight": [1]}, "did you mean 'weights'"),
+    ({"components": [{"layr": 1}]}, "did you mean 'layer'"),
+    ({"components": [{}], "weights": [1, 2]}, "2 weights for 1 components"),
+    ({"components": [{}], "steps": [{"step": "expandd"}]}, "did you mean 'expand'"),
+])
+def test_a_wrong_file_is_one_line(values, words, tmp_path):
+    path = written(tmp_path, **values)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        read_named_recipe(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_layer_that_is_not_there(tmp_path):
+    recipe = read_named_recipe(written(tmp_path, components=[{"layer": -9, "pooling": "mac"}]))
+    with pytest.raises(ConfigurationError, match="which the configuration does not have"):
+        resolve(recipe, configuration(backbone("a")))
