@@ -1,0 +1,80 @@
+"""Which images excite each part detector most, and where: Figures 1 to 3 of the PWA paper for one's own images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from competition.configuration import Parts
+from competition.images import ImageSet
+from features.parts.aggregation import part_weights
+from features.parts.model import VARIANTS
+
+
+@dataclass(frozen=True)
+class Excited:
+    """One image that excites a detector. response: sum of the detector's map; pixels: (H, W, 3) uint8 as the network
+    sees it; weights: (H', W') float32, the detector's weight map."""
+
+    id: str
+    response: float
+    pixels: np.ndarray
+    weights: np.ndarray
+
+
+def most_exciting(
+    engine, images: ImageSet, parts: Parts, detectors: Sequence[int], most: int
+) -> list[list[Excited]]:
+    """Return for each of `detectors` (channels) the `most` images with the largest sum-pooled response.
+
+    engine: a features.extraction.engine.Engine whose backbone has the layer of `parts`. Equal responses: the image
+    with the lower row first. Images that cannot be read, or without any response, are left out. Two passes: all
+    images one by one, then the chosen ones; memory: images * detectors * 4 bytes.
+    """
+    responses = np.zeros((len(images), len(detectors)), dtype=np.float32)
+    for row, _, maps in _maps(engine, images, parts, range(len(images))):
+        responses[row] = maps[0, list(detectors)].sum((1, 2)).cpu().numpy()
+    responses = np.where(np.isfinite(responses), responses, 0)
+    chosen = np.argsort(-responses, axis=0, kind="stable")[:most].T  # (detectors, most)
+    rows = sorted({int(row) for row in chosen.flat})
+    places = {row: [] for row in rows}
+    for number, best in enumerate(chosen):
+        for rank, row in enumerate(best):
+            places[int(row)].append((number, rank))
+    found: list[dict[int, Excited]] = [{} for _ in detectors]
+    for row, pixels, maps in _maps(engine, images, parts, rows):
+        for number, rank in places[row]:
+            response = float(responses[row, number])
+            if response > 0:
+                weights = _weights(maps, parts, detectors[number])
+                found[number][rank] = Excited(images.ids[row], response, pixels, weights)
+    return [[by_rank[rank] for rank in sorted(by_rank)] for by_rank in found]
+
+
+def _weights(maps: Tensor, parts: Parts, detector: int) -> np.ndarray:
+    root = VARIANTS[parts.variant].root
+    weights = part_weights(maps, torch.tensor([detector]), alpha=parts.alpha, beta=parts.beta, root=root)
+    return weights.view(maps.shape[2:]).cpu().numpy()
+
+
+def _maps(
+    engine, images: ImageSet, parts: Parts, rows: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """Yield (row, pixels (H, W, 3) uint8, maps (1, C, H', W')) of the readable images among `rows`."""
+    from features.extraction.reading import read_ahead
+
+    position = engine.network.layers.index(parts.layer)
+    pictures = read_ahead(images, rows, engine.sizings()[:1], workers=engine.settings.threads, ahead=16)
+    for picture in tqdm(pictures, total=len(rows), desc="parts", unit="image", file=sys.stderr, leave=False):
+        if picture.pixels is None:
+            continue
+        pixels = picture.pixels[0]
+        # a second, blank image: some networks take another path for a batch of one
+        maps = engine.maps(np.stack([pixels, np.zeros_like(pixels)]))[position][:1]
+        yield picture.row, pixels, engine.for_parts(maps)

@@ -1,0 +1,139 @@
+"""`parts`: the part detectors as an HTML page, each with the images that excite it most and its weight map over them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import write_text
+from competition.configuration import Backbone, Configuration, Parts
+from competition.errors import ConfigurationError
+
+PICTURE_PX = 160
+SAMPLE_IMAGES = 1000
+
+
+def write_parts_page(
+    configuration: Configuration,
+    out: Path | None = None,
+    *,
+    top: int = 12,
+    images: int = 6,
+    sample: int = SAMPLE_IMAGES,
+    device: str = "auto",
+) -> Path:
+    """Write the page of every parts table to `out` (default <work>/parts.html); returns its path.
+
+    top: detectors a table; images: pictures a detector, the best among `sample` seeded gallery images. Runs those
+    images through the network. ConfigurationError where the configuration has no parts, Top7Error where they have not
+    been learnt yet.
+    """
+    tables = [(backbone, parts) for backbone in configuration.backbones for parts in backbone.parts]
+    if not tables:
+        raise ConfigurationError(
+            f"{configuration.path}: no part detectors to show: write parts = {{ layer = …, counts = […], dims = […] }} in a"
+            " [[backbone]]"
+        )
+    sections = [
+        _section(configuration, backbone, parts, top, images, sample, device) for backbone, parts in tables
+    ]
+    html = render(f"{configuration.competition.name}: part detectors", sections)
+    return write_text(Path(out) if out else Path(configuration.competition.work) / "parts.html", html)
+
+
+def _section(
+    configuration: Configuration,
+    backbone: Backbone,
+    parts: Parts,
+    top: int,
+    most: int,
+    sample: int,
+    device: str,
+) -> dict:
+    from features.extraction import extracted_images
+    from features.extraction.engine import Engine
+    from features.extraction.learning import open_part_model
+    from features.extraction.settings import choose_device, fixed_settings, settings_path
+    from features.extraction.targets import backbone_recipe
+    from features.parts import sample_rows
+    from features.parts.exciting import most_exciting
+
+    model = open_part_model(configuration, backbone, parts)
+    about = json.loads((model.folder / "order.json").read_text(encoding="utf-8"))
+    path = settings_path(configuration, backbone, backbone_recipe(configuration, backbone))
+    engine = Engine(backbone, fixed_settings(path, backbone, choose_device(device)))
+    gallery = extracted_images(configuration, "gallery")
+    gallery = gallery.rows(sample_rows(replace(parts, training_images=sample), len(gallery)))
+    detectors = [int(channel) for channel in model.order[:top]]
+    found = most_exciting(engine, gallery, parts, detectors, most)
+    variance = about.get("variance") or []
+    rows = [
+        {
+            "place": place,
+            "channel": channel,
+            "variance": variance[place - 1] if place <= len(variance) else None,
+            "images": [
+                {"id": one.id, "response": one.response, "picture": overlay(one.pixels, one.weights)}
+                for one in excited
+            ],
+        }
+        for place, (channel, excited) in enumerate(zip(detectors, found, strict=True), start=1)
+    ]
+    return {
+        "title": f"{backbone.name}, layer {parts.layer}",
+        "subtitle": (
+            f"{len(detectors)} of {len(model.order)} channels by {parts.selection}, learnt from {model.n} images; for each"
+            f" the most exciting of {len(gallery)} gallery images, as the network sees them, as bright as the weight map is high."
+            f" The whole order: {model.folder / 'order.json'}"
+        ),
+        "curve": curve(variance, max(parts.counts)),
+        "rows": rows,
+    }
+
+
+def overlay(pixels: np.ndarray, weights: np.ndarray) -> str:
+    """Return a JPEG data URI of the picture (H, W, 3) uint8 as bright as the weight map (h, w) is high.
+
+    Weights are divided by their largest and enlarged bilinearly; where they are 0 a tenth of the light is left.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((PICTURE_PX, PICTURE_PX))
+    share = Image.fromarray(np.uint8(255 * weights / (weights.max() or 1)))
+    light = (
+        np.asarray(share.resize(picture.size, Image.Resampling.BILINEAR), dtype=np.float32)[:, :, None] / 255
+    )
+    mixed = np.asarray(picture, dtype=np.float32) * (0.1 + 0.9 * light)
+    stream = io.BytesIO()
+    Image.fromarray(np.uint8(np.round(mixed))).save(stream, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def curve(variance: Sequence[float], count: int, width: int = 640, height: int = 80) -> dict | None:
+    """Return the variance in the order of the detectors as points of an SVG line, and where `count` cuts it."""
+    if len(variance) < 2 or max(variance) <= 0:
+        return None
+    step, highest = width / (len(variance) - 1), max(variance)
+    points = " ".join(
+        f"{place * step:.1f},{height - value / highest * height:.1f}" for place, value in enumerate(variance)
+    )
+    cut = min(width, count * step)
+    return {"width": width, "height": height, "points": points, "cut": round(cut, 1), "count": count}
+
+
+def render(title: str, sections: Sequence[dict]) -> str:
+    """Return the page; every name is escaped."""
+    import jinja2
+
+    folder = Path(__file__).parent / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("parts.html").render(title=title, sections=sections)

@@ -1,0 +1,78 @@
+"""The page of part detectors: pictures, the curve, escaping; the ranking of images by response."""
+
+from __future__ import annotations
+
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from competition.configuration import Parts
+from competition.errors import ConfigurationError
+from competition.images import list_images
+from features.decoding import Sizing
+from features.parts.exciting import most_exciting
+from submissions.parts_page import curve, overlay, render, write_parts_page
+
+
+class Engine:
+    """Maps: the red, green and blue of the picture in 2 x 2 cells."""
+
+    settings = SimpleNamespace(threads=1)
+    network = SimpleNamespace(layers=["rgb"])
+
+    def sizings(self):
+        return (Sizing(8, "squash"),)
+
+    def maps(self, pixels):
+        cells = torch.from_numpy(pixels).float().permute(0, 3, 1, 2).contiguous()
+        return [torch.nn.functional.avg_pool2d(cells, 4)]
+
+    def for_parts(self, maps):
+        return maps
+
+
+def test_most_exciting_images_and_their_weights(tmp_path):
+    for name, colour in (("a", (200, 0, 0)), ("b", (90, 250, 0)), ("c", (200, 0, 0)), ("d", (0, 10, 0))):
+        picture = np.zeros((8, 8, 3), dtype=np.uint8)
+        picture[:4, :4] = colour
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    parts = Parts(layer="rgb", counts=(1,), dims=(1,))
+    red, green, blue = most_exciting(Engine(), list_images(tmp_path), parts, [0, 1, 2], 2)
+    assert [one.id for one in red] == ["a", "c"] and [one.id for one in green] == ["b", "d"] and blue == []
+    assert red[0].response == pytest.approx(200)
+    np.testing.assert_allclose(green[0].weights, [[1, 0], [0, 0]])
+    assert green[0].pixels.shape == (8, 8, 3)
+
+
+def test_overlay_is_bright_where_the_weights_are():
+    uri = overlay(np.full((40, 20, 3), 200, dtype=np.uint8), np.array([[1.0, 1], [0, 0]], dtype=np.float32))
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
+    assert picture.shape == (40, 20, 3) and picture[:8].min() > 180 and picture[-8:].max() < 40
+    dead = overlay(np.zeros((4, 4, 3), dtype=np.uint8), np.zeros((2, 2), dtype=np.float32))
+    assert dead.startswith("data:image/jpeg")
+
+
+def test_curve():
+    found = curve([4.0, 2.0, 0.0], 1, width=100, height=10)
+    assert found["points"] == "0.0,0.0 50.0,5.0 100.0,10.0" and found["cut"] == 50
+    assert curve([], 1) is None and curve([0.0, 0.0], 1) is None
+
+
+def test_names_are_escaped():
+    item = {"id": "<script>", "response": 1.0, "picture": "data:,"}
+    row = {"place": 1, "channel": 3, "variance": None, "images": [item]}
+    section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1), "rows": [row]}
+    page = render("<b>", [section])
+    assert "<script>" not in page and "&lt;script&gt;" in page and "t &amp; u" in page
+
+
+def test_without_parts():
+    configuration = SimpleNamespace(path="c.toml", backbones=())
+    with pytest.raises(ConfigurationError, match="c.toml: no part detectors"):
+        write_parts_page(configuration)
