@@ -48,7 +48,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network and how images get into it. `name` labels its files and parameters; unique."""
+    """One network and how images get into it. `name` labels its files and parameters; unique.
+
+    clamp: negative maps are set to zero, for networks without a ReLU; flip, scales: test-time views, averaged
+    after pooling.
+    """
 
     model: str
     layers: tuple[int | str, ...]
@@ -62,6 +66,9 @@ class Backbone:
     max_size: int = 1024
     pooling: tuple[str, ...] = ("fcrow",)
     parts: tuple[Parts, ...] = ()
+    clamp: bool = False
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,9 @@ BACKBONE: dict[str, Parser] = {
     "layers": toml.several(toml.layer),
     "pooling": toml.several(toml.text),
     "parts": _parts,
+    "clamp": toml.switch,
+    "flip": toml.switch,
+    "scales": toml.several(toml.number(above=0)),
 }
 
 EXTERNAL: dict[str, Parser] = {

@@ -46,7 +46,7 @@ class Engine:
         shape = (1, 3, 1, 1)
         self.shift = torch.tensor(self.network.mean, device=self.device).mul(255).view(shape)
         self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal().view(shape)
-        self.clamped = self.network.transformer or getattr(backbone, "clamp", False)
+        self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, object] = {}
 
     @property
@@ -64,7 +64,7 @@ class Engine:
         fill = tuple(min(255, max(0, round(255 * value))) for value in self.network.mean)
         return tuple(
             Sizing(self.backbone.image_size, self.backbone.resize, self.backbone.max_size, fill, scale)
-            for scale in getattr(self.backbone, "scales", (1.0,))
+            for scale in self.backbone.scales
         )
 
     def maps(self, pixels: np.ndarray, *, flip: bool = False, exact: bool = False) -> list[Tensor]:
@@ -88,7 +88,7 @@ class Engine:
         Several views (scales, flips) are averaged after pooling and L2, and normalised again; the norm kept
         is the mean of the views'. An image whose maps are not finite even in float32 is marked in `finite`.
         """
-        flips = (False, True) if getattr(self.backbone, "flip", False) else (False,)
+        flips = (False, True) if self.backbone.flip else (False,)
         found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
         rows, norms = averaged([batch.rows for batch in found], [batch.norms for batch in found])
         return Batch(

@@ -50,7 +50,7 @@ def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
     if backbone.resize == "keep" and not backbone.image_size:
         recipe["max_size"] = backbone.max_size
     for option, default in (("clamp", False), ("flip", False), ("scales", (1.0,))):
-        value = getattr(backbone, option, default)
+        value = getattr(backbone, option)
         if value != default:
             recipe[option] = list(value) if isinstance(value, tuple) else value
     return recipe
