@@ -9,6 +9,7 @@ gallery.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +24,15 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 def search(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, k: int,
            *, excluded: np.ndarray | None = None, block_rows: int = BLOCK_ROWS,
-           norm_bounds: Sequence[float] | None = None, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+           norm_bounds: Sequence[float] | None = None, device: object = "cpu",
+           progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best gallery rows of each query and their canonical scores.
 
     queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), float16, float32 or float64; weights (L,);
     excluded (n,) bool: rows never returned (unreadable images); norm_bounds (L,): upper bounds of the gallery rows'
     norms where they are known (similarity.UNIT_NORM for L2-normalised dumps), else they are measured on the way (for
-    100 queries a tenth of the time; lists are exact only if the bounds are true). progress: a bar on stderr.
+    100 queries a tenth of the time; lists are exact only if the bounds are true); device: "cpu" (numpy), or a torch
+    device such as "cuda" for the products, with the same lists; progress: a bar on stderr.
     -> ranks (Q, k) int64, best first, ties to the lower row, -1 where the gallery has no more rows; scores (Q, k)
     float64, -inf beside -1. A query that is zero in every used component scores 0 with all rows and gets the first
     ones. Raises Top7Error for shapes that do not fit and for descriptors that are not finite, naming the row.
@@ -57,12 +60,12 @@ def search(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
         _search_batch([q[part] for q in queries], gallery, weights, k, excluded, size, bounds, used,
-                      ranks[part], scores[part], bar)
+                      ranks[part], scores[part], device, bar)
     bar.close()
     return ranks, scores
 
 
-def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, bar) -> None:
+def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, device, bar) -> None:
     """Fill ranks and scores (Q, k) for one batch of queries, in one pass over the gallery."""
     count, total = len(ranks), len(gallery[0])
     empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
@@ -78,6 +81,7 @@ def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, r
     queries = [q[active] for q in queries]
     # the weight goes to the query's side, so that the fused score is a plain sum of products
     scaled = [float32_rows(np.asarray(q, np.float64) * w) for q, w in zip(queries, weights)]
+    multiply = [_multiplier(q, device) for q in scaled]
     lengths = [abs(w) * np.sqrt(np.square(q, dtype=np.float64).sum(axis=1)) for q, w in zip(queries, weights)]
     shortlist = Shortlist(len(active), k, lambda query, rows: fused_score(
         [q[query] for q in queries], [g[rows] for g in gallery], weights))
@@ -90,12 +94,12 @@ def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, r
             out = np.empty((len(active), stop - start), np.float32)
             other = np.empty_like(out) if len(gallery) > 1 else None
         error = np.zeros(len(active))
-        for number, (q, g, buffer) in enumerate(zip(scaled, gallery, buffers)):
+        for number, (g, buffer) in enumerate(zip(gallery, buffers)):
             rows = float32_rows(g[start:stop], buffer)
             bound = bounds[number] if bounds is not None else _largest_norm(rows, start, names[number])
             error += margin(rows.shape[1], lengths[number] * bound, extra=len(gallery))
             error += rows.shape[1] * 2.0**-125 * bound  # weighted queries may underflow
-            np.matmul(q, rows.T, out=out if number == 0 else other)
+            multiply[number](rows, out if number == 0 else other)
             if number:
                 out += other
             forget(g[start:stop])
@@ -106,6 +110,25 @@ def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, r
     for query, (rows, values) in enumerate(shortlist.finish()):
         ranks[active[query], :len(rows)] = rows
         scores[active[query], :len(rows)] = values
+
+
+def _multiplier(queries: np.ndarray, device: object) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all float32."""
+    if device == "cpu":
+        return lambda rows, out: np.matmul(queries, rows.T, out=out)
+    import torch
+
+    if torch.get_float32_matmul_precision() != "highest":
+        raise Top7Error(f"torch.get_float32_matmul_precision() is {torch.get_float32_matmul_precision()!r}: its products "
+                        "are outside the proven margin; set it to 'highest' for an exact search")
+    left = torch.from_numpy(queries).to(device)
+
+    def multiply(rows: np.ndarray, out: np.ndarray) -> None:
+        with warnings.catch_warnings():  # torch warns of read-only memory, which is only read here
+            warnings.simplefilter("ignore", UserWarning)
+            right = torch.from_numpy(np.asarray(rows)).to(device)
+        torch.from_numpy(out).copy_(left @ right.T)
+    return multiply
 
 
 def _first_allowed(excluded: np.ndarray, k: int) -> np.ndarray:

@@ -129,6 +129,28 @@ def test_known_norms_give_the_same_lists():
     assert_same(search([queries], [gallery], [1.0], 7, norm_bounds=[1.001]), search([queries], [gallery], [1.0], 7))
 
 
+def test_products_by_torch_give_the_same_lists():
+    import torch
+
+    generator = np.random.default_rng(3)
+    gallery, queries = [[tied_rows(generator, count, d, np.float16) for d in (33, 50)] for count in (3000, 9)]
+    expected = search(queries, gallery, [0.4, 0.6], 7)
+    assert_same(search(queries, gallery, [0.4, 0.6], 7, device=torch.device("cpu"), block_rows=700), expected)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(Top7Error, match="is 'medium': its products are outside"):
+            search(queries, gallery, [0.4, 0.6], 7, device=torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")
+def test_products_on_a_gpu_give_the_same_lists():
+    generator = np.random.default_rng(3)
+    gallery, queries = [[tied_rows(generator, count, d, np.float32) for d in (33, 500)] for count in (9000, 50)]
+    assert_same(search(queries, gallery, [0.4, 0.6], 7, device="cuda"), search(queries, gallery, [0.4, 0.6], 7))
+
+
 def test_half_precision_dumps_are_never_held_as_a_whole(tmp_path):
     np.save(tmp_path / "g.npy", tied_rows(np.random.default_rng(1), 60_000, 64, np.float16))
     gallery = np.load(tmp_path / "g.npy", mmap_mode="r")
