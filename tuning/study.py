@@ -7,9 +7,11 @@ and faces, where the optimum can lie, are tried by name first).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +24,7 @@ from competition.errors import ConfigurationError
 from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
+GRACE_S = 3600  # a trial on another machine that runs for longer is given up: its worker is gone
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
 Evaluate = Callable[[dict[str, object], np.ndarray], float]
 
@@ -35,7 +38,7 @@ def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage
         path.parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
     try:
-        return optuna.storages.RDBStorage(storage, heartbeat_interval=30, grace_period=90)
+        return optuna.storages.RDBStorage(storage)
     except Exception as error:  # SQLAlchemy's and the driver's own errors have no common root
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {reason}") from error
@@ -128,6 +131,7 @@ def run_trials(study: optuna.Study, evaluate: Evaluate, choice_lists: Mapping[st
             continue
         trial = study.ask()
         trial.set_user_attr("worker", worker_name())
+        trial.set_user_attr("started", time.time())
         if _place(study, trial.number) >= total:
             study.tell(trial, state=TrialState.FAIL)  # another worker took the last place
             continue
@@ -137,7 +141,7 @@ def run_trials(study: optuna.Study, evaluate: Evaluate, choice_lists: Mapping[st
         except BaseException:
             study.tell(trial, state=TrialState.FAIL)
             raise
-        study.tell(trial, value)
+        study.tell(trial, value, skip_if_finished=True)
         if finished is not None:
             finished(study)
 
@@ -166,16 +170,19 @@ def _others_running(study: optuna.Study) -> bool:
 def close_abandoned(study: optuna.Study) -> int:
     """Mark as failed the running trials whose worker, a process of this machine, is gone; returns their number.
 
-    Trials of other machines are left to the storage's heartbeat (PostgreSQL).
+    Those of other machines are closed after GRACE_S.
     """
     closed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, _, rest = str(trial.user_attrs.get("worker", "")).partition(":")
         pid, _, started = rest.partition(":")
-        if host != socket.gethostname() or not pid.isdigit():
-            continue
-        if not Path(f"/proc/{pid}").exists() or _process_start(int(pid)) != started:
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)  # another worker may have closed it
-            closed += 1
+        if host == socket.gethostname() and pid.isdigit():
+            gone = not Path(f"/proc/{pid}").exists() or _process_start(int(pid)) != started
+        else:
+            gone = time.time() - float(trial.user_attrs.get("started", time.time())) > GRACE_S
+        if gone:
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker closed it just now
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                closed += 1
     return closed
 

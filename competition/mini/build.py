@@ -1,0 +1,191 @@
+"""The embedded competition as files: gallery, validation, test, labels in the real format, a configuration.
+
+    folder/gallery/0001_180889/n0001_0000123.jpg …   catalogue pictures and distractors, ids in no order
+    folder/val/v000001.jpg …, folder/val.csv         user photos with their labels
+    folder/test/t000001.jpg …                        user photos
+    folder/held_back/test.csv                        the truth of the test queries; no configuration names it
+    folder/config.toml, folder/competition.json      what to run; what drew it
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import sync_folder, write_bytes, write_json
+from competition.errors import Top7Error
+from competition.mini.catalogue import draw_catalogue
+from competition.mini.photos import draw_photo
+from competition.mini.products import Product, draw_family, draw_product
+
+VERSION = 1  # raise when the same seed draws other bytes
+STREAM = 20_201_016  # first word of every seed here; the training of the backbone starts with another
+CATALOGUE_QUALITY = 88
+FOLDERS = ("0001_180889", "0002_145217", "0003_93804")
+
+CONFIGURATION = """\
+# The embedded mini competition (seed {seed}). Copy this file for your own images: the README names every key.
+[competition]
+name       = "mini"
+gallery    = "gallery"
+validation = "val"
+labels     = "val.csv"
+test       = "test"
+top_k      = 7
+
+[[backbone]]
+model      = "top7_vgg16_quarter"     # trained on other products of the same shop; ships with top7
+image_size = 160
+layers     = ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"]
+pooling    = ["fcrow", "spoc", "gem"]
+parts      = {{ layer = "conv5_3", counts = [10, 25, 50], dims = [64, 128], exponents = [0.5, 1.0] }}
+
+[tuning]
+trials     = 200
+region     = "similarity"
+private    = 0.3
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many of what; the defaults are the competition's. Each family gives `members` products that are asked for and
+    `lookalikes` distractors; `strangers` are distractors of families of their own."""
+
+    families: int = 40
+    members: int = 4
+    lookalikes: int = 5
+    strangers: int = 120
+    queries: int = 100
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw: `name` relative to the folder, without its ending; `seed` of its own generator."""
+
+    name: str
+    product: Product
+    photo: bool
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All pictures and the correct gallery ids of every query."""
+
+    pictures: tuple[Picture, ...]
+    validation: dict[str, tuple[str, ...]]
+    test: dict[str, tuple[str, ...]]
+
+
+def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
+    """Decide products, ids and queries; draws nothing. One to three gallery pictures a product, one a distractor."""
+    generator = np.random.default_rng([STREAM, seed, 0])
+    products: list[Product] = []
+    shown: list[tuple[Product, int]] = []  # gallery pictures: product, number of the asked-for product or -1
+    for _ in range(sizes.families):
+        family = draw_family(generator, sizes.members + sizes.lookalikes)
+        for product in family[:sizes.members]:
+            shown += [(product, len(products))] * int(generator.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
+            products.append(product)
+        shown += [(product, -1) for product in family[sizes.members:]]
+    shown += [(draw_product(generator), -1) for _ in range(sizes.strangers)]
+    order = generator.permutation(len(shown))
+    positives: dict[int, list[str]] = {}
+    pictures = []
+    for place, index in enumerate(order):
+        product, number = shown[index]
+        folder = FOLDERS[place * len(FOLDERS) // len(order)]
+        gallery_id = f"n{folder[:4]}_{place + 1:07d}"
+        pictures.append(Picture(f"gallery/{folder}/{gallery_id}", product, False, (STREAM, seed, 1, place)))
+        if number >= 0:
+            positives.setdefault(number, []).append(gallery_id)
+    asked = generator.permutation(len(products))
+    queries = min(sizes.queries, len(products))
+    truth: list[dict[str, tuple[str, ...]]] = []
+    for split, letter, chosen in (("val", "v", asked[:queries]), ("test", "t", asked[len(asked) - queries:])):
+        named = {f"{letter}{place + 1:06d}": int(number) for place, number in enumerate(generator.permutation(chosen))}
+        truth.append({query: tuple(sorted(positives[number])) for query, number in named.items()})
+        pictures += [Picture(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
+                     for place, (query, number) in enumerate(named.items())]
+    return Contest(tuple(pictures), *truth)
+
+
+def draw(picture: Picture) -> bytes:
+    """Return the picture as the bytes of a JPEG file; they depend on the picture's own seed alone."""
+    generator = np.random.default_rng(picture.seed)
+    if picture.photo:
+        image, quality = draw_photo(picture.product, generator)
+    else:
+        image, quality = draw_catalogue(picture.product, generator), CATALOGUE_QUALITY
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def label_file(truth: dict[str, tuple[str, ...]]) -> bytes:
+    """Return a label file as the real competition's: a byte-order mark, a header, ragged rows."""
+    rows = ["Validation Image ID,Training Image ID", *(",".join([query, *correct]) for query, correct in truth.items())]
+    return b"\xef\xbb\xbf" + "".join(f"{row}\n" for row in rows).encode()
+
+
+def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, sizes: Sizes = Sizes()) -> Path:
+    """Draw the competition into `folder` and return its config.toml; one that is there already is kept.
+
+    Drawn beside it and renamed when complete; the same seed gives the same bytes, however many processes draw.
+    """
+    folder = Path(folder)
+    made_from = {"version": VERSION, "seed": seed, "sizes": vars(sizes)}
+    if _made_from(folder) == made_from:
+        return folder / "config.toml"
+    if folder.exists() and _made_from(folder) is None:
+        raise Top7Error(f"{folder}: holds files that top7 did not draw: move them away, or choose another --work")
+    contest = plan_contest(seed, sizes)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    drawing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    try:
+        for picture, data in zip(contest.pictures, _drawn(contest.pictures, processes)):
+            path = drawing / f"{picture.name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        write_bytes(drawing / "val.csv", label_file(contest.validation))
+        write_bytes(drawing / "held_back" / "test.csv", label_file(contest.test))
+        write_bytes(drawing / "config.toml", CONFIGURATION.format(seed=seed).encode())
+        write_json(drawing / "competition.json", made_from)
+        os.chmod(drawing, 0o755)
+        if folder.exists():  # drawn by another version or seed
+            shutil.rmtree(folder)
+        os.replace(drawing, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(drawing, ignore_errors=True)
+    return folder / "config.toml"
+
+
+def _made_from(folder: Path) -> object:
+    try:
+        return json.loads((folder / "competition.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _drawn(pictures: tuple[Picture, ...], processes: int | None):
+    """Yield the files of `pictures` in their order, with a progress bar on stderr."""
+    from tqdm import tqdm
+
+    processes = min(os.cpu_count() or 1, 8) if processes is None else processes
+    if processes <= 1:
+        yield from map(draw, tqdm(pictures, desc="drawing", unit="picture", disable=None))
+        return
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from tqdm(pool.map(draw, pictures, chunksize=16), total=len(pictures), desc="drawing", unit="picture",
+                        disable=None)
