@@ -38,7 +38,7 @@ class Parts:
     alpha: float = 2.0
     beta: float = 2.0
     form: str = "NxC"
-    selection: str = "variance"
+    selection: str | Path = "variance"
     training_images: int = 2000
     training: Path | None = None
     seed: int = 0
@@ -123,7 +123,7 @@ PARTS: dict[str, Parser] = {
     "alpha": toml.number(above=0),
     "beta": toml.number(above=0),
     "form": toml.text,
-    "selection": toml.text,
+    "selection": toml.path_or("variance", "random"),
     "training_images": toml.whole(1),
     "training": toml.path,
     "seed": toml.whole(0),

@@ -22,7 +22,7 @@ from competition.images import ImageSet, ids_digest, list_images
 from features.dumps import file_label
 from features.extraction.engine import Engine
 from features.extraction.reading import read_ahead
-from features.extraction.targets import backbone_recipe, learning_recipe, learnt_path, read_learnt
+from features.extraction.targets import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.parts import PartModel, check_parts, learn_parts, sample_rows
 
 
@@ -55,18 +55,22 @@ def record_samples(
         )
 
 
-def set_part_models(engine: Engine, configuration: Configuration, gallery: ImageSet | None) -> None:
+def set_part_models(
+    engine: Engine, configuration: Configuration, gallery: ImageSet | None, targets: Sequence[Target]
+) -> None:
     """Set `engine.part_models`: each opened from <work>/parts if learnt before, else learnt now and saved
-    there.
+    there; only the counts of `targets` are projected.
     """
     for parts in engine.backbone.parts:
         sample = _Sample(configuration, engine.backbone, parts, gallery)
-        engine.part_models[parts] = _learn(
+        model = _learn(
             configuration,
             engine.backbone,
             parts,
             lambda sample=sample: layer_maps(engine, sample.images, sample.parts.layer),
         )
+        wanted = {target.count for target in targets if target.parts == parts}
+        engine.part_models[parts] = model.only(wanted) if wanted else model
 
 
 def open_part_model(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartModel:

@@ -69,7 +69,7 @@ def is_complete(target: Target, images: ImageSet) -> bool:
         return False
     sidecar = read_sidecar(target.path)
     rows, width = sidecar["shape"]
-    return sidecar["ids"] == list(images.ids) and target.path.stat().st_size >= 4 * rows * width
+    return sidecar["ids"] == list(images.ids) and target.path.stat().st_size >= target.item_bytes * rows * width
 
 
 def missing_targets(targets: Sequence[Target], images: ImageSet) -> list[Target]:

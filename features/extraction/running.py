@@ -260,7 +260,7 @@ def _run(
     for planned in plan_.passes:
         if engine is None or engine.backbone is not planned.backbone:
             engine = _engine(configuration, planned.backbone, device)
-        set_part_models(engine, configuration, images.get("gallery"))
+        set_part_models(engine, configuration, images.get("gallery"), planned.targets)
         found: PassReport = run_pass(
             engine, planned.split, images[planned.split], planned.targets, progress=progress
         )

@@ -30,6 +30,15 @@ class Target:
     parts: Parts | None = None
     count: int | None = None
 
+    @property
+    def dtype(self) -> str:
+        """What the rows are stored as: half precision for part detectors, if asked."""
+        return "float16" if self.parts is not None and self.parts.half else "float32"
+
+    @property
+    def item_bytes(self) -> int:
+        return 2 if self.dtype == "float16" else 4
+
 
 def dumps_folder(configuration: Configuration, split: str) -> Path:
     return Path(configuration.competition.work) / "dumps" / split
@@ -62,6 +71,8 @@ def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:
     """What decides the detectors and the projections learnt, but for the images learnt from."""
+    from features.parts.model import selection_key
+
     return {
         **base,
         "layer": parts.layer,
@@ -70,7 +81,7 @@ def learning_recipe(base: Mapping, parts: Parts) -> dict:
         "alpha": parts.alpha,
         "beta": parts.beta,
         "form": parts.form,
-        "selection": parts.selection,
+        "selection": selection_key(parts),
         "training_images": parts.training_images,
         "training": str(parts.training) if parts.training else None,
         "seed": parts.seed,

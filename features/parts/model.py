@@ -197,6 +197,11 @@ def learn_parts(
     channels = len(order[0])
     held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
     if held < counts[-1]:
+        if held:
+            _say(
+                f"{where}: a count of {counts[-1]} needs {counts[-1] - held} more detectors than the {held} there are:"
+                f" one pass over the sample of {n} images, {(counts[-1] - held) * n * channels * 2 / 1e9:.2f} GB"
+            )
         detectors = torch.from_numpy(order[0][held : counts[-1]].copy())
 
         def psi() -> Iterable[Tensor]:
@@ -207,6 +212,10 @@ def learn_parts(
         sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
     components = _components(parts, home, counts, most_dims, order[0], n, where)
     return PartModel(parts, name, home, order[0], n, components)
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def _checked(
@@ -252,13 +261,17 @@ def _order(
         order, given = selection.given(chosen, len(variance), str(parts.selection))
     about = {
         "name": where,
-        "selection": parts.selection,
+        "selection": str(parts.selection),
         "seed": parts.seed,
         "images": statistics.count,
         "given": given,
         "provenance": provenance,
     }
     selection.write_order(path, order, variance, about)
+    source = f"the images of {parts.training}"
+    if parts.training is None:
+        source = "the gallery itself (the paper learns on another set; training = a folder of images does so)"
+    _say(f"{where}: learnt from {statistics.count} images of {source}")
     return (order, given), statistics.count
 
 
@@ -275,6 +288,8 @@ def _components(
             found[count] = entry
     missing = tuple(count for count in counts if count not in found)
     if missing:
+        if found:
+            _say(f"{where}: components for {', '.join(map(str, missing))} detectors, from the sample on disk")
         opened = sample_blocks.open_blocks(home)
         grams = cumulative_grams(
             missing, parts.form, torch.from_numpy(order), partial(sample_blocks.chunks, opened), n
