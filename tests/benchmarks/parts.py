@@ -29,6 +29,7 @@ from features.parts.aggregation import aggregate, part_weights
 from features.parts.blocks import chunks, open_blocks
 from features.pooling import pool_maps
 from features.whitening import column_scales, dual_components, unit_rows
+from tests.benchmarks.search_speed import AnonymousPeak
 
 COUNTS = (10, 25, 50, 150, 250, 350, 450, 512)
 
@@ -101,15 +102,21 @@ def counts(images: int = 128, n: int = 2000, dim: int = 1024) -> None:
         for label, wanted in (("largest", COUNTS[-1:]), ("all", COUNTS)):
             parts = Parts(layer="conv5_3", counts=wanted, dims=(dim,), training_images=n)
             start = time.perf_counter()
-            model = learn_parts(parts, sample, Path(folder), name=f"bench-{label}", provenance={"for": label})
+            with AnonymousPeak() as learning_peak:
+                model = learn_parts(
+                    parts, sample, Path(folder), name=f"bench-{label}", provenance={"for": label}
+                )
             learning = time.perf_counter() - start
             aggregating = best_s(lambda model=model: model.aggregate(gallery), 3)
             psi = model.aggregate(gallery)
-            projecting = best_s(lambda model=model, psi=psi: model.project_psi(psi), 3)
+            with AnonymousPeak() as projecting_peak:
+                projecting = best_s(lambda model=model, psi=psi: model.project_psi(psi), 3)
             times[label] = aggregating + projecting
             print(
                 f"{label:8} learning {learning:6.1f} s; {images} images: aggregation {aggregating / images * 1e3:.2f} ms,"
-                f" projection {projecting / images * 1e3:.2f} ms an image"
+                f" projection {projecting / images * 1e3:.2f} ms an image; anonymous memory (with the"
+                f" {gallery.nbytes / 1e6:.0f} MB of maps and {psi.nbytes / 1e6:.0f} MB of psi) learning"
+                f" {learning_peak.peak_bytes / 1e9:.2f} GB, projection {projecting_peak.peak_bytes / 1e9:.2f} GB"
             )
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()) / 2
         print(f"all / largest, aggregation and projection: {times['all'] / times['largest']:.2f}")
