@@ -2,10 +2,10 @@
 
     python -m features.mini_backbone.train [--steps N] [--out weights.safetensors]
 
-The task is to name the family (packaging, brand, layout) of a product from a catalogue picture or a user photo, whatever
-its shade: the deep layers learn shape and layout, and shade and fine print are left to the shallower ones. A batch norm
-after each convolution in training, folded into the convolutions when saved; weights in half precision; the training
-recipe goes beside them as JSON.
+The task is to name the product, and at the deepest layer also its family (packaging, brand, layout), from a catalogue
+picture or a user photo. conv3_3, conv4_3 and conv5_3 each have their own head, so that each of them is of use alone and
+knows something else. A batch norm after each convolution in training, folded into the convolutions when saved; weights
+in half precision; the training recipe goes beside them as JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from competition.mini.photos import draw_photo
 from competition.mini.products import draw_family
 from features.mini_backbone.model import MEAN, NAME, STD, WEIGHTS, WIDTH, folded, training_features
 
+# module number of a map in timm's VGG with batch norms, its channels, the share of its loss: conv3_3, conv4_3, conv5_3
+TAPS = {"conv3_3": (22, 64, 0.3), "conv4_3": (32, 128, 0.5), "conv5_3": (42, 128, 1.0)}
+FAMILY_SHARE = 0.5
 TRAINING_STREAM = 7_777_777  # first word of every seed here; the competitions' seeds start with another word
 
 
@@ -46,16 +49,16 @@ class Settings:
     families: int = 320
     members: int = 3
     catalogue_pictures: int = 1  # of each member
-    photos: int = 3  # of each member
+    photos: int = 5  # of each member
     stored_px: int = 150
     batch: int = 64
-    steps: int = 600
+    steps: int = 2400
     small_px: int = 96  # input side in the first `small_share` of the steps
     large_px: int = 128
     small_share: float = 0.75
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    scale: float = 14.0  # of the cosine head
+    scale: float = 16.0  # of the cosine heads
     colour_jitter: float = 0.12  # standard deviation of the log gains
     bfloat16: bool = True
 
@@ -76,7 +79,7 @@ def draw_training_family(settings: Settings, family: int) -> np.ndarray:
 
 
 def draw_training_set(settings: Settings, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all images (n, 3, stored_px, stored_px) uint8 and their family numbers (n,) int64."""
+    """Return all images (n, 3, stored_px, stored_px) uint8 and their product numbers (n,) int64."""
     jobs = range(settings.families)
     if processes > 1:
         context = multiprocessing.get_context("spawn")
@@ -86,7 +89,7 @@ def draw_training_set(settings: Settings, processes: int) -> tuple[torch.Tensor,
     else:
         families = [draw_training_family(settings, family) for family in jobs]
     images = torch.from_numpy(np.concatenate(families)).permute(0, 3, 1, 2).contiguous()
-    return images, torch.arange(settings.families).repeat_interleave(len(families[0]))
+    return images, torch.arange(settings.families * settings.members).repeat_interleave(len(families[0]) // settings.members)
 
 
 def augmented(images: torch.Tensor, side: int, jitter: float, generator: torch.Generator) -> torch.Tensor:
@@ -124,6 +127,17 @@ class Head(nn.Module):
         return self.scale * pooled @ functional.normalize(self.weight).T
 
 
+def tapped(features: nn.Sequential, views: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the maps (B, C, H, W) of the layers in TAPS, after their ReLU."""
+    names = {number: name for name, (number, _, _) in TAPS.items()}
+    found = {}
+    for number, module in enumerate(features[:max(names) + 1]):
+        views = module(views)
+        if number in names:
+            found[names[number]] = views
+    return found
+
+
 def save_weights(features: nn.Sequential, path: Path) -> Path:
     """Write the folded convolutions of `features` to `path` as safetensors in half precision."""
     state = {name: value.half().contiguous() for name, value in folded(features).items()}
@@ -141,13 +155,14 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
     images, labels = draw_training_set(settings, processes)
     drawn_s = time.perf_counter() - began
     features = training_features().to(memory_format=torch.channels_last)
-    head = Head(WIDTH, settings.families, settings.scale)
-    parameters = [*features.parameters(), *head.parameters()]
+    products = settings.families * settings.members
+    heads = nn.ModuleDict({name: Head(channels, products, settings.scale) for name, (_, channels, _) in TAPS.items()})
+    heads["family"] = Head(WIDTH, settings.families, settings.scale)
+    parameters = [*features.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.15
     )
-    body = features[:-1]  # without pool5: the maps of conv5_3
     order = torch.empty(0, dtype=torch.int64)
     losses, hits = [], []
     bar = tqdm(range(settings.steps), desc="training", unit="step")
@@ -158,9 +173,13 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
         side = settings.small_px if step < settings.small_share * settings.steps else settings.large_px
         views = augmented(images[rows], side, settings.colour_jitter, draws).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            maps = body(views)
-        logits = head(maps)
-        loss = functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+            maps = tapped(features, views)
+        wanted = labels[rows]
+        logits = {name: heads[name](maps[name]) for name in TAPS}
+        loss = sum(share * functional.cross_entropy(logits[name], wanted, label_smoothing=0.05)
+                   for name, (_, _, share) in TAPS.items())
+        loss = loss + FAMILY_SHARE * functional.cross_entropy(
+            heads["family"](maps["conv5_3"]), wanted // settings.members, label_smoothing=0.05)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"training diverged at step {step}: loss {loss.item()}")
         optimiser.zero_grad(set_to_none=True)
@@ -169,13 +188,13 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
-        hits.append((logits.argmax(1) == labels[rows]).float().mean().item())
+        hits.append((logits["conv5_3"].argmax(1) == wanted).float().mean().item())
         bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", accuracy=f"{np.mean(hits[-20:]):.3f}")
         if (step + 1) % checkpoint_steps == 0 and step + 1 < settings.steps:
             save_weights(features, out)
     save_weights(features, out)
     write_json(out.with_name("recipe.json"), {
-        "model": NAME, "task": "family of products that no competition holds", "settings": asdict(settings),
+        "model": NAME, "task": "product and family, of products that no competition holds", "settings": asdict(settings),
         "images": len(images), "loss_last_50_steps": round(float(np.mean(losses[-50:])), 4),
         "accuracy_last_50_steps": round(float(np.mean(hits[-50:])), 4), "drawing_s": round(drawn_s, 1),
         "total_s": round(time.perf_counter() - began, 1), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
