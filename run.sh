@@ -15,7 +15,10 @@ usage: ./run.sh COMMAND [OPTIONS]        every command takes --help
   check        say whether a CSV would be accepted, fault by fault
   score        MAP@7 of a CSV against labels, recorded on the leaderboard
   leaderboard  the local leaderboard; --record notes an official score
-  predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out"
+  predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out
+  compare      several recipes on the same dumps, one table with paired intervals
+  blend        average finished submissions by rank or score
+  parts        a page of the part detectors and what excites them"
 
 say() { printf 'top7: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from competition.atomic import write_json
-from competition.errors import ConfigurationError
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError, nearest
 from features.components import Component, component_from
 
 FORMAT = 1
@@ -20,7 +22,8 @@ class Recipe:
     """Components in their fixed order and a weight for each (>= 0, of sum 1), with where they come from.
 
     `choice`: the study's discrete choices; `scores`: figures by name (public, private, ...);
-    `provenance`: region, sums S_l, study, trial, query split.
+    `provenance`: region, sums S_l, study, trial, query split; `steps`: what happens to descriptors and lists after
+    fusion (features/ranking/steps.py; none: exact search); `groups`: for cascades, the entry each component stems from.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Recipe:
     choice: dict[str, object] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, object] = field(default_factory=dict)
+    steps: tuple[dict, ...] = ()
+    groups: tuple[int, ...] = ()
 
     @property
     def weight_array(self) -> np.ndarray:
@@ -51,8 +56,40 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     components = [{key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components]
     return write_json(path, {
         "format": FORMAT, "name": recipe.name, "components": components, "weights": list(recipe.weights),
-        "choice": recipe.choice, "scores": recipe.scores, "provenance": recipe.provenance,
+        "choice": recipe.choice, "scores": recipe.scores, "provenance": recipe.provenance, "steps": list(recipe.steps),
+        "groups": list(recipe.groups),
     })
+
+
+def find_recipe(configuration: Configuration, named: str | None) -> Recipe:
+    """Return a recipe by name or file: a study's own (work/recipes), one that ships with top7, or any file of either.
+
+    None: the study's best. Notes on what the configuration has not quite as the recipe asks are said on stderr.
+    """
+    from features.ranking.recipes import named_recipe, recipe_names, resolve
+
+    folder = Path(configuration.competition.work) / "recipes"
+    own = folder / f"{named or 'best'}.json"
+    if named is None or own.is_file():
+        return read_recipe(own)
+    if named not in recipe_names():
+        if not Path(named).is_file():
+            known = [*recipe_names(), *sorted(path.stem for path in folder.glob("*.json"))]
+            raise ConfigurationError(f"no recipe and no file {named!r}: {nearest(named, known)}")
+        if _is_own_format(Path(named)):
+            return read_recipe(Path(named))
+    found = resolve(named_recipe(named), configuration)
+    for note in found.notes:
+        print(f"top7: recipe {named}: {note}", file=sys.stderr)
+    return Recipe(Path(named).stem, found.components, found.weights, {}, {}, {"source": "named recipe"},
+                  tuple(map(dict, found.steps)), found.groups)
+
+
+def _is_own_format(path: Path) -> bool:
+    try:
+        return "format" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False  # the reader of named recipes says what is wrong
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -74,4 +111,4 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigurationError(f"{path}: not a recipe: {error!r}; components, weights and name are expected") from None
     check_weights(np.array(weights), len(components), str(path))
     return Recipe(name, components, weights, dict(values.get("choice", {})), dict(values.get("scores", {})),
-                  dict(values.get("provenance", {})))
+                  dict(values.get("provenance", {})), tuple(values.get("steps", ())), tuple(values.get("groups", ())))

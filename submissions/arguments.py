@@ -61,6 +61,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     predict.add_argument("output_csv", type=Path, metavar="OUTPUT_CSV")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _recipe(predict, "the recipe (best)")
+
+    compare = _command(commands, "compare", "several recipes on the same dumps: one table with paired intervals")
+    compare.add_argument("recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)")
+
+    blend = _command(commands, "blend", "average finished submissions of one split by rank or score")
+    blend.add_argument("files", nargs="+", type=Path, metavar="CSV")
+    blend.add_argument("--weights", nargs="+", type=_positive_weight, metavar="W", help="one each (equal)")
+    blend.add_argument("--method", choices=("rank", "reciprocal", "score"), default="rank")
+    blend.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/blend-SPLIT.csv)")
+
+    parts = _command(commands, "parts", "a page of the part detectors: the images that excite each most, weight maps on top")
+    parts.add_argument("--top", type=_whole(1), default=12, help="detectors shown (12)")
+    parts.add_argument("--images", type=_whole(1), default=6, help="pictures a detector (6)")
+    parts.add_argument("--out", type=Path, metavar="FILE", help="where to write the page (work/…/parts.html)")
+    parts.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser.parse_args(arguments)
 
 
@@ -90,6 +105,13 @@ def _whole(minimum: int):
         return value
 
     return parse_whole
+
+
+def _positive_weight(text: str) -> float:
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive weight") from None
 
 
 def _positive(text: str) -> float:

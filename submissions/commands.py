@@ -62,16 +62,6 @@ def splits_of(configuration: Configuration) -> _Splits:
     return found
 
 
-def recipe_path(configuration: Configuration, named: str | None) -> Path:
-    """Return the file of a recipe given by name (of work/recipes) or as a file; the study's best by default."""
-    folder = Path(configuration.competition.work) / "recipes"
-    if named is None:
-        return folder / "best.json"
-    if named.endswith(".json") or "/" in named:
-        return Path(named)
-    return folder / f"{named}.json"
-
-
 def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
@@ -93,9 +83,11 @@ def tune(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     fixed = None
     if options.recipe is not None:
-        from features.recipe import read_recipe
+        from features.recipe import find_recipe
 
-        fixed = read_recipe(recipe_path(configuration, options.recipe)).choice
+        fixed = find_recipe(configuration, options.recipe).choice
+        if not fixed:
+            raise ConfigurationError(f"--recipe {options.recipe}: holds no choices of a study to fix: give one that tune wrote")
     tuned = run_study(configuration, trials=options.trials, seed=options.seed, folds=options.folds, repeats=options.repeats,
                       certify_seconds=options.certify, certify_all=options.certify_all, fixed=fixed)
     return Outcome(report_values(tuned), report(tuned, configuration.competition.top_k))
@@ -103,10 +95,11 @@ def tune(options: Namespace) -> Outcome:
 
 def submit(options: Namespace) -> Outcome:
     """Write the submission of a recipe."""
+    from features.recipe import find_recipe
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
-    written = write(configuration, recipe_path(configuration, options.recipe), options.split, options.out)
+    written = write(configuration, find_recipe(configuration, options.recipe), options.split, options.out)
     values, text = dict(written), f"{written['file']}"
     if options.sheet:
         from submissions.retrieval_sheet import write_sheet
@@ -171,12 +164,64 @@ def show_leaderboard(options: Namespace) -> Outcome:
 
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images."""
+    from features.recipe import find_recipe
     from submissions.predicting import predict as answer
 
     configuration = configuration_of(options)
-    written = answer(configuration, recipe_path(configuration, options.recipe), options.input_dir, options.output_csv,
+    written = answer(configuration, find_recipe(configuration, options.recipe), options.input_dir, options.output_csv,
                      device=options.device)
     return Outcome(written, written["file"])
+
+
+def compare(options: Namespace) -> Outcome:
+    """Rank the labelled queries under several recipes."""
+    from features.ranking.recipes import recipe_names
+    from features.recipe import find_recipe
+    from submissions.comparing import compare_recipes, comparison_table, comparison_values
+
+    configuration = configuration_of(options)
+    names = options.recipes
+    if not names:
+        own = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
+        names = [*(path.stem for path in own), *recipe_names()]
+    recipes = []
+    for name in names:
+        try:
+            recipes.append(find_recipe(configuration, name))
+        except ConfigurationError as error:
+            if options.recipes:
+                raise
+            print(f"top7: left out: {error}", file=sys.stderr)
+    if not recipes:
+        raise ConfigurationError(f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune")
+    rows = comparison_values(*compare_recipes(configuration, recipes))
+    return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition.top_k))
+
+
+def blend(options: Namespace) -> Outcome:
+    """Average finished submissions."""
+    from submissions.blending import blend_files, write_scores
+    from submissions.writing import write_submission
+
+    configuration = configuration_of(options)
+    found = splits_of(configuration)
+    top_k = configuration.competition.top_k
+    lists = blend_files(options.files, options.weights, splits=found.queries, gallery_ids=found.gallery, top_k=top_k,
+                        method=options.method)
+    path = options.out or Path(configuration.competition.work) / "submissions" / f"blend-{lists.split}.csv"
+    write_submission(path, lists.query_ids, lists.ranks, found.gallery, top_k)
+    if lists.scores is not None:
+        write_scores(path, lists.query_ids, lists.scores)
+    return Outcome({"file": str(path), "split": lists.split, "of": [str(file) for file in options.files]}, str(path))
+
+
+def parts(options: Namespace) -> Outcome:
+    """Write the page of the part detectors."""
+    from submissions.parts_page import write_parts_page
+
+    page = write_parts_page(configuration_of(options), options.out, top=options.top, images=options.images,
+                            device=options.device)
+    return Outcome({"page": str(page)}, str(page))
 
 
 def demo(options: Namespace) -> Outcome:
@@ -189,5 +234,5 @@ def demo(options: Namespace) -> Outcome:
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "demo": demo, "extract": extract, "tune": tune, "submit": submit, "check": check, "score": score,
-    "leaderboard": show_leaderboard, "predict": predict,
+    "leaderboard": show_leaderboard, "predict": predict, "compare": compare, "blend": blend, "parts": parts,
 }

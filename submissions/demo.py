@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import split_images
 from competition.standings import render
 from features.descriptors import gallery_ids
-from features.recipe import Recipe, write_recipe
+from features.recipe import Recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
 from submissions.retrieval_sheet import write_sheet
 from submissions.submitting import score_and_record, submit
@@ -41,7 +41,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     queries = {split: split_images(configuration, split).ids for split in ("validation", "test")}
     figures, files = {}, {}
     for name, recipe in recipes.items():
-        files[name] = {split: Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")}
+        files[name] = {split: Path(submit(configuration, read_recipe(recipe), split)["file"]) for split in ("validation", "test")}
         for file in files[name].values():
             found = check_submission(file, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
             if found.faults:

@@ -13,11 +13,11 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.components import backbone_named
 from features.ranked_lists import ranked_lists
-from features.recipe import Recipe, read_recipe
+from features.recipe import Recipe
 from submissions.writing import write_submission
 
 
-def predict(configuration: Configuration, recipe_path: Path, input_dir: Path, output_csv: Path, *,
+def predict(configuration: Configuration, recipe: Recipe, input_dir: Path, output_csv: Path, *,
             device: str = "auto") -> dict:
     """Describe the images of `input_dir` as extract does, rank the gallery under the recipe, write `output_csv`.
 
@@ -25,7 +25,7 @@ def predict(configuration: Configuration, recipe_path: Path, input_dir: Path, ou
     """
     from features.extraction import describe
 
-    configuration, recipe = needed(configuration, read_recipe(recipe_path))
+    configuration, recipe = needed(configuration, recipe)
     images = list_images(input_dir)
     for other in images.others:
         print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
@@ -63,12 +63,13 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
         counts = {number: {c.count for c in own if c.parts == number} for number in tables_of[name]}
         backbones.append(replace(
             backbone,
-            layers=tuple(layer for layer in backbone.layers if layer in {component.layer for component in layered}),
+            layers=tuple(layer for layer in backbone.layers if layer in {component.layer for component in own}),
             pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
             parts=tuple(replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables_of[name]),
         ))
+    groups = tuple(group for group, weight in zip(recipe.groups, recipe.weights) if weight != 0)
     components = tuple(component if component.parts is None
                        else replace(component, parts=tables_of[component.backbone].index(component.parts))
                        for component, _ in used)
     return (replace(configuration, backbones=tuple(backbones), externals=()),
-            replace(recipe, components=components, weights=tuple(weight for _, weight in used)))
+            replace(recipe, components=components, weights=tuple(weight for _, weight in used), groups=groups))

@@ -15,17 +15,17 @@ from competition.leaderboard import file_digest, record_score
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
-from features.recipe import read_recipe
+from features.recipe import Recipe
+from submissions.blending import write_scores
 from submissions.scoring import score_submission
 from submissions.writing import write_submission
 
 
-def submit(configuration: Configuration, recipe_path: Path, split: str, out: Path | None = None) -> dict:
+def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path | None = None) -> dict:
     """Write the submission of a recipe for `split` and note it on the leaderboard; returns what it is.
 
     A test submission is noted with its recipe's figures on the labelled validation queries.
     """
-    recipe = read_recipe(recipe_path)
     competition = configuration.competition
     queries = split_images(configuration, split)
     lists = ranked_lists(configuration, recipe, split, queries.ids, gallery_ids(configuration), progress=True)
@@ -33,6 +33,7 @@ def submit(configuration: Configuration, recipe_path: Path, split: str, out: Pat
         print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
     path = Path(out) if out is not None else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
     write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k)
+    write_scores(path, lists.query_ids, lists.scores)
     weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
     values = {"file": str(path), "sha256": file_digest(path), "split": split, "queries": len(lists.query_ids),
               "recipe": recipe.name, "weights": weights, "expected": recipe.scores}

@@ -88,6 +88,32 @@ def test_predict_gives_what_submit_gives(done, capsys, tmp_path):
     assert not list(work.glob("predict-*"))
 
 
+def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    code, out, err = run(capsys, "compare", *common, "best", "untuned", "pwa_qe", "--json")
+    rows = json.loads(out)["recipes"]
+    assert code == 0 and [row["recipe"] for row in rows] == ["best", "untuned", "pwa_qe"]
+    best = json.loads((work / "recipes" / "best.json").read_text())["scores"]
+    assert rows[0]["all"] == pytest.approx(best["all"], abs=1e-12) and "gain" not in rows[0]
+    code, out, _ = run(capsys, "compare", *common, "best", "untuned")
+    assert code == 0 and "untuned" in out and "gain over best" in out
+    files = []
+    for recipe in ("best", "pwa_qe"):
+        files.append(tmp_path / f"{recipe}.csv")
+        assert run(capsys, "submit", *common, "--recipe", recipe, "--out", files[-1])[0] == 0
+    for method in ("rank", "reciprocal", "score"):
+        out_file = tmp_path / f"{method}.csv"
+        assert run(capsys, "blend", *common, *files, "--method", method, "--weights", 2, 1, "--out", out_file)[0] == 0
+        assert run(capsys, "check", *common, out_file)[0] == 0
+    # a recipe with steps answers unseen images as submit does
+    code, _, err = run(capsys, "predict", *common, "--recipe", "pwa_qe", config.parent / "test", tmp_path / "p.csv")
+    assert code == 0, err
+    assert (tmp_path / "p.csv").read_bytes() == files[1].read_bytes()
+    code, out, _ = run(capsys, "parts", *common, "--top", 2, "--images", 2, "--out", tmp_path / "parts.html")
+    assert code == 0 and "<html" in (tmp_path / "parts.html").read_text()
+
+
 def test_check_lists_every_fault(done, capsys, tmp_path):
     config, work = done
     _, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "good.csv")
@@ -102,7 +128,7 @@ def test_check_lists_every_fault(done, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, expected", [
-    (["submit", "--recipe", "nothing"], "nothing.json: no such recipe"),
+    (["submit", "--recipe", "nothing"], "no recipe and no file"),
     (["score", "absent.csv"], "absent.csv"),
     (["leaderboard", "--record", "absent.csv", "much"], "'much' is not a number"),
     (["tune", "--trials", "0"], "whole number of at least 1"),
