@@ -31,7 +31,7 @@ class Row:
     """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
     What is unknown is None. public, private: by the first convention, on the queries the study saw and on
-    those it did not; moved: places won (positive) or lost from the public to the private ranking of the rows
+    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; moved: places won (positive) or lost from the public to the private ranking of the rows
     that have both.
     """
 
@@ -43,6 +43,7 @@ class Row:
     maps: Mapping[str, float] = field(default_factory=dict)
     public: float | None = None
     private: float | None = None
+    cross_validated: float | None = None
     moved: int | None = None
     official: float | None = None
     recorded: str | None = None
@@ -79,6 +80,7 @@ def record_score(work: Path | str, entry: Mapping[str, object]) -> Path:
         *entry["maps"].items(),
         ("public", entry.get("public")),
         ("private", entry.get("private")),
+        ("cross_validated", entry.get("cross_validated")),
     ]:
         if value is not None:
             _check_score(value, f"the leaderboard entry of {entry['file']}, {name}")
@@ -170,7 +172,7 @@ def read_rows(work: Path | str) -> list[Row]:
 
 def _row(score: dict | None, official: dict | None) -> Row:
     known = score or official
-    columns = ("split", "top_k", "public", "private")
+    columns = ("split", "top_k", "public", "private", "cross_validated")
     used = {*columns, "file", "sha256", "maps", "measured_on", "kind", "recorded", "official"}
     return Row(
         file=known["file"],

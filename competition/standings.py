@@ -39,6 +39,7 @@ def _local_table(rows: Sequence[Row]) -> str:
         *(f"{metric} {convention}" for convention in CONVENTIONS),
         "public",
         "private",
+        "cross-validated",
         "moved",
         "official",
     ]
@@ -51,6 +52,7 @@ def _local_table(rows: Sequence[Row]) -> str:
             *(_figure(row.maps.get(convention)) for convention in CONVENTIONS),
             _figure(row.public),
             _figure(row.private),
+            _figure(row.cross_validated),
             "-" if row.moved is None else f"{row.moved:+d}" if row.moved else "0",
             _figure(row.official),
         ]

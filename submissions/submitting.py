@@ -11,7 +11,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.images import split_images
 from competition.labels import relevant_rows
-from competition.leaderboard import file_digest, record_score
+from competition.leaderboard import file_digest, read_rows, record_score
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
@@ -37,17 +37,22 @@ def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path |
     weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
     values = {"file": str(path), "sha256": file_digest(path), "split": split, "queries": len(lists.query_ids),
               "recipe": recipe.name, "weights": weights, "expected": recipe.scores}
-    if split == "test" and "all" in recipe.scores:
+    if "all" in recipe.scores:
         entry = {**{key: values[key] for key in ("file", "sha256", "split", "recipe", "weights")},
                  "measured_on": "validation", "maps": {"min(m,k)": recipe.scores["all"]}, "top_k": competition.top_k}
         entry |= {part: recipe.scores[part] for part in ("public", "private") if part in recipe.scores}
+        if "cross-validated" in recipe.scores:
+            entry["cross_validated"] = recipe.scores["cross-validated"]
         record_score(competition.work, entry)
     return values
 
 
 def score_and_record(configuration: Configuration, file: Path, labels: Path, queries: Mapping[str, Sequence[str]],
                      gallery: Sequence[str]) -> dict:
-    """Score `file` against `labels` by both conventions and record it; public and private for validation queries."""
+    """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
+
+    A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
+    """
     competition = configuration.competition
     scored = score_submission(file, labels, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
     values = {"file": str(file), "sha256": scored.sha256, "split": scored.split, "queries": len(scored.labels),
@@ -58,5 +63,10 @@ def score_and_record(configuration: Configuration, file: Path, labels: Path, que
         values["public"] = scored.mean(mask=~private)
         if np.any(private):
             values["private"] = scored.mean(mask=private)
-    record_score(competition.work, {key: value for key, value in values.items() if key not in ("queries", "unlabelled")})
+    known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
+    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled")}
+    if known is not None:
+        noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
+        entry = {**known.details, **{part: value for part, value in noted.items() if value is not None}, **entry}
+    record_score(competition.work, entry)
     return values

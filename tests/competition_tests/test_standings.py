@@ -17,7 +17,7 @@ def test_table():
 
 
 def test_columns():
-    text = render([row("a.csv", 0.5, public=0.6, private=0.25, moved=-1), Row("b.csv", "b", official=0.125)])
+    text = render([row("a.csv", 0.5, public=0.6, private=0.25, cross_validated=0.375, moved=-1), Row("b.csv", "b", official=0.125)])
     lines = text.splitlines()
     assert lines[0].split("  ")[1:] and "MAP@7 min(m,k)" in lines[0] and "MAP@7 hits" in lines[0]
     assert lines[1].split() == [
@@ -29,10 +29,11 @@ def test_columns():
         "0.6000",
         "0.6000",
         "0.2500",
+        "0.3750",
         "-1",
         "-",
     ]
-    assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "0.1250"]
+    assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "-", "0.1250"]
     assert "moved: places from one ranking to the other, 1.00 on average over 1 submissions" in text
     assert "Published" not in text and text.endswith("\n")
 
