@@ -20,6 +20,7 @@ import numpy as np
 from competition.errors import Top7Error
 
 FORMAT = 1
+DAMAGE = ".damaged.json"  # beside a dump that `verify` found damaged
 
 
 @dataclass(frozen=True)

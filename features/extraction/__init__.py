@@ -2,18 +2,25 @@
 interrupted.
 """
 
+from features.extraction.duplicates import exact_duplicates, near_duplicates
+from features.extraction.limits import extracted_images
 from features.extraction.planning import Plan
-from features.extraction.running import ExtractionReport, describe, extract, extracted_images, plan
+from features.extraction.running import ExtractionReport, describe, extract, plan
 from features.extraction.targets import component_dump_path, dumps_folder, external_dump_path
+from features.extraction.verifying import VerifyReport, verify
 
 __all__ = [
     "ExtractionReport",
     "Plan",
+    "VerifyReport",
     "component_dump_path",
     "describe",
     "dumps_folder",
+    "exact_duplicates",
     "external_dump_path",
     "extract",
     "extracted_images",
+    "near_duplicates",
     "plan",
+    "verify",
 ]

@@ -4,8 +4,9 @@ float32.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +59,19 @@ class Engine:
             what = ", ".join(needing + (["parts"] if self.backbone.parts else []))
             found.append(f"{self.backbone.name}: its maps are clamped at zero for {what}")
         return found
+
+    def halve_batch(self) -> bool:
+        """After memory ran out: batches of half the rows from now on. False: they are single images
+        already.
+        """
+        if self.settings.batch_rows <= 1:
+            return False
+        self.settings = replace(self.settings, batch_rows=self.settings.batch_rows // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        rows = self.settings.batch_rows
+        print(f"{self.backbone.name}: out of memory: batches of {rows} images from here on", file=sys.stderr)
+        return True
 
     def sizings(self) -> tuple[Sizing, ...]:
         """The sizes to decode an image to, one for each test-time scale."""

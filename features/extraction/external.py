@@ -12,7 +12,7 @@ import numpy as np
 from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import beside, npy_header, row_sums, sidecar_for
+from features.dumps import DAMAGE, beside, npy_header, read_sidecar, row_sums, sidecar_for
 from features.extraction.disk import Disk
 from features.extraction.targets import Target, external_dump_path, external_recipe
 
@@ -25,8 +25,6 @@ def write_external(configuration: Configuration, external: External, split: str,
     The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
     marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many, another shape.
     """
-    from features.extraction.planning import is_complete
-
     source = getattr(external, split)
     if not Path(source).is_file():
         raise Top7Error(
@@ -35,7 +33,7 @@ def write_external(configuration: Configuration, external: External, split: str,
     target = Target(
         external_dump_path(configuration, split, external), external_recipe(external, split), external.name
     )
-    if is_complete(target, images):
+    if _is_complete(target.path, images):
         return target.path
     matrix, order = _matrix(source), _order(source, images)
     if len(matrix) != len(order):
@@ -44,6 +42,14 @@ def write_external(configuration: Configuration, external: External, split: str,
         )
     _write(target, matrix, order, images)
     return target.path
+
+
+def _is_complete(path: Path, images: ImageSet) -> bool:
+    if not path.exists() or not beside(path, ".json").exists() or beside(path, DAMAGE).exists():
+        return False
+    sidecar = read_sidecar(path)
+    rows, width = sidecar["shape"]
+    return sidecar["ids"] == list(images.ids) and path.stat().st_size >= 4 * rows * width
 
 
 def _matrix(source: Path) -> np.ndarray:
@@ -121,3 +127,4 @@ def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageS
         shape=shape, dtype="float32", ids=images.ids, recipe=target.recipe, unreadable=unreadable
     )
     disk.write_file(beside(target.path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")
+    disk.remove(beside(target.path, DAMAGE))

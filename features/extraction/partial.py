@@ -1,8 +1,9 @@
 """Dumps in the making: rows written in windows, a journal of the finished ones, and the step to final names.
 
 One `Group` is the dumps that were started together. Beside their partial files lie a record of the images
-(`.rows`: identity, and each dump's norm and checksum) and a journal: a header, then a JSON line for each
-finished window, appended only after the window's data is flushed. So what the journal says is on the disk.
+(`.rows.partial`: identity, settings, and each dump's norm and checksum) and a journal: a header, then a JSON
+line for each finished window, appended only after the window's data is flushed. So what the journal says is
+on the disk.
 """
 
 from __future__ import annotations
@@ -17,146 +18,198 @@ import numpy as np
 
 from competition.errors import Top7Error
 from competition.images import ids_digest
-from features.dumps import beside, npy_header, row_sums, sidecar_for
+from features.dumps import DAMAGE, beside, npy_header, row_sums, sidecar_for
 from features.extraction.disk import Disk
+from features.extraction.sources import Source
 from features.extraction.targets import Target
+from features.extraction.windows import Window
 
-IDENTITY = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,))]
+IDENTITY = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("by", "u1")]
+
+
+def record_type(columns: int) -> np.dtype:
+    """One image's record: its file, the settings (`by`) it was computed with, each dump's norm and
+    checksum.
+    """
+    return np.dtype(IDENTITY + [("norms", "<f4", (columns,)), ("sums", "<u4", (columns,))])
 
 
 class Group:
-    """Targets that share a journal. `done`: (windows,) bool; `unreadable`: {row: reason}."""
+    """Targets that share a journal; None stands for one that is no longer wanted.
+
+    `done`: (windows,) bool; `unreadable`: {row: reason}; `source`: where rows may be taken over from.
+    """
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        targets: Sequence[Target | None],
+        names: Sequence[str],
         widths: Sequence[int],
         ids: Sequence[str],
         window_rows: int,
         disk: Disk,
+        source: Source | None = None,
     ) -> None:
-        self.targets, self.widths, self.ids = list(targets), list(widths), ids
-        self.window_rows, self.disk = window_rows, disk
-        names = "\n".join(target.path.name for target in targets)
-        self.label = hashlib.sha256(names.encode()).hexdigest()[:12]
-        self.folder = targets[0].path.parent
+        self.targets, self.names, self.widths = list(targets), list(names), list(widths)
+        self.ids, self.window_rows, self.disk, self.source = ids, window_rows, disk, source
+        self.ids_digest = ids_digest(ids)
+        self.label = hashlib.sha256("\n".join([*names, self.ids_digest]).encode()).hexdigest()[:12]
+        self.folder = next(target.path.parent for target in targets if target is not None)
         self.journal = self.folder / f".{self.label}.journal"
         self.records = self.folder / f".{self.label}.rows.partial"
+        self.ids_path = self.folder / f".{self.label}.ids"
         self.images_path = self.folder / f"{self.label}.images.npy"
-        self.record_type = np.dtype(
-            IDENTITY + [("norms", "<f4", (len(targets),)), ("sums", "<u4", (len(targets),))]
-        )
-        self.heads = [npy_header((len(ids), width), "float32") for width in widths]
+        self.record_type = record_type(len(names))
         self.done = np.zeros(-(-len(ids) // window_rows), dtype=bool)
         self.unreadable: dict[int, str] = {}
-        self.settings: list[dict] = []
-        self.settings_of = np.zeros(len(self.done), dtype=np.uint8)
+        self.settings: list[dict] = list(source.settings) if source else []
+        self._journalled_settings = 0
         self._waiting: list[dict] = []
 
-    def partial(self, target: Target) -> Path:
-        return target.path.with_name(f".{target.path.name}.{self.label}.partial")
+    @property
+    def wanted(self) -> list[tuple[int, Target]]:
+        """(column, target) of the targets that are still wanted."""
+        return [(column, target) for column, target in enumerate(self.targets) if target is not None]
+
+    def partial(self, column: int) -> Path:
+        return self.folder / f".{self.names[column]}.{self.label}.partial"
+
+    def head(self, column: int) -> bytes:
+        target = self.targets[column]
+        return npy_header((len(self.ids), self.widths[column]), target.dtype)
 
     def window(self, number: int) -> range:
         return range(number * self.window_rows, min(len(self.ids), (number + 1) * self.window_rows))
 
     @property
     def bytes_needed(self) -> int:
-        rows = len(self.ids) * (4 * sum(self.widths) + self.record_type.itemsize)
-        return rows + len(self.targets) * (8 * len(self.ids) + sum(len(i) + 4 for i in self.ids[:1000]))
+        row_bytes = sum(target.item_bytes * self.widths[column] for column, target in self.wanted)
+        sidecars = len(self.wanted) * (8 * len(self.ids) + sum(len(i) + 4 for i in self.ids))
+        return len(self.ids) * (row_bytes + self.record_type.itemsize) + sidecars
 
-    def _header(self) -> dict:
+    def bytes_there(self) -> int:
+        return sum(
+            self.partial(column).stat().st_size for column, _ in self.wanted if self.partial(column).exists()
+        )
+
+    def header(self) -> dict:
         return {
-            "format": 1,
-            "targets": [target.path.name for target in self.targets],
+            "format": 2,
+            "targets": self.names,
             "widths": self.widths,
             "rows": len(self.ids),
-            "ids": ids_digest(self.ids),
+            "ids": self.ids_digest,
             "window_rows": self.window_rows,
         }
 
-    def start(self) -> str:
-        """Go on from the journal, or create the files; returns a sentence if earlier work could not be
-        used.
-        """
-        said = ""
+    def start(self) -> None:
+        """Go on from the journal, or create the files."""
         if self.journal.exists():
-            header, lines, whole_bytes = self._read_journal()
-            if header == self._header() and self._files_there(lines):
+            lines, whole_bytes = read_journal(self.journal)
+            if lines and lines[0] == self.header() and self._files_there(lines):
                 self.disk.truncate(self.journal, whole_bytes)
-                self._replay(lines)
-                return ""
-            said = f"{self.journal}: unfinished work on other images: begun anew" if header else ""
+                self._replay(lines[1:])
+                return
             self.disk.remove(self.journal)
-        for target, width, head in zip(self.targets, self.widths, self.heads):
-            self.disk.allocate(self.partial(target), len(head) + 4 * width * len(self.ids), head)
+            self.disk.sync_folder(self.folder)
+        for column, target in self.wanted:
+            head = self.head(column)
+            size_bytes = len(head) + target.item_bytes * self.widths[column] * len(self.ids)
+            self.disk.allocate(self.partial(column), size_bytes, head)
         self.disk.allocate(self.records, self.record_type.itemsize * len(self.ids), b"")
+        self.disk.write_file(self.ids_path, json.dumps(list(self.ids), ensure_ascii=False).encode())
+        self.disk.append(self.journal, _line(self.header()))
         self.disk.sync_folder(self.folder)
-        self.disk.append(self.journal, _line(self._header()))
-        self.disk.sync_folder(self.folder)
-        return said
 
     def peek(self) -> np.ndarray:
         """Which windows an earlier run finished, (windows,) bool, without touching anything."""
+        done = np.zeros_like(self.done)
         if self.journal.exists():
-            header, lines, _ = self._read_journal()
-            if header == self._header() and self._files_there(lines):
-                done = np.zeros_like(self.done)
+            lines, _ = read_journal(self.journal)
+            if lines and lines[0] == self.header() and self._files_there(lines):
                 done[[line["window"] for line in lines if "window" in line]] = True
-                return done
-        return self.done
-
-    def _read_journal(self) -> tuple[dict | None, list[dict], int]:
-        """The header, the whole lines after it, and the bytes they take; a cut-off or garbled line ends the
-        reading.
-        """
-        found, whole_bytes = [], 0
-        for raw in self.journal.read_bytes().splitlines(keepends=True):
-            entry = _parsed(raw)
-            if entry is None:
-                break
-            found.append(entry)
-            whole_bytes += len(raw)
-        return (found[0], found[1:], whole_bytes) if found else (None, [], 0)
+        return done
 
     def _files_there(self, lines: list[dict]) -> bool:
         if any("finishing" in line for line in lines):
             return True
-        return self.records.exists() and all(self.partial(target).exists() for target in self.targets)
+        return self.records.exists() and all(self.partial(column).exists() for column, _ in self.wanted)
 
     def _replay(self, lines: list[dict]) -> None:
         for line in lines:
             if "settings" in line:
-                self.settings.append(line["settings"])
+                self.settings = line["settings"]
+                self._journalled_settings = len(self.settings)
             elif "window" in line:
                 self.done[line["window"]] = True
-                self.settings_of[line["window"]] = line["by"]
                 self.unreadable |= {int(row): reason for row, reason in line["unreadable"]}
 
-    def write(
-        self, number: int, rows: Sequence[np.ndarray], records: np.ndarray, unreadable: Mapping[int, str]
-    ) -> None:
-        """Write one window: rows[t] (m, D_t) float32 for each target, records (m,) without checksums."""
-        window = self.window(number)
-        for t, (target, width, head) in enumerate(zip(self.targets, self.widths, self.heads)):
-            matrix = np.ascontiguousarray(rows[t], dtype="<f4")
-            records["sums"][:, t] = row_sums(matrix, records["norms"][:, t])
-            self.disk.write_at(self.partial(target), len(head) + 4 * width * window.start, matrix)
-        self.disk.write_at(self.records, self.record_type.itemsize * window.start, records.tobytes())
+    def settings_number(self, settings: dict) -> int:
+        """The number that stands for `settings` in the records of this group."""
+        if settings not in self.settings:
+            self.settings.append(settings)
+        return self.settings.index(settings)
+
+    def write(self, number: int, window: Window, columns: Mapping[str, int], settings: dict) -> None:
+        """Write one window. columns: dump name -> its column in `window`; rows that `window` did not compute
+        come from the source, copies of earlier rows from what is written already.
+        """
+        rows = self.window(number)
+        records = np.zeros(len(rows), dtype=self.record_type)
+        records["by"] = self.settings_number(settings)
+        window.identify(records)
+        unreadable = dict(window.unreadable)
+        taken = self.source.take(rows) if self.source else None
+        if taken is not None:
+            taken.into_records(records)
+            unreadable |= taken.unreadable
+        originals = {place: self._record(row) for place, row in window.copies.items()}
+        for column, target in self.wanted:
+            matrix = np.zeros((len(rows), self.widths[column]), dtype=target.dtype)
+            if self.names[column] in columns:
+                at = columns[self.names[column]]
+                matrix[:] = window.descriptors[at]
+                records["norms"][window.computed, column] = window.norms[window.computed, at]
+            if taken is not None:
+                matrix[taken.places] = taken.rows(self.names[column])
+                records["norms"][taken.places, column] = taken.norms(self.names[column])
+            for place, original in originals.items():
+                matrix[place] = self._row(column, window.copies[place])
+                records["norms"][place, column] = original["norms"][column]
+            records["sums"][:, column] = row_sums(matrix, records["norms"][:, column])
+            offset = len(self.head(column)) + matrix.dtype.itemsize * self.widths[column] * rows.start
+            self.disk.write_at(self.partial(column), offset, matrix)
+        for place, original in originals.items():
+            records["by"][place] = original["by"]
+        self.disk.write_at(self.records, self.record_type.itemsize * rows.start, records.tobytes())
         self._waiting.append({"window": number, "unreadable": sorted(unreadable.items())})
 
-    def commit(self, settings: dict) -> None:
+    def _row(self, column: int, row: int) -> np.ndarray:
+        dtype = np.dtype(self.targets[column].dtype)
+        size_bytes = dtype.itemsize * self.widths[column]
+        data = self.disk.read_at(self.partial(column), len(self.head(column)) + row * size_bytes, size_bytes)
+        return np.frombuffer(data, dtype=dtype)
+
+    def _record(self, row: int) -> np.ndarray:
+        size_bytes = self.record_type.itemsize
+        data = self.disk.read_at(self.records, row * size_bytes, size_bytes)
+        return np.frombuffer(data, dtype=self.record_type)[0]
+
+    def known_contents(self, number: int) -> list[tuple[bytes, int]]:
+        """(content hash, row) of the readable images of a finished window."""
+        rows = self.window(number)
+        return [(self._record(row)["sha256"].tobytes(), row) for row in rows if row not in self.unreadable]
+
+    def commit(self) -> None:
         """Flush every window written so far, then say so in the journal."""
         if not self._waiting:
             return
-        for path in [*map(self.partial, self.targets), self.records]:
+        for path in [*(self.partial(column) for column, _ in self.wanted), self.records]:
             self.disk.sync(path)
-        text = b""
-        if settings not in self.settings:
-            text += _line({"settings": settings})
-            self.settings.append(settings)
-        by = self.settings.index(settings)
-        lines = [entry | {"by": by} for entry in self._waiting]
-        self.disk.append(self.journal, text + b"".join(map(_line, lines)))
+        lines = list(self._waiting)
+        if len(self.settings) > self._journalled_settings:
+            lines.insert(0, {"settings": self.settings})
+        self.disk.append(self.journal, b"".join(map(_line, lines)))
         self._replay(lines)
         self._waiting = []
 
@@ -168,6 +221,12 @@ class Group:
             self._finish_targets()
             self.disk.replace(self.records, self.images_path)
             self.disk.sync_folder(self.folder)
+        for path in self.source.leftovers if self.source else ():
+            if path != self.images_path:
+                self.disk.remove(path)
+        for column in range(len(self.names)):
+            self.disk.remove(self.partial(column))
+        self.disk.remove(self.ids_path)
         self.disk.remove(self.journal)
         self.disk.sync_folder(self.folder)
 
@@ -177,44 +236,50 @@ class Group:
         unreadable = [
             {"row": row, "id": self.ids[row], "reason": reason} for row, reason in self.unreadable.items()
         ]
-        for t, (target, width) in enumerate(zip(self.targets, self.widths)):
+        for column, target in self.wanted:
             self.disk.remove(beside(target.path, ".json"))
-            if self.partial(target).exists():
-                self.disk.replace(self.partial(target), target.path)
-            for suffix, column in (
-                (".norms.npy", records["norms"][:, t]),
-                (".sums.npy", records["sums"][:, t]),
-            ):
-                column = np.ascontiguousarray(column)
-                self.disk.write_file(
-                    beside(target.path, suffix), npy_header(column.shape, column.dtype) + column.tobytes()
-                )
+            self.disk.sync_folder(self.folder)
+            if self.partial(column).exists():
+                self.disk.replace(self.partial(column), target.path)
+            for suffix, name in ((".norms.npy", "norms"), (".sums.npy", "sums")):
+                values = np.ascontiguousarray(records[name][:, column])
+                data = npy_header(values.shape, values.dtype) + values.tobytes()
+                self.disk.write_file(beside(target.path, suffix), data)
             sidecar = sidecar_for(
-                shape=(len(self.ids), width),
-                dtype="float32",
+                shape=(len(self.ids), self.widths[column]),
+                dtype=target.dtype,
                 ids=self.ids,
                 recipe=target.recipe,
                 unreadable=unreadable,
-                settings=self._settings_runs(),
+                settings=self._settings_runs(records["by"]),
                 window_rows=self.window_rows,
                 images=self.images_path.name,
-                column=t,
-                columns=len(self.targets),
+                columns=self.names,
             )
-            self.disk.write_file(
-                beside(target.path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n"
-            )
+            text = json.dumps(sidecar, ensure_ascii=False).encode() + b"\n"
+            self.disk.write_file(beside(target.path, ".json"), text)
+            self.disk.remove(beside(target.path, DAMAGE))
 
-    def _settings_runs(self) -> list[dict]:
+    def _settings_runs(self, by: np.ndarray) -> list[dict]:
         """Which rows were computed how: [{"rows": [first, end], device, threads, precision, …}]."""
-        runs: list[dict] = []
-        for number, by in enumerate(self.settings_of):
-            window = self.window(number)
-            if runs and runs[-1]["by"] == by:
-                runs[-1]["rows"][1] = window.stop
-            else:
-                runs.append({"rows": [window.start, window.stop], "by": int(by)})
-        return [{"rows": run["rows"], **self.settings[run["by"]]} for run in runs]
+        cuts = [0, *(np.flatnonzero(np.diff(by)) + 1).tolist(), len(by)]
+        return [
+            {"rows": [first, end], **self.settings[by[first]]}
+            for first, end in zip(cuts, cuts[1:])
+            if end > first
+        ]
+
+
+def read_journal(path: Path) -> tuple[list[dict], int]:
+    """The whole lines of a journal and the bytes they take; a cut-off or garbled line ends the reading."""
+    found, whole_bytes = [], 0
+    for raw in path.read_bytes().splitlines(keepends=True):
+        entry = _parsed(raw)
+        if entry is None:
+            break
+        found.append(entry)
+        whole_bytes += len(raw)
+    return found, whole_bytes
 
 
 def _line(entry: Mapping) -> bytes:

@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 
-import numpy as np
 from tqdm import tqdm
 
 from competition.images import ImageSet
-from features.extraction.disk import Disk
-from features.extraction.engine import Engine, dimensions
+from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.reading import read_ahead
 from features.extraction.targets import Target
-from features.extraction.windows import Window, compute_window
+from features.extraction.windows import Window, blank_window, compute_window
 
 COMMIT_EVERY_S = 15.0
 
@@ -27,60 +26,236 @@ COMMIT_EVERY_S = 15.0
 class PassReport:
     images: int = 0
     bytes_written: int = 0
+    duplicates: int = 0
+
+
+@dataclass
+class Task:
+    """A window to do: its rows that must be computed, and the groups that take its results."""
+
+    number: int
+    rows: range
+    needed: list[int]
+    groups: list[Group]
+
+
+@dataclass
+class Result:
+    """A task done; settings: those it was computed with."""
+
+    task: Task
+    window: Window
+    settings: dict = field(default_factory=dict)
+
+
+Producer = Callable[[Iterator[Task]], Iterator[Result]]
 
 
 def run_pass(
     engine: Engine,
     split: str,
     images: ImageSet,
-    targets: Sequence[Target],
+    groups: Sequence[Group],
     *,
-    disk: Disk | None = None,
+    producer: Producer | None = None,
     progress: bool = True,
 ) -> PassReport:
-    """Compute the windows that the journal lacks and give the dumps their final names."""
-    disk = disk or Disk()
-    widths = dimensions(engine, targets)
-    group = Group(targets, widths, images.ids, engine.settings.window_rows, disk)
-    if said := group.start():
-        print(said, file=sys.stderr)
-    left = [number for number in range(len(group.done)) if not group.done[number]]
-    rows = [row for number in left for row in group.window(number)]
-    report = PassReport(images=len(rows))
-    settings, last = asdict(engine.settings), time.monotonic()
-    pictures = read_ahead(
-        images, rows, engine.sizings(), workers=engine.settings.threads, ahead=4 * engine.settings.batch_rows
-    )
+    """Compute the windows that the journals lack and give the dumps their final names.
+
+    producer: computes tasks elsewhere (other processes or machines); results may come in any order.
+    """
+    for group in groups:
+        group.start()
+    targets, widths = columns_of(groups)
+    columns = {target.path.name: column for column, target in enumerate(targets)}
+    report = PassReport()
+    tasks = pending(groups)
     bar = tqdm(
         total=len(images),
-        initial=len(images) - len(rows),
+        initial=len(images) - sum(len(rows) for rows in _windows_left(groups)),
         desc=f"{engine.backbone.name} {split}",
         unit="img",
         disable=not progress,
         file=sys.stderr,
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )
+    writer = _Writer(columns, report)
     try:
-        for number in left:
-            window = compute_window(engine, targets, widths, group.window(number), pictures, bar.update)
-            group.write(number, window.descriptors, _records(window, group.record_type), window.unreadable)
-            report.bytes_written += sum(rows.nbytes for rows in window.descriptors)
-            if time.monotonic() - last >= COMMIT_EVERY_S:
-                group.commit(settings)
-                last = time.monotonic()
-        group.commit(settings)
-        group.finish()
+        if producer is None:
+            results = computed_here(engine, images, targets, widths, groups, tasks, bar)
+        else:
+            results = producer(tasks)
+        for result in results:
+            report.images += len(result.task.needed)
+            report.duplicates += len(result.window.copies)
+            bar.update(len(result.task.rows) - (len(result.task.needed) if producer is None else 0))
+            writer.put(result)
+        writer.close()
+        for group in groups:
+            group.finish()
     finally:
+        writer.abandon()
         bar.close()
-        pictures.close()
-        disk.close()
+        for group in groups:
+            group.disk.close()
     return report
 
 
-def _records(window: Window, record_type: np.dtype) -> np.ndarray:
-    records = np.zeros(len(window.rows), dtype=record_type)
-    for place, (size_bytes, mtime_ns, sha256) in enumerate(window.pictures):
-        records["size_bytes"][place], records["mtime_ns"][place] = size_bytes, mtime_ns
-        records["sha256"][place] = np.frombuffer(sha256, dtype=np.uint8)
-    records["norms"] = window.norms
-    return records
+def columns_of(groups: Sequence[Group]) -> tuple[list[Target], list[int]]:
+    """The targets that a pass computes, and their widths, in one order."""
+    pairs = [(target, group.widths[column]) for group in groups for column, target in group.wanted]
+    return [target for target, _ in pairs], [width for _, width in pairs]
+
+
+def pending(groups: Sequence[Group]) -> Iterator[Task]:
+    """The windows that some group lacks, in order, with the rows that no group can take over."""
+    for number in range(len(groups[0].done)):
+        lacking = [group for group in groups if not group.done[number]]
+        if not lacking:
+            continue
+        rows = lacking[0].window(number)
+        needed: set[int] = set()
+        for group in lacking:
+            if group.source is None:
+                needed.update(rows)
+            else:
+                taken = set((group.source.take(rows).places + rows.start).tolist())
+                needed.update(row for row in rows if row not in taken)
+        yield Task(number, rows, sorted(needed), lacking)
+
+
+def _windows_left(groups: Sequence[Group]) -> Iterator[range]:
+    for number in range(len(groups[0].done)):
+        if not all(group.done[number] for group in groups):
+            yield groups[0].window(number)
+
+
+def computed_here(
+    engine: Engine,
+    images: ImageSet,
+    targets: Sequence[Target],
+    widths: Sequence[int],
+    groups: Sequence[Group],
+    tasks: Iterator[Task],
+    bar: tqdm,
+) -> Iterator[Result]:
+    """Compute tasks in this process, decoding ahead; images whose content was seen before are not run
+    again.
+    """
+    known: dict[bytes, int] = {}
+    for number in range(len(groups[0].done)):
+        if all(group.done[number] for group in groups):
+            known.update((content, row) for content, row in reversed(groups[0].known_contents(number)))
+    waiting: list[Task] = []
+
+    def rows() -> Iterator[int]:
+        for task in tasks:
+            waiting.append(task)
+            yield from task.needed
+
+    threads = engine.settings.threads if engine.device.type == "cpu" else engine.decoders
+    pictures = read_ahead(
+        images,
+        rows(),
+        engine.sizings(),
+        workers=threads,
+        ahead=max(2 * threads, 4 * engine.settings.batch_rows),
+    )
+    timed = _Timed(pictures)
+    started = time.perf_counter()
+    try:
+        while True:
+            if not waiting and not timed.fill(waiting):
+                break
+            task = waiting.pop(0)
+            if not task.needed:
+                yield Result(task, blank_window(task.rows, widths), asdict(engine.settings))
+                continue
+            window = compute_window(
+                engine, targets, widths, task.rows, timed, needed=task.needed, known=known, advance=bar.update
+            )
+            for place in window.computed:
+                known.setdefault(window.pictures[place][2], task.rows.start + place)
+            elapsed = max(1e-9, time.perf_counter() - started)
+            bar.set_postfix_str(limit_named(timed.waited_s / elapsed), refresh=False)
+            yield Result(task, window, asdict(engine.settings))
+    finally:
+        pictures.close()
+
+
+def limit_named(waiting_share: float) -> str:
+    """What bounds the rate, by the share of the time that the network waits for decoded images."""
+    share = f"{100 * waiting_share:.0f} % of the time waiting for images"
+    return f"limit: {'decoding' if waiting_share > 0.5 else 'network'}, {share}"
+
+
+class _Timed(Iterator):
+    """Pictures with the time spent waiting for them; `fill` fetches one ahead, so that its task is known."""
+
+    def __init__(self, pictures: Iterator) -> None:
+        self.pictures, self.waited_s = pictures, 0.0
+        self.ahead: list = []
+
+    def fill(self, waiting: list[Task]) -> bool:
+        """Draw a picture, which draws the tasks up to its own; False if there is neither."""
+        try:
+            self.ahead.append(self._draw())
+        except StopIteration:
+            pass
+        return bool(waiting)
+
+    def _draw(self):
+        start = time.perf_counter()
+        try:
+            return next(self.pictures)
+        finally:
+            self.waited_s += time.perf_counter() - start
+
+    def __next__(self):
+        return self.ahead.pop() if self.ahead else self._draw()
+
+
+class _Writer:
+    """Writes results in a thread of its own, at most two behind, and commits every few seconds."""
+
+    def __init__(self, columns: dict[str, int], report: PassReport) -> None:
+        self.columns, self.report = columns, report
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.behind: list[Future] = []
+        self.groups: list[Group] = []
+        self.committed = time.monotonic()
+
+    def put(self, result: Result) -> None:
+        self.behind.append(self.pool.submit(self._write, result))
+        while len(self.behind) > 2:
+            self.behind.pop(0).result()
+
+    def _write(self, result: Result) -> None:
+        for group in result.task.groups:
+            group.write(result.task.number, result.window, self.columns, result.settings)
+            if group not in self.groups:
+                self.groups.append(group)
+            row_bytes = sum(target.item_bytes * group.widths[column] for column, target in group.wanted)
+            self.report.bytes_written += len(result.task.rows) * (row_bytes + group.record_type.itemsize)
+        if time.monotonic() - self.committed >= COMMIT_EVERY_S:
+            self._commit()
+
+    def _commit(self) -> None:
+        for group in self.groups:
+            group.commit()
+        self.committed = time.monotonic()
+
+    def close(self) -> None:
+        """Wait for everything and commit it."""
+        while self.behind:
+            self.behind.pop(0).result()
+        self.pool.submit(self._commit).result()
+
+    def abandon(self) -> None:
+        """After an error elsewhere: write and commit what was computed; nothing if all is closed already."""
+        try:
+            if self.behind:
+                self.close()
+        except Exception as error:  # the first error is on its way already
+            print(f"not everything computed could be kept: {error}", file=sys.stderr)
+        self.pool.shutdown(wait=True, cancel_futures=True)

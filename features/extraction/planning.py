@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import beside, read_sidecar
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine, dimensions
 from features.extraction.partial import Group
 from features.extraction.reading import read_ahead
+from features.extraction.standing import Standing, groups_for
 from features.extraction.targets import Target
 from features.extraction.windows import compute_window
 
@@ -34,6 +36,7 @@ class PlannedPass:
     total: int
     bytes_needed: int
     seconds: float
+    groups: tuple[Group, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,39 +66,32 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
-def is_complete(target: Target, images: ImageSet) -> bool:
-    """Whether the dump is there, whole in size and of these ids. Top7Error: its sidecar is damaged."""
-    if not beside(target.path, ".json").exists() or not target.path.exists():
-        return False
-    sidecar = read_sidecar(target.path)
-    rows, width = sidecar["shape"]
-    return sidecar["ids"] == list(images.ids) and target.path.stat().st_size >= target.item_bytes * rows * width
-
-
-def missing_targets(targets: Sequence[Target], images: ImageSet) -> list[Target]:
-    return [target for target in targets if not is_complete(target, images)]
-
-
 def plan_pass(
-    engine: Engine, split: str, images: ImageSet, targets: Sequence[Target], *, seconds_an_image: float
+    engine: Engine, split: str, images: ImageSet, found: Sequence[Standing], *, seconds_an_image: float
 ) -> PlannedPass:
-    pooled = [target for target in targets if target.parts is None]
-    widths = dict(zip([t.path for t in pooled], dimensions(engine, pooled) if pooled else []))
-    all_widths = [widths.get(target.path) or max(target.parts.dims) for target in targets]
-    group = Group(targets, all_widths, images.ids, engine.settings.window_rows, Disk())
-    done = group.peek()
-    left = sum(len(group.window(number)) for number in range(len(done)) if not done[number])
-    allocated = sum(
-        group.partial(target).stat().st_size for target in targets if group.partial(target).exists()
-    )
+    """The groups of one backbone and split, with what is left of them. found: every target, complete ones
+    too.
+    """
+    left = [standing.target for standing in found if not standing.complete]
+    widths = dict(zip((target.path for target in left), dimensions(engine, left), strict=True))
+    groups = groups_for(found, widths, images, engine.settings.window_rows, Disk())
+    missing = np.zeros(len(images), dtype=bool)
+    for group in groups:
+        new = np.ones(len(images), dtype=bool) if group.source is None else group.source.row_of < 0
+        for number in np.flatnonzero(group.peek()):
+            new[group.window(int(number)).start : group.window(int(number)).stop] = False
+        missing |= new
+    needed = sum(max(0, group.bytes_needed - group.bytes_there()) for group in groups)
+    count = int(missing.sum())
     return PlannedPass(
         engine.backbone,
         split,
-        tuple(targets),
-        left,
+        tuple(left),
+        count,
         len(images),
-        max(0, group.bytes_needed - allocated),
-        left * seconds_an_image,
+        needed,
+        count * seconds_an_image,
+        tuple(groups),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,25 +13,24 @@ from filelock import FileLock, Timeout
 
 from competition.configuration import SPLITS, Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, sample_images, split_images
-from features.extraction.disk import Disk
+from competition.images import ImageSet, split_images
 from features.extraction.engine import Engine
 from features.extraction.external import write_external
 from features.extraction.learning import check_part_tables, record_samples, set_part_models
-from features.extraction.passes import PassReport, run_pass
+from features.extraction.limits import limit_of, limited_gallery, limited_ids
+from features.extraction.lists import write_lists
+from features.extraction.passes import columns_of, run_pass
 from features.extraction.planning import (
     Plan,
     PlannedPass,
     free_bytes,
-    missing_targets,
     plan_pass,
     refuse_small_disk,
     seconds_an_image,
 )
-from features.extraction.settings import choose_device, fixed_settings, settings_path
-from features.extraction.targets import Target, backbone_recipe, dumps_folder, targets_of
-
-LIMIT_FILE = "limit.json"
+from features.extraction.settings import available_cores, choose_device, fixed_settings, settings_path
+from features.extraction.standing import Standing, standings
+from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
 
 
 @dataclass
@@ -54,11 +52,17 @@ def extract(
     device: str = "auto",
     limit: int | None = None,
     progress: bool = True,
+    jobs: int = 1,
+    cluster: str | None = None,
+    check_content: bool = False,
 ) -> ExtractionReport:
     """Fill every missing dump of the splits that the configuration has; what is there and complete is kept.
 
-    limit: only a seeded sample of the gallery that holds every labelled positive. Says on stderr what it will
-    do. Top7Error: another extraction runs on this work folder, the disk is too small or full, a network that
+    Rows that `verify` found damaged, new images and images whose content changed are computed, all others
+    taken over. limit: only a seeded sample of the gallery that holds every labelled positive. jobs: processes
+    on this machine; cluster: address of a Dask scheduler whose workers see the same files. check_content:
+    compare every file's content hash with the recorded one, not only where size or time differ.
+    Top7Error: another extraction runs on this work folder, the disk is too small or full, a network that
     cannot run.
     """
     start = time.perf_counter()
@@ -66,10 +70,13 @@ def extract(
     with alone(Path(configuration.competition.work)):
         images = _images(configuration, splits, limit)
         folders = {split: dumps_folder(configuration, split) for split in images}
-        plan_, engine = _planned(configuration, images, folders, device)
+        work = Work(
+            configuration, images, folders, device, check_content=check_content, jobs=jobs, cluster=cluster
+        )
+        plan_ = work.plan()
         print(plan_.sentence(), file=sys.stderr)
         refuse_small_disk(plan_, configuration)
-        report = _run(configuration, images, folders, plan_, device, engine, progress)
+        report = work.run(plan_, progress)
         for external in configuration.externals:
             report.paths += [
                 write_external(configuration, external, split, found)
@@ -77,7 +84,7 @@ def extract(
                 if getattr(external, split) is not None
             ]
     report.seconds = time.perf_counter() - start
-    report.limited = _limit_of(configuration)
+    report.limited = limit_of(configuration)
     _say(report)
     return report
 
@@ -92,7 +99,7 @@ def plan(
     """What `extract` with these arguments would compute; measures a few images for the hours."""
     images = _images(configuration, splits, limit, keep=False)
     folders = {split: dumps_folder(configuration, split) for split in images}
-    return _planned(configuration, images, folders, choose_device(device))[0]
+    return Work(configuration, images, folders, choose_device(device)).plan()
 
 
 def describe(
@@ -110,30 +117,13 @@ def describe(
     describe new images.
     """
     start = time.perf_counter()
-    device, folder = choose_device(device), Path(folder)
+    folder = Path(folder)
     with alone(folder):
-        sets, folders = {"queries": images}, {"queries": folder}
-        plan_, engine = _planned(configuration, sets, folders, device)
-        report = _run(configuration, sets, folders, plan_, device, engine, progress)
+        work = Work(configuration, {"queries": images}, {"queries": folder}, choose_device(device))
+        report = work.run(work.plan(measure=False), progress)
     report.seconds = time.perf_counter() - start
     _say(report)
     return report
-
-
-def extracted_images(configuration: Configuration, split: str) -> ImageSet:
-    """The images of a split that its dumps are about: all of them, or after `extract --limit` the sample."""
-    images = split_images(configuration, split)
-    limited = _limited_ids(configuration) if split == "gallery" else None
-    if limited is None:
-        return images
-    wanted = set(limited)
-    found = images.rows(row for row, image_id in enumerate(images.ids) if image_id in wanted)
-    if len(found) != len(wanted):
-        raise Top7Error(
-            f"{_limit_path(configuration)}: {len(wanted) - len(found)} images of the sample are gone from "
-            f"{configuration.competition.gallery}: run ./run.sh extract --limit again"
-        )
-    return found
 
 
 @contextmanager
@@ -161,128 +151,88 @@ def _images(
         if split in splits and getattr(configuration.competition, split) is not None
     }
     if "gallery" in found:
-        found["gallery"] = _limit(configuration, found, limit, keep)
+        found["gallery"] = limited_gallery(configuration, found, limit, keep)
     return found
 
 
-def _limit(
-    configuration: Configuration, found: dict[str, ImageSet], limit: int | None, keep: bool
-) -> ImageSet:
-    gallery, path = found["gallery"], _limit_path(configuration)
-    if limit is None or limit >= len(gallery):
-        if keep:
-            path.unlink(missing_ok=True)
-        return gallery
-    positives: set[str] = set()
-    if configuration.competition.labels is not None:
-        from competition.labels import read_labels
+@dataclass
+class Work:
+    """What one call has to do: image sets and folders by split, and how."""
 
-        queries = found.get("validation") or split_images(configuration, "validation")
-        labels = read_labels(configuration.competition.labels, query_ids=queries.ids, gallery_ids=gallery.ids)
-        positives = {image_id for relevant in labels.values() for image_id in relevant}
-    sample = sample_images(gallery, limit, configuration.tuning.seed, sorted(positives))
-    print(
-        f"--limit {limit}: a sample of {len(sample)} of {len(gallery)} gallery images, with all "
-        f"{len(positives)} "
-        "labelled positives in it: scores on it are optimistic, the full gallery has more to confuse them",
-        file=sys.stderr,
-    )
-    if keep:
-        Disk().write_file(path, json.dumps({"limit": limit, "ids": list(sample.ids)}).encode())
-    return sample
+    configuration: Configuration
+    images: dict[str, ImageSet]
+    folders: dict[str, Path]
+    device: str
+    check_content: bool = False
+    jobs: int = 1
+    cluster: str | None = None
+    engine: Engine | None = None  # the last one built: a single backbone needs it only once
 
+    def plan(self, *, measure: bool = True) -> Plan:
+        """The passes with something to do; measure: time a few images for the hours."""
+        passes: list[PlannedPass] = []
+        limited = limited_ids(self.configuration) is not None
+        for backbone in self.configuration.backbones:
+            check_part_tables(backbone)
+            record_samples(self.configuration, backbone, self.images.get("gallery"), limited)
+            missing: dict[str, list[Standing]] = {}
+            for split, found in self.images.items():
+                targets = targets_of(self.configuration, backbone, self.folders[split])
+                standing = standings(targets, found, check_content=self.check_content)
+                if not all(target.complete for target in standing):
+                    missing[split] = standing
+            if not missing:
+                continue
+            engine = self._engine(backbone)
+            for note in engine.notes:
+                print(note, file=sys.stderr)
+            split, standing = next(iter(missing.items()))
+            left = [target.target for target in standing if not target.complete]
+            seconds = seconds_an_image(engine, self.images[split], left) / self.jobs if measure else 0.0
+            passes += [
+                plan_pass(engine, split, self.images[split], standing, seconds_an_image=seconds)
+                for split, standing in missing.items()
+            ]
+        free = free_bytes(next(iter(self.folders.values()))) if self.folders else 0
+        needed, total_s = sum(p.bytes_needed for p in passes), sum(p.seconds for p in passes)
+        return Plan(tuple(passes), needed, free, total_s)
 
-def _limit_path(configuration: Configuration) -> Path:
-    return dumps_folder(configuration, "gallery") / LIMIT_FILE
+    def run(self, plan_: Plan, progress: bool) -> ExtractionReport:
+        """Do what the plan says and report on every dump."""
+        report = ExtractionReport()
+        for planned in plan_.passes:
+            engine, images = self._engine(planned.backbone), self.images[planned.split]
+            set_part_models(engine, self.configuration, self.images.get("gallery"), planned.targets)
+            producer = None
+            if self.jobs > 1 or self.cluster:
+                from features.extraction.parallel import elsewhere
 
+                targets, widths = columns_of(planned.groups)
+                producer = elsewhere(
+                    self.configuration, engine, images, targets, widths, self.jobs, self.cluster
+                )
+            found = run_pass(
+                engine, planned.split, images, planned.groups, producer=producer, progress=progress
+            )
+            report.images += found.images
+            report.bytes_written += found.bytes_written
+        for split, folder in self.folders.items():
+            dumps: list[Path] = []
+            for backbone in self.configuration.backbones:
+                dumps += [target.path for target in targets_of(self.configuration, backbone, folder)]
+            report.paths += dumps
+            if dumps:
+                report.unreadable += [
+                    (split, *entry) for entry in write_lists(dumps, folder, self.images[split])
+                ]
+        return report
 
-def _limited_ids(configuration: Configuration) -> list[str] | None:
-    path = _limit_path(configuration)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["ids"]
-    except FileNotFoundError:
-        return None
-
-
-def _limit_of(configuration: Configuration) -> int | None:
-    ids = _limited_ids(configuration)
-    return None if ids is None else len(ids)
-
-
-def _engine(configuration: Configuration, backbone: Backbone, device: str) -> Engine:
-    path = settings_path(configuration, backbone, backbone_recipe(configuration, backbone))
-    return Engine(backbone, fixed_settings(path, backbone, device))
-
-
-def _planned(
-    configuration: Configuration, images: dict[str, ImageSet], folders: dict[str, Path], device: str
-) -> tuple[Plan, Engine | None]:
-    """The passes with something to do, and the last engine built (a single backbone needs it only once)."""
-    passes: list[PlannedPass] = []
-    engine = None
-    for backbone in configuration.backbones:
-        check_part_tables(backbone)
-        record_samples(
-            configuration, backbone, images.get("gallery"), _limited_ids(configuration) is not None
-        )
-        missing: dict[str, list[Target]] = {}
-        for split, found in images.items():
-            targets = targets_of(configuration, backbone, folders[split])
-            if left := missing_targets(targets, found):
-                missing[split] = left
-        if not missing:
-            continue
-        engine = _engine(configuration, backbone, device)
-        for note in engine.notes:
-            print(note, file=sys.stderr)
-        split = next(iter(missing))
-        seconds = seconds_an_image(engine, images[split], missing[split])
-        passes += [
-            plan_pass(engine, split, images[split], targets, seconds_an_image=seconds)
-            for split, targets in missing.items()
-        ]
-    free = free_bytes(next(iter(folders.values()))) if folders else 0
-    return Plan(
-        tuple(passes), sum(p.bytes_needed for p in passes), free, sum(p.seconds for p in passes)
-    ), engine
-
-
-def _run(
-    configuration: Configuration,
-    images: dict[str, ImageSet],
-    folders: dict[str, Path],
-    plan_: Plan,
-    device: str,
-    engine: Engine | None,
-    progress: bool,
-) -> ExtractionReport:
-    report = ExtractionReport()
-    for planned in plan_.passes:
-        if engine is None or engine.backbone is not planned.backbone:
-            engine = _engine(configuration, planned.backbone, device)
-        set_part_models(engine, configuration, images.get("gallery"), planned.targets)
-        found: PassReport = run_pass(
-            engine, planned.split, images[planned.split], planned.targets, progress=progress
-        )
-        report.images += found.images
-        report.bytes_written += found.bytes_written
-    for backbone in configuration.backbones:
-        for split, split_set in images.items():
-            targets = targets_of(configuration, backbone, folders[split])
-            report.paths += [target.path for target in targets]
-            report.unreadable += _unreadable(split, targets)
-    report.unreadable = list(dict.fromkeys(report.unreadable))
-    return report
-
-
-def _unreadable(split: str, targets: Sequence[Target]) -> list[tuple[str, str, str]]:
-    from features.dumps import read_sidecar
-
-    return [
-        (split, entry["id"], entry["reason"])
-        for target in targets[:1]
-        for entry in read_sidecar(target.path)["unreadable"]
-    ]
+    def _engine(self, backbone: Backbone) -> Engine:
+        if self.engine is None or self.engine.backbone is not backbone:
+            path = settings_path(self.configuration, backbone, backbone_recipe(self.configuration, backbone))
+            threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
+            self.engine = Engine(backbone, fixed_settings(path, backbone, self.device, threads=threads))
+        return self.engine
 
 
 def _say(report: ExtractionReport) -> None:

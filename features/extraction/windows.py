@@ -6,7 +6,7 @@ An image's descriptor then depends neither on its neighbours nor on what became 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,15 +23,32 @@ NOT_FINITE = "the network gives values that are not finite"
 
 @dataclass
 class Window:
-    """The results of `rows`: rows[t] (m, D_t) float32, norms (m, T), identity of the files, unreadable
-    reasons.
+    """The results of `rows`.
+
+    descriptors[t]: (m, D_t) float32; norms: (m, T) float32; pictures: {place: (size, mtime, sha256)} of the
+    files read; computed: places with a descriptor; unreadable: {row: reason}; copies: {place: an earlier row
+    with the same content}.
     """
 
     rows: range
     descriptors: list[np.ndarray]
     norms: np.ndarray
-    pictures: list[tuple[int, int, bytes]] = field(default_factory=list)
+    pictures: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
+    computed: list[int] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
+    copies: dict[int, int] = field(default_factory=dict)
+
+    def identify(self, records: np.ndarray) -> None:
+        """Write size, time and content hash of the files read into `records` (m,)."""
+        for place, (size_bytes, mtime_ns, sha256) in self.pictures.items():
+            records["size_bytes"][place], records["mtime_ns"][place] = size_bytes, mtime_ns
+            records["sha256"][place] = np.frombuffer(sha256, dtype=np.uint8)
+
+
+def blank_window(rows: range, widths: Sequence[int]) -> Window:
+    """A window in which nothing is computed yet."""
+    descriptors = [np.zeros((len(rows), width), dtype=np.float32) for width in widths]
+    return Window(rows, descriptors, np.zeros((len(rows), len(widths)), dtype=np.float32))
 
 
 def compute_window(
@@ -40,35 +57,62 @@ def compute_window(
     widths: Sequence[int],
     rows: range,
     pictures: Iterator[Picture],
+    *,
+    needed: Sequence[int] | None = None,
+    known: Mapping[bytes, int] | None = None,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Window:
-    """Run the network over the next len(rows) pictures of the iterator; `advance` hears of each one's end."""
-    window = Window(
-        rows,
-        [np.zeros((len(rows), width), dtype=np.float32) for width in widths],
-        np.zeros((len(rows), len(targets)), dtype=np.float32),
-    )
+    """Run the network over the next pictures of the iterator, one for each of the `needed` rows (None: all).
+
+    known: content hash -> an earlier row with that content; such an image, like a twin within the window, is
+    not run again. `advance` hears of each image.
+    """
+    window = blank_window(rows, widths)
     projection = Projection(engine, targets, window)
     groups: dict[tuple, list[Picture]] = {}
-    for _ in rows:
+    first: dict[bytes, int] = {}
+    twins: list[tuple[int, int]] = []
+    for _ in rows if needed is None else needed:
         picture = next(pictures)
         advance(1)
-        window.pictures.append((picture.size_bytes, picture.mtime_ns, picture.sha256))
-        if picture.pixels is None:
+        place = picture.row - rows.start
+        window.pictures[place] = picture.size_bytes, picture.mtime_ns, picture.sha256
+        if known is not None and picture.sha256 in known:
+            window.copies[place] = known[picture.sha256]
+        elif picture.pixels is None:
             window.unreadable[picture.row] = picture.reason or "unreadable"
-            continue
-        shape = tuple(view.shape for view in picture.pixels)
-        groups.setdefault(shape, []).append(picture)
-        if len(groups[shape]) == engine.settings.batch_rows:
-            _run(engine, targets, window, groups.pop(shape), projection)
+        elif picture.sha256 in first:
+            twins.append((place, first[picture.sha256]))
+        else:
+            first[picture.sha256] = place
+            shape = tuple(view.shape for view in picture.pixels)
+            groups.setdefault(shape, []).append(picture)
+            if len(groups[shape]) == engine.settings.batch_rows:
+                _run(engine, targets, window, groups.pop(shape), projection)
     for waiting in groups.values():
         _run(engine, targets, window, waiting, projection)
     projection.flush()
+    for place, original in twins:
+        _copy(window, place, original)
     return window
 
 
+def _copy(window: Window, place: int, original: int) -> None:
+    if (reason := window.unreadable.get(window.rows.start + original)) is not None:
+        window.unreadable[window.rows.start + place] = reason
+        return
+    for rows in window.descriptors:
+        rows[place] = rows[original]
+    window.norms[place] = window.norms[original]
+    window.computed.append(place)
+
+
 def _run(
-    engine: Engine, targets: Sequence[Target], window: Window, pictures: list[Picture], projection: Projection
+    engine: Engine,
+    targets: Sequence[Target],
+    window: Window,
+    pictures: list[Picture],
+    projection: Projection,
 ) -> None:
     views = []
     for view in range(len(pictures[0].pixels)):
@@ -76,7 +120,16 @@ def _run(
         for slot, picture in enumerate(pictures):
             batch[slot] = picture.pixels[view]
         views.append(batch)
-    found = engine.describe(views, targets)
+    try:
+        found = engine.describe(views, targets)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or not engine.halve_batch():
+            raise
+        half = (len(pictures) + 1) // 2
+        for part in (pictures[:half], pictures[half:]):
+            if part:
+                _run(engine, targets, window, part, projection)
+        return
     pooled = [t for t, target in enumerate(targets) if target.parts is None]
     for slot, picture in enumerate(pictures):
         place = picture.row - window.rows.start
@@ -86,7 +139,15 @@ def _run(
         for t, rows in zip(pooled, found.rows):
             window.descriptors[t][place] = rows[slot]
         window.norms[place, pooled] = found.norms[slot]
+        window.computed.append(place)
         projection.add(place, [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or numpy says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
 
 
 class Projection:
@@ -137,5 +198,5 @@ class Projection:
 def _slots(engine: Engine, pictures: int) -> int:
     """Always the full batch; where shapes differ from image to image, the next power of two, at least 2."""
     if engine.backbone.resize != "keep":
-        return engine.settings.batch_rows
+        return max(pictures, engine.settings.batch_rows)
     return min(engine.settings.batch_rows, max(2, 1 << (pictures - 1).bit_length()))
