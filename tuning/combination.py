@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +156,14 @@ def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.nd
         try:
             return find_candidates(blocks(), canonical, fast, k, n_queries=len(query_arrays[0]),
                                    similarity_margin=bounds, excluded=excluded_rows(gallery), always=relevant,
-                                   limit=min(CANDIDATE_LIMIT, max(1000, n_rows // 4)))
+                                   limit=candidate_limit(n_rows))
         except PrunesBadly:
             return None
+
+
+def candidate_limit(n_rows: int) -> int:
+    """Return how many candidates a query may keep before recombining the full lists is the better way."""
+    return min(CANDIDATE_LIMIT, max(1000, n_rows // 4))
 
 
 def _digest(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
@@ -203,7 +209,7 @@ def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
         ends = np.cumsum(arrays["counts"])[:-1]
         return arrays["mean_similarity"], Candidates(tuple(np.split(arrays["rows"], ends)),
                                                      tuple(np.split(arrays["similarities"], ends)))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # a damaged file is made anew; it holds nothing but what can be made again
 
 
