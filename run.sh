@@ -18,7 +18,9 @@ usage: ./run.sh COMMAND [OPTIONS]        every command takes --help
   predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out
   compare      several recipes on the same dumps, one table with paired intervals
   blend        average finished submissions by rank or score
-  parts        a page of the part detectors and what excites them"
+  parts        a page of the part detectors and what excites them
+  verify       prove every dump whole, or name its bad rows
+  duplicates   gallery images with the same content, or that look alike"
 
 say() { printf 'top7: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }

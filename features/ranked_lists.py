@@ -32,16 +32,19 @@ class RankedLists:
 
 def ranked_lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: Sequence[str] | None,
                  gallery_ids: Sequence[str] | None, *, k: int | None = None, folder: Path | None = None,
-                 progress: bool = False) -> RankedLists:
+                 left_out: np.ndarray | None = None, progress: bool = False) -> RankedLists:
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
-    Components of weight 0 are not opened. ids: the rows expected, None for those the dumps hold.
+    Components of weight 0 are not opened. ids: the rows expected, None for those the dumps hold; left_out: (n,) bool,
+    further rows never listed.
     """
     used = [number for number, weight in enumerate(recipe.weights) if weight != 0]
     components = [recipe.components[number] for number in used]
     queries = open_components(configuration, components, split, query_ids, folder)
     gallery = open_components(configuration, components, "gallery", gallery_ids)
     no_row = np.logical_or.reduce([dump.unreadable for dump in gallery])
+    if left_out is not None:
+        no_row = no_row | left_out
     no_query = np.logical_or.reduce([dump.unreadable for dump in queries])
     k = k or configuration.competition.top_k
     if recipe.steps:

@@ -29,6 +29,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     extract.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     extract.add_argument("--limit", type=_whole(1), metavar="N",
                          help="a seeded sample of the gallery that holds every labelled positive; its scores are optimistic")
+    extract.add_argument("--jobs", type=_whole(1), default=1, metavar="N", help="processes on this machine (1)")
+    extract.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler whose workers see the same files")
+    extract.add_argument("--check-content", action="store_true",
+                         help="compare content hashes, not only where a file's size or time differ")
+
+    _command(commands, "verify", "prove every dump whole, or name its bad rows, which extract then repairs")
+
+    duplicates = _command(commands, "duplicates", "list gallery images with the same content, or that look alike")
+    duplicates.add_argument("--near", type=_positive, metavar="COSINE",
+                            help="pairs at or above this cosine in the deepest layer's dump; time grows with the square")
 
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
     tune.add_argument("--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)")
@@ -43,6 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     submit = _command(commands, "submit", "write the submission of the best recipe")
     submit.add_argument("--split", choices=("test", "validation"), default="test")
     submit.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/RECIPE-SPLIT.csv)")
+    submit.add_argument("--distinct", action="store_true", help="of gallery files with the same content list only the first")
     submit.add_argument("--sheet", action="store_true", help="also write an HTML sheet of queries and their lists")
     _recipe(submit, "the recipe (best)")
 

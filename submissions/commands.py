@@ -66,13 +66,54 @@ def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
 
-    report = run_extraction(configuration_of(options), device=options.device, limit=options.limit)
+    report = run_extraction(configuration_of(options), device=options.device, limit=options.limit, jobs=options.jobs,
+                            cluster=options.cluster, check_content=options.check_content)
     values = {"dumps": [str(path) for path in report.paths], "images": report.images, "seconds": round(report.seconds, 3),
               "bytes_written": report.bytes_written, "limited": report.limited,
               "unreadable": [{"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable]}
     unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
     return Outcome(values, f"{len(report.paths)} dumps complete; {report.images} images run in {report.seconds:.1f} s"
                            f"{unreadable}\n" + "\n".join(str(path) for path in report.paths))
+
+
+def verify(options: Namespace) -> Outcome:
+    """Check every dump against its checksums."""
+    from features.extraction import verify as check_dumps
+
+    report = check_dumps(configuration_of(options))
+    values = {"dumps": report.dumps, "rows": report.rows, "missing": [str(path) for path in report.missing],
+              "damaged": {str(path): ids for path, ids in report.damaged.items()}}
+    if report.whole:
+        return Outcome(values, f"{report.dumps} dumps, {report.rows} rows: whole")
+    lines = [f"{path}: missing" for path in report.missing]
+    lines += [f"{path}: {len(ids)} bad rows: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}"
+              for path, ids in report.damaged.items()]
+    print(f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} damaged: ./run.sh extract repairs them",
+          file=sys.stderr)
+    return Outcome(values, "\n".join(lines), exit_code=1)
+
+
+def duplicates(options: Namespace) -> Outcome:
+    """List exact duplicates of the gallery, or near ones by descriptor."""
+    from features.extraction import exact_duplicates, near_duplicates
+    from features.components import components_of
+    from features.components import choices as choices_of
+    from features.descriptors import gallery_ids, open_components
+
+    configuration = configuration_of(options)
+    ids = gallery_ids(configuration)
+    if options.near is None:
+        first = exact_duplicates(configuration)
+        pairs = [{"id": ids[row], "same_as": ids[int(earlier)]} for row, earlier in enumerate(first) if earlier != row]
+        return Outcome({"exact": pairs}, "\n".join(f"{pair['id']} = {pair['same_as']}" for pair in pairs)
+                       or "no two gallery files have the same content")
+    choice = {name: values[0] for name, values in choices_of(configuration).items()}
+    layers = [component for component in components_of(configuration, choice) if component.pooling is not None]
+    dump = open_components(configuration, layers[-1:], "gallery", ids)[0]
+    pairs = [{"id": ids[a], "like": ids[b], "cosine": round(cosine, 6)} for a, b, cosine in near_duplicates(dump, options.near)]
+    return Outcome({"near": pairs, "component": layers[-1].name},
+                   "\n".join(f"{pair['id']} ~ {pair['like']}  {pair['cosine']:.4f}" for pair in pairs)
+                   or f"no two gallery images reach a cosine of {options.near} in {layers[-1].name}")
 
 
 def tune(options: Namespace) -> Outcome:
@@ -99,7 +140,8 @@ def submit(options: Namespace) -> Outcome:
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
-    written = write(configuration, find_recipe(configuration, options.recipe), options.split, options.out)
+    written = write(configuration, find_recipe(configuration, options.recipe), options.split, options.out,
+                    distinct=options.distinct)
     values, text = dict(written), f"{written['file']}"
     if options.sheet:
         from submissions.retrieval_sheet import write_sheet
@@ -235,4 +277,5 @@ def demo(options: Namespace) -> Outcome:
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "demo": demo, "extract": extract, "tune": tune, "submit": submit, "check": check, "score": score,
     "leaderboard": show_leaderboard, "predict": predict, "compare": compare, "blend": blend, "parts": parts,
+    "verify": verify, "duplicates": duplicates,
 }

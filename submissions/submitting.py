@@ -21,14 +21,23 @@ from submissions.scoring import score_submission
 from submissions.writing import write_submission
 
 
-def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path | None = None) -> dict:
+def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path | None = None, *,
+           distinct: bool = False) -> dict:
     """Write the submission of a recipe for `split` and note it on the leaderboard; returns what it is.
 
-    A test submission is noted with its recipe's figures on the labelled validation queries.
+    It is noted with its recipe's figures on the labelled validation queries. distinct: of gallery files with the
+    same content only the first row may be listed.
     """
     competition = configuration.competition
     queries = split_images(configuration, split)
-    lists = ranked_lists(configuration, recipe, split, queries.ids, gallery_ids(configuration), progress=True)
+    repeated = None
+    if distinct:
+        from features.extraction import exact_duplicates
+
+        first = exact_duplicates(configuration)
+        repeated = first != np.arange(len(first))
+    lists = ranked_lists(configuration, recipe, split, queries.ids, gallery_ids(configuration), left_out=repeated,
+                         progress=True)
     for query in lists.unreadable:
         print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
     path = Path(out) if out is not None else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"

@@ -148,6 +148,36 @@ def test_errors_are_one_line_with_the_right_exit_code(done, capsys, arguments, e
     assert expected in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err and out == ""
 
 
+def test_verify_names_bad_rows_and_extract_repairs_them(tiny_competition, capsys, tmp_path):
+    common = ("--config", tiny_competition, "--work", tmp_path)
+    assert run(capsys, "extract", *common)[0] == 0
+    assert run(capsys, "verify", *common)[0] == 0
+    dump = next((tmp_path / "dumps" / "gallery").glob("test_resnet.2.spoc*.npy"))
+    before = dump.read_bytes()
+    dump.write_bytes(before[:-4] + b"\x00\x00\x80\x3f")
+    code, out, err = run(capsys, "verify", *common)
+    assert code == 1 and "n23" in out and "repairs" in err
+    assert run(capsys, "extract", *common)[0] == 0
+    assert dump.read_bytes() == before and run(capsys, "verify", *common)[0] == 0
+
+
+def test_duplicates_are_listed_and_left_out_on_request(tiny_competition, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_competition.parent, folder)
+    shutil.copy(folder / "gallery" / "0000" / "n00.jpg", folder / "gallery" / "n00copy.jpg")
+    common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
+    assert run(capsys, "extract", *common)[0] == 0
+    _, out, _ = run(capsys, "duplicates", *common)
+    assert out.strip() == "n00copy = n00"
+    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9999)
+    assert "n00 ~ n00copy" in out
+    for flags, expected in (((), True), (("--distinct",), False)):
+        file = tmp_path / f"{expected}.csv"
+        assert run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, *flags)[0] == 0
+        first = file.read_text().splitlines()[0].split(",")
+        assert first[0] == "t0" and ("n00copy" in first) == expected and len(set(first)) == 8
+
+
 def test_a_missing_dump_says_what_to_run(tiny_competition, capsys, tmp_path):
     code, _, err = run(capsys, "tune", "--config", tiny_competition, "--work", tmp_path)
     assert code == 1 and "./run.sh extract" in err and len(err.strip().splitlines()) == 1
