@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
     tune.add_argument("--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)")
     tune.add_argument("--seed", type=_whole(0), metavar="S", help="seed of the study (the configuration's)")
-    tune.add_argument("--folds", type=_whole(0), default=5, metavar="K", help="folds of the cross-validation (5; 0: none)")
+    tune.add_argument("--folds", type=_whole(0), metavar="K", help="folds of the cross-validation (5; 0: none)")
     tune.add_argument("--repeats", type=_whole(1), default=2, metavar="R", help="repeats of the cross-validation (2)")
     tune.add_argument("--certify", type=_positive, metavar="SECONDS",
                       help="then search the region by branch and bound: best weights and a proven bound on MAP")

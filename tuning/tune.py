@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,13 +50,13 @@ class Tuned:
     paths: dict[str, Path] = field(default_factory=dict)
 
 
-def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int = 5,
+def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int | None = None,
          repeats: int = 2, certify_seconds: float | None = None, certify_all: bool = False,
          fixed: Choice | None = None, progress: bool = True) -> Tuned:
     """Run the study until it holds `trials` in all, validate it, and write the recipe of its best point.
 
-    certify_seconds: then search by branch and bound, over the recipe's choices or (certify_all) all of the study's;
-    fixed: the one combination of choices to study.
+    folds: of the cross-validation, None for 5 where trials are cheap; certify_seconds: then search by branch and
+    bound, over the recipe's choices or (certify_all) all of the study's; fixed: the one combination to study.
     """
     from tqdm import tqdm
 
@@ -100,6 +101,8 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     untuned, untuned_precisions = _untuned(landscape, default)
     cross_validated = None
     compared = tuned_precisions
+    if folds is None:
+        folds = _affordable_folds(combination)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
         cross_validated = _cross_validated(landscape, total, seed, n_vertices, folds, repeats, progress)
         compared = np.full(len(labelled.groups), np.nan)
@@ -112,6 +115,15 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     return Tuned(recipe, untuned, combination, coordinates, labelled, len(studies.completed(study)),
                  len(studies.completed(study)) - before, named, comparison, cross_validated, certificate,
                  _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths)
+
+
+def _affordable_folds(combination: Combination) -> int:
+    """5, or 0 (said aloud) where every trial streams the gallery and folds would repeat the study ten times so."""
+    if combination.scene is not None:
+        return 5
+    print("no cross-validation: each trial streams the whole gallery here (the region prunes badly); --folds 5 does it",
+          file=sys.stderr)
+    return 0
 
 
 def best_point(landscape: Landscape, study) -> tuple[dict[str, object], np.ndarray, float]:
