@@ -63,8 +63,8 @@ class Sizes:
 
     families: int = 40
     members: int = 4
-    lookalikes: int = 5
-    strangers: int = 120
+    lookalikes: int = 4
+    strangers: int = 150
     queries: int = 100
 
 
