@@ -132,6 +132,23 @@ def test_an_order_file_is_part_of_the_recipe(folder):
     assert dump(configuration, 4).path != first
 
 
+def test_several_layers_and_forms(folder):
+    configuration = configured(folder)
+    text = (folder / "config.toml").read_text()
+    start, end = text.index("parts ="), text.rindex("}") + 1
+    tables = """parts = [
+    { layer = 2, counts = [5], dims = [4] },
+    { layer = 3, counts = [5], dims = [4], form = "NxN" },
+    { layer = 3, counts = [5], dims = [4], selection = "random", seed = 3 },
+]"""
+    (folder / "config.toml").write_text(text[:start].replace("[3]", "[2, 3]") + tables + text[end:])
+    configuration = load_configuration(folder / "config.toml", work=folder / "work")
+    run(configuration)
+    backbone = configuration.backbones[0]
+    paths = [whitened_dump(configuration, "gallery", backbone, parts, 5, 4, 1.0) for parts in backbone.parts]
+    assert len(set(paths)) == 3 and all(open_dump(path).descriptors.shape == (22, 4) for path in paths)
+
+
 def test_what_cannot_be_is_said_at_once(folder):
     for counts, more, said in (
         ((4, 100_000), "", "counts 100000 exceed the"),
