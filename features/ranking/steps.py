@@ -197,6 +197,8 @@ def _seen_queries(state: State, transductive: bool) -> list[str]:
 
 def augment(state: State, *, neighbours: int, kind: str = "average", alpha: float = 3.0) -> State:
     """Database-side augmentation: every gallery image joined with its nearest others, by the present fused score."""
+    if neighbours == 0:
+        return state
     rows, scores = neighbour_graph(state.gallery, state.weights, neighbours, excluded=state.excluded,
                                    folder=state.folder, identity=state.identity, norm_bounds=state.norm_bounds,
                                    progress=state.progress)
@@ -274,3 +276,13 @@ STEPS: dict[str, Callable[..., State]] = {
     "diffuse": diffuse,
 }
 FINAL = ("cascade", "reciprocal", "diffuse")
+
+# values worth trying, for a study over a recipe's steps; the order of steps is the recipe's
+TUNABLE: dict[str, dict[str, tuple]] = {
+    "whiten": {"dim": (64, 128, 256, 512), "exponent": (0.0, 0.5, 1.0), "shrinkage": (0.0, 0.1, 0.3)},
+    "augment": {"neighbours": (0, 1, 2, 3, 5), "kind": ("average", "weighted", "alpha"), "alpha": (1.0, 3.0)},
+    "expand": {"neighbours": (0, 1, 2, 3, 5, 10), "kind": ("average", "weighted", "alpha"), "alpha": (1.0, 3.0)},
+    "reciprocal": {"k1": (5, 10, 20), "k2": (1, 3, 6), "share": (0.1, 0.3, 0.5, 0.8)},
+    "diffuse": {"neighbours": (5, 10, 50), "query_neighbours": (3, 7, 10), "alpha": (0.5, 0.9, 0.99),
+                "gamma": (1.0, 3.0)},
+}

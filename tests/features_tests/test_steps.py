@@ -12,7 +12,7 @@ from features.ranking.expansion import expand
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.projection import learn_whitening, learn_znormalisation, projected
 from features.ranking.rerankers import pair_scores
-from features.ranking.steps import STEPS, rank, spread
+from features.ranking.steps import STEPS, TUNABLE, check_steps, rank, spread
 from features.search import search
 from features.similarity import component_similarity, fused_score
 from tests.features_tests.ranking_references import (all_pairs, clustered, naive_diffusion, naive_jaccard,
@@ -191,3 +191,14 @@ def test_wrong_steps_are_named(steps, words, data):
     queries, gallery, _ = data
     with pytest.raises(ConfigurationError, match=words):
         rank(queries, gallery, WEIGHTS, steps, 7)
+
+
+def test_what_a_study_may_try_are_arguments_of_the_steps(data):
+    queries, gallery, excluded = data
+    for name, arguments in TUNABLE.items():
+        for key, values in arguments.items():
+            for value in values:
+                check_steps([{"step": name, **EVERY[name], key: value}])
+    nothing = [{"step": "augment", "neighbours": 0}, {"step": "expand", "neighbours": 0}]
+    found, expected = (rank(queries, gallery, WEIGHTS, steps, 7, excluded=excluded) for steps in (nothing, []))
+    assert (found[0] == expected[0]).all()
