@@ -17,7 +17,7 @@ import torch
 
 from competition.atomic import write_json
 from competition.configuration import Backbone, Configuration, Parts
-from competition.errors import Top7Error
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest, list_images
 from features.dumps import file_label
 from features.extraction.engine import Engine
@@ -29,7 +29,11 @@ from features.parts import PartModel, check_parts, learn_parts, sample_rows
 def check_part_tables(backbone: Backbone) -> None:
     """Raise ConfigurationError for a parts table that cannot be learnt whatever the images."""
     for parts in backbone.parts:
-        check_parts(parts, f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}")
+        where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
+        check_parts(parts, where)
+        if parts.layer not in backbone.layers:
+            listed = ", ".join(map(str, backbone.layers))
+            raise ConfigurationError(f"{where}: the layer is not among layers = [{listed}]: add it there")
 
 
 def record_samples(

@@ -65,11 +65,10 @@ def check_parts(parts: Parts, where: str) -> None:
         raise ConfigurationError(
             f"{where}: unknown variant {parts.variant!r}: {nearest(parts.variant, VARIANTS)}"
         )
-    if parts.selection not in selection.SELECTIONS and not Path(parts.selection).is_file():
-        raise ConfigurationError(
-            f"{where}: selection {parts.selection!r} is neither of {', '.join(selection.SELECTIONS)} nor the file of an"
-            " order"
-        )
+    possible = parts.training_images - VARIANTS[parts.variant].centred
+    if max(parts.dims) > possible:
+        raise _beyond_rank(where, max(parts.dims), possible, f"training_images = {parts.training_images}")
+    selection_key(parts)
 
 
 def sample_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
@@ -82,6 +81,11 @@ def selection_key(parts: Parts) -> str | list[int]:
     """Return what identifies the selection: its name, or the channels that the given file lists."""
     if parts.selection in selection.SELECTIONS:
         return parts.selection
+    if not Path(parts.selection).is_file():
+        raise ConfigurationError(
+            f"parts of layer {parts.layer!r}: selection {str(parts.selection)!r} is no file with an order of detectors,"
+            f" nor one of {', '.join(selection.SELECTIONS)}"
+        )
     return selection.read_order(Path(parts.selection))
 
 
@@ -247,6 +251,8 @@ def _order(
         return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
     statistics = selection.SumVariance()
     for batch in _checked(maps(), ids, None, f"{where}: channel variance"):
+        if not statistics.count:  # before the whole sample has been run
+            selection.check_counts(parts.counts, batch.shape[1], where)
         statistics.add(batch)
     if not statistics.count:
         raise Top7Error(f"{where}: the training sample holds no readable image")

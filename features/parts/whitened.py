@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from competition.atomic import sync_folder, write_bytes
 from competition.configuration import Backbone, Configuration, Parts
@@ -53,10 +54,13 @@ def whitened_dump(
             f" {backbone.model}: run ./run.sh extract (the other dumps are kept)"
         )
     source = open_dump(projection)
-    if not _is_there(path, source):
-        model = open_part_model(configuration, backbone, parts)
-        recipe = source.recipe | {"dim": dim, "exponent": exponent}
-        write_whitened(source, path, recipe, model.scales(count, dim, exponent), half=parts.half)
+    if _is_there(path, source):
+        return path
+    with FileLock(path.with_name(f".{path.name}.lock")):  # several workers of a study may want it at once
+        if not _is_there(path, source):
+            model = open_part_model(configuration, backbone, parts)
+            recipe = source.recipe | {"dim": dim, "exponent": exponent}
+            write_whitened(source, path, recipe, model.scales(count, dim, exponent), half=parts.half)
     return path
 
 

@@ -152,8 +152,13 @@ def test_several_layers_and_forms(folder):
 def test_what_cannot_be_is_said_at_once(folder):
     for counts, more, said in (
         ((4, 100_000), "", "counts 100000 exceed the"),
-        ((4,), ', selection = "varance"', "selection"),
+        ((4,), ', selection = "varance"', "varance' is no file.*variance, random"),
         ((4,), ', variant = "printd"', "did you mean 'printed'"),
     ):
         with pytest.raises(ConfigurationError, match=said):
-            run(configured(folder, counts=counts, work=f"work{said[:9]}", more=more))
+            run(configured(folder, counts=counts, work=f"work{said[:3]}", more=more))
+    configured(folder)
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace("layers = [3]", "layers = [2]"))
+    with pytest.raises(ConfigurationError, match=r"layer 3: the layer is not among layers = \[2\]"):
+        run(load_configuration(folder / "config.toml", work=folder / "work"))

@@ -157,11 +157,15 @@ def test_random_order(tmp_path):
 
 
 def test_count_above_the_channels(tmp_path):
+    batches = iter(maps_of().split(7))
     with pytest.raises(ConfigurationError, match="counts 9, 12 exceed the 8 channels"):
-        learn(replace(PARTS, counts=(2, 9, 12)), Sample(maps_of()), tmp_path)
+        learn(replace(PARTS, counts=(2, 9, 12)), lambda: batches, tmp_path)
+    assert len(list(batches)) == 4  # said after the first of five batches
 
 
 def test_dimensions_beyond_the_rank(tmp_path):
+    with pytest.raises(ConfigurationError, match="holds 40, but training_images = 40 give 39 dimensions"):
+        learn(replace(PARTS, dims=(3, 40), training_images=40), None, tmp_path)
     with pytest.raises(ConfigurationError, match="holds 40.*30 images give 29"):
         learn(replace(PARTS, dims=(40,)), Sample(maps_of()), tmp_path)
     with pytest.raises(ConfigurationError, match="holds 30.*30 images give 29"):
