@@ -71,7 +71,7 @@ def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:
     """What decides the detectors and the projections learnt, but for the images learnt from."""
-    from features.parts.model import selection_key
+    from features.parts.readings import selection_key
 
     return {
         **base,

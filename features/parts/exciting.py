@@ -14,7 +14,7 @@ from tqdm import tqdm
 from competition.configuration import Parts
 from competition.images import ImageSet
 from features.parts.aggregation import part_weights
-from features.parts.model import VARIANTS
+from features.parts.readings import VARIANTS
 
 
 @dataclass(frozen=True)

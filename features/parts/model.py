@@ -25,68 +25,19 @@ from tqdm import tqdm
 
 from competition.atomic import write_bytes
 from competition.configuration import Parts
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import Top7Error
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
 from features.parts.projection import IMAGES_A_PASS, Projector, cumulative_grams, solve
+from features.parts.readings import VARIANTS, beyond_rank, check_parts, selection_key
 from features.whitening import column_scales, ledoit_wolf
-
-FORMS = ("NxC", "NxN")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A reading of the paper. root: the exponent 1/alpha in eq. 2; centred: the mean is subtracted before eq. 4;
-    power: of the exponent (2: eigenvalues in place of singular values); shrunk: Ledoit-Wolf before whitening."""
-
-    root: bool = True
-    centred: bool = True
-    power: float = 1.0
-    shrunk: bool = False
-
-
-# the last L2, which eq. 4 lacks, is in all of them: dumps are unit rows and scores are cosines
-VARIANTS = {
-    "default": Variant(),
-    "printed-weights": Variant(root=False),
-    "uncentred": Variant(centred=False),
-    "eigenvalues": Variant(power=2.0),
-    "printed": Variant(root=False, centred=False),
-    "ledoit-wolf": Variant(shrunk=True),
-}
-
-
-def check_parts(parts: Parts, where: str) -> None:
-    """Raise ConfigurationError for an unknown form or variant; `where` names the table."""
-    if parts.form not in FORMS:
-        raise ConfigurationError(f"{where}: unknown form {parts.form!r}: {nearest(parts.form, FORMS)}")
-    if parts.variant not in VARIANTS:
-        raise ConfigurationError(
-            f"{where}: unknown variant {parts.variant!r}: {nearest(parts.variant, VARIANTS)}"
-        )
-    possible = parts.training_images - VARIANTS[parts.variant].centred
-    if max(parts.dims) > possible:
-        raise _beyond_rank(where, max(parts.dims), possible, f"training_images = {parts.training_images}")
-    selection_key(parts)
 
 
 def sample_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
     """Return the sorted int64 rows of the training sample among `n_images`; readable: (n_images,) bool, None: all."""
     readable = np.ones(n_images, dtype=bool) if readable is None else readable
     return selection.sample_rows(n_images, parts.training_images, parts.seed, readable)
-
-
-def selection_key(parts: Parts) -> str | list[int]:
-    """Return what identifies the selection: its name, or the channels that the given file lists."""
-    if parts.selection in selection.SELECTIONS:
-        return parts.selection
-    if not Path(parts.selection).is_file():
-        raise ConfigurationError(
-            f"parts of layer {parts.layer!r}: selection {str(parts.selection)!r} is no file with an order of detectors,"
-            f" nor one of {', '.join(selection.SELECTIONS)}"
-        )
-    return selection.read_order(Path(parts.selection))
 
 
 def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Path:
@@ -197,7 +148,7 @@ def learn_parts(
     order, n = _order(parts, maps, home, where, provenance, ids)
     selection.check_counts(counts, len(order[0]) if order[1] is None else order[1], where)
     if most_dims > n:
-        raise _beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
+        raise beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
     channels = len(order[0])
     held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
     if held < counts[-1]:
@@ -320,7 +271,7 @@ def _trimmed(
 ) -> dict[str, np.ndarray]:
     rank = len(entry["spectrum"])
     if dims > rank:
-        raise _beyond_rank(where, dims, rank, f"{count} detectors and a sample of {n} images")
+        raise beyond_rank(where, dims, rank, f"{count} detectors and a sample of {n} images")
     spectrum = entry["spectrum"]
     if VARIANTS[parts.variant].shrunk:
         spectrum = ledoit_wolf(spectrum, float(entry["fourth_moment"][0]), n)
@@ -329,12 +280,6 @@ def _trimmed(
         "coefficients": np.ascontiguousarray(entry["coefficients"][:, :dims]),
         "offset": np.ascontiguousarray(entry["offset"][:dims]),
     }
-
-
-def _beyond_rank(where: str, dims: int, rank: int, what: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{where}: dims holds {dims}, but {what} give {rank} dimensions: ask for at most {rank}, or raise training_images"
-    )
 
 
 def _components_path(home: Path, count: int, form: str, centred: bool) -> Path:
