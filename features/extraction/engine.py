@@ -201,7 +201,7 @@ def averaged(
 
 def _finite(maps: Sequence[Tensor]) -> Tensor:
     """Which images have finite values throughout, (B,) bool: a sum is finite only if its terms are."""
-    sums = torch.stack([found.flatten(1).sum(1) for found in maps])
+    sums = torch.stack([found.sum((1, 2, 3)) for found in maps])
     finite = torch.isfinite(sums).all(0)
     if finite.all():
         return finite

@@ -65,6 +65,7 @@ class Group:
         self.settings: list[dict] = list(source.settings) if source else []
         self._journalled_settings = 0
         self._waiting: list[dict] = []
+        self._leftovers: list[str] = []
 
     @property
     def wanted(self) -> list[tuple[int, Target]]:
@@ -143,6 +144,8 @@ class Group:
             elif "window" in line:
                 self.done[line["window"]] = True
                 self.unreadable |= {int(row): reason for row, reason in line["unreadable"]}
+            elif "finishing" in line:
+                self._leftovers = line["finishing"]
 
     def settings_number(self, settings: dict) -> int:
         """The number that stands for `settings` in the records of this group."""
@@ -217,24 +220,27 @@ class Group:
         """Give the complete files their final names, sidecars last; safe to repeat after an interruption."""
         if not self.done.all():
             raise Top7Error(f"{self.journal}: {int((~self.done).sum())} windows are not finished")
+        leftovers = [path.name for path in self.source.leftovers] if self.source else self._leftovers
         if self.records.exists():
-            self._finish_targets()
+            self.disk.append(self.journal, _line({"finishing": leftovers}))
             self.disk.replace(self.records, self.images_path)
             self.disk.sync_folder(self.folder)
-        for path in self.source.leftovers if self.source else ():
+        self._finish_targets()
+        for path in [self.folder / name for name in leftovers]:
             if path != self.images_path:
                 self.disk.remove(path)
         for column in range(len(self.names)):
             self.disk.remove(self.partial(column))
         self.disk.remove(self.ids_path)
+        self.disk.sync_folder(self.folder)
         self.disk.remove(self.journal)
         self.disk.sync_folder(self.folder)
 
     def _finish_targets(self) -> None:
-        self.disk.append(self.journal, _line({"finishing": True}))
-        records = np.memmap(self.records, dtype=self.record_type, mode="r", shape=(len(self.ids),))
+        records = np.memmap(self.images_path, dtype=self.record_type, mode="r", shape=(len(self.ids),))
         unreadable = [
-            {"row": row, "id": self.ids[row], "reason": reason} for row, reason in self.unreadable.items()
+            {"row": row, "id": self.ids[row], "reason": reason}
+            for row, reason in sorted(self.unreadable.items())
         ]
         for column, target in self.wanted:
             self.disk.remove(beside(target.path, ".json"))

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from competition.configuration import SPLITS, Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, split_images
+from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import write_external
 from features.extraction.learning import check_part_tables, record_samples, set_part_models
@@ -29,7 +30,7 @@ from features.extraction.planning import (
     seconds_an_image,
 )
 from features.extraction.settings import available_cores, choose_device, fixed_settings, settings_path
-from features.extraction.standing import Standing, standings
+from features.extraction.standing import Standing, recover, standings
 from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
 
 
@@ -73,6 +74,7 @@ def extract(
         work = Work(
             configuration, images, folders, device, check_content=check_content, jobs=jobs, cluster=cluster
         )
+        work.recover()
         plan_ = work.plan()
         print(plan_.sentence(), file=sys.stderr)
         refuse_small_disk(plan_, configuration)
@@ -120,6 +122,7 @@ def describe(
     folder = Path(folder)
     with alone(folder):
         work = Work(configuration, {"queries": images}, {"queries": folder}, choose_device(device))
+        work.recover()
         report = work.run(work.plan(measure=False), progress)
     report.seconds = time.perf_counter() - start
     _say(report)
@@ -167,6 +170,12 @@ class Work:
     jobs: int = 1
     cluster: str | None = None
     engine: Engine | None = None  # the last one built: a single backbone needs it only once
+
+    def recover(self) -> None:
+        """Complete what an earlier run left between its last row and its last file name."""
+        for backbone in self.configuration.backbones:
+            for folder in self.folders.values():
+                recover(targets_of(self.configuration, backbone, folder), folder, Disk())
 
     def plan(self, *, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""

@@ -17,7 +17,7 @@ from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import file_label, recipe_digest
 
-BATCH_PIXELS = 330_000  # on a CPU small batches stay in the caches
+BATCH_PIXELS = 410_000  # on a CPU small batches stay in the caches
 WINDOW_ROWS = 256
 
 

@@ -126,6 +126,31 @@ def _content(path: str) -> bytes:
         return bytes(32)
 
 
+def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
+    """Finish what an earlier run was giving its final names when it stopped; nothing is computed for that."""
+    by_name = {target.path.name: target for target in targets}
+    for journal in sorted(folder.glob(".*.journal")) if folder.is_dir() else []:
+        lines, _ = read_journal(journal)
+        if not any("finishing" in line for line in lines):
+            continue
+        header, label = lines[0], journal.name.split(".")[1]
+        members = [by_name.get(name) for name in header["targets"]]
+        ids_path = folder / f".{label}.ids"
+        if ids_path.exists() and any(members):
+            ids = json.loads(ids_path.read_text(encoding="utf-8"))
+            group = Group(members, header["targets"], header["widths"], ids, header["window_rows"], disk)
+            group.start()
+            group.finish()
+        elif not ids_path.exists():
+            for name in next(line["finishing"] for line in lines if "finishing" in line):
+                if name != f"{label}.images.npy":
+                    disk.remove(folder / name)
+            disk.sync_folder(folder)
+            disk.remove(journal)
+            disk.sync_folder(folder)
+    disk.close()
+
+
 def groups_for(
     found: Sequence[Standing], widths: Mapping[Path, int], images: ImageSet, window_rows: int, disk: Disk
 ) -> list[Group]:

@@ -1,4 +1,6 @@
-"""Networks from timm: layers by number and by name, weights from a file, a hub cache and chance, clear errors."""
+"""Networks from timm: layers by number and by name, weights from a file, a hub cache and chance, clear
+errors.
+"""
 
 from __future__ import annotations
 
@@ -92,11 +94,14 @@ def test_a_local_file_gives_its_weights_in_float32(tmp_path, half, suffix):
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: s.pop("layer1.0.conv1.weight"), "1 missing .such as layer1_?.?0.conv1.weight"),
-    (lambda s: s.update({"other.weight": torch.zeros(1)}), "1 unexpected .such as other.weight"),
-    (lambda s: s.update({"layer1.0.conv1.weight": torch.zeros(1, 1, 3, 3)}), "1 of another shape"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("layer1.0.conv1.weight"), "1 missing .such as layer1_?.?0.conv1.weight"),
+        (lambda s: s.update({"other.weight": torch.zeros(1)}), "1 unexpected .such as other.weight"),
+        (lambda s: s.update({"layer1.0.conv1.weight": torch.zeros(1, 1, 3, 3)}), "1 of another shape"),
+    ],
+)
 def test_weights_that_do_not_fit_are_one_line(tmp_path, change, message):
     state = timm.create_model("test_resnet").state_dict()
     change(state)
@@ -110,14 +115,21 @@ def test_a_deeper_network_of_the_family_does_not_pass(tmp_path):
     """All that resnet18 needs is in resnet34's file; what is left over gives it away."""
     with torch.device("meta"):
         names = timm.create_model("resnet34").state_dict()
-    save_file({key: torch.zeros(value.shape) for key, value in names.items() if "fc" not in key}, tmp_path / "w.safetensors")
+    save_file(
+        {key: torch.zeros(value.shape) for key, value in names.items() if "fc" not in key},
+        tmp_path / "w.safetensors",
+    )
     with pytest.raises(Top7Error, match="unexpected"):
         create_network(backbone("resnet18", weights=tmp_path / "w.safetensors"))
 
 
-@pytest.mark.parametrize("content, message", [
-    (None, "no such weights file"), (b"rubbish", "cannot be read as weights"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no such weights file"),
+        (b"rubbish", "cannot be read as weights"),
+    ],
+)
 def test_unreadable_weight_files(tmp_path, content, message):
     for suffix in (".safetensors", ".pth"):
         path = tmp_path / f"w{suffix}"
@@ -140,14 +152,17 @@ def test_code_in_a_weight_file_is_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"model": "resnet_18"}, "unknown timm model 'resnet_18'.*did you mean"),
-    ({"layers": (0, 9)}, "no layer 9.*known: 0, 1, 2, 3, 4"),
-    ({"layers": ("layer9",)}, "no layer 'layer9'.*did you mean 'layer"),
-    ({"model": "vgg11", "layers": ("conv1_2",)}, "no layer 'conv1_2'.*conv1_1"),
-    ({"options": {"pad_typo": "same"}}, "refuses the options.*pad_typo"),
-    ({"model": "test_resnet", "layers": ("fc",)}, "never run.*choose an earlier one"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"model": "resnet_18"}, "unknown timm model 'resnet_18'.*did you mean"),
+        ({"layers": (0, 9)}, "no layer 9.*known: 0, 1, 2, 3, 4"),
+        ({"layers": ("layer9",)}, "no layer 'layer9'.*did you mean 'layer"),
+        ({"model": "vgg11", "layers": ("conv1_2",)}, "no layer 'conv1_2'.*conv1_1"),
+        ({"options": {"pad_typo": "same"}}, "refuses the options.*pad_typo"),
+        ({"model": "test_resnet", "layers": ("fc",)}, "never run.*choose an earlier one"),
+    ],
+)
 def test_unknown_names(options, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         maps_of(backbone(**options))
@@ -156,7 +171,9 @@ def test_unknown_names(options, message):
 
 @pytest.fixture()
 def hub(tmp_path, monkeypatch):
-    """A hub cache with weights of test_resnet, laid out as huggingface_hub does, and no way to the network."""
+    """A hub cache with weights of test_resnet, laid out as huggingface_hub does, and no way to the
+    network.
+    """
     cfg = timm.get_pretrained_cfg("test_resnet")
     torch.manual_seed(3)
     state = timm.create_model("test_resnet").state_dict()
@@ -168,6 +185,7 @@ def hub(tmp_path, monkeypatch):
     save_file(state, snapshot / "model.safetensors")
     (snapshot / "config.json").write_text(json.dumps({"architecture": "test_resnet"}))
     import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return state
@@ -193,13 +211,16 @@ def test_the_digest_of_hub_weights_is_remembered(hub, tmp_path, monkeypatch):
 
 
 def test_a_hub_out_of_reach_says_what_to_do(hub):
-    with pytest.raises(Top7Error, match="could not be fetched.*weights = \"path/to/file.safetensors\"") as caught:
+    with pytest.raises(
+        Top7Error, match='could not be fetched.*weights = "path/to/file.safetensors"'
+    ) as caught:
         create_network(backbone("resnet10t", weights="pretrained"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_has_one_digest_and_a_changed_one_another(tmp_path):
     import hashlib
+
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"one")
     assert file_digest(path) == hashlib.sha256(b"one").hexdigest()

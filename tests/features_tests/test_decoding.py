@@ -98,12 +98,17 @@ def test_sixteen_bit_grey_keeps_its_brightness():
 
 def test_sixteen_bit_rgb_png():
     """Written by hand: Pillow cannot save it."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     row = b"\0" + struct.pack(">HHH", 65535, 32768, 0) * 8
-    data = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b""))
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(row * 8))
+        + chunk(b"IEND", b"")
+    )
     assert close([tuple(decoded(data)[16, 16])], [(255, 128, 0)], 1)
 
 
@@ -111,8 +116,13 @@ def test_sixteen_bit_rgb_png():
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_exif_orientation_shows_the_scene_upright(orientation, form):
     undo = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }[orientation]
     stored = quarters() if undo is None else quarters().transpose(undo)
@@ -142,34 +152,48 @@ def test_one_pixel():
     assert decoded(data, 32, "keep").shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("data, reason", [
-    (b"", "empty file"),
-    (b"<html>not found</html>", "not an image"),
-    (b"\xff\xd8\xff\xe0" + b"\0" * 40, "damaged|not an image"),
-    (saved(quarters(), "PNG")[:100], "damaged"),
-    (saved(quarters().resize((640, 480)), "JPEG")[:3000], "truncated"),
-])
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "empty file"),
+        (b"<html>not found</html>", "not an image"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 40, "damaged|not an image"),
+        (saved(quarters(), "PNG")[:100], "damaged"),
+        (saved(quarters().resize((640, 480)), "JPEG")[:3000], "truncated"),
+    ],
+)
 def test_quarantine_says_why(data, reason):
     with pytest.raises(Unreadable, match=reason):
         decoded(data)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():
-    side = int(MAX_PIXELS ** 0.5) + 1
+    side = int(MAX_PIXELS**0.5) + 1
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    png = (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-           + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + b"IHDR"
+        + header
+        + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
     with pytest.raises(Unreadable, match="declared size"):
         decoded(png)
 
 
-@pytest.mark.parametrize("resize, size, expected", [
-    ("squash", 40, (40, 40)),
-    ("pad", 40, (40, 40)),
-    ("keep", 40, (32, 40)),  # 30 rows, brought to the smallest side
-    ("keep", 48, (36, 48)),
-    ("keep", 500, (48, 64)),  # never enlarges
-])
+@pytest.mark.parametrize(
+    "resize, size, expected",
+    [
+        ("squash", 40, (40, 40)),
+        ("pad", 40, (40, 40)),
+        ("keep", 40, (32, 40)),  # 30 rows, brought to the smallest side
+        ("keep", 48, (36, 48)),
+        ("keep", 500, (48, 64)),  # never enlarges
+    ],
+)
 def test_sizes(resize, size, expected):
     assert decoded(saved(quarters(), "PNG"), size, resize).shape[:2] == expected
 
@@ -187,11 +211,17 @@ def test_padding_is_centred_and_of_the_given_colour():
 
 
 def test_scaled_decoding_keeps_quality():
-    """JPEG's own scaling is used where twice the wanted size remains; the result differs from full decoding by little."""
+    """JPEG's own scaling is used where twice the wanted size remains; the result differs from full decoding
+    by little.
+    """
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).resize((1600, 1200), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).resize(
+        (1600, 1200), Image.Resampling.BICUBIC
+    )
     data = saved(smooth, "JPEG", quality=95)
-    full = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR), dtype=int)
+    full = np.asarray(
+        Image.open(io.BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR), dtype=int
+    )
     assert np.abs(decoded(data, 96).astype(int) - full).mean() < 1.5
 
 

@@ -22,8 +22,13 @@ def dump(tmp_path):
     rows[1] = 0
     np.save(path, rows)
     np.save(beside(path, ".norms.npy"), np.array([2, 0, 3], dtype=np.float32))
-    sidecar = sidecar_for(shape=(3, 5), dtype="float32", ids=IDS, recipe=RECIPE,
-                          unreadable=[{"row": 1, "id": "b", "reason": "empty file"}])
+    sidecar = sidecar_for(
+        shape=(3, 5),
+        dtype="float32",
+        ids=IDS,
+        recipe=RECIPE,
+        unreadable=[{"row": 1, "id": "b", "reason": "empty file"}],
+    )
     beside(path, ".json").write_text(json.dumps(sidecar))
     return path
 
@@ -36,17 +41,20 @@ def test_a_complete_dump(dump):
     assert opened.norms.tolist() == [2, 0, 3]
 
 
-@pytest.mark.parametrize("harm, message", [
-    (lambda path: beside(path, ".json").unlink(), "no such dump, or an unfinished one"),
-    (lambda path: beside(path, ".json").write_text("{"), "not valid JSON"),
-    (lambda path: beside(path, ".json").write_text("{}"), "not a dump's sidecar"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-4]), "truncated or damaged"),
-    (lambda path: path.write_bytes(b""), "truncated or damaged"),
-    (lambda path: path.unlink(), "missing beside its sidecar"),
-    (lambda path: beside(path, ".norms.npy").unlink(), "missing beside its sidecar"),
-    (lambda path: np.save(path, np.zeros((3, 4), np.float32)), r"holds \(3, 4\) float32.*says \(3, 5\)"),
-    (lambda path: np.save(path, np.array([None] * 3), allow_pickle=True), "damaged"),
-])
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda path: beside(path, ".json").unlink(), "no such dump, or an unfinished one"),
+        (lambda path: beside(path, ".json").write_text("{"), "not valid JSON"),
+        (lambda path: beside(path, ".json").write_text("{}"), "not a dump's sidecar"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "truncated or damaged"),
+        (lambda path: path.write_bytes(b""), "truncated or damaged"),
+        (lambda path: path.unlink(), "missing beside its sidecar"),
+        (lambda path: beside(path, ".norms.npy").unlink(), "missing beside its sidecar"),
+        (lambda path: np.save(path, np.zeros((3, 4), np.float32)), r"holds \(3, 4\) float32.*says \(3, 5\)"),
+        (lambda path: np.save(path, np.array([None] * 3), allow_pickle=True), "damaged"),
+    ],
+)
 def test_harm_is_one_line(dump, harm, message):
     harm(dump)
     with pytest.raises(Top7Error, match=message) as caught:
@@ -54,9 +62,13 @@ def test_harm_is_one_line(dump, harm, message):
     assert "\n" not in str(caught.value) and str(dump.parent) in str(caught.value)
 
 
-@pytest.mark.parametrize("ids, message", [
-    (["a", "b"], "holds 3 rows, expected 2 images"), (["a", "c", "b"], "row 1 is the image 'b', expected 'c'"),
-])
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        (["a", "b"], "holds 3 rows, expected 2 images"),
+        (["a", "c", "b"], "row 1 is the image 'b', expected 'c'"),
+    ],
+)
 def test_other_ids(dump, ids, message):
     with pytest.raises(Top7Error, match=message):
         open_dump(dump, ids=ids)
@@ -69,7 +81,10 @@ def test_another_recipe(dump):
 
 def test_the_digest_follows_every_key_and_no_order():
     assert recipe_digest(RECIPE) == recipe_digest(dict(reversed(RECIPE.items())))
-    others = [RECIPE | {key: "other"} for key in RECIPE] + [RECIPE | {"new": 1}, RECIPE | {"options": {"x": 2}}]
+    others = [RECIPE | {key: "other"} for key in RECIPE] + [
+        RECIPE | {"new": 1},
+        RECIPE | {"options": {"x": 2}},
+    ]
     assert len({recipe_digest(recipe) for recipe in [RECIPE, *others]}) == len(others) + 1
     assert len(recipe_digest(RECIPE)) == 12
 

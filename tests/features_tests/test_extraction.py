@@ -14,37 +14,21 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
-
-from competition.configuration import load_configuration
-from competition.errors import ConfigurationError, Top7Error
 from competition.images import list_images
 from features.dumps import open_dump
-from features.extraction import component_dump_path, describe, extract, extracted_images, external_dump_path, plan
-from features.extraction import passes, settings
-from features.extraction.disk import Disk, DiskFull
-from features.extraction.running import alone
+from features.extraction import (
+    component_dump_path,
+    describe,
+    extracted_images,
+    passes,
+    plan,
+    settings,
+)
 from features.pooling import POOLING
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def draw(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (40, 30)) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(names):
-        rng = np.random.default_rng([seed, number])
-        small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{name}.jpg", quality=90)
-
-
-BACKBONE = """
-[[backbone]]
-model = "test_resnet"
-weights = "random"
-image_size = 32
-layers = [0, 3]
-pooling = ["spoc", "mac"]
-"""
+from tests.features_tests.extraction_competition import BACKBONE, Stops, configured, contents, draw, run
 
 
 @pytest.fixture()
@@ -58,23 +42,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def configured(folder: Path, backbone: str = BACKBONE, work: str = "work"):
-    (folder / "config.toml").write_text(
-        '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\nlabels = "val.csv"\n' + backbone)
-    return load_configuration(folder / "config.toml", work=folder / work)
-
-
-def run(configuration, **options):
-    return extract(configuration, device="cpu", progress=False, **options)
-
-
-def contents(configuration, kinds: tuple[str, ...] = (".npy", ".json")) -> dict[str, bytes]:
-    """Every finished file under the dumps; hidden ones are in the making."""
-    base = Path(configuration.competition.work) / "dumps"
-    return {str(path.relative_to(base)): path.read_bytes() for path in sorted(base.rglob("*"))
-            if path.is_file() and path.suffix in kinds and not path.name.startswith(".")}
-
-
 def test_dumps_hold_what_timm_and_the_pooling_give(folder):
     configuration = configured(folder)
     report = run(configuration)
@@ -83,17 +50,23 @@ def test_dumps_hold_what_timm_and_the_pooling_give(folder):
     assert len(report.paths) == 8 and report.images == 42
     network = timm.create_model("test_resnet", features_only=True, out_indices=(0, 3)).eval()
     torch.manual_seed(0)
-    network.load_state_dict({k: v for k, v in timm.create_model("test_resnet").state_dict().items()
-                             if k in network.state_dict()})
+    network.load_state_dict(
+        {k: v for k, v in timm.create_model("test_resnet").state_dict().items() if k in network.state_dict()}
+    )
     cfg = timm.get_pretrained_cfg("test_resnet")
     for row in (0, 19, 36):
         image = Image.open(gallery.paths[row]).resize((32, 32), Image.Resampling.BILINEAR)
-        values = (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
-                  - torch.tensor(cfg.mean).view(3, 1, 1)) / torch.tensor(cfg.std).view(3, 1, 1)
+        values = (
+            torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+            - torch.tensor(cfg.mean).view(3, 1, 1)
+        ) / torch.tensor(cfg.std).view(3, 1, 1)
         with torch.inference_mode():
             for layer, maps in zip((0, 3), network(values[None])):
                 for pooling in ("spoc", "mac"):
-                    dump = open_dump(component_dump_path(configuration, "gallery", backbone, layer, pooling), ids=gallery.ids)
+                    dump = open_dump(
+                        component_dump_path(configuration, "gallery", backbone, layer, pooling),
+                        ids=gallery.ids,
+                    )
                     expected = POOLING[pooling](maps)[0]
                     assert np.allclose(dump.norms[row], expected.norm(), rtol=1e-4)
                     assert np.allclose(dump.descriptors[row], expected / expected.norm(), atol=1e-5)
@@ -120,10 +93,15 @@ def test_finished_dumps_are_not_computed_again(folder):
     assert {name: os.stat(folder / "work" / "dumps" / name).st_mtime_ns for name in before} == before
 
 
-@pytest.mark.parametrize("change", [
-    ("image_size = 32", "image_size = 40"), ('model = "test_resnet"', 'model = "resnet10t"'),
-    ("layers = [0, 3]", "mean = [0.1, 0.2, 0.3]\nlayers = [0, 3]"), ("layers = [0, 3]", 'resize = "pad"\nlayers = [0, 3]'),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("image_size = 32", "image_size = 40"),
+        ('model = "test_resnet"', 'model = "resnet10t"'),
+        ("layers = [0, 3]", "mean = [0.1, 0.2, 0.3]\nlayers = [0, 3]"),
+        ("layers = [0, 3]", 'resize = "pad"\nlayers = [0, 3]'),
+    ],
+)
 def test_a_changed_recipe_never_reuses_a_dump(folder, change):
     first = configured(folder)
     paths = set(run(first).paths)
@@ -134,6 +112,7 @@ def test_a_changed_recipe_never_reuses_a_dump(folder, change):
 
 def test_another_weights_file_is_another_recipe(folder):
     from safetensors.torch import save_file
+
     for seed in (1, 2):
         torch.manual_seed(seed)
         save_file(timm.create_model("test_resnet").state_dict(), folder / "w.safetensors")
@@ -151,10 +130,6 @@ def test_a_new_pooling_computes_only_itself(folder):
     ours, theirs = contents(configuration, (".npy",)), contents(whole, (".npy",))
     names = [name for name in theirs if "images" not in name]
     assert all(ours[name] == theirs[name] for name in names) and len(names) == 3 * 12
-
-
-class Stops(Exception):
-    pass
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5])
@@ -207,8 +182,13 @@ def test_a_killed_process_loses_only_what_was_in_flight(folder):
     run(undisturbed)
     configuration = configured(folder)
     code = KILLED.format(root=str(ROOT), config=str(folder / "config.toml"), work=str(folder / "work"))
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
     for _ in range(4):
         assert process.stdout.readline() == "window\n"
         process.stdin.write("\n")
@@ -225,68 +205,26 @@ def test_a_killed_process_loses_only_what_was_in_flight(folder):
     assert contents(configuration) == contents(undisturbed)
 
 
-def spoil(folder: Path) -> dict[str, str]:
-    """Five gallery images replaced by what cannot be read; id -> part of the reason."""
-    gallery = folder / "gallery"
-    (gallery / "g002.jpg").write_bytes(b"")
-    (gallery / "g009.jpg").write_bytes((gallery / "g009.jpg").read_bytes()[:300])
-    (gallery / "g010.jpg").write_bytes(b"GIF89a nonsense")
-    (gallery / "g011.jpg").write_text("<html>404</html>")
-    (gallery / "g036.jpg").unlink()
-    (gallery / "g036.jpg").symlink_to(folder / "nowhere.jpg")
-    return {"g002": "empty", "g009": "damaged", "g010": "", "g011": "not an image", "g036": "cannot be opened"}
-
-
-def test_unreadable_images_are_named_and_leave_their_neighbours_alone(folder, capsys):
-    healthy = configured(folder, work="healthy")
-    run(healthy)
-    reasons = spoil(folder)
-    configuration = configured(folder)
-    report = run(configuration)
-    assert [(split, name) for split, name, _ in report.unreadable] == [("gallery", name) for name in reasons]
-    assert all(reasons[name] in reason for _, name, reason in report.unreadable)
-    said = capsys.readouterr().err
-    assert all(f"gallery {name}" in said for name in reasons)
-    for layer in (0, 3):
-        path = component_dump_path(configuration, "gallery", configuration.backbones[0], layer, "mac")
-        dump, whole = open_dump(path), open_dump(healthy.competition.work / path.relative_to(folder / "work"))
-        rows = [int(name[1:]) for name in reasons]
-        assert np.flatnonzero(dump.unreadable).tolist() == rows
-        assert not dump.descriptors[rows].any() and not dump.norms[rows].any()
-        others = np.setdiff1d(np.arange(37), rows)
-        assert np.array_equal(dump.descriptors[others], whole.descriptors[others])
-
-
-def test_values_that_are_not_finite_make_an_image_unreadable(folder, monkeypatch):
-    from features.extraction.engine import Engine
-    original = Engine.maps
-
-    def harmed(self, pixels, **options):
-        """Infinity in one channel of the third image of the first, full batch."""
-        maps = [found.clone() for found in original(self, pixels, **options)]
-        if len(pixels) == 4 and pixels[3].any():
-            maps[1][2, 5] = float("inf")
-        return maps
-
-    monkeypatch.setattr(Engine, "maps", harmed)
-    report = run(configured(folder), splits=("validation",))
-    assert report.unreadable == [("validation", "v2", "the network gives values that are not finite")]
-
-
 def test_described_images_have_the_bytes_that_extract_gives(folder):
     configuration = configured(folder)
     run(configuration)
     (folder / "queries").mkdir()
     for number in (30, 7, 19):
-        (folder / "queries" / f"g{number:03d}.jpg").write_bytes((folder / "gallery" / f"g{number:03d}.jpg").read_bytes())
+        (folder / "queries" / f"g{number:03d}.jpg").write_bytes(
+            (folder / "gallery" / f"g{number:03d}.jpg").read_bytes()
+        )
     queries = list_images(folder / "queries")
     report = describe(configuration, queries, folder / "described", device="cpu", progress=False)
     assert len(report.paths) == 4
     backbone = configuration.backbones[0]
     for layer in (0, 3):
         for pooling in ("spoc", "mac"):
-            ours = open_dump(component_dump_path(configuration, "queries", backbone, layer, pooling,
-                                                 folder=folder / "described"), ids=queries.ids)
+            ours = open_dump(
+                component_dump_path(
+                    configuration, "queries", backbone, layer, pooling, folder=folder / "described"
+                ),
+                ids=queries.ids,
+            )
             theirs = open_dump(component_dump_path(configuration, "gallery", backbone, layer, pooling))
             assert np.array_equal(ours.descriptors, theirs.descriptors[[7, 19, 30]])
 
@@ -317,146 +255,20 @@ def test_limit_keeps_every_labelled_positive_and_warns(folder, capsys):
     assert len(extracted_images(configuration, "gallery")) == 37
 
 
-def test_the_plan_is_said_first_and_a_small_disk_refused(folder, monkeypatch, capsys):
-    configuration = configured(folder)
-    expected = plan(configuration, device="cpu")
-    assert expected.images == 42 and expected.seconds > 0 and expected.bytes_free > 0
-    descriptors = 42 * 4 * sum(2 * width for width in (32, 96))
-    assert descriptors < expected.bytes_needed < 4 * descriptors
-    monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
-    with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
-        run(configuration)
-    assert "42" not in capsys.readouterr().out and not list((folder / "work").rglob("*.partial"))
-
-
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder, monkeypatch):
-    undisturbed = configured(folder, work="undisturbed")
-    run(undisturbed)
-    configuration = configured(folder)
-    monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
-    write_at, calls = os.pwrite, []
-
-    def full(descriptor, data, offset):
-        calls.append(1)
-        if len(calls) == 30:
-            raise OSError(28, "No space left on device")
-        return write_at(descriptor, data, offset)
-
-    monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(DiskFull, match="the disk is full.*run the same command again") as caught:
-        run(configuration)
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(os, "pwrite", write_at)
-    run(configuration)
-    assert contents(configuration) == contents(undisturbed)
-
-
-def test_two_extractions_on_one_folder(folder):
-    configuration = configured(folder)
-    with alone(configuration.competition.work):
-        with pytest.raises(Top7Error, match="another extraction is running"):
-            run(configuration)
-    run(configuration)
-
-
-@pytest.mark.parametrize("change, message", [
-    (('"mac"]', '"macc"]'), "unknown pooling 'macc'.*did you mean 'mac'"),
-    (("layers = [0, 3]", "layers = [0, 8]"), "no layer 8"),
-    (('"test_resnet"', '"test_resnt"'), "unknown timm model.*did you mean 'test_resnet'"),
-    (('"random"', '"absent.safetensors"'), "absent.safetensors: no such weights file"),
-    (('["spoc", "mac"]', '["spoc", "fcrow"]\noptions = { act_layer = "gelu" }'), "negative.*clamp"),
-])
-def test_bad_configurations_are_one_line(folder, change, message):
-    with pytest.raises(ConfigurationError, match=message) as caught:
-        run(configured(folder, BACKBONE.replace(*change)))
-    assert "\n" not in str(caught.value)
-
-
-def test_transformers_are_clamped_and_said(folder, capsys):
-    text = BACKBONE.replace("test_resnet", "test_vit").replace('"mac"]', '"gem"]')
-    report = run(configured(folder, text))
-    assert "clamped at zero for gem" in capsys.readouterr().err
-    assert (open_dump(report.paths[1]).descriptors >= 0).all()
-    assert (open_dump(report.paths[0]).descriptors < 0).any()
-
-
-def test_cuda_that_is_not_there(folder):
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
-    with pytest.raises(ConfigurationError, match="no CUDA device"):
-        extract(configured(folder), device="cuda")
-
-
-def test_auto_says_that_it_fell_to_the_cpu(folder, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
-    extract(configured(folder), device="auto", progress=False, splits=("validation",))
-    assert "no CUDA device" in capsys.readouterr().err
-
-
-EXTERNAL = '[[external]]\nname = "clip"\ngallery = "clip/gallery.npy"\nvalidation = "clip/val.npy"\n'
-
-
-def external(folder: Path) -> np.ndarray:
-    (folder / "clip").mkdir()
-    rows = np.random.default_rng(4).normal(size=(37, 6))
-    order = np.random.default_rng(5).permutation(37)
-    np.save(folder / "clip" / "gallery.npy", rows[order].astype(np.float16))
-    (folder / "clip" / "gallery.ids").write_text("".join(f"g{i:03d}\n" for i in order))
-    np.save(folder / "clip" / "val.npy", rows[:5].astype(np.float32))
-    (folder / "clip" / "val.ids").write_text("v0\nv1\nv2\nv3\nv4\n")
-    return rows
-
-
-def test_external_descriptors_come_in_row_order_and_normalised(folder):
-    rows = external(folder)
-    configuration = configured(folder, EXTERNAL)
-    run(configuration)
-    dump = open_dump(external_dump_path(configuration, "gallery", configuration.externals[0]),
-                     ids=extracted_images(configuration, "gallery").ids)
-    half = rows.astype(np.float16).astype(np.float64)
-    lengths = np.linalg.norm(half, axis=1)
-    assert np.allclose(dump.descriptors, half / lengths[:, None], atol=1e-6) and np.allclose(dump.norms, lengths)
-
-
-@pytest.mark.parametrize("harm, message", [
-    (lambda f: (f / "clip/gallery.npy").unlink(), "gallery.npy: no such"),
-    (lambda f: (f / "clip/gallery.ids").unlink(), "gallery.ids: no such file"),
-    (lambda f: (f / "clip/gallery.ids").write_text("g000\n"), "1 ids for 37 images: 36 images have none"),
-    (lambda f: (f / "clip/gallery.ids").write_text("g000\n" * 37), "line 2: the id 'g000' stands on line 1 too"),
-    (lambda f: np.save(f / "clip/gallery.npy", np.zeros((36, 6), np.float32)), "36 rows for the 37 ids"),
-    (lambda f: np.save(f / "clip/gallery.npy", np.zeros(37, np.float32)), "expected .rows, dimensions."),
-    (lambda f: np.save(f / "clip/gallery.npy", np.array([None] * 37), allow_pickle=True), "not a .npy matrix"),
-    (lambda f: (f / "clip/gallery.npy").write_bytes(b"x"), "not a .npy matrix"),
-])
-def test_bad_externals_are_one_line(folder, harm, message):
-    external(folder)
-    harm(folder)
-    with pytest.raises(Top7Error, match=message) as caught:
-        run(configured(folder, EXTERNAL))
-    assert "\n" not in str(caught.value)
-
-
-def test_an_external_row_of_zeros_is_unreadable(folder):
-    external(folder)
-    np.save(folder / "clip" / "val.npy", np.array([[1, 0], [0, 0], [np.nan, 1], [0, 2], [3, 4]], np.float32))
-    configuration = configured(folder, EXTERNAL)
-    run(configuration)
-    dump = open_dump(external_dump_path(configuration, "validation", configuration.externals[0]))
-    assert dump.unreadable.tolist() == [False, True, True, False, False]
-    assert np.allclose(dump.descriptors[4], [0.6, 0.8])
-
-
-PARTS = BACKBONE + 'parts = { layer = 3, counts = [4, 8], dims = [3, 6] }\n'
+PARTS = BACKBONE + "parts = { layer = 3, counts = [4, 8], dims = [3, 6] }\n"
 
 
 def test_parts_are_learnt_once_and_projected(folder):
     from features.extraction.learning import open_part_model
+
     configuration = configured(folder, PARTS)
     report = run(configuration)
     backbone = configuration.backbones[0]
     assert len(report.paths) == 12
-    paths = [component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=n) for n in (4, 8)]
+    paths = [
+        component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=n)
+        for n in (4, 8)
+    ]
     first = [open_dump(path) for path in paths]
     assert [dump.descriptors.shape for dump in first] == [(37, 6)] * 2
     assert first[0].recipe["learnt"] == first[1].recipe["learnt"]
@@ -470,10 +282,17 @@ def test_described_parts_equal_extracted_ones(folder):
     backbone = configuration.backbones[0]
     (folder / "queries").mkdir()
     (folder / "queries" / "g007.jpg").write_bytes((folder / "gallery" / "g007.jpg").read_bytes())
-    describe(configuration, list_images(folder / "queries"), folder / "described", device="cpu", progress=False)
-    ours = open_dump(component_dump_path(configuration, "queries", backbone, parts=backbone.parts[0], count=4,
-                                         folder=folder / "described"))
-    theirs = open_dump(component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=4))
+    describe(
+        configuration, list_images(folder / "queries"), folder / "described", device="cpu", progress=False
+    )
+    ours = open_dump(
+        component_dump_path(
+            configuration, "queries", backbone, parts=backbone.parts[0], count=4, folder=folder / "described"
+        )
+    )
+    theirs = open_dump(
+        component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=4)
+    )
     assert np.array_equal(ours.descriptors[0], theirs.descriptors[7])
 
 
@@ -499,13 +318,3 @@ def test_an_interrupted_journal_line_is_cut_off(folder, monkeypatch):
     journal.write_bytes(journal.read_bytes()[:-9])
     assert run(configuration).images == 42 - 16
     assert contents(configuration) == contents(undisturbed)
-
-
-def test_reserving_space_names_the_full_disk(tmp_path, monkeypatch):
-    def full(*_arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskFull, match="x.partial: the disk is full"):
-        Disk().allocate(tmp_path / "x.partial", 100, b"")
-    assert not (tmp_path / "x.partial").exists()

@@ -1,0 +1,54 @@
+"""A small labelled competition on disk, and short ways to extract it and to read what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from competition.configuration import load_configuration
+from features.extraction import extract
+from PIL import Image
+
+
+def draw(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (40, 30)) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        rng = np.random.default_rng([seed, number])
+        small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{name}.jpg", quality=90)
+
+
+BACKBONE = """
+[[backbone]]
+model = "test_resnet"
+weights = "random"
+image_size = 32
+layers = [0, 3]
+pooling = ["spoc", "mac"]
+"""
+
+
+def configured(folder: Path, backbone: str = BACKBONE, work: str = "work"):
+    (folder / "config.toml").write_text(
+        '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\nlabels = "val.csv"\n'
+        + backbone
+    )
+    return load_configuration(folder / "config.toml", work=folder / work)
+
+
+def run(configuration, **options):
+    return extract(configuration, device="cpu", progress=False, **options)
+
+
+def contents(configuration, kinds: tuple[str, ...] = (".npy", ".json")) -> dict[str, bytes]:
+    """Every finished file under the dumps; hidden ones are in the making."""
+    base = Path(configuration.competition.work) / "dumps"
+    return {
+        str(path.relative_to(base)): path.read_bytes()
+        for path in sorted(base.rglob("*"))
+        if path.is_file() and path.suffix in kinds and not path.name.startswith(".")
+    }
+
+
+class Stops(Exception):
+    pass

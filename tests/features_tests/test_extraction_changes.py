@@ -1,0 +1,280 @@
+"""Galleries that grew, shrank or changed, damaged dumps, duplicates, test-time views, memory that runs
+out.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from features.dumps import beside, open_dump
+from features.extraction import describe, exact_duplicates, near_duplicates, verify
+from features.extraction import passes
+from features.extraction.engine import Engine
+
+
+def same_dumps(ours: dict[str, bytes], theirs: dict[str, bytes]) -> bool:
+    """Equal but for the record of the images, which holds their times."""
+    names = {name for name in theirs if not name.endswith("images.npy")}
+    return names == {name for name in ours if not name.endswith("images.npy")} and all(
+        ours[name] == theirs[name] for name in names
+    )
+
+
+def test_a_gallery_that_grew_is_extended(tiny, capsys):
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    tiny.draw(["g001", "g015", "g099"])
+    assert tiny.run(configuration).images == 3
+    assert "3 new images" in capsys.readouterr().err
+    whole = tiny.configured("whole")
+    assert tiny.run(whole).images == 24
+    assert tiny.contents(configuration) == tiny.contents(whole)
+    assert tiny.run(configuration).images == 0
+
+
+def test_images_that_are_gone_are_named(tiny, capsys):
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    tiny.image("g004").unlink()
+    assert tiny.run(configuration).images == 0
+    assert "1 images (such as 'g004') are gone" in capsys.readouterr().err
+    whole = tiny.configured("whole")
+    tiny.run(whole)
+    assert tiny.contents(configuration) == tiny.contents(whole)
+
+
+def test_growth_in_the_middle_of_an_unfinished_run(tiny, monkeypatch):
+    configuration = tiny.configured()
+    compute, calls = passes.compute_window, []
+
+    def stopping(*arguments, **options):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(passes, "compute_window", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(configuration)
+    monkeypatch.setattr(passes, "compute_window", compute)
+    tiny.draw(["g001"])
+    assert tiny.run(configuration).images == 21 + 1 - 16
+    whole = tiny.configured("whole")
+    tiny.run(whole)
+    assert tiny.contents(configuration) == tiny.contents(whole)
+
+
+def test_a_changed_file_is_noticed_and_its_row_made_anew(tiny, capsys):
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    os.utime(tiny.image("g002"), ns=(1, 1))
+    assert tiny.run(configuration).images == 0, "another time alone is no change"
+    tiny.draw(["g006"], seed=5)
+    assert tiny.run(configuration).images == 1
+    assert "1 images (such as 'g006') have other content" in capsys.readouterr().err
+    tiny.draw(["g008"], seed=9)
+    data = tiny.image("g008").read_bytes()
+    shutil.copy(tiny.image("g010"), tiny.image("g008"))
+    size, mtime_ns = os.stat(tiny.image("g008")).st_size, os.stat(tiny.image("g008")).st_mtime_ns
+    tiny.run(configuration)
+    tiny.image("g008").write_bytes(data[:size].ljust(size, b"\0"))
+    os.utime(tiny.image("g008"), ns=(mtime_ns, mtime_ns))
+    assert tiny.run(configuration).images == 0, "same size and time: not looked at"
+    assert tiny.run(configuration, check_content=True).images == 1
+
+
+def test_verify_names_damaged_rows_and_extract_repairs_them_alone(tiny):
+    configuration = tiny.configured()
+    report = tiny.run(configuration)
+    before = tiny.contents(configuration)
+    assert verify(configuration, splits=("gallery",), progress=False).whole
+    path = report.paths[1]
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1  # the last row
+    data[128 + 4 * 32 * 9 + 3] ^= 8  # row 9
+    path.write_bytes(data)
+    found = verify(configuration, splits=("gallery",), progress=False)
+    assert found.damaged == {path: ["g018", "g040"]} and not found.missing
+    assert tiny.run(configuration).images == 2
+    assert verify(configuration, splits=("gallery",), progress=False).whole
+    after = tiny.contents(configuration)
+    assert all(
+        after[name] == data
+        for name, data in before.items()
+        if name.startswith("test_resnet") and name.endswith(".npy")
+    )
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".norms.npy", ".sums.npy"])
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_cut_off_and_missing_files_are_repaired(tiny, suffix, harm):
+    configuration = tiny.configured()
+    path = beside(tiny.run(configuration).paths[0], suffix)
+    before = tiny.contents(configuration)
+    path.unlink() if harm == "gone" else path.write_bytes(path.read_bytes()[:-40])
+    assert not verify(configuration, splits=("gallery",), progress=False).whole
+    assert tiny.run(configuration).images <= (21 if harm == "gone" and suffix == ".npy" else 1)
+    after = tiny.contents(configuration)
+    assert all(
+        after[name] == data
+        for name, data in before.items()
+        if name.startswith("test_resnet") and name.endswith(".npy")
+    )
+
+
+def test_exact_duplicates_are_extracted_once_and_listed(tiny, monkeypatch):
+    for twin, original in (("g003", "g002"), ("g005", "g002"), ("g077", "g004")):
+        shutil.copy(tiny.image(original), tiny.image(twin))
+    run_images = []
+    describe_batch = Engine.describe
+
+    def counting(self, views, targets):
+        run_images.append(int(views[0].any(axis=(1, 2, 3)).sum()))
+        return describe_batch(self, views, targets)
+
+    configuration = tiny.configured()
+    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(Engine, "describe", counting)
+    tiny.run(configuration)
+    assert sum(run_images) == 21
+    dump = open_dump(next(iter(tiny.run(configuration).paths)))
+    row = {name: number for number, name in enumerate(dump.ids)}
+    for twin, original in (("g003", "g002"), ("g005", "g002"), ("g077", "g004")):
+        assert np.array_equal(dump.descriptors[row[twin]], dump.descriptors[row[original]])
+        assert exact_duplicates(configuration)[row[twin]] == row[original]
+    with open(dump.path.parent / "duplicates.csv", newline="") as stream:
+        assert list(csv.reader(stream)) == [
+            ["id", "duplicate_of"],
+            ["g003", "g002"],
+            ["g005", "g002"],
+            ["g077", "g004"],
+        ]
+    assert (row["g002"], row["g003"], 1.0) in [
+        (a, b, round(s, 5)) for a, b, s in near_duplicates(dump, 0.9999)
+    ]
+    assert not any(a == b for a, b, _ in near_duplicates(dump, -1.0))
+
+
+def test_the_list_of_unreadable_images(tiny):
+    tiny.image("g002").write_bytes(b"")
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    with open(tiny.folder / "work" / "dumps" / "gallery" / "unreadable.csv", newline="") as stream:
+        assert list(csv.reader(stream)) == [
+            ["id", "file", "reason"],
+            ["g002", str(tiny.image("g002")), "empty file (0 bytes)"],
+        ]
+    tiny.draw(["g002"])
+    assert tiny.run(configuration).images == 1
+    assert not open_dump(tiny.run(configuration).paths[0]).unreadable.any()
+
+
+def test_flip_and_scales_average_unit_descriptors(tiny):
+    plain = tiny.configured("plain")
+    dump = open_dump(tiny.run(plain).paths[0])
+    from PIL import Image, ImageOps
+
+    text = '[[backbone]]\nmodel = "test_resnet"\nweights = "random"\nimage_size = 32\nlayers = [0]\npooling = ["spoc"]\n'
+    views = open_dump(
+        tiny.run(tiny.configured("views", text + "flip = true\nscales = [1.0, 2.0]\n")).paths[0]
+    )
+    large = open_dump(tiny.run(tiny.configured("large", text.replace("32", "64"))).paths[0])
+    for path in (tiny.folder / "gallery").iterdir():
+        ImageOps.mirror(Image.open(path)).save(path)
+    flipped = open_dump(tiny.run(tiny.configured("flipped", text)).paths[0])
+    large_flipped = open_dump(tiny.run(tiny.configured("large_flipped", text.replace("32", "64"))).paths[0])
+    mean = sum(
+        np.asarray(found.descriptors, dtype=np.float64) for found in (dump, large, flipped, large_flipped)
+    )
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    assert np.abs(views.descriptors - expected).max() < 2e-3
+    assert views.recipe["flip"] is True and views.recipe["scales"] == [1.0, 2.0]
+
+
+def test_batches_are_halved_when_memory_runs_out(tiny, monkeypatch, capsys):
+    whole = tiny.configured("whole")
+    tiny.run(whole)
+    original = Engine.maps
+
+    def small(self, pixels, **options):
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, pixels, **options)
+
+    monkeypatch.setattr(Engine, "maps", small)
+    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    configuration = tiny.configured()
+    report = tiny.run(configuration)
+    assert "out of memory: batches of 2 images" in capsys.readouterr().err
+    expected = open_dump(tiny.run(whole).paths[0])
+    found = open_dump(report.paths[0])
+    assert np.allclose(found.descriptors, expected.descriptors, atol=1e-5)
+    assert [run["batch_rows"] for run in found.sidecar["settings"]] == [2]
+
+
+def test_settings_of_the_first_run_are_kept(tiny):
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    path = next((tiny.folder / "work" / "dumps" / "settings").iterdir())
+    first = json.loads(path.read_text())
+    assert first["cpu"]["batch_rows"] == 4 and first["cpu"]["precision"] == "float32"
+    first["cpu"]["threads"] = 1
+    path.write_text(json.dumps(first))
+    tiny.draw(["g001"])
+    dump = open_dump(tiny.run(configuration).paths[0])
+    runs = [(run["rows"], run["threads"]) for run in dump.sidecar["settings"]]
+    assert runs[1] == ([1, 2], 1) or len(runs) == 1
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives(tiny):
+    whole, configuration = tiny.configured("whole"), tiny.configured()
+    tiny.run(whole)
+    settings = next((tiny.folder / "whole" / "dumps" / "settings").iterdir())
+    (tiny.folder / "work" / "dumps" / "settings").mkdir(parents=True)
+    shutil.copy(settings, tiny.folder / "work" / "dumps" / "settings" / settings.name)
+    assert tiny.run(configuration, jobs=2).images == 21
+    assert tiny.contents(configuration) == tiny.contents(whole)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_whose_worker_dies_gives_the_same(tiny, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    whole, configuration = tiny.configured("whole"), tiny.configured()
+    tiny.run(whole)
+    settings = next((tiny.folder / "whole" / "dumps" / "settings").iterdir())
+    (tiny.folder / "work" / "dumps" / "settings").mkdir(parents=True)
+    shutil.copy(settings, tiny.folder / "work" / "dumps" / "settings" / settings.name)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        write, killed = passes._Writer.put, []
+
+        def killing(self, result):
+            if not killed:
+                killed.append(os.kill(next(iter(cluster.workers.values())).pid, 9))
+            return write(self, result)
+
+        monkeypatch.setattr(passes._Writer, "put", killing)
+        assert tiny.run(configuration, cluster=cluster.scheduler_address).images == 21
+    assert killed and tiny.contents(configuration) == tiny.contents(whole)
+
+
+def test_describing_needs_no_gallery(tiny):
+    """What predict does in a container: settings from the work folder, images from anywhere."""
+    from competition.images import list_images
+
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    shutil.rmtree(tiny.folder / "gallery")
+    report = describe(
+        configuration, list_images(tiny.folder / "val"), tiny.folder / "out", device="cpu", progress=False
+    )
+    assert len(report.paths) == 2 and open_dump(report.paths[0]).descriptors.shape == (3, 32)
