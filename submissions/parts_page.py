@@ -17,6 +17,7 @@ from competition.errors import ConfigurationError
 
 PICTURE_PX = 160
 SAMPLE_IMAGES = 1000
+COLOURS = ((20, 30, 140), (0, 140, 160), (60, 190, 60), (240, 220, 0), (220, 20, 0))  # of weights from 0 to 1
 
 
 def write_parts_page(
@@ -89,7 +90,7 @@ def _section(
         "title": f"{backbone.name}, layer {parts.layer}",
         "subtitle": (
             f"{len(detectors)} of {len(model.order)} channels by {parts.selection}, learnt from {model.n} images; for each"
-            f" the most exciting of {len(gallery)} gallery images, as the network sees them, as bright as the weight map is high."
+            f" the most exciting of {len(gallery)} gallery images, as the network sees them, in the colours of the weight map (blue 0, green, yellow, red its largest)."
             f" The whole order: {model.folder / 'order.json'}"
         ),
         "curve": curve(variance, max(parts.counts)),
@@ -98,21 +99,21 @@ def _section(
 
 
 def overlay(pixels: np.ndarray, weights: np.ndarray) -> str:
-    """Return a JPEG data URI of the picture (H, W, 3) uint8 as bright as the weight map (h, w) is high.
+    """Return a JPEG data URI of the picture (H, W, 3) uint8 in grey under the colours of the weight map (h, w).
 
-    Weights are divided by their largest and enlarged bilinearly; where they are 0 a tenth of the light is left.
+    Weights are divided by their largest and enlarged bilinearly; blue is 0, then green and yellow, red the largest.
     """
     from PIL import Image
 
     picture = Image.fromarray(pixels)
     picture.thumbnail((PICTURE_PX, PICTURE_PX))
-    share = Image.fromarray(np.uint8(255 * weights / (weights.max() or 1)))
-    light = (
-        np.asarray(share.resize(picture.size, Image.Resampling.BILINEAR), dtype=np.float32)[:, :, None] / 255
-    )
-    mixed = np.asarray(picture, dtype=np.float32) * (0.1 + 0.9 * light)
+    share = Image.fromarray(np.uint8(np.round(255 * weights / (weights.max() or 1))))
+    heat = np.asarray(share.resize(picture.size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    steps = np.linspace(0, 1, len(COLOURS))
+    colour = np.stack([np.interp(heat, steps, channel) for channel in np.transpose(COLOURS)], axis=2)
+    grey = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
     stream = io.BytesIO()
-    Image.fromarray(np.uint8(np.round(mixed))).save(stream, "JPEG", quality=82)
+    Image.fromarray(np.uint8(np.round(0.5 * grey + 0.5 * colour))).save(stream, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
