@@ -11,7 +11,7 @@ from competition.configuration import Backbone, Competition, Configuration, Exte
 from competition.errors import ConfigurationError
 from features.ranking.recipes import named_recipe, read_named_recipe, recipe_names, resolve
 
-MEDALLISTS = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "ustc2019", "wislab2018")
+RECIPES = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "top7_augmented", "ustc2019", "wislab2018")
 EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac")
 
 
@@ -25,10 +25,10 @@ def backbone(name, layers=(0, 1, 2, 3, 4), pooling=EVERYTHING, parts=True):
 
 
 def test_the_recipes_are_all_there():
-    assert recipe_names() == MEDALLISTS
+    assert recipe_names() == RECIPES
 
 
-@pytest.mark.parametrize("name", MEDALLISTS)
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("layers", [(4,), (0, 1, 2, 3, 4), ("conv4_3", "conv5_3")])
 def test_every_recipe_resolves_on_any_configuration(name, count, layers):
