@@ -84,6 +84,7 @@ else
     set_up
     python="$root/.venv/bin/python"
 fi
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # torch's waiting threads leave the cores to image decoding
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$1" = test ]; then
     shift

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import timm
 import torch
@@ -146,18 +149,36 @@ def _from_hub(backbone: Backbone) -> nn.Module:
             'give a local file in weights = …, or weights = "random"'
         )
     try:
-        return _create(backbone, _whole_options(backbone) | {"pretrained": True})
+        with _hub():
+            return _create(backbone, _whole_options(backbone) | {"pretrained": True})
     except ConfigurationError:
         raise
     except Exception as error:  # hub, HTTP, socket and cache errors have no common class
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise Top7Error(
-            f"[[backbone]] {backbone.name}: the pretrained weights of {backbone.model!r} could not be "
-            f"fetched from "
-            f"{cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): connect to the network, or "
-            f"download them "
-            'elsewhere and write weights = "path/to/file.safetensors"'
+            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of "
+            f"{backbone.model!r} "
+            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): "
+            f"connect to "
+            'the network, or download them elsewhere and write weights = "path/to/file.safetensors"'
         ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Where the hub's name cannot even be resolved, its cache is used at once, without minutes of retries."""
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _create(backbone: Backbone, options: dict) -> nn.Module:
