@@ -59,10 +59,10 @@ def free_component(z: np.ndarray, dimension: int, seed: int, number: int, key: i
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def make(folder: Path, n_rows: int, n_queries: int, free: int, seed: int = 0, chains: int = 1):
+def make(folder: Path, n_rows: int, n_queries: int, free: int, seed: int = 0, chains: int = 1, deepest: int = 5):
     """Write the gallery's files, return (components, query dumps, gallery dumps, relevant rows)."""
     specs = [(f"net{chain}/{name}", f"net{chain}", layer, dimension) for chain in range(chains)
-             for layer, (name, dimension) in enumerate(LAYERS.items())]
+             for layer, (name, dimension) in list(enumerate(LAYERS.items()))[-deepest:]]
     components = [Component(name, chain, pooling="fcrow") for name, chain, _, _ in specs]
     components += [Component(f"parts{number}", f"parts{number}") for number in range(free)]
     widths = [dimension for _, _, _, dimension in specs] + [256] * free
@@ -130,10 +130,11 @@ def recombine(stored: np.ndarray, weights: np.ndarray, relevant, k: int) -> floa
     return float(hits_precision(hits, np.array([len(rows) for rows in relevant])).mean())
 
 
-def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains: int, certify_seconds: float, k: int = 7):
+def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains: int, certify_seconds: float, k: int = 7,
+            deepest: int = 5):
     """Run one setting and print its figures."""
     with tempfile.TemporaryDirectory(dir=".") as name:
-        components, queries, gallery, relevant = make(Path(name), n_rows, n_queries, free, chains=chains)
+        components, queries, gallery, relevant = make(Path(name), n_rows, n_queries, free, chains=chains, deepest=deepest)
         print(f"\n{n_rows} rows, {n_queries} queries, {len(components)} components "
               f"({sum(g.descriptors.shape[1] for g in gallery)} dimensions), float32")
         print(structure(queries, gallery, components))
@@ -189,8 +190,8 @@ def main() -> None:
     if options.sweep:
         for rows in (10_000, 100_000, 1_000_000):
             measure(rows, options.queries, options.trials, ["similarity"], 0, 1, 0)
-        for free, chains in ((0, 2), (2, 2)):
-            measure(100_000, options.queries, options.trials, ["similarity"], free, chains, 0)
+        for free, chains, deepest in ((0, 1, 2), (0, 1, 3), (1, 1, 5), (2, 1, 5), (0, 2, 5), (2, 2, 5)):
+            measure(100_000, options.queries, options.trials, ["similarity"], free, chains, 0, deepest=deepest)
 
 
 if __name__ == "__main__":
