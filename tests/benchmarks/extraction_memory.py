@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 
 CHILD = """
-import resource, sys
+import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from competition.configuration import Backbone, Competition, Configuration, Tuning
@@ -31,7 +31,7 @@ competition = Competition("memory", Path({folder!r}), work=Path({work!r}))
 configuration = Configuration(Path("memory"), competition, (backbone,), (), Tuning())
 report = extract(configuration, device="cpu", progress=False)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(report.images, report.seconds, peak, report.bytes_written)
+print(report.images, report.seconds, peak, report.bytes_written, time.process_time())
 """
 
 
@@ -59,13 +59,14 @@ def main() -> None:
             found = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
             )
-            images, seconds, peak_kib, written = found.stdout.split()
+            images, seconds, peak_kib, written, cpu_s = found.stdout.split()
             peaks.append(int(peak_kib))
             print(
                 json.dumps(
                     {
                         "images": int(images),
                         "seconds": round(float(seconds), 1),
+                        "cpu_s": round(float(cpu_s), 1),
                         "peak_MiB": int(peak_kib) // 1024,
                         "bytes_written": int(written),
                         "wall_s": round(time.perf_counter() - start, 1),
