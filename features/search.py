@@ -1,10 +1,10 @@
 """Exact top-k of the canonical score over memmapped descriptors, at the speed of one float32 matrix product.
 
-Each product lies in a proven interval around the canonical score. Per query, only rows whose upper end reaches the
-k-th largest lower end seen so far are kept; at the end, and whenever a shortlist grows past its bound (thousands of
-duplicates at the cut), they are rescored canonically. So the lists equal a brute-force ranking by canonical score,
-ties to the lower row, whatever the block size, the threads or the number of queries; memory does not grow with the
-gallery.
+Each product lies in a proven interval around the canonical score. Per query, only rows whose upper end
+reaches the k-th largest lower end seen so far are kept; at the end, and whenever a shortlist grows past its
+bound (thousands of duplicates at the cut), they are rescored canonically. So the lists equal a brute-force
+ranking by canonical score, ties to the lower row, whatever the block size, the threads or the number of
+queries; memory does not grow with the gallery.
 """
 
 from __future__ import annotations
@@ -16,36 +16,57 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.errors import Top7Error
-from features.similarity import BLOCK_ROWS, best_first, check_components, float32_rows, forget, fused_score, margin
+from features.similarity import (
+    BLOCK_ROWS,
+    best_first,
+    check_components,
+    float32_rows,
+    forget,
+    fused_score,
+    margin,
+)
 
 _OUTPUT_BYTES = 16 << 20  # float32 scores held at once: queries x block rows
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def search(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, k: int,
-           *, excluded: np.ndarray | None = None, block_rows: int = BLOCK_ROWS,
-           norm_bounds: Sequence[float] | None = None, device: object = "cpu",
-           progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def search(
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    weights: Sequence[float] | np.ndarray,
+    k: int,
+    *,
+    excluded: np.ndarray | None = None,
+    block_rows: int = BLOCK_ROWS,
+    norm_bounds: Sequence[float] | None = None,
+    device: object = "cpu",
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best gallery rows of each query and their canonical scores.
 
-    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), float16, float32 or float64; weights (L,);
-    excluded (n,) bool: rows never returned (unreadable images); norm_bounds (L,): upper bounds of the gallery rows'
-    norms where they are known (similarity.UNIT_NORM for L2-normalised dumps), else they are measured on the way (for
-    100 queries a tenth of the time; lists are exact only if the bounds are true); device: "cpu" (numpy), or a torch
-    device such as "cuda" for the products, with the same lists; progress: a bar on stderr.
-    -> ranks (Q, k) int64, best first, ties to the lower row, -1 where the gallery has no more rows; scores (Q, k)
-    float64, -inf beside -1. A query that is zero in every used component scores 0 with all rows and gets the first
-    ones. Raises Top7Error for shapes that do not fit and for descriptors that are not finite, naming the row.
+    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), float16, float32 or float64; weights
+    (L,); excluded (n,) bool: rows never returned (unreadable images); norm_bounds (L,): upper bounds of the
+    gallery rows' norms where they are known (similarity.UNIT_NORM for L2-normalised dumps), else they are
+    measured on the way (for 100 queries a tenth of the time; lists are exact only if the bounds are true);
+    device: "cpu" (numpy), or a torch device such as "cuda" for the products, with the same lists; progress: a
+    bar on stderr. -> ranks (Q, k) int64, best first, ties to the lower row, -1 where the gallery has no more
+    rows; scores (Q, k) float64, -inf beside -1. A query that is zero in every used component scores 0 with
+    all rows and gets the first ones. Raises Top7Error for shapes that do not fit and for descriptors that are
+    not finite, naming the row.
     """
     check_components(queries, gallery)
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(gallery),) or not np.isfinite(weights).all():
-        raise Top7Error(f"{len(gallery)} components but weights {weights.tolist()}: expected one finite weight each")
+        raise Top7Error(
+            f"{len(gallery)} components but weights {weights.tolist()}: expected one finite weight each"
+        )
     if k < 1:
         raise Top7Error(f"k = {k}: expected at least 1")
     total, count = len(gallery[0]), len(queries[0])
     if excluded is not None and np.shape(excluded) != (total,):
-        raise Top7Error(f"excluded has shape {np.shape(excluded)}, expected one flag for each of {total} gallery rows")
+        raise Top7Error(
+            f"excluded has shape {np.shape(excluded)}, expected one flag for each of {total} gallery rows"
+        )
     used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
     queries = [np.asarray(queries[number]) for number in used]
     for number, query in zip(used, queries):
@@ -59,13 +80,27 @@ def search(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights
     bar = _progress_bar(progress, total * count)
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
-        _search_batch([q[part] for q in queries], gallery, weights, k, excluded, size, bounds, used,
-                      ranks[part], scores[part], device, bar)
+        _search_batch(
+            [q[part] for q in queries],
+            gallery,
+            weights,
+            k,
+            excluded,
+            size,
+            bounds,
+            used,
+            ranks[part],
+            scores[part],
+            device,
+            bar,
+        )
     bar.close()
     return ranks, scores
 
 
-def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, device, bar) -> None:
+def _search_batch(
+    queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, device, bar
+) -> None:
     """Fill ranks and scores (Q, k) for one batch of queries, in one pass over the gallery."""
     count, total = len(ranks), len(gallery[0])
     empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
@@ -83,8 +118,11 @@ def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, r
     scaled = [float32_rows(np.asarray(q, np.float64) * w) for q, w in zip(queries, weights)]
     multiply = [_multiplier(q, device) for q in scaled]
     lengths = [abs(w) * np.sqrt(np.square(q, dtype=np.float64).sum(axis=1)) for q, w in zip(queries, weights)]
-    shortlist = Shortlist(len(active), k, lambda query, rows: fused_score(
-        [q[query] for q in queries], [g[rows] for g in gallery], weights))
+    shortlist = Shortlist(
+        len(active),
+        k,
+        lambda query, rows: fused_score([q[query] for q in queries], [g[rows] for g in gallery], weights),
+    )
     out = np.empty((len(active), size), np.float32)
     other = np.empty_like(out) if len(gallery) > 1 else None
     buffers = [None if g.dtype == np.float32 else np.empty((size, g.shape[1]), np.float32) for g in gallery]
@@ -108,19 +146,23 @@ def _search_batch(queries, gallery, weights, k, excluded, size, bounds, names, r
         shortlist.add(out, start, error)
         bar.update((stop - start) * count)
     for query, (rows, values) in enumerate(shortlist.finish()):
-        ranks[active[query], :len(rows)] = rows
-        scores[active[query], :len(rows)] = values
+        ranks[active[query], : len(rows)] = rows
+        scores[active[query], : len(rows)] = values
 
 
 def _multiplier(queries: np.ndarray, device: object) -> Callable[[np.ndarray, np.ndarray], None]:
-    """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all float32."""
+    """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all
+    float32.
+    """
     if device == "cpu":
         return lambda rows, out: np.matmul(queries, rows.T, out=out)
     import torch
 
     if torch.get_float32_matmul_precision() != "highest":
-        raise Top7Error(f"torch.get_float32_matmul_precision() is {torch.get_float32_matmul_precision()!r}: its products "
-                        "are outside the proven margin; set it to 'highest' for an exact search")
+        raise Top7Error(
+            f"torch.get_float32_matmul_precision() is {torch.get_float32_matmul_precision()!r}: its products "
+            "are outside the proven margin; set it to 'highest' for an exact search"
+        )
     left = torch.from_numpy(queries).to(device)
 
     def multiply(rows: np.ndarray, out: np.ndarray) -> None:
@@ -128,6 +170,7 @@ def _multiplier(queries: np.ndarray, device: object) -> Callable[[np.ndarray, np
             warnings.simplefilter("ignore", UserWarning)
             right = torch.from_numpy(np.asarray(rows)).to(device)
         torch.from_numpy(out).copy_(left @ right.T)
+
     return multiply
 
 
@@ -141,8 +184,10 @@ def _largest_norm(rows: np.ndarray, start: int, component: int) -> float:
     largest = float(squares.max())
     if not np.isfinite(largest):
         check_finite(rows, start, f"component {component} of the gallery")
-        raise Top7Error(f"component {component} of the gallery: row {start + int(np.argmax(squares))} is too long for "
-                        "float32; L2-normalise the descriptors")
+        raise Top7Error(
+            f"component {component} of the gallery: row {start + int(np.argmax(squares))} is too long for "
+            "float32; L2-normalise the descriptors"
+        )
     dimension = rows.shape[1]
     return float(np.sqrt(largest * (1 + 2 * margin(dimension, 1.0)) + dimension * 2.0**-125))
 
@@ -151,8 +196,10 @@ def check_finite(rows: np.ndarray, start: int, name: str) -> None:
     """Raise Top7Error naming the first row (numbered from `start`) of rows (m, D) that is not finite."""
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
-        raise Top7Error(f"{name}: row {start + int(np.argmax(bad))} is not finite; extract it again, or mark the image "
-                        "as unreadable")
+        raise Top7Error(
+            f"{name}: row {start + int(np.argmax(bad))} is not finite; extract it again, or mark the image "
+            "as unreadable"
+        )
 
 
 @dataclass
@@ -169,14 +216,19 @@ class _Entries:
 
 
 def _joined(parts: list[_Entries]) -> _Entries:
-    return _Entries(*(np.concatenate([getattr(part, name) for part in parts])
-                      for name in ("owner", "rows", "lower", "upper")))
+    return _Entries(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("owner", "rows", "lower", "upper")
+        )
+    )
 
 
 class Shortlist:
     """The rows that can still be among the k best of each of Q queries, while scores stream past.
 
-    rescore(query, rows (m,) int64) -> (m,) float64 gives the canonical scores. Blocks come in rising row order.
+    rescore(query, rows (m,) int64) -> (m,) float64 gives the canonical scores. Blocks come in rising row
+    order.
     """
 
     slack = 1024
@@ -190,14 +242,17 @@ class Shortlist:
         self.pruned_size = 0
 
     def add(self, scores: np.ndarray, start: int, error: np.ndarray) -> None:
-        """Take in scores (Q, m) float32 of rows start, start + 1, …, each within error (Q,) of the canonical one.
+        """Take in scores (Q, m) float32 of rows start, start + 1, …, each within error (Q,) of the canonical
+        one.
 
         -inf marks a row that takes part in nothing.
         """
         best = scores.max(axis=1)
         if np.isnan(best).any() or (best == np.inf).any():
-            raise Top7Error(f"a similarity with gallery rows {start} to {start + scores.shape[1] - 1} is not finite: "
-                            "the descriptors hold NaN or are not L2-normalised")
+            raise Top7Error(
+                f"a similarity with gallery rows {start} to {start + scores.shape[1] - 1} is not finite: "
+                "the descriptors hold NaN or are not L2-normalised"
+            )
         threshold = _below(self.floor - error)
         hopeful = np.flatnonzero(best >= threshold)
         if not len(hopeful):
@@ -253,7 +308,9 @@ class Shortlist:
         return rows[order], scores[order]
 
     def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, per query, its k best rows (fewer if there are no more) and their canonical scores, best first."""
+        """Return, per query, its k best rows (fewer if there are no more) and their canonical scores, best
+        first.
+        """
         self._drop()
         return [self._best(query) for query in range(self.count)]
 

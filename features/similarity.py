@@ -1,9 +1,10 @@
-"""The canonical score that decides every ranking, and fast float32 similarities with a proven bound on their error.
+"""The canonical score that decides every ranking, and fast float32 similarities with a proven bound on their
+error.
 
-Three ways of computing one inner product (a fused float32 product, a batched one, a single row) give three different
-last bits, and exact ties then break in three ways. So one kernel decides: float64, one row at a time, summed by
-`numpy.add.reduce` along a contiguous last axis, whose order of additions depends on the dimension alone. Fast
-products only preselect, within `margin`.
+Three ways of computing one inner product (a fused float32 product, a batched one, a single row) give three
+different last bits, and exact ties then break in three ways. So one kernel decides: float64, one row at a
+time, summed by `numpy.add.reduce` along a contiguous last axis, whose order of additions depends on the
+dimension alone. Fast products only preselect, within `margin`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _TINY = 2.0**-125  # what one product may lose to underflow, flushing to zero in
 def component_similarity(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the canonical inner products of one query with some rows.
 
-    query (D,) and rows (m, D), float16, float32 or float64 -> (m,) float64. Entries are promoted to float64 first,
-    which makes products of float32 (and float16) entries exact. The bits of each value depend on its two vectors
-    only: not on m, on the other rows, on memory layout or on threads.
+    query (D,) and rows (m, D), float16, float32 or float64 -> (m,) float64. Entries are promoted to float64
+    first, which makes products of float32 (and float16) entries exact. The bits of each value depend on its
+    two vectors only: not on m, on the other rows, on memory layout or on threads.
     """
     query = np.asarray(query, dtype=np.float64)
     count, dimension = rows.shape
@@ -37,14 +38,16 @@ def component_similarity(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     similarities = np.empty(count)
     step = max(1, _PRODUCT_BYTES // (8 * max(1, dimension)))
     for start in range(0, count, step):
-        part = rows[start:start + step]
+        part = rows[start : start + step]
         products = np.empty(part.shape)  # always C-contiguous: the additions' order rests on it
         np.multiply(part, query, out=products, dtype=np.float64)
-        np.add.reduce(products, axis=-1, out=similarities[start:start + step])
+        np.add.reduce(products, axis=-1, out=similarities[start : start + step])
     return similarities
 
 
-def fuse(similarities: Sequence[np.ndarray] | np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+def fuse(
+    similarities: Sequence[np.ndarray] | np.ndarray, weights: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Return sum_l w_l s_l in float64, in the order given, leaving out components whose weight is 0.
 
     similarities: L arrays of one shape, float64; weights (L,). A skipped component is not even read.
@@ -56,8 +59,9 @@ def fuse(similarities: Sequence[np.ndarray] | np.ndarray, weights: Sequence[floa
     return total
 
 
-def fused_score(query: Sequence[np.ndarray], rows: Sequence[np.ndarray],
-                weights: Sequence[float] | np.ndarray) -> np.ndarray:
+def fused_score(
+    query: Sequence[np.ndarray], rows: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Return the canonical score (m,) float64 of one query, L vectors (D_l,), with rows, L arrays (m, D_l)."""
     used = [(q, r, w) for q, r, w in zip(query, rows, weights, strict=True) if w != 0]
     if not used:
@@ -73,11 +77,11 @@ def best_first(scores: np.ndarray, rows: np.ndarray, k: int | None = None) -> np
 def margin(dimension: int, norms: float | np.ndarray = UNIT_NORM**2, extra: int = 0) -> float | np.ndarray:
     """Return a bound on |x·y as a float32 product gives it - the canonical x·y|.
 
-    dimension: length D of the vectors; norms: an upper bound on ‖x‖·‖y‖ (default: both L2-normalised, then stored in
-    float32 or float16); extra: further float32 roundings on the way of a term. The bound is gamma_n = n u / (1 - n u)
-    with u = 2^-24 times the norms (Higham, Accuracy and Stability, 3.1), n = D + 4 + extra, true for any order of
-    additions, any blocking and fused multiply-adds; the 4 cover rounding float64 input to float32; the canonical sum's
-    own gamma in float64 and underflow are added.
+    dimension: length D of the vectors; norms: an upper bound on ‖x‖·‖y‖ (default: both L2-normalised, then
+    stored in float32 or float16); extra: further float32 roundings on the way of a term. The bound is gamma_n
+    = n u / (1 - n u) with u = 2^-24 times the norms (Higham, Accuracy and Stability, 3.1), n = D + 4 + extra,
+    true for any order of additions, any blocking and fused multiply-adds; the 4 cover rounding float64 input
+    to float32; the canonical sum's own gamma in float64 and underflow are added.
     """
     count = dimension + 4 + extra
     gamma = count * _F32 / (1 - count * _F32) + count * _F64 / (1 - count * _F64)
@@ -85,10 +89,12 @@ def margin(dimension: int, norms: float | np.ndarray = UNIT_NORM**2, extra: int 
 
 
 def float32_rows(rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
-    """Return rows (m, D) as a C-contiguous float32 array: themselves if they are one, else a copy (into `buffer`)."""
+    """Return rows (m, D) as a C-contiguous float32 array: themselves if they are one, else a copy (into
+    `buffer`).
+    """
     if rows.dtype == np.float32 and rows.flags.c_contiguous:
         return np.asarray(rows)
-    out = np.empty(rows.shape, np.float32) if buffer is None else buffer[:len(rows)]
+    out = np.empty(rows.shape, np.float32) if buffer is None else buffer[: len(rows)]
     if rows.dtype == np.float16 and rows.flags.c_contiguous and rows.size >= 1 << 16:
         import torch  # converts half precision ten times as fast as numpy, to the same (exact) values
 
@@ -101,7 +107,8 @@ def float32_rows(rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarr
 
 
 def forget(rows: np.ndarray) -> None:
-    """Let the system take back the pages of these rows, if they are a read-only memmap's: resident memory stays flat.
+    """Let the system take back the pages of these rows, if they are a read-only memmap's: resident memory
+    stays flat.
 
     The file and the values are untouched; pages come back from the page cache when read again.
     """
@@ -115,28 +122,38 @@ def forget(rows: np.ndarray) -> None:
 
 
 def check_components(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> None:
-    """Raise Top7Error unless both hold the same components: 2-D floats, equal dimensions, equal counts of rows."""
+    """Raise Top7Error unless both hold the same components: 2-D floats, equal dimensions, equal counts of
+    rows.
+    """
     if len(queries) != len(gallery) or not len(queries):
-        raise Top7Error(f"{len(queries)} components of queries against {len(gallery)} of the gallery: "
-                        "give both, at least one, in the same order")
+        raise Top7Error(
+            f"{len(queries)} components of queries against {len(gallery)} of the gallery: "
+            "give both, at least one, in the same order"
+        )
     for number, (q, g) in enumerate(zip(queries, gallery)):
         if q.ndim != 2 or g.ndim != 2 or q.shape[1] != g.shape[1]:
-            raise Top7Error(f"component {number}: queries of shape {q.shape} do not fit a gallery of shape {g.shape}; "
-                            "expected (queries, D) and (images, D), one recipe for both")
+            raise Top7Error(
+                f"component {number}: queries of shape {q.shape} do not fit a gallery of shape {g.shape}; "
+                "expected (queries, D) and (images, D), one recipe for both"
+            )
         if len(q) != len(queries[0]) or len(g) != len(gallery[0]):
-            raise Top7Error(f"component {number}: {len(q)} queries and {len(g)} gallery rows, component 0 has "
-                            f"{len(queries[0])} and {len(gallery[0])}: they are not of the same images")
+            raise Top7Error(
+                f"component {number}: {len(q)} queries and {len(g)} gallery rows, component 0 has "
+                f"{len(queries[0])} and {len(gallery[0])}: they are not of the same images"
+            )
         for array in (q, g):
             if array.dtype.kind != "f":
                 raise Top7Error(f"component {number}: descriptors of type {array.dtype}, expected floats")
 
 
-def similarity_blocks(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray],
-                      block_rows: int = BLOCK_ROWS) -> Iterator[tuple[int, list[np.ndarray]]]:
+def similarity_blocks(
+    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], block_rows: int = BLOCK_ROWS
+) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield (first gallery row, L arrays (Q, m) float32) over the gallery, one matrix product a component.
 
-    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time. Each
-    value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are overwritten by the next step.
+    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time.
+    Each value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are overwritten by the next
+    step.
     """
     check_components(queries, gallery)
     left = [float32_rows(np.asarray(q)) for q in queries]

@@ -1,4 +1,5 @@
-"""Approximate indexes (faiss) for galleries past memory; what they find is rescored canonically, their recall measured.
+"""Approximate indexes (faiss) for galleries past memory; what they find is rescored canonically, their recall
+measured.
 
 An index holds the fused vectors [√w_l f_l] for one set of weights:
 hnsw: a graph over full vectors, in memory; ivfpq: clustered and compressed, n * (code bytes + 8) in memory;
@@ -47,26 +48,48 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
 def default_parameters(kind: str, rows: int, dimension: int) -> dict[str, int]:
     """Return what an index of `kind` is built and searched with unless told otherwise.
 
-    links, construction, breadth: HNSW's M, efConstruction, efSearch; lists, probes: clusters (4 √n), and how many of
-    them a query visits; code_bytes: of a compressed vector (8 or more dimensions a byte); training: rows clustered.
+    links, construction, breadth: HNSW's M, efConstruction, efSearch; lists, probes: clusters (4 √n), and how
+    many of them a query visits; code_bytes: of a compressed vector (8 or more dimensions a byte); training:
+    rows clustered.
     """
     lists = max(1, min(int(4 * rows**0.5), rows // 39))
     width = next(w for w in range(min(8, dimension), dimension + 1) if dimension % w == 0)
-    clustered = {"lists": lists, "probes": max(1, min(lists, 8 + lists // 16)), "training": min(rows, 64 * lists)}
-    known = {"hnsw": {"links": 32, "construction": 100, "breadth": 128}, "ivf_ondisk": clustered,
-             "ivfpq": {**clustered, "code_bytes": dimension // width, "training": min(rows, max(64 * lists, 10_000))}}
+    clustered = {
+        "lists": lists,
+        "probes": max(1, min(lists, 8 + lists // 16)),
+        "training": min(rows, 64 * lists),
+    }
+    known = {
+        "hnsw": {"links": 32, "construction": 100, "breadth": 128},
+        "ivf_ondisk": clustered,
+        "ivfpq": {
+            **clustered,
+            "code_bytes": dimension // width,
+            "training": min(rows, max(64 * lists, 10_000)),
+        },
+    }
     if kind not in known:
         raise ConfigurationError(f"unknown kind of index {kind!r}: {nearest(kind, known)}")
     return known[kind]
 
 
-def build_index(gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, kind: str, folder: Path, *,
-                excluded: np.ndarray | None = None, identity: Sequence[str] | None = None, seed: int = 0,
-                progress: bool = False, **parameters: int) -> Index:
-    """Build an index of `kind` under `folder`, or open the one that is there for the same rows and parameters.
+def build_index(
+    gallery: Sequence[np.ndarray],
+    weights: Sequence[float] | np.ndarray,
+    kind: str,
+    folder: Path,
+    *,
+    excluded: np.ndarray | None = None,
+    identity: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **parameters: int,
+) -> Index:
+    """Build an index of `kind` under `folder`, or open the one that is there for the same rows and
+    parameters.
 
-    gallery: L arrays or memmaps (n, D_l), read in blocks; weights (L,) >= 0; excluded (n,) bool: left out; parameters:
-    see `default_parameters`. Only complete indexes stand under their final name.
+    gallery: L arrays or memmaps (n, D_l), read in blocks; weights (L,) >= 0; excluded (n,) bool: left out;
+    parameters: see `default_parameters`. Only complete indexes stand under their final name.
     """
     import faiss
 
@@ -80,9 +103,15 @@ def build_index(gallery: Sequence[np.ndarray], weights: Sequence[float] | np.nda
             raise ConfigurationError(f"an index of kind {kind} has no {name!r}: {nearest(name, chosen)}")
     chosen = {**chosen, **parameters}
     built_with = {key: value for key, value in chosen.items() if key not in ("probes", "breadth")}
-    recipe = {"kind": kind, "parameters": built_with, "weights": list(map(float, weights)), "seed": seed,
-              "components": list(identity) if identity is not None else [content_digest(part) for part in gallery],
-              "excluded": [] if excluded is None else np.flatnonzero(excluded).tolist(), "faiss": faiss.__version__}
+    recipe = {
+        "kind": kind,
+        "parameters": built_with,
+        "weights": list(map(float, weights)),
+        "seed": seed,
+        "components": list(identity) if identity is not None else [content_digest(part) for part in gallery],
+        "excluded": [] if excluded is None else np.flatnonzero(excluded).tolist(),
+        "faiss": faiss.__version__,
+    }
     path = Path(folder) / f"index-{kind}-{digest_of(recipe)}.faiss"
     index = Index(path, kind, chosen, rows)
     sidecar = path.with_suffix(".json")
@@ -101,7 +130,7 @@ def _blocks(fused, rows: np.ndarray, size: int, progress: bool, label: str):
 
     with tqdm(total=len(rows), desc=label, unit="row", unit_scale=True, disable=not progress) as bar:
         for start in range(0, len(rows), size):
-            block = rows[start:start + size]
+            block = rows[start : start + size]
             yield np.ascontiguousarray(fused[block], dtype=np.float32)
             bar.update(len(block))
 
@@ -133,8 +162,14 @@ def _build_ivfpq(fused, rows, chosen, seed, partial: Path, path: Path, progress:
     import faiss
 
     bits = 8 if len(rows) >= 256 else max(1, int(np.log2(len(rows))))
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"], chosen["code_bytes"],
-                             bits, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(fused.shape[1]),
+        fused.shape[1],
+        chosen["lists"],
+        chosen["code_bytes"],
+        bits,
+        faiss.METRIC_INNER_PRODUCT,
+    )
     index.pq.cp.min_points_per_centroid = 1
     _clustered(index, fused, rows, chosen, seed)
     for block in _blocks(fused, rows, BLOCK_ROWS, progress, "IVF-PQ"):
@@ -146,8 +181,9 @@ def _build_ondisk(fused, rows, chosen, seed, partial: Path, path: Path, progress
     import faiss
     from faiss.contrib.ondisk import merge_ondisk
 
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"],
-                               faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"], faiss.METRIC_INNER_PRODUCT
+    )
     _clustered(index, fused, rows, chosen, seed)
     empty, shards, start = faiss.serialize_index(index), [], 0
     try:
@@ -185,35 +221,52 @@ BUILDERS: dict[str, Callable[..., None]] = {
 }
 
 
-def approximate_search(index: Index, queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray],
-                       weights: Sequence[float] | np.ndarray, k: int, *, candidates: int = 100,
-                       excluded: np.ndarray | None = None, sample: int = SAMPLED_QUERIES,
-                       seed: int = 0) -> tuple[np.ndarray, np.ndarray, float]:
+def approximate_search(
+    index: Index,
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    weights: Sequence[float] | np.ndarray,
+    k: int,
+    *,
+    candidates: int = 100,
+    excluded: np.ndarray | None = None,
+    sample: int = SAMPLED_QUERIES,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Return ranks (Q, k), canonical scores (Q, k) and the recall of the lists against the exact ones.
 
-    The index proposes `candidates` images a query, which are rescored by the canonical score; `sample` queries, drawn
-    with `seed`, are searched exactly as well, and the recall@k is printed on stderr.
+    The index proposes `candidates` images a query, which are rescored by the canonical score; `sample`
+    queries, drawn with `seed`, are searched exactly as well, and the recall@k is printed on stderr.
     """
     import faiss
 
     weights = np.asarray(weights, dtype=np.float64)
     try:
         with _printing_on_stderr():
-            loaded = faiss.read_index(str(index.path), faiss.IO_FLAG_ONDISK_SAME_DIR)  # the folder may have moved
+            loaded = faiss.read_index(
+                str(index.path), faiss.IO_FLAG_ONDISK_SAME_DIR
+            )  # the folder may have moved
     except RuntimeError as error:
-        raise Top7Error(f"{index.path}: not a readable index ({str(error).splitlines()[0][:120]}): remove it with its "
-                        ".json beside it and build it again") from None
+        raise Top7Error(
+            f"{index.path}: not a readable index ({str(error).splitlines()[0][:120]}): remove it with its "
+            ".json beside it and build it again"
+        ) from None
     if index.kind == "hnsw":
         loaded.hnsw.efSearch = max(index.parameters["breadth"], candidates)
     else:
         loaded.nprobe = index.parameters["probes"]
-    fused = np.ascontiguousarray(np.asarray(concatenated([np.asarray(q) for q in queries], weights)), dtype=np.float32)
+    fused = np.ascontiguousarray(
+        np.asarray(concatenated([np.asarray(q) for q in queries], weights)), dtype=np.float32
+    )
     _, found = loaded.search(fused, min(max(candidates, k), len(index.rows)))
     proposed = np.where(found >= 0, index.rows[np.maximum(found, 0)], -1)
     ranks, scores = rerank(queries, gallery, weights, proposed, k)
     checked = np.sort(np.random.default_rng(seed).permutation(len(ranks))[:sample])
     exact, _ = search([np.asarray(q)[checked] for q in queries], gallery, weights, k, excluded=excluded)
     share = recall(ranks[checked], exact)
-    print(f"top7: approximate search ({index.kind}): recall@{k} {share:.4f} against the exact lists of "
-          f"{len(checked)} of {len(ranks)} queries", file=sys.stderr)
+    print(
+        f"top7: approximate search ({index.kind}): recall@{k} {share:.4f} against the exact lists of "
+        f"{len(checked)} of {len(ranks)} queries",
+        file=sys.stderr,
+    )
     return ranks, scores, share

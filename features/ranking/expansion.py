@@ -1,4 +1,6 @@
-"""Query expansion: a query joined with the gallery images it found, then searched again; functions of arrays only."""
+"""Query expansion: a query joined with the gallery images it found, then searched again; functions of arrays
+only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def average_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def decaying_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
-    """(n + 1 - i) / (n + 1) for the i-th of n neighbours, the query itself being i = 0 (AQEwD; Gordo et al., 2017)."""
+    """(n + 1 - i) / (n + 1) for the i-th of n neighbours, the query itself being i = 0 (AQEwD; Gordo et al.,
+    2017).
+    """
     count = similarities.shape[1]
     return np.broadcast_to((count - np.arange(count)) / (count + 1), similarities.shape)
 
@@ -34,7 +38,8 @@ WEIGHTINGS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def neighbour_weights(ranks: np.ndarray, similarities: np.ndarray, kind: str, alpha: float) -> np.ndarray:
-    """Return the weights (Q, n) float64 of the neighbours in ranks (Q, n); 0 where a rank is -1, the query's own is 1.
+    """Return the weights (Q, n) float64 of the neighbours in ranks (Q, n); 0 where a rank is -1, the query's
+    own is 1.
 
     similarities (Q, n): fused scores, 1 being equality. Raises ConfigurationError for an unknown kind.
     """
@@ -49,8 +54,8 @@ def neighbour_weights(ranks: np.ndarray, similarities: np.ndarray, kind: str, al
 def expanded(rows: np.ndarray, neighbours: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return L2(row + Σ_i w_i neighbour_i) for each row, float32 (m, D).
 
-    rows (m, D); neighbours (m, n, D); weights (m, n). Summed in float64 in the neighbours' order. A row that is zero
-    (an unreadable image) stays zero: what it found means nothing.
+    rows (m, D); neighbours (m, n, D); weights (m, n). Summed in float64 in the neighbours' order. A row that
+    is zero (an unreadable image) stays zero: what it found means nothing.
     """
     total = np.array(rows, dtype=np.float64, order="C")
     for place in range(weights.shape[1]):
@@ -59,17 +64,27 @@ def expanded(rows: np.ndarray, neighbours: np.ndarray, weights: np.ndarray) -> n
     return normalised(total).astype(np.float32)
 
 
-def expand(rows: Sequence[np.ndarray], gallery: Sequence[np.ndarray], ranks: np.ndarray, scores: np.ndarray, *,
-           neighbours: int, kind: str = "average", alpha: float = 3.0) -> list[np.ndarray]:
+def expand(
+    rows: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    ranks: np.ndarray,
+    scores: np.ndarray,
+    *,
+    neighbours: int,
+    kind: str = "average",
+    alpha: float = 3.0,
+) -> list[np.ndarray]:
     """Return the expanded rows, L arrays (Q, D_l) float32: every component joined with the same neighbours.
 
-    rows: L arrays (Q, D_l); gallery: L arrays (n, D_l); ranks (Q, >= neighbours) gallery rows of each row's list, best
-    first, -1 for missing; scores beside them. Fewer gallery rows than neighbours: those there are.
+    rows: L arrays (Q, D_l); gallery: L arrays (n, D_l); ranks (Q, >= neighbours) gallery rows of each row's
+    list, best first, -1 for missing; scores beside them. Fewer gallery rows than neighbours: those there are.
     """
     if neighbours < 0:
         raise ConfigurationError(f"{neighbours} neighbours to expand with: expected 0 or more")
     if len(ranks) != len(rows[0]) or ranks.shape != scores.shape:
-        raise Top7Error(f"ranks of shape {ranks.shape} and scores of shape {scores.shape} for {len(rows[0])} rows")
+        raise Top7Error(
+            f"ranks of shape {ranks.shape} and scores of shape {scores.shape} for {len(rows[0])} rows"
+        )
     ranks, scores = ranks[:, :neighbours], scores[:, :neighbours]
     weights = neighbour_weights(ranks, scores, kind, alpha)
     safe = np.maximum(ranks, 0)
@@ -77,4 +92,7 @@ def expand(rows: Sequence[np.ndarray], gallery: Sequence[np.ndarray], ranks: np.
     position = position.reshape(safe.shape)
     if not ranks.size:
         return [expanded(np.asarray(r), np.empty((len(r), 0, r.shape[1])), weights) for r in rows]
-    return [expanded(np.asarray(r), np.asarray(g[used])[position], weights) for r, g in zip(rows, gallery, strict=True)]
+    return [
+        expanded(np.asarray(r), np.asarray(g[used])[position], weights)
+        for r, g in zip(rows, gallery, strict=True)
+    ]

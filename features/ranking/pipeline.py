@@ -14,26 +14,51 @@ from features.ranking.steps import rank
 
 
 def dump_identity(dump: Dump) -> str:
-    """Return a text that names a dump's recipe and changes with any of its rows: its name and a digest of the row sums."""
+    """Return a text that names a dump's recipe and changes with any of its rows: its name and a digest of the
+    row sums.
+    """
     sums = beside(dump.path, ".sums.npy")
-    digest = (hashlib.sha256(sums.read_bytes()).hexdigest()[:12] if sums.exists() else content_digest(dump.descriptors))
+    digest = (
+        hashlib.sha256(sums.read_bytes()).hexdigest()[:12]
+        if sums.exists()
+        else content_digest(dump.descriptors)
+    )
     return f"{dump.path.stem}-{digest}"
 
 
-def rank_dumps(queries: Sequence[Dump], gallery: Sequence[Dump], weights: Sequence[float] | np.ndarray,
-               steps: Sequence[Mapping[str, object]], k: int, *, groups: Sequence[int] | None = None,
-               folder: Path | None = None, left_out: np.ndarray | None = None,
-               progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def rank_dumps(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: Sequence[float] | np.ndarray,
+    steps: Sequence[Mapping[str, object]],
+    k: int,
+    *,
+    groups: Sequence[int] | None = None,
+    folder: Path | None = None,
+    left_out: np.ndarray | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return ranks (Q, k) int64 and scores (Q, k) float64; see `features.ranking.steps.rank`.
 
-    queries, gallery: a dump for each component, in order; folder: where neighbour graphs and changed galleries are kept
-    (`<work>/ranking`); left_out (n,) bool: gallery rows never listed, beside unreadable ones. An unreadable query gets
-    the first gallery rows.
+    queries, gallery: a dump for each component, in order; folder: where neighbour graphs and changed
+    galleries are kept (`<work>/ranking`); left_out (n,) bool: gallery rows never listed, beside unreadable
+    ones. An unreadable query gets the first gallery rows.
     """
     excluded = np.logical_or.reduce([dump.unreadable for dump in gallery])
     if left_out is not None:
         excluded = excluded | left_out
-    return rank([dump.descriptors for dump in queries], [dump.descriptors for dump in gallery], weights, steps, k,
-                excluded=excluded, groups=groups, identity=[dump_identity(dump) for dump in gallery] if folder else None,
-                query_norms=[dump.norms for dump in queries], gallery_norms=[dump.norms for dump in gallery], unit=True,
-                folder=folder, progress=progress)
+    return rank(
+        [dump.descriptors for dump in queries],
+        [dump.descriptors for dump in gallery],
+        weights,
+        steps,
+        k,
+        excluded=excluded,
+        groups=groups,
+        identity=[dump_identity(dump) for dump in gallery] if folder else None,
+        query_norms=[dump.norms for dump in queries],
+        gallery_norms=[dump.norms for dump in gallery],
+        unit=True,
+        folder=folder,
+        progress=progress,
+    )

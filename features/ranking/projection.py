@@ -1,8 +1,9 @@
-"""Whitening and z-normalisation of descriptors of a few thousand dimensions: learnt from rows, applied to rows.
+"""Whitening and z-normalisation of descriptors of a few thousand dimensions: learnt from rows, applied to
+rows.
 
-What is learnt is a mean (D,) and a matrix (D, M) (or a scale (D,)); `features/whitening.py` has the dual form that
-part detectors need. Statistics are summed over blocks of a fixed size, so they do not depend on how rows are read;
-projections are taken in float64 and rounded to float32, in blocks of a fixed shape.
+What is learnt is a mean (D,) and a matrix (D, M) (or a scale (D,)); `features/whitening.py` has the dual form
+that part detectors need. Statistics are summed over blocks of a fixed size, so they do not depend on how rows
+are read; projections are taken in float64 and rounded to float32, in blocks of a fixed shape.
 """
 
 from __future__ import annotations
@@ -47,24 +48,35 @@ def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -
     return Projection(mean, np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation)))
 
 
-def learn_whitening(rows: np.ndarray, dim: int, *, exponent: float = 1.0, shrinkage: float = 0.0,
-                    excluded: np.ndarray | None = None, samples: int = 20_000, seed: int = 0) -> Projection:
+def learn_whitening(
+    rows: np.ndarray,
+    dim: int,
+    *,
+    exponent: float = 1.0,
+    shrinkage: float = 0.0,
+    excluded: np.ndarray | None = None,
+    samples: int = 20_000,
+    seed: int = 0,
+) -> Projection:
     """Return PCA of rows (n, D) to at most `dim` dimensions, whitened.
 
-    Each principal axis is divided by eigenvalue^(exponent / 2): 0 is plain PCA, 1 full whitening, 0.5 shrunk half way.
-    shrinkage r in [0, 1]: eigenvalues become (1 - r) eigenvalue + r (their mean) before that. excluded (n,) bool: rows
-    left out (unreadable); samples: at most so many rows, drawn with `seed`, are learnt from. `dim` above the sample's
-    rank gives the rank. One thread, float64; the sign of an axis makes its largest entry positive.
+    Each principal axis is divided by eigenvalue^(exponent / 2): 0 is plain PCA, 1 full whitening, 0.5 shrunk
+    half way. shrinkage r in [0, 1]: eigenvalues become (1 - r) eigenvalue + r (their mean) before that.
+    excluded (n,) bool: rows left out (unreadable); samples: at most so many rows, drawn with `seed`, are
+    learnt from. `dim` above the sample's rank gives the rank. One thread, float64; the sign of an axis makes
+    its largest entry positive.
     """
     if dim < 1 or not 0 <= shrinkage <= 1 or not np.isfinite(exponent):
-        raise ConfigurationError(f"whitening to dim = {dim}, exponent = {exponent}, shrinkage = {shrinkage}: expected "
-                                 "dim >= 1, a finite exponent, a shrinkage from 0 to 1")
+        raise ConfigurationError(
+            f"whitening to dim = {dim}, exponent = {exponent}, shrinkage = {shrinkage}: expected "
+            "dim >= 1, a finite exponent, a shrinkage from 0 to 1"
+        )
     chosen = np.flatnonzero(~excluded) if excluded is not None else np.arange(len(rows))
     if len(chosen) > samples:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, samples, replace=False))
     if len(chosen) < 2:
         raise Top7Error(f"whitening needs at least 2 readable rows to learn from, found {len(chosen)}")
-    blocks = [chosen[start:start + STATISTICS_ROWS] for start in range(0, len(chosen), STATISTICS_ROWS)]
+    blocks = [chosen[start : start + STATISTICS_ROWS] for start in range(0, len(chosen), STATISTICS_ROWS)]
     mean = sum(np.add.reduce(float64_rows(rows[block]), axis=0) for block in blocks) / len(chosen)
     with threadpool_limits(1):  # the bits of a product may depend on the threads
         if len(chosen) <= rows.shape[1]:
@@ -91,7 +103,9 @@ def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:
     """Return L2((rows - mean) @ matrix), (m, M) float32; zero rows (unreadable images) stay zero."""
     rows = np.asarray(rows)
     if rows.shape[1] != len(projection.mean):
-        raise Top7Error(f"rows of {rows.shape[1]} dimensions for a projection learnt on {len(projection.mean)}")
+        raise Top7Error(
+            f"rows of {rows.shape[1]} dimensions for a projection learnt on {len(projection.mean)}"
+        )
     if projection.matrix.ndim == 1:
         result = (float64_rows(rows) - projection.mean) * projection.matrix
     else:
@@ -99,15 +113,17 @@ def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:
         padded = np.zeros((PROJECTED_ROWS, rows.shape[1]))
         with threadpool_limits(1):
             for start in range(0, len(rows), PROJECTED_ROWS):  # one shape, so that a row's bits are its own
-                block = rows[start:start + PROJECTED_ROWS]
-                padded[:len(block)] = block - projection.mean
-                padded[len(block):] = 0.0
-                result[start:start + len(block)] = (padded @ projection.matrix)[:len(block)]
+                block = rows[start : start + PROJECTED_ROWS]
+                padded[: len(block)] = block - projection.mean
+                padded[len(block) :] = 0.0
+                result[start : start + len(block)] = (padded @ projection.matrix)[: len(block)]
     result[~np.any(rows, axis=1)] = 0.0
     return normalised(result).astype(np.float32)
 
 
 def _statistics_blocks(rows: np.ndarray, excluded: np.ndarray | None):
-    chosen: Sequence[int] | np.ndarray = np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
+    chosen: Sequence[int] | np.ndarray = (
+        np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
+    )
     for start in range(0, len(chosen), STATISTICS_ROWS):
-        yield float64_rows(rows[chosen[start:start + STATISTICS_ROWS]])
+        yield float64_rows(rows[chosen[start : start + STATISTICS_ROWS]])

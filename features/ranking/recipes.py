@@ -1,14 +1,15 @@
-"""Recipes by name: small JSON files whose components are patterns, resolved on whatever a configuration extracts.
+"""Recipes by name: small JSON files whose components are patterns, resolved on whatever a configuration
+extracts.
 
 {"name": …, "source": …, "components": [pattern, …], "weights": [one for each pattern], "steps": [step, …]}
 
-A pattern names a layer's component, {"backbone", "layer", "pooling"}, a part detector's, {"backbone", "parts", "count",
-"dim", "exponent"}, or external ones, {"external"}:
-backbone: "*" (every one, the default), a name, or a number from 1 (beyond the last: counted on from the first again);
-layer: "all", "last", a name or timm index as the configuration has it under {"is": …}, or a number from the deepest,
--1, -2, …; pooling: a name, or a list of which the first that the configuration has; parts: "*" or the table's number
-from 1; count, dim, exponent: the nearest the table has; external: "*" or a name. A pattern that finds nothing is an
-error, unless it says "optional": true.
+A pattern names a layer's component, {"backbone", "layer", "pooling"}, a part detector's, {"backbone",
+"parts", "count", "dim", "exponent"}, or external ones, {"external"}: backbone: "*" (every one, the default),
+a name, or a number from 1 (beyond the last: counted on from the first again); layer: "all", "last", a name or
+timm index as the configuration has it under {"is": …}, or a number from the deepest, -1, -2, …; pooling: a
+name, or a list of which the first that the configuration has; parts: "*" or the table's number from 1; count,
+dim, exponent: the nearest the table has; external: "*" or a name. A pattern that finds nothing is an error,
+unless it says "optional": true.
 """
 
 from __future__ import annotations
@@ -22,9 +23,16 @@ import numpy as np
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, nearest
-from features.components import (Component, depth_order, external_component, external_named, layer_component,
-                                 parts_component)
-from features.ranking.steps import check_steps, spread
+from features.components import (
+    Component,
+    depth_order,
+    external_component,
+    external_named,
+    layer_component,
+    parts_component,
+)
+from features.ranking.state import spread
+from features.ranking.steps import check_steps
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 KEYS = ("name", "source", "components", "weights", "steps")
@@ -44,8 +52,9 @@ class NamedRecipe:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe on one configuration. weights: one for each component, of sum 1; groups: the pattern each stems from;
-    notes: where the configuration has not quite what the recipe asks for, in words."""
+    """A recipe on one configuration. weights: one for each component, of sum 1; groups: the pattern each
+    stems from; notes: where the configuration has not quite what the recipe asks for, in words.
+    """
 
     components: tuple[Component, ...]
     weights: tuple[float, ...]
@@ -74,7 +83,11 @@ def read_named_recipe(path: Path) -> NamedRecipe:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
-    if not isinstance(values, dict) or not isinstance(values.get("components"), list) or not values["components"]:
+    if (
+        not isinstance(values, dict)
+        or not isinstance(values.get("components"), list)
+        or not values["components"]
+    ):
         raise ConfigurationError(f"{path}: not a recipe: expected an object with a list of components")
     for key in values:
         if key not in KEYS:
@@ -82,25 +95,34 @@ def read_named_recipe(path: Path) -> NamedRecipe:
     for pattern in values["components"]:
         for key in pattern:
             if key not in PATTERN_KEYS:
-                raise ConfigurationError(f"{path}: a component has the unknown key {key!r}: {nearest(key, PATTERN_KEYS)}")
+                raise ConfigurationError(
+                    f"{path}: a component has the unknown key {key!r}: {nearest(key, PATTERN_KEYS)}"
+                )
     weights = values.get("weights", [1.0] * len(values["components"]))
     if len(weights) != len(values["components"]):
-        raise ConfigurationError(f"{path}: {len(weights)} weights for {len(values['components'])} components: give one "
-                                 "each, or none")
+        raise ConfigurationError(
+            f"{path}: {len(weights)} weights for {len(values['components'])} components: give one "
+            "each, or none"
+        )
     steps = values.get("steps", [])
     try:
         check_steps(steps)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
-    return NamedRecipe(str(values.get("name", Path(path).stem)), str(values.get("source", "")),
-                       tuple(values["components"]), tuple(float(weight) for weight in weights), tuple(steps))
+    return NamedRecipe(
+        str(values.get("name", Path(path).stem)),
+        str(values.get("source", "")),
+        tuple(values["components"]),
+        tuple(float(weight) for weight in weights),
+        tuple(steps),
+    )
 
 
 def resolve(recipe: NamedRecipe, configuration: Configuration) -> Resolved:
     """Return the recipe's components, weights and steps on `configuration`.
 
-    A pattern's weight is shared equally among the components it finds; those of optional patterns that find nothing
-    fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
+    A pattern's weight is shared equally among the components it finds; those of optional patterns that find
+    nothing fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
     """
     found: list[Component] = []
     groups: list[int] = []
@@ -114,15 +136,20 @@ def resolve(recipe: NamedRecipe, configuration: Configuration) -> Resolved:
     if not found:
         raise ConfigurationError(f"{configuration.path}: recipe {recipe.name} finds no component at all")
     weights = spread(recipe.weights, groups)
-    return Resolved(tuple(found), tuple(float(weight) for weight in weights), tuple(groups), recipe.steps, tuple(notes))
+    return Resolved(
+        tuple(found), tuple(float(weight) for weight in weights), tuple(groups), recipe.steps, tuple(notes)
+    )
 
 
-def _matches(pattern: Mapping[str, object], configuration: Configuration, where: str,
-             notes: list[str]) -> list[Component]:
+def _matches(
+    pattern: Mapping[str, object], configuration: Configuration, where: str, notes: list[str]
+) -> list[Component]:
     optional = bool(pattern.get("optional", False))
     if "external" in pattern:
         wanted = pattern["external"]
-        found = (list(configuration.externals) if wanted == "*" else [external_named(configuration, str(wanted))])
+        found = (
+            list(configuration.externals) if wanted == "*" else [external_named(configuration, str(wanted))]
+        )
         if not found and not optional:
             raise ConfigurationError(f"{where} wants an external matrix: add an [[external]] table")
         return [external_component(external) for external in found]
@@ -133,20 +160,29 @@ def _matches(pattern: Mapping[str, object], configuration: Configuration, where:
         else:
             components += _layers(pattern, backbone, where, optional, notes)
     if not components and not optional:
-        raise ConfigurationError(f"{where} wants {dict(pattern)}, which the configuration does not have: "
-                                 + ("add parts = { … } to the [[backbone]] and extract again" if "parts" in pattern
-                                    else "add it and extract again"))
+        raise ConfigurationError(
+            f"{where} wants {dict(pattern)}, which the configuration does not have: "
+            + (
+                "add parts = { … } to the [[backbone]] and extract again"
+                if "parts" in pattern
+                else "add it and extract again"
+            )
+        )
     return components
 
 
-def _backbones(wanted: object, configuration: Configuration, where: str, notes: list[str]) -> Sequence[Backbone]:
+def _backbones(
+    wanted: object, configuration: Configuration, where: str, notes: list[str]
+) -> Sequence[Backbone]:
     backbones = configuration.backbones
     if wanted == "*" or not backbones:
         return backbones
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted >= 1:
         if wanted > len(backbones):
-            notes.append(f"wants {wanted} backbones, there are {len(backbones)}: "
-                         f"{backbones[(wanted - 1) % len(backbones)].name} stands in for number {wanted}")
+            notes.append(
+                f"wants {wanted} backbones, there are {len(backbones)}: "
+                f"{backbones[(wanted - 1) % len(backbones)].name} stands in for number {wanted}"
+            )
         return [backbones[(wanted - 1) % len(backbones)]]
     names = [backbone.name for backbone in backbones]
     if wanted not in names:
@@ -154,8 +190,9 @@ def _backbones(wanted: object, configuration: Configuration, where: str, notes: 
     return [backbones[names.index(wanted)]]
 
 
-def _layers(pattern: Mapping[str, object], backbone: Backbone, where: str, optional: bool,
-            notes: list[str]) -> list[Component]:
+def _layers(
+    pattern: Mapping[str, object], backbone: Backbone, where: str, optional: bool, notes: list[str]
+) -> list[Component]:
     order = depth_order(backbone.layers)
     wanted = pattern.get("layer", "last")
     if wanted == "all":
@@ -176,8 +213,10 @@ def _layers(pattern: Mapping[str, object], backbone: Backbone, where: str, optio
         if optional:
             notes.append(f"{backbone.name} has no pooling {' or '.join(poolings)}")
             return []
-        raise ConfigurationError(f"{where} wants the pooling {' or '.join(poolings)} of {backbone.name}, which extracts "
-                                 f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again")
+        raise ConfigurationError(
+            f"{where} wants the pooling {' or '.join(poolings)} of {backbone.name}, which extracts "
+            f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again"
+        )
     return [layer_component(backbone, layer, pooling) for layer in layers]
 
 

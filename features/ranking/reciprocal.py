@@ -1,13 +1,14 @@
-"""k-reciprocal re-ranking (Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding,
-CVPR 2017), sparse, for galleries of any size.
+"""k-reciprocal re-ranking (Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal
+encoding, CVPR 2017), sparse, for galleries of any size.
 
-An image is encoded by its k-reciprocal neighbours, weighted exp(-distance); the Jaccard distance between two codes,
-mixed with the original distance, ranks. Distance is 1 - similarity here (half the squared distance of unit vectors);
-the authors' program divides each column by its largest entry first, which needs every pair and is left out.
+An image is encoded by its k-reciprocal neighbours, weighted exp(-distance); the Jaccard distance between two
+codes, mixed with the original distance, ranks. Distance is 1 - similarity here (half the squared distance of
+unit vectors); the authors' program divides each column by its largest entry first, which needs every pair and
+is left out.
 
-By default a query is one more image beside the gallery's own graph, so codes of gallery images never depend on any
-query: it counts as a neighbour of a gallery image when it is at least as similar as that image's k1-th neighbour.
-`transductive` lets all queries join the graph, as the paper does.
+By default a query is one more image beside the gallery's own graph, so codes of gallery images never depend
+on any query: it counts as a neighbour of a gallery image when it is at least as similar as that image's k1-th
+neighbour. `transductive` lets all queries join the graph, as the paper does.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -
 def reciprocal_mask(graph: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (lists (m, k + 1) of rows themselves and their k nearest, mask (m, k + 1): mutual ones).
 
-    graph (N, >= k): each image's neighbours without itself, -1 for none; rows (m,). j in the list of i is mutual when
-    i is in the list of j.
+    graph (N, >= k): each image's neighbours without itself, -1 for none; rows (m,). j in the list of i is
+    mutual when i is in the list of j.
     """
     lists = np.concatenate([rows[:, None], graph[rows, :k]], axis=1).astype(np.int64)
     back = np.concatenate([np.maximum(lists, 0)[:, :, None], graph[np.maximum(lists, 0), :k]], axis=2)
@@ -36,8 +37,9 @@ def reciprocal_mask(graph: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.nda
 
 
 def expanded_sets(graph: np.ndarray, lists: np.ndarray, mask: np.ndarray, k1: int) -> list[np.ndarray]:
-    """Return R*(i, k1) (eq. 3) for each list: mutual neighbours, and those of each mutual neighbour c that share more
-    than two thirds of R(c, k1 / 2) with them. Sorted rows."""
+    """Return R*(i, k1) (eq. 3) for each list: mutual neighbours, and those of each mutual neighbour c that
+    share more than two thirds of R(c, k1 / 2) with them. Sorted rows.
+    """
     half = int(np.around(k1 / 2))
     sets = []
     for own, mutual in zip(lists, mask):
@@ -52,7 +54,9 @@ def expanded_sets(graph: np.ndarray, lists: np.ndarray, mask: np.ndarray, k1: in
 
 @dataclass(frozen=True)
 class Codes:
-    """What k-reciprocal re-ranking keeps of N images: float64 sparse rows of sum 1, empty for unreadable images."""
+    """What k-reciprocal re-ranking keeps of N images: float64 sparse rows of sum 1, empty for unreadable
+    images.
+    """
 
     graph: np.ndarray  # (N, >= k1) neighbours without the image itself
     last: np.ndarray  # (N,) similarity of each image's k1-th neighbour, -inf where it has fewer
@@ -63,20 +67,33 @@ class Codes:
     k2: int
 
 
-def learn_codes(graph: np.ndarray, scores: np.ndarray, pairs: Pairs, k1: int = 20, k2: int = 6, *,
-                excluded: np.ndarray | None = None, progress: bool = False) -> Codes:
-    """Encode every image of a neighbour graph (N, >= k1) with its scores; pairs(i (p,), j (p,)) -> similarities.
+def learn_codes(
+    graph: np.ndarray,
+    scores: np.ndarray,
+    pairs: Pairs,
+    k1: int = 20,
+    k2: int = 6,
+    *,
+    excluded: np.ndarray | None = None,
+    progress: bool = False,
+) -> Codes:
+    """Encode every image of a neighbour graph (N, >= k1) with its scores; pairs(i (p,), j (p,)) ->
+    similarities.
 
     Holds about 12 bytes for each of N * k1 * k2 entries or fewer: 1 GB for 520,000 images at 20 and 6.
     """
     if k1 < 1 or k2 < 1 or graph.shape[1] < k1:
-        raise ConfigurationError(f"k-reciprocal re-ranking with k1 = {k1}, k2 = {k2} on a graph of {graph.shape[1]} "
-                                 "neighbours: expected both at least 1, k1 at most the graph's")
+        raise ConfigurationError(
+            f"k-reciprocal re-ranking with k1 = {k1}, k2 = {k2} on a graph of {graph.shape[1]} "
+            "neighbours: expected both at least 1, k1 at most the graph's"
+        )
     from tqdm import tqdm
 
     graph, total = np.asarray(graph)[:, :k1], len(graph)
     columns, values, lengths = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
-    for start in tqdm(range(0, total, ENCODED_ROWS), desc="k-reciprocal codes", unit="block", disable=not progress):
+    for start in tqdm(
+        range(0, total, ENCODED_ROWS), desc="k-reciprocal codes", unit="block", disable=not progress
+    ):
         rows = np.arange(start, min(start + ENCODED_ROWS, total))
         sets = expanded_sets(graph, *reciprocal_mask(graph, rows, k1), k1)
         if excluded is not None:
@@ -89,7 +106,9 @@ def learn_codes(graph: np.ndarray, scores: np.ndarray, pairs: Pairs, k1: int = 2
         values.append(weights / sums[owner - start])
         lengths.append(sizes)
     pointers = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    single = sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), pointers), shape=(total, total))
+    single = sparse.csr_matrix(
+        (np.concatenate(values), np.concatenate(columns), pointers), shape=(total, total)
+    )
     averaged = neighbour_average(graph, k2) @ single
     averaged.sort_indices()
     last = np.where(graph[:, k1 - 1] >= 0, np.asarray(scores)[:, k1 - 1], -np.inf)
@@ -98,28 +117,32 @@ def learn_codes(graph: np.ndarray, scores: np.ndarray, pairs: Pairs, k1: int = 2
 
 def neighbour_average(graph: np.ndarray, k2: int) -> sparse.csr_matrix:
     """Return the (N, N) matrix that averages rows over each image and its k2 - 1 nearest (fewer: over those)."""
-    lists = np.concatenate([np.arange(len(graph))[:, None], graph[:, :k2 - 1]], axis=1)
+    lists = np.concatenate([np.arange(len(graph))[:, None], graph[:, : k2 - 1]], axis=1)
     known = lists >= 0
     counts = known.sum(axis=1)
     pointers = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix((np.repeat(1.0 / counts, counts), lists[known], pointers), shape=(len(graph),) * 2)
+    return sparse.csr_matrix(
+        (np.repeat(1.0 / counts, counts), lists[known], pointers), shape=(len(graph),) * 2
+    )
 
 
-def query_code(codes: Codes, rows: np.ndarray, similarities: np.ndarray,
-               pairs: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def query_code(
+    codes: Codes, rows: np.ndarray, similarities: np.ndarray, pairs: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the code of one query beside the gallery: its columns (gallery rows, rising) and values.
 
-    rows, similarities: the query's k1 nearest gallery images, best first, -1 for none; pairs(rows) -> its similarities.
-    The query's own column, which no gallery image uses, is counted in the sum of 1 and left out here.
+    rows, similarities: the query's k1 nearest gallery images, best first, -1 for none; pairs(rows) -> its
+    similarities. The query's own column, which no gallery image uses, is counted in the sum of 1 and left out
+    here.
     """
     total = len(codes.graph)
-    known = rows[:codes.k1] >= 0
-    rows, similarities = rows[:codes.k1][known], similarities[:codes.k1][known]
+    known = rows[: codes.k1] >= 0
+    rows, similarities = rows[: codes.k1][known], similarities[: codes.k1][known]
     mutual = np.concatenate([[True], similarities >= codes.last[rows]])
     (members,) = expanded_sets(codes.graph, np.concatenate([[total], rows])[None], mutual[None], codes.k1)
     members = members[members < total]
     weights = np.exp(pairs(members) - 1.0)
-    near = codes.single[rows[:codes.k2 - 1]]
+    near = codes.single[rows[: codes.k2 - 1]]
     code = np.zeros(total)
     code[members] = weights / (weights.sum() + 1.0)
     np.add.at(code, near.indices, near.data)
@@ -129,7 +152,8 @@ def query_code(codes: Codes, rows: np.ndarray, similarities: np.ndarray,
 
 
 def jaccard_distances(codes: Codes, columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images whose code shares a column with this one (rising rows) and their Jaccard distances (eq. 10).
+    """Return the images whose code shares a column with this one (rising rows) and their Jaccard distances
+    (eq. 10).
 
     Every other image has distance 1.
     """

@@ -1,20 +1,20 @@
 """A recipe's steps: plain JSON objects {"step": name, ...keyword arguments}, applied in order to descriptors.
 
-Steps that change descriptors (concatenate, znormalise, whiten, augment, expand, measure) come first; a last step
-(cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step learns, it learns from
-the gallery alone, unless `"transductive": true` is written.
+Steps that change descriptors (concatenate, znormalise, whiten, augment, expand, measure) come first; a last
+step (cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step learns,
+it learns from the gallery alone, unless `"transductive": true` is written.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import ConfigurationError, nearest
 from features.ranking import cascade as cascades
 from features.ranking.augmentation import augmented_rows
 from features.ranking.derived import content_digest, derived, digest_of
@@ -23,78 +23,53 @@ from features.ranking.measures import concatenated, measured
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.projection import Projection, learn_whitening, learn_znormalisation, projected
 from features.ranking.rerankers import diffusion_lists, reciprocal_lists
+from features.ranking.state import State, spread
 from features.ranking.views import RowStack, RowView
-from features.search import search
-from features.similarity import UNIT_NORM
 
 
-@dataclass(frozen=True)
-class State:
-    """What a step gets and returns. L components of Q queries and n gallery images.
+def rank(
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    weights: Sequence[float] | np.ndarray,
+    steps: Sequence[Mapping[str, object]],
+    k: int,
+    *,
+    excluded: np.ndarray | None = None,
+    groups: Sequence[int] | None = None,
+    identity: Sequence[str] | None = None,
+    query_norms: Sequence[np.ndarray] | None = None,
+    gallery_norms: Sequence[np.ndarray] | None = None,
+    unit: bool = False,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks (Q, k) int64 and scores (Q, k) float64 after a recipe's steps, best first, -1 and -inf for
+    missing.
 
-    groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which rows the
-    gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked; unit: whether rows
-    are L2-normalised for certain; norms: those before L2 (None: not known); ranks, scores (Q, any): present lists.
-    """
-
-    queries: tuple[np.ndarray, ...]
-    gallery: tuple[np.ndarray, ...]
-    weights: np.ndarray
-    groups: tuple[int, ...]
-    identity: tuple[str, ...]
-    excluded: np.ndarray
-    k: int
-    unit: bool = True
-    query_norms: tuple[np.ndarray, ...] | None = None
-    gallery_norms: tuple[np.ndarray, ...] | None = None
-    folder: Path | None = None
-    progress: bool = False
-    ranks: np.ndarray | None = None
-    scores: np.ndarray | None = None
-
-    @property
-    def norm_bounds(self) -> list[float] | None:
-        return [UNIT_NORM] * len(self.gallery) if self.unit else None
-
-    def lists(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k best rows of each query by the present descriptors, or the present lists if long enough."""
-        if self.ranks is not None and self.ranks.shape[1] >= k:
-            return self.ranks[:, :k], self.scores[:, :k]
-        return search(self.queries, self.gallery, self.weights, k, excluded=self.excluded,
-                      norm_bounds=self.norm_bounds, progress=self.progress)
-
-    def changed(self, **values: object) -> State:
-        """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
-        return replace(self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values})
-
-    def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:
-        return tuple(f"{step}-{digest_of([step, arguments, own, np.flatnonzero(self.excluded).tolist()])}"
-                     for own in self.identity)
-
-
-def rank(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray,
-         steps: Sequence[Mapping[str, object]], k: int, *, excluded: np.ndarray | None = None,
-         groups: Sequence[int] | None = None, identity: Sequence[str] | None = None,
-         query_norms: Sequence[np.ndarray] | None = None, gallery_norms: Sequence[np.ndarray] | None = None,
-         unit: bool = False, folder: Path | None = None, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks (Q, k) int64 and scores (Q, k) float64 after a recipe's steps, best first, -1 and -inf for missing.
-
-    queries, gallery: L arrays (Q, D_l) and (n, D_l); weights (L,); steps: see STEPS; groups (L,): for cascades, the
-    entry of the recipe each component stems from (default: each its own); folder: where graphs and changed galleries
-    are kept (None: in memory); identity (L,): what tells the gallery's components apart in their names (default: a
-    digest of all bytes); unit: rows are L2-normalised for certain, as dumps are. Raises ConfigurationError for a step
-    that is unknown, misplaced or has a wrong argument.
+    queries, gallery: L arrays (Q, D_l) and (n, D_l); weights (L,); steps: see STEPS; groups (L,): for
+    cascades, the entry of the recipe each component stems from (default: each its own); folder: where graphs
+    and changed galleries are kept (None: in memory); identity (L,): what tells the gallery's components apart
+    in their names (default: a digest of all bytes); unit: rows are L2-normalised for certain, as dumps are.
+    Raises ConfigurationError for a step that is unknown, misplaced or has a wrong argument.
     """
     check_steps(steps)
     count = len(gallery)
     if identity is None:
         identity = [content_digest(part) for part in gallery] if folder is not None else [""] * count
     state = State(
-        tuple(np.asarray(part) for part in queries), tuple(gallery), np.asarray(weights, dtype=np.float64),
-        tuple(range(count)) if groups is None else tuple(groups), tuple(identity),
-        np.zeros(len(gallery[0]), bool) if excluded is None else np.asarray(excluded, dtype=bool), k, unit,
-        None if query_norms is None else tuple(query_norms), None if gallery_norms is None else tuple(gallery_norms),
-        folder, progress)
+        tuple(np.asarray(part) for part in queries),
+        tuple(gallery),
+        np.asarray(weights, dtype=np.float64),
+        tuple(range(count)) if groups is None else tuple(groups),
+        tuple(identity),
+        np.zeros(len(gallery[0]), bool) if excluded is None else np.asarray(excluded, dtype=bool),
+        k,
+        unit,
+        None if query_norms is None else tuple(query_norms),
+        None if gallery_norms is None else tuple(gallery_norms),
+        folder,
+        progress,
+    )
     for step in steps:
         arguments = {key: value for key, value in step.items() if key != "step"}
         state = STEPS[step["step"]](state, **arguments)
@@ -102,24 +77,32 @@ def rank(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], weights: 
 
 
 def check_steps(steps: Sequence[Mapping[str, object]]) -> None:
-    """Raise ConfigurationError unless every step is known, has the arguments it needs and stands in a place it can."""
+    """Raise ConfigurationError unless every step is known, has the arguments it needs and stands in a place
+    it can.
+    """
     last = None
     for number, step in enumerate(steps, start=1):
         name = step.get("step") if isinstance(step, Mapping) else None
         if name not in STEPS:
             raise ConfigurationError(f"step {number} of the recipe is {name!r}: {nearest(name, STEPS)}")
-        parameters = {key: parameter for key, parameter in inspect.signature(STEPS[name]).parameters.items()
-                      if parameter.kind is parameter.KEYWORD_ONLY}
+        parameters = {
+            key: parameter
+            for key, parameter in inspect.signature(STEPS[name]).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
         for key in step:
             if key != "step" and key not in parameters:
-                raise ConfigurationError(f"step {number} of the recipe, {name}, has no {key!r}: "
-                                         f"{nearest(key, parameters)}")
+                raise ConfigurationError(
+                    f"step {number} of the recipe, {name}, has no {key!r}: {nearest(key, parameters)}"
+                )
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in step:
                 raise ConfigurationError(f"step {number} of the recipe, {name}, lacks {key!r}")
         if last in FINAL:
-            raise ConfigurationError(f"step {number} of the recipe, {name}, comes after {last}, which makes the lists: "
-                                     "put it before")
+            raise ConfigurationError(
+                f"step {number} of the recipe, {name}, comes after {last}, which makes the lists: "
+                "put it before"
+            )
         last = name
 
 
@@ -128,20 +111,38 @@ def concatenate(state: State) -> State:
     identity = f"concatenation-{digest_of([state.identity, state.weights.tolist()])}"
     if len(state.gallery) == 1:
         return state
-    return state.changed(queries=(np.asarray(concatenated(state.queries, state.weights)),),
-                         gallery=(concatenated(state.gallery, state.weights),), weights=np.ones(1), groups=(0,),
-                         identity=(identity,), unit=state.unit and abs(state.weights.sum() - 1) < 1e-6)
+    return state.changed(
+        queries=(np.asarray(concatenated(state.queries, state.weights)),),
+        gallery=(concatenated(state.gallery, state.weights),),
+        weights=np.ones(1),
+        groups=(0,),
+        identity=(identity,),
+        unit=state.unit and abs(state.weights.sum() - 1) < 1e-6,
+    )
 
 
 def measure(state: State, *, name: str) -> State:
     """Another measure of the paper's Table 1, see `features.ranking.measures`."""
-    queries, gallery, weights = measured(name, state.queries, state.gallery, state.weights,
-                                         query_norms=state.query_norms, gallery_norms=state.gallery_norms)
+    queries, gallery, weights = measured(
+        name,
+        state.queries,
+        state.gallery,
+        state.weights,
+        query_norms=state.query_norms,
+        gallery_norms=state.gallery_norms,
+    )
     joined = len(gallery) != len(state.gallery)
-    identity = (digest_of([name, state.identity, state.weights.tolist()]),) if joined else state.identity_after(name)
-    return state.changed(queries=tuple(np.asarray(part) for part in queries), gallery=tuple(gallery), weights=weights,
-                         groups=(0,) if joined else state.groups, identity=identity,
-                         unit=state.unit and name in ("cosine", "correlation", "correlation_concatenated"))
+    identity = (
+        (digest_of([name, state.identity, state.weights.tolist()]),) if joined else state.identity_after(name)
+    )
+    return state.changed(
+        queries=tuple(np.asarray(part) for part in queries),
+        gallery=tuple(gallery),
+        weights=weights,
+        groups=(0,) if joined else state.groups,
+        identity=identity,
+        unit=state.unit and name in ("cosine", "correlation", "correlation_concatenated"),
+    )
 
 
 def znormalise(state: State, *, transductive: bool = False) -> State:
@@ -149,35 +150,80 @@ def znormalise(state: State, *, transductive: bool = False) -> State:
     gallery, queries = [], []
     for rows, excluded, part, query in _learning_rows(state, transductive):
         learnt = learn_znormalisation(rows, excluded)
-        gallery.append(RowView([part], lambda blocks, learnt=learnt: projected(blocks[0], learnt), part.shape[1]))
+        gallery.append(
+            RowView([part], lambda blocks, learnt=learnt: projected(blocks[0], learnt), part.shape[1])
+        )
         queries.append(projected(query, learnt))
     seen = _seen_queries(state, transductive)
-    return state.changed(queries=tuple(queries), gallery=tuple(gallery), unit=True,
-                         identity=state.identity_after("znormalise", seen=seen))
+    return state.changed(
+        queries=tuple(queries),
+        gallery=tuple(gallery),
+        unit=True,
+        identity=state.identity_after("znormalise", seen=seen),
+    )
 
 
-def whiten(state: State, *, dim: int, exponent: float = 1.0, shrinkage: float = 0.0, samples: int = 20_000,
-           seed: int = 0, transductive: bool = False) -> State:
-    """PCA to at most `dim` dimensions, whitened (exponent 1), shrunk (0.5) or plain (0), then L2, for each component."""
-    arguments = dict(dim=dim, exponent=exponent, shrinkage=shrinkage, samples=samples, seed=seed,
-                     seen=_seen_queries(state, transductive))
+def whiten(
+    state: State,
+    *,
+    dim: int,
+    exponent: float = 1.0,
+    shrinkage: float = 0.0,
+    samples: int = 20_000,
+    seed: int = 0,
+    transductive: bool = False,
+) -> State:
+    """PCA to at most `dim` dimensions, whitened (exponent 1), shrunk (0.5) or plain (0), then L2, for each
+    component.
+    """
+    arguments = dict(
+        dim=dim,
+        exponent=exponent,
+        shrinkage=shrinkage,
+        samples=samples,
+        seed=seed,
+        seen=_seen_queries(state, transductive),
+    )
     names = state.identity_after("whiten", **arguments)
     gallery, queries = [], []
     for name, (rows, excluded, part, query) in zip(names, _learning_rows(state, transductive)):
         width = max(1, min(dim, part.shape[1], int(np.sum(~excluded)) - 1))
 
         def learn(start: int, stop: int) -> list[np.ndarray]:
-            found = learn_whitening(rows, dim, exponent=exponent, shrinkage=shrinkage, excluded=excluded,
-                                    samples=samples, seed=seed)
+            found = learn_whitening(
+                rows,
+                dim,
+                exponent=exponent,
+                shrinkage=shrinkage,
+                excluded=excluded,
+                samples=samples,
+                seed=seed,
+            )
             matrix = np.zeros((len(found.mean), width))  # columns past the rank stay zero
-            matrix[:, :found.matrix.shape[1]] = found.matrix
+            matrix[:, : found.matrix.shape[1]] = found.matrix
             return [found.mean, matrix]
-        learnt = derived(state.folder, "whitening", {"of": name}, part.shape[1],
-                         {"mean": (0, "float64"), "matrix": (width, "float64")}, learn, block_rows=part.shape[1])
+
+        learnt = derived(
+            state.folder,
+            "whitening",
+            {"of": name},
+            part.shape[1],
+            {"mean": (0, "float64"), "matrix": (width, "float64")},
+            learn,
+            block_rows=part.shape[1],
+        )
         projection = Projection(np.asarray(learnt["mean"]), np.asarray(learnt["matrix"]))
-        gallery.append(derived(state.folder, "whitened", {"of": name}, len(part), {"rows": (width, "float32")},
-                               lambda start, stop: [projected(part[start:stop], projection)],
-                               progress=state.progress)["rows"])
+        gallery.append(
+            derived(
+                state.folder,
+                "whitened",
+                {"of": name},
+                len(part),
+                {"rows": (width, "float32")},
+                lambda start, stop: [projected(part[start:stop], projection)],
+                progress=state.progress,
+            )["rows"]
+        )
         queries.append(projected(query, projection))
     return state.changed(queries=tuple(queries), gallery=tuple(gallery), identity=names, unit=True)
 
@@ -196,27 +242,55 @@ def _seen_queries(state: State, transductive: bool) -> list[str]:
 
 
 def augment(state: State, *, neighbours: int, kind: str = "average", alpha: float = 3.0) -> State:
-    """Database-side augmentation: every gallery image joined with its nearest others, by the present fused score."""
+    """Database-side augmentation: every gallery image joined with its nearest others, by the present fused
+    score.
+    """
     if neighbours == 0:
         return state
-    rows, scores = neighbour_graph(state.gallery, state.weights, neighbours, excluded=state.excluded,
-                                   folder=state.folder, identity=state.identity, norm_bounds=state.norm_bounds,
-                                   progress=state.progress)
-    names = state.identity_after("augment", neighbours=neighbours, kind=kind, alpha=alpha, together=state.identity,
-                                 weights=state.weights.tolist())
-    gallery = [derived(state.folder, "augmented", {"of": name}, len(part), {"rows": (part.shape[1], "float32")},
-                       lambda start, stop, part=part: augmented_rows([part], start, stop, rows, scores, kind=kind,
-                                                                     neighbours=neighbours, alpha=alpha),
-                       progress=state.progress)["rows"] for name, part in zip(names, state.gallery)]
+    rows, scores = neighbour_graph(
+        state.gallery,
+        state.weights,
+        neighbours,
+        excluded=state.excluded,
+        folder=state.folder,
+        identity=state.identity,
+        norm_bounds=state.norm_bounds,
+        progress=state.progress,
+    )
+    names = state.identity_after(
+        "augment",
+        neighbours=neighbours,
+        kind=kind,
+        alpha=alpha,
+        together=state.identity,
+        weights=state.weights.tolist(),
+    )
+    gallery = [
+        derived(
+            state.folder,
+            "augmented",
+            {"of": name},
+            len(part),
+            {"rows": (part.shape[1], "float32")},
+            lambda start, stop, part=part: augmented_rows(
+                [part], start, stop, rows, scores, kind=kind, neighbours=neighbours, alpha=alpha
+            ),
+            progress=state.progress,
+        )["rows"]
+        for name, part in zip(names, state.gallery)
+    ]
     return state.changed(gallery=tuple(gallery), identity=names, unit=True)
 
 
-def expand_queries(state: State, *, neighbours: int, kind: str = "average", alpha: float = 3.0,
-                   rounds: int = 1) -> State:
+def expand_queries(
+    state: State, *, neighbours: int, kind: str = "average", alpha: float = 3.0, rounds: int = 1
+) -> State:
     """Every query joined with the gallery images it finds, `rounds` times."""
     for _ in range(rounds):
         ranks, scores = state.lists(max(neighbours, 1))
-        queries = expand(state.queries, state.gallery, ranks, scores, neighbours=neighbours, kind=kind, alpha=alpha)
+        queries = expand(
+            state.queries, state.gallery, ranks, scores, neighbours=neighbours, kind=kind, alpha=alpha
+        )
         state = state.changed(queries=tuple(queries))
     return state
 
@@ -228,39 +302,65 @@ def cascade(state: State, *, stages: Sequence[Mapping[str, object]]) -> State:
         if not isinstance(stage, Mapping) or set(stage) != {"weights", "keep"}:
             raise ConfigurationError(f"stage {number} of the cascade is {stage!r}: expected weights and keep")
         plan.append((spread(stage["weights"], state.groups), max(int(stage["keep"]), state.k)))
-    ranks, scores = cascades.cascade(state.queries, state.gallery, plan, excluded=state.excluded,
-                                     norm_bounds=state.norm_bounds, progress=state.progress)
+    ranks, scores = cascades.cascade(
+        state.queries,
+        state.gallery,
+        plan,
+        excluded=state.excluded,
+        norm_bounds=state.norm_bounds,
+        progress=state.progress,
+    )
     return replace(state, ranks=ranks, scores=scores)
 
 
-def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:
-    """Return a weight for each component: its group's, shared equally within the group, of sum 1 over all."""
-    groups = np.asarray(groups)
-    if len(groups) and groups.max() >= len(weights):
-        raise Top7Error(f"{len(weights)} weights for {groups.max() + 1} entries of components: give one each")
-    sizes = np.bincount(groups, minlength=len(weights))
-    shares = np.asarray(weights, dtype=np.float64)[groups] / sizes[groups]
-    if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
-        raise Top7Error(f"weights {list(weights)}: expected numbers >= 0, one of them above 0 with a component there is")
-    return shares / shares.sum()
-
-
-def reciprocal(state: State, *, k1: int = 20, k2: int = 6, share: float = 0.3, transductive: bool = False) -> State:
+def reciprocal(
+    state: State, *, k1: int = 20, k2: int = 6, share: float = 0.3, transductive: bool = False
+) -> State:
     """k-reciprocal re-ranking, see `features.ranking.reciprocal`; share: of the original distance."""
     ranks, scores = reciprocal_lists(
-        state.queries, state.gallery, state.weights, state.k, k1=k1, k2=k2, share=share, excluded=state.excluded,
-        transductive=transductive, folder=state.folder, identity=state.identity, norm_bounds=state.norm_bounds,
-        progress=state.progress)
+        state.queries,
+        state.gallery,
+        state.weights,
+        state.k,
+        k1=k1,
+        k2=k2,
+        share=share,
+        excluded=state.excluded,
+        transductive=transductive,
+        folder=state.folder,
+        identity=state.identity,
+        norm_bounds=state.norm_bounds,
+        progress=state.progress,
+    )
     return replace(state, ranks=ranks, scores=scores)
 
 
-def diffuse(state: State, *, neighbours: int = 50, query_neighbours: int = 10, alpha: float = 0.99,
-            gamma: float = 3.0, iterations: int = 50) -> State:
+def diffuse(
+    state: State,
+    *,
+    neighbours: int = 50,
+    query_neighbours: int = 10,
+    alpha: float = 0.99,
+    gamma: float = 3.0,
+    iterations: int = 50,
+) -> State:
     """Diffusion on the gallery's neighbour graph, see `features.ranking.diffusion`."""
     ranks, scores = diffusion_lists(
-        state.queries, state.gallery, state.weights, state.k, neighbours=neighbours, query_neighbours=query_neighbours,
-        alpha=alpha, gamma=gamma, iterations=iterations, excluded=state.excluded, folder=state.folder,
-        identity=state.identity, norm_bounds=state.norm_bounds, progress=state.progress)
+        state.queries,
+        state.gallery,
+        state.weights,
+        state.k,
+        neighbours=neighbours,
+        query_neighbours=query_neighbours,
+        alpha=alpha,
+        gamma=gamma,
+        iterations=iterations,
+        excluded=state.excluded,
+        folder=state.folder,
+        identity=state.identity,
+        norm_bounds=state.norm_bounds,
+        progress=state.progress,
+    )
     return replace(state, ranks=ranks, scores=scores)
 
 
@@ -281,8 +381,16 @@ FINAL = ("cascade", "reciprocal", "diffuse")
 TUNABLE: dict[str, dict[str, tuple]] = {
     "whiten": {"dim": (64, 128, 256, 512), "exponent": (0.0, 0.5, 1.0), "shrinkage": (0.0, 0.1, 0.3)},
     "augment": {"neighbours": (0, 1, 2, 3, 5), "kind": ("average", "weighted", "alpha"), "alpha": (1.0, 3.0)},
-    "expand": {"neighbours": (0, 1, 2, 3, 5, 10), "kind": ("average", "weighted", "alpha"), "alpha": (1.0, 3.0)},
+    "expand": {
+        "neighbours": (0, 1, 2, 3, 5, 10),
+        "kind": ("average", "weighted", "alpha"),
+        "alpha": (1.0, 3.0),
+    },
     "reciprocal": {"k1": (5, 10, 20), "k2": (1, 3, 6), "share": (0.1, 0.3, 0.5, 0.8)},
-    "diffuse": {"neighbours": (5, 10, 50), "query_neighbours": (3, 7, 10), "alpha": (0.5, 0.9, 0.99),
-                "gamma": (1.0, 3.0)},
+    "diffuse": {
+        "neighbours": (5, 10, 50),
+        "query_neighbours": (3, 7, 10),
+        "alpha": (0.5, 0.9, 0.99),
+        "gamma": (1.0, 3.0),
+    },
 }

@@ -12,16 +12,20 @@ from features.similarity import forget
 class RowView:
     """A (n, dimension) float64 matrix whose rows are `function` of the same rows of its sources.
 
-    sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension) float64, which
-    has to treat every row alone, so that its bits do not depend on the block. Reads like an array by slice or by row
-    numbers, which is all that `features.search` asks of a gallery.
+    sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension)
+    float64, which has to treat every row alone, so that its bits do not depend on the block. Reads like an
+    array by slice or by row numbers, which is all that `features.search` asks of a gallery.
     """
 
     ndim = 2
     dtype = np.dtype(np.float64)
 
-    def __init__(self, sources: Sequence[np.ndarray], function: Callable[[list[np.ndarray]], np.ndarray],
-                 dimension: int):
+    def __init__(
+        self,
+        sources: Sequence[np.ndarray],
+        function: Callable[[list[np.ndarray]], np.ndarray],
+        dimension: int,
+    ):
         self.sources, self.function = list(sources), function
         self.shape = (len(self.sources[0]), dimension)
 
@@ -40,7 +44,9 @@ class RowView:
 
 
 def float64_rows(rows: np.ndarray) -> np.ndarray:
-    """Return a new C-contiguous float64 copy of rows (m, D): sums along its last axis then depend on the row alone."""
+    """Return a new C-contiguous float64 copy of rows (m, D): sums along its last axis then depend on the row
+    alone.
+    """
     return np.array(rows, dtype=np.float64, order="C")
 
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/ranking_scale.py --rows 50000 --dim 256
 
-Random clustered unit vectors. Physical limits: the graph needs 2 * rows^2 * dim operations at the rate of the bare
-float32 product, which is measured beside it; everything else is sparse and bound by memory.
+Random clustered unit vectors. Physical limits: the graph needs 2 * rows^2 * dim operations at the rate of the
+bare float32 product, which is measured beside it; everything else is sparse and bound by memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def clustered(path: Path, rows: int, dim: int) -> np.ndarray:
         count = min(8192, rows - start)
         block = centres[generator.integers(0, len(centres), count)]
         block = block + 0.7 * generator.standard_normal((count, dim), dtype=np.float32)
-        out[start:start + count] = block / np.linalg.norm(block, axis=1, keepdims=True)
+        out[start : start + count] = block / np.linalg.norm(block, axis=1, keepdims=True)
     out.flush()
     return np.load(path, mmap_mode="r")
 
@@ -54,12 +54,17 @@ class Clock:
     def __exit__(self, *error):
         wall, cpu = time.perf_counter() - self.begin, time.process_time() - self.cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{self.name:38} {wall:8.2f} s, CPU {cpu:8.2f} s, {self.items / cpu:10.1f} {self.unit} a CPU second, "
-              f"highest resident set so far {peak:.2f} GiB", flush=True)
+        print(
+            f"{self.name:38} {wall:8.2f} s, CPU {cpu:8.2f} s, {self.items / cpu:10.1f} {self.unit} a CPU second, "
+            f"highest resident set so far {peak:.2f} GiB",
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--neighbours", type=int, default=20)
@@ -69,18 +74,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         gallery = clustered(folder / "g.npy", options.rows, options.dim)
-        queries = np.array(gallery[::options.rows // options.queries][:options.queries])
-        print(f"{options.rows} x {options.dim}, {options.neighbours} neighbours; the bare products of the graph: "
-              f"{duration(estimated_seconds([gallery], 1024))}")
+        queries = np.array(gallery[:: options.rows // options.queries][: options.queries])
+        print(
+            f"{options.rows} x {options.dim}, {options.neighbours} neighbours; the bare products of the graph: "
+            f"{duration(estimated_seconds([gallery], 1024))}"
+        )
         with Clock("neighbour graph", options.rows, "rows"):
-            graph, scores = neighbour_graph([gallery], one, options.neighbours, folder=folder, identity=["g"],
-                                            norm_bounds=[UNIT_NORM])
+            graph, scores = neighbour_graph(
+                [gallery], one, options.neighbours, folder=folder, identity=["g"], norm_bounds=[UNIT_NORM]
+            )
         ranks, similarities = search([queries], [gallery], one, options.neighbours, norm_bounds=[UNIT_NORM])
         with Clock("k-reciprocal codes (k1 20, k2 6)", options.rows, "rows"):
-            codes = learn_codes(graph, scores, lambda a, b: pair_scores([gallery], one, a, b), min(20, options.neighbours))
+            codes = learn_codes(
+                graph, scores, lambda a, b: pair_scores([gallery], one, a, b), min(20, options.neighbours)
+            )
         with Clock("k-reciprocal distances", len(queries), "queries"):
             for query, row, values in zip(queries, ranks, similarities):
-                code = query_code(codes, row, values, lambda rows, q=query: component_similarity(q, gallery[rows]))
+                code = query_code(
+                    codes, row, values, lambda rows, q=query: component_similarity(q, gallery[rows])
+                )
                 jaccard_distances(codes, *code)
         with Clock("diffusion matrix", options.rows, "rows"):
             smoothing = transition(graph, scores, neighbours=options.neighbours)
@@ -91,7 +103,9 @@ def main() -> None:
             with Clock(f"{kind}: building", options.rows, "rows"):
                 index = build_index([gallery], one, kind, folder, identity=["g"])
             size = sum(path.stat().st_size for path in folder.glob(f"index-{kind}-*"))
-            with Clock(f"{kind}: searching, {size / 1e6:.0f} MB", len(queries), "queries (and the exact lists)"):
+            with Clock(
+                f"{kind}: searching, {size / 1e6:.0f} MB", len(queries), "queries (and the exact lists)"
+            ):
                 approximate_search(index, [queries], [gallery], one, 7)
 
 

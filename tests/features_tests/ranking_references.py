@@ -9,7 +9,9 @@ from features.similarity import component_similarity
 
 def clustered(count, dimension, seed, spread=0.6):
     generator = np.random.default_rng(seed)
-    rows = generator.standard_normal((max(1, count // 5), dimension))[generator.integers(0, max(1, count // 5), count)]
+    rows = generator.standard_normal((max(1, count // 5), dimension))[
+        generator.integers(0, max(1, count // 5), count)
+    ]
     rows = rows + spread * generator.standard_normal((count, dimension))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -32,8 +34,9 @@ def zhong(similarities, k1, k2):
     codes = np.zeros((total, total))
 
     def mutual(i, k):
-        forward = initial[i, :k + 1]
-        return forward[[i in initial[j, :k + 1] for j in forward]]
+        forward = initial[i, : k + 1]
+        return forward[[i in initial[j, : k + 1] for j in forward]]
+
     for i in range(total):
         own = mutual(i, k1)
         expanded = own
@@ -56,8 +59,8 @@ def naive_diffusion(similarities, neighbours, query_rows, query_similarities, al
     total, initial = len(similarities), ranked_with_self_first(similarities)
     affinity = np.zeros((total, total))
     for i in range(total):
-        for j in initial[i, 1:neighbours + 1]:
-            if i in initial[j, 1:neighbours + 1]:
+        for j in initial[i, 1 : neighbours + 1]:
+            if i in initial[j, 1 : neighbours + 1]:
                 affinity[i, j] = max(similarities[i, j], 0) ** gamma
     degree = affinity.sum(axis=1)
     root = np.array([d**-0.5 if d > 0 else 0.0 for d in degree])

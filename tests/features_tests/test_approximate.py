@@ -1,4 +1,6 @@
-"""faiss indexes: exhaustive settings give the exact lists, recall is counted by hand, files are complete or absent."""
+"""faiss indexes: exhaustive settings give the exact lists, recall is counted by hand, files are complete or
+absent.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_an_exhaustive_search_is_exact(kind, data, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(approximate, "SHARD_ROWS", 400)
     queries, gallery, excluded = data
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded, **EXHAUSTIVE[kind])
-    ranks, scores, share = approximate_search(index, queries, gallery, WEIGHTS, 7, candidates=1499, excluded=excluded)
+    ranks, scores, share = approximate_search(
+        index, queries, gallery, WEIGHTS, 7, candidates=1499, excluded=excluded
+    )
     expected = search(queries, gallery, WEIGHTS, 7, excluded=excluded)
     assert share >= (0.99 if kind == "hnsw" else 1.0)  # a graph may leave images unreachable
     if kind != "hnsw":
@@ -85,4 +89,6 @@ def test_mistakes_are_named(data, tmp_path):
         build_index(gallery, WEIGHTS, "hnsw", tmp_path, excluded=np.ones(1500, bool))
     (tmp_path / "x.faiss").write_bytes(b"nothing")
     with pytest.raises(Top7Error, match="not a readable index"):
-        approximate_search(Index(tmp_path / "x.faiss", "hnsw", {}, np.arange(2)), gallery, gallery, WEIGHTS, 7)
+        approximate_search(
+            Index(tmp_path / "x.faiss", "hnsw", {}, np.arange(2)), gallery, gallery, WEIGHTS, 7
+        )

@@ -24,8 +24,11 @@ def unit_rows(count, dimension, seed):
 
 
 def naive_weight(kind, place, count, similarity, alpha):
-    return {"average": 1.0, "weighted": (count - place) / (count + 1),
-            "alpha": max(similarity, 0.0) ** alpha}[kind]
+    return {
+        "average": 1.0,
+        "weighted": (count - place) / (count + 1),
+        "alpha": max(similarity, 0.0) ** alpha,
+    }[kind]
 
 
 @pytest.mark.parametrize("kind", WEIGHTINGS)
@@ -86,8 +89,11 @@ def naive_graph(gallery, weights, k, excluded):
     for i in range(total):
         if excluded[i]:
             continue
-        others = [(-sum(w * component_similarity(g[i], g[j:j + 1])[0] for g, w in zip(gallery, weights)), j)
-                  for j in range(total) if j != i and not excluded[j]]
+        others = [
+            (-sum(w * component_similarity(g[i], g[j : j + 1])[0] for g, w in zip(gallery, weights)), j)
+            for j in range(total)
+            if j != i and not excluded[j]
+        ]
         for place, (negative, j) in enumerate(sorted(others)[:k]):
             rows[i, place], scores[i, place] = j, -negative
     return rows, scores
@@ -106,7 +112,9 @@ def test_the_graph_equals_a_loop(total, k, tmp_path):
     for folder in (None, tmp_path, tmp_path):  # in memory, computed, opened again
         for threads in (1, 2):
             with threadpool_limits(threads):
-                found = neighbour_graph(gallery, [0.3, 0.7], k, excluded=excluded, folder=folder, query_rows=7)
+                found = neighbour_graph(
+                    gallery, [0.3, 0.7], k, excluded=excluded, folder=folder, query_rows=7
+                )
             assert found[0].dtype == np.int32 and found[1].dtype == np.float64
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     kept = sorted(path.suffixes for path in tmp_path.iterdir())
@@ -125,7 +133,11 @@ def test_another_gallery_or_weight_gets_its_own_graph(tmp_path):
 def test_own_rows_are_taken_out():
     ranks = np.array([[0, 5, 6], [7, 8, 9], [4, 2, 3]])
     rows, scores = without_self(ranks, ranks / 10, 0)
-    assert rows.tolist() == [[5, 6], [7, 8], [4, 3]] and scores.tolist() == [[0.5, 0.6], [0.7, 0.8], [0.4, 0.3]]
+    assert rows.tolist() == [[5, 6], [7, 8], [4, 3]] and scores.tolist() == [
+        [0.5, 0.6],
+        [0.7, 0.8],
+        [0.4, 0.3],
+    ]
 
 
 @pytest.mark.parametrize("kind", WEIGHTINGS)
@@ -136,16 +148,20 @@ def test_augmentation_uses_each_images_own_neighbours(kind):
     before = [part.copy() for part in gallery]
     excluded = np.arange(12) == 4
     rows, scores = neighbour_graph(gallery, [0.5, 0.5], 3, excluded=excluded)
-    blocks = [augmented_rows(gallery, start, min(start + 5, 12), rows, scores, neighbours=3, kind=kind)
-              for start in (0, 5, 10)]
+    blocks = [
+        augmented_rows(gallery, start, min(start + 5, 12), rows, scores, neighbours=3, kind=kind)
+        for start in (0, 5, 10)
+    ]
     for layer in range(2):
         found = np.concatenate([block[layer] for block in blocks])
         for i in range(12):
             total = gallery[layer][i].astype(float)
             for place in range(3):
                 if not excluded[i]:
-                    total = total + (naive_weight(kind, place, 3, scores[i, place], 3.0)
-                                     * gallery[layer][rows[i, place]].astype(float))
+                    total = total + (
+                        naive_weight(kind, place, 3, scores[i, place], 3.0)
+                        * gallery[layer][rows[i, place]].astype(float)
+                    )
             expected = total / np.linalg.norm(total) if not excluded[i] else total
             assert found[i] == pytest.approx(expected, abs=1e-7)
         assert (gallery[layer] == before[layer]).all()
@@ -155,6 +171,7 @@ def squares(calls):
     def compute(start, stop):
         calls.append(start)
         return [np.arange(start, stop)[:, None] ** np.arange(1, 3), np.arange(start, stop)]
+
     return compute
 
 
@@ -169,6 +186,7 @@ def test_an_interrupted_matrix_resumes_to_the_same_bytes(tmp_path):
         if start == 6:
             raise KeyboardInterrupt
         return squares(calls)(start, stop)
+
     with pytest.raises(KeyboardInterrupt):
         derived(resumed, "x", {"a": 1}, 10, COLUMNS, broken, block_rows=3)
     assert not list(resumed.glob("*.npy"))

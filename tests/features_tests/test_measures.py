@@ -46,22 +46,37 @@ def by_scipy(name, q, x, q_norms, x_norms):
         return 1 - distance.correlation(*joined)
     total = 0.0
     for w, a, b, na, nb in zip(WEIGHTS, q, x, q_norms, x_norms):
-        total += w * {
-            "cosine": lambda: (1 - distance.cosine(a, b)) * np.linalg.norm(a) * np.linalg.norm(b),
-            "correlation": lambda: 1 - distance.correlation(a, b),
-            "euclidean_raw": lambda: -distance.sqeuclidean(a * float(na), b * float(nb)),
-            "euclidean_normalised": lambda: -distance.sqeuclidean(a, b),
-            "kl_divergence": lambda: -scipy.stats.entropy(smoothed(a), smoothed(b)),
-        }[name]()
+        total += (
+            w
+            * {
+                "cosine": lambda: (1 - distance.cosine(a, b)) * np.linalg.norm(a) * np.linalg.norm(b),
+                "correlation": lambda: 1 - distance.correlation(a, b),
+                "euclidean_raw": lambda: -distance.sqeuclidean(a * float(na), b * float(nb)),
+                "euclidean_normalised": lambda: -distance.sqeuclidean(a, b),
+                "kl_divergence": lambda: -scipy.stats.entropy(smoothed(a), smoothed(b)),
+            }[name]()
+        )
     return total
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_equals_scipy(name, layers):
     (queries, query_norms), (gallery, gallery_norms) = layers["queries"], layers["gallery"]
-    expected = np.array([[by_scipy(name, [q[i] for q in queries], [g[j] for g in gallery],
-                                   [n[i] for n in query_norms], [n[j] for n in gallery_norms])
-                          for j in range(40)] for i in range(6)])
+    expected = np.array(
+        [
+            [
+                by_scipy(
+                    name,
+                    [q[i] for q in queries],
+                    [g[j] for g in gallery],
+                    [n[i] for n in query_norms],
+                    [n[j] for n in gallery_norms],
+                )
+                for j in range(40)
+            ]
+            for i in range(6)
+        ]
+    )
     inputs = measured(name, queries, gallery, WEIGHTS, query_norms=query_norms, gallery_norms=gallery_norms)
     ranks, scores = search(*inputs, 40)
     size = np.abs(expected).max()
@@ -78,7 +93,9 @@ def test_zero_and_negative_entries_and_a_gallery_of_one(name):
     queries = [np.array([[0, 0, 0], [-1, 0, 0], [1, 1, 1]], np.float32)]
     gallery = [np.array([[0, 0, 0]], np.float32)]
     ones = [np.ones(3, np.float32)], [np.ones(1, np.float32)]
-    ranks, scores = search(*measured(name, queries, gallery, np.ones(1), query_norms=ones[0], gallery_norms=ones[1]), 2)
+    ranks, scores = search(
+        *measured(name, queries, gallery, np.ones(1), query_norms=ones[0], gallery_norms=ones[1]), 2
+    )
     assert (ranks == [[0, -1]] * 3).all() and np.isfinite(scores[:, 0]).all()
 
 
@@ -96,8 +113,12 @@ def test_euclidean_on_unit_rows_ranks_as_cosine(layers):
 
 def test_raw_distance_ranks_otherwise(layers):
     (queries, query_norms), (gallery, gallery_norms) = layers["queries"], layers["gallery"]
-    raw = search(*measured("euclidean_raw", queries, gallery, WEIGHTS, query_norms=query_norms,
-                           gallery_norms=gallery_norms), 7)[0]
+    raw = search(
+        *measured(
+            "euclidean_raw", queries, gallery, WEIGHTS, query_norms=query_norms, gallery_norms=gallery_norms
+        ),
+        7,
+    )[0]
     assert (raw != search(queries, gallery, WEIGHTS, 7)[0]).any()
     with pytest.raises(Top7Error, match="needs the norms before L2"):
         measured("euclidean_raw", queries, gallery, WEIGHTS)

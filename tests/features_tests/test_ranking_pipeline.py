@@ -9,7 +9,11 @@ from features.ranking.pipeline import dump_identity, rank_dumps
 from features.ranking.steps import rank
 from tests.features_tests.ranking_references import clustered
 
-STEPS = [{"step": "whiten", "dim": 6}, {"step": "augment", "neighbours": 2}, {"step": "expand", "neighbours": 2}]
+STEPS = [
+    {"step": "whiten", "dim": 6},
+    {"step": "augment", "neighbours": 2},
+    {"step": "expand", "neighbours": 2},
+]
 
 
 def dump(folder, name, rows, unreadable=()):
@@ -18,16 +22,29 @@ def dump(folder, name, rows, unreadable=()):
     norms = np.linalg.norm(rows, axis=1).astype(np.float32)
     np.save(folder / f"{name}.npy", rows)
     np.save(folder / f"{name}.sums.npy", row_sums(rows, norms))
-    return Dump(folder / f"{name}.npy", tuple(f"i{n}" for n in range(len(rows))),
-                np.load(folder / f"{name}.npy", mmap_mode="r"), norms, ~rows.any(axis=1), {}, {})
+    return Dump(
+        folder / f"{name}.npy",
+        tuple(f"i{n}" for n in range(len(rows))),
+        np.load(folder / f"{name}.npy", mmap_mode="r"),
+        norms,
+        ~rows.any(axis=1),
+        {},
+        {},
+    )
 
 
 def test_dumps_give_the_lists_of_their_arrays(tmp_path):
     gallery = [dump(tmp_path, f"g{d}", clustered(40, d, 1), [3]) for d in (9, 12)]
     queries = [dump(tmp_path, f"q{d}", clustered(5, d, 2), [1]) for d in (9, 12)]
     left_out = np.arange(40) == 8
-    expected = rank([np.array(d.descriptors) for d in queries], [np.array(d.descriptors) for d in gallery], [0.5, 0.5],
-                    STEPS, 7, excluded=(np.arange(40) == 3) | left_out)
+    expected = rank(
+        [np.array(d.descriptors) for d in queries],
+        [np.array(d.descriptors) for d in gallery],
+        [0.5, 0.5],
+        STEPS,
+        7,
+        excluded=(np.arange(40) == 3) | left_out,
+    )
     kept = tmp_path / "ranking"
     for folder in (None, kept, kept):
         ranks, scores = rank_dumps(queries, gallery, [0.5, 0.5], STEPS, 7, folder=folder, left_out=left_out)

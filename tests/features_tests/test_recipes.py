@@ -16,11 +16,15 @@ EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac")
 
 
 def configuration(*backbones, externals=()):
-    return Configuration(Path("x.toml"), Competition("x", Path("gallery")), tuple(backbones), tuple(externals), Tuning())
+    return Configuration(
+        Path("x.toml"), Competition("x", Path("gallery")), tuple(backbones), tuple(externals), Tuning()
+    )
 
 
 def backbone(name, layers=(0, 1, 2, 3, 4), pooling=EVERYTHING, parts=True):
-    tables = (Parts(layer=layers[-1], counts=(10, 50), dims=(64, 128), exponents=(0.5, 1.0)),) if parts else ()
+    tables = (
+        (Parts(layer=layers[-1], counts=(10, 50), dims=(64, 128), exponents=(0.5, 1.0)),) if parts else ()
+    )
     return Backbone(model=name, name=name, layers=layers, pooling=pooling, parts=tables)
 
 
@@ -60,8 +64,15 @@ def test_the_papers_weights_go_from_deep_to_shallow():
 
 def test_parts_are_the_nearest_the_table_has():
     found = resolve(named_recipe("pwa_qe"), configuration(backbone("a")))
-    assert found.components[0].count == 50 and found.components[0].dim == 128 and found.components[0].exponent == 1.0
-    assert found.notes == ("a parts: count 50 is the nearest to 150", "a parts: dim 128 is the nearest to 4096")
+    assert (
+        found.components[0].count == 50
+        and found.components[0].dim == 128
+        and found.components[0].exponent == 1.0
+    )
+    assert found.notes == (
+        "a parts: count 50 is the nearest to 150",
+        "a parts: dim 128 is the nearest to 4096",
+    )
 
 
 def test_what_a_configuration_lacks_is_named():
@@ -80,22 +91,29 @@ def written(folder, **values):
 
 
 def test_a_file_of_ones_own(tmp_path):
-    path = written(tmp_path, components=[{"external": "*"}, {"backbone": "b", "layer": {"is": 2}, "pooling": ["gem", "mac"]}],
-                   weights=[1, 3], steps=[{"step": "expand", "neighbours": 2}])
+    path = written(
+        tmp_path,
+        components=[{"external": "*"}, {"backbone": "b", "layer": {"is": 2}, "pooling": ["gem", "mac"]}],
+        weights=[1, 3],
+        steps=[{"step": "expand", "neighbours": 2}],
+    )
     recipe = named_recipe(str(path))
     known = configuration(backbone("a"), backbone("b"), externals=[External("clip", Path("c.npy"))])
     assert names(recipe, known) == ["external/clip", "b/2/mac"]
     assert resolve(recipe, known).weights == (0.25, 0.75) and recipe.name == "mine"
 
 
-@pytest.mark.parametrize("values, words", [
-    ({}, "a list of components"),
-    ({"components": []}, "a list of components"),
-    ({"components": [{}], "weight": [1]}, "did you mean 'weights'"),
-    ({"components": [{"layr": 1}]}, "did you mean 'layer'"),
-    ({"components": [{}], "weights": [1, 2]}, "2 weights for 1 components"),
-    ({"components": [{}], "steps": [{"step": "expandd"}]}, "did you mean 'expand'"),
-])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({}, "a list of components"),
+        ({"components": []}, "a list of components"),
+        ({"components": [{}], "weight": [1]}, "did you mean 'weights'"),
+        ({"components": [{"layr": 1}]}, "did you mean 'layer'"),
+        ({"components": [{}], "weights": [1, 2]}, "2 weights for 1 components"),
+        ({"components": [{}], "steps": [{"step": "expandd"}]}, "did you mean 'expand'"),
+    ],
+)
 def test_a_wrong_file_is_one_line(values, words, tmp_path):
     path = written(tmp_path, **values)
     with pytest.raises(ConfigurationError, match=words) as caught:

@@ -14,8 +14,14 @@ from features.ranking.projection import learn_whitening, learn_znormalisation, p
 from features.ranking.reciprocal import jaccard_distances, learn_codes, mixed, query_code
 from features.search import search
 from features.similarity import component_similarity
-from tests.features_tests.ranking_references import (all_pairs, clustered, naive_diffusion, naive_jaccard,
-                                                     ranked_with_self_first, zhong)
+from tests.features_tests.ranking_references import (
+    all_pairs,
+    clustered,
+    naive_diffusion,
+    naive_jaccard,
+    ranked_with_self_first,
+    zhong,
+)
 
 
 @pytest.mark.parametrize("k1, k2", [(1, 1), (5, 1), (6, 3), (20, 6)])
@@ -48,22 +54,24 @@ def test_a_query_beside_the_gallery():
     members = {j for j in order if own[j] >= similarities[j, initial[j, k1]]}
     grown = set(members)
     for j in members:
-        half = initial[j, :k1 // 2 + 1]
-        theirs = {c for c in half if j in initial[c, :k1 // 2 + 1]}
+        half = initial[j, : k1 // 2 + 1]
+        theirs = {c for c in half if j in initial[c, : k1 // 2 + 1]}
         if len(theirs & members) > 2 / 3 * len(theirs):
             grown |= theirs
     code = np.zeros(50)
     for j in grown:
         code[j] = np.exp(own[j] - 1)
     code /= code.sum() + 1
-    code = (code + single[order[:k2 - 1]].sum(axis=0)) / k2
+    code = (code + single[order[: k2 - 1]].sum(axis=0)) / k2
     expected = np.zeros(50)
     expected[columns] = values
     assert code == pytest.approx(expected, abs=1e-14)
 
 
 def test_mixed_distance_by_hand():
-    assert mixed(np.array([0.2, 1.0]), np.array([0.5, 0.9]), 0.3) == pytest.approx([-(0.14 + 0.15), -(0.7 + 0.03)])
+    assert mixed(np.array([0.2, 1.0]), np.array([0.5, 0.9]), 0.3) == pytest.approx(
+        [-(0.14 + 0.15), -(0.7 + 0.03)]
+    )
 
 
 def test_codes_of_awkward_galleries():
@@ -86,8 +94,14 @@ def test_diffusion_solves_the_papers_system(alpha):
     similarities, own = all_pairs(rows), component_similarity(query, rows)
     order = np.lexsort((np.arange(70), -own))[:6]
     graph, scores = neighbour_graph([rows], [1.0], 9)
-    found = diffused(transition(graph, scores, neighbours=9), order, own[order], alpha=alpha, tolerance=1e-12,
-                     iterations=500)
+    found = diffused(
+        transition(graph, scores, neighbours=9),
+        order,
+        own[order],
+        alpha=alpha,
+        tolerance=1e-12,
+        iterations=500,
+    )
     expected = naive_diffusion(similarities, 9, order, own[order], alpha, 3.0)
     assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
 
@@ -158,13 +172,17 @@ def test_projections_do_not_depend_on_batch_or_threads():
         with threadpool_limits(threads):
             again = learn_whitening(rows, 20, excluded=~rows.any(axis=1))
             assert (again.matrix == projection.matrix).all()
-            assert (np.concatenate([projected(rows[:123], again), projected(rows[123:], again)]) == whole).all()
+            assert (
+                np.concatenate([projected(rows[:123], again), projected(rows[123:], again)]) == whole
+            ).all()
 
 
 def test_whitening_a_sample_and_its_errors():
     rows = clustered(300, 6, 0)
-    assert (learn_whitening(rows, 3, samples=50, seed=1).matrix == learn_whitening(rows, 3, samples=50, seed=1).matrix
-            ).all()
+    assert (
+        learn_whitening(rows, 3, samples=50, seed=1).matrix
+        == learn_whitening(rows, 3, samples=50, seed=1).matrix
+    ).all()
     assert learn_whitening(rows[:4], 100).matrix.shape == (6, 3)  # no more than the rank
     with pytest.raises(Top7Error, match="at least 2 readable rows to learn from, found 1"):
         learn_whitening(rows[:1], 3)

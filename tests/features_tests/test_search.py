@@ -52,9 +52,16 @@ def assert_same(found, expected):
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 60), k=st.integers(1, 12), parts=st.integers(1, 3),
-       block=st.integers(1, 70), dtype=st.sampled_from([np.float16, np.float32, np.float64]), skip=st.booleans(),
-       bound=st.integers(1, 40))
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 60),
+    k=st.integers(1, 12),
+    parts=st.integers(1, 3),
+    block=st.integers(1, 70),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    skip=st.booleans(),
+    bound=st.integers(1, 40),
+)
 def test_equals_brute_force(seed, count, k, parts, block, dtype, skip, bound):
     generator = np.random.default_rng(seed)
     dimensions = generator.integers(1, 40, parts)
@@ -126,7 +133,9 @@ def test_a_zero_query_gets_the_first_rows_that_are_not_excluded():
 def test_known_norms_give_the_same_lists():
     generator = np.random.default_rng(3)
     gallery, queries = tied_rows(generator, 300, 50, np.float32), tied_rows(generator, 9, 50, np.float32)
-    assert_same(search([queries], [gallery], [1.0], 7, norm_bounds=[1.001]), search([queries], [gallery], [1.0], 7))
+    assert_same(
+        search([queries], [gallery], [1.0], 7, norm_bounds=[1.001]), search([queries], [gallery], [1.0], 7)
+    )
 
 
 def test_products_by_torch_give_the_same_lists():
@@ -147,8 +156,12 @@ def test_products_by_torch_give_the_same_lists():
 @pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a CUDA device")
 def test_products_on_a_gpu_give_the_same_lists():
     generator = np.random.default_rng(3)
-    gallery, queries = [[tied_rows(generator, count, d, np.float32) for d in (33, 500)] for count in (9000, 50)]
-    assert_same(search(queries, gallery, [0.4, 0.6], 7, device="cuda"), search(queries, gallery, [0.4, 0.6], 7))
+    gallery, queries = [
+        [tied_rows(generator, count, d, np.float32) for d in (33, 500)] for count in (9000, 50)
+    ]
+    assert_same(
+        search(queries, gallery, [0.4, 0.6], 7, device="cuda"), search(queries, gallery, [0.4, 0.6], 7)
+    )
 
 
 def test_half_precision_dumps_are_never_held_as_a_whole(tmp_path):

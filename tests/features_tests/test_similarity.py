@@ -1,4 +1,6 @@
-"""The canonical kernel's bits depend on two vectors only; the float32 products stay within their proven margin."""
+"""The canonical kernel's bits depend on two vectors only; the float32 products stay within their proven
+margin.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,15 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from competition.errors import Top7Error
-from features.similarity import (best_first, component_similarity, float32_rows, fuse, fused_score, margin,
-                                 similarity_blocks)
+from features.similarity import (
+    best_first,
+    component_similarity,
+    float32_rows,
+    fuse,
+    fused_score,
+    margin,
+    similarity_blocks,
+)
 
 
 def unit_rows(count: int, dimension: int, seed: int, dtype=np.float32) -> np.ndarray:
@@ -22,16 +31,23 @@ def unit_rows(count: int, dimension: int, seed: int, dtype=np.float32) -> np.nda
 
 
 @settings(max_examples=40, deadline=None)
-@given(dimension=st.integers(1, 700), count=st.integers(1, 40), seed=st.integers(0, 99),
-       dtype=st.sampled_from([np.float16, np.float32, np.float64]), data=st.data())
+@given(
+    dimension=st.integers(1, 700),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    data=st.data(),
+)
 def test_bits_do_not_depend_on_block_or_layout(dimension, count, seed, dtype, data):
     rows = unit_rows(count, dimension, seed, dtype)
     query = unit_rows(1, dimension, seed + 1, dtype)[0]
     whole = component_similarity(query, rows)
     assert whole.dtype == np.float64 and whole.shape == (count,)
     cut = data.draw(st.integers(0, count))
-    assert (np.concatenate([component_similarity(query, rows[:cut]), component_similarity(query, rows[cut:])])
-            == whole).all()
+    assert (
+        np.concatenate([component_similarity(query, rows[:cut]), component_similarity(query, rows[cut:])])
+        == whole
+    ).all()
     for number, row in enumerate(rows):
         assert component_similarity(query, row[None])[0] == whole[number]
         assert component_similarity(row, query[None])[0] == whole[number]
@@ -89,18 +105,25 @@ def test_equal_scores_go_by_row():
 
 
 @settings(max_examples=40, deadline=None)
-@given(dimension=st.integers(1, 400), seed=st.integers(0, 1000), scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e4]),
-       positive=st.booleans(), dtype=st.sampled_from([np.float16, np.float32, np.float64]))
+@given(
+    dimension=st.integers(1, 400),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e4]),
+    positive=st.booleans(),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+)
 def test_the_margin_holds(dimension, seed, scale, positive, dtype):
     rows = unit_rows(30, dimension, seed, dtype).astype(np.float64) * scale
     rows = np.abs(rows) if positive else rows
     rows = rows.astype(np.float32) if dtype != np.float64 else rows
     queries = unit_rows(5, dimension, seed + 1, dtype)
-    lengths = np.linalg.norm(queries.astype(float), axis=1)[:, None] * np.linalg.norm(rows.astype(float), axis=1)
+    lengths = np.linalg.norm(queries.astype(float), axis=1)[:, None] * np.linalg.norm(
+        rows.astype(float), axis=1
+    )
     for start, (fast,) in similarity_blocks([queries], [rows], block_rows=7):
         for query, values in zip(range(5), fast):
-            exact = component_similarity(queries[query], rows[start:start + 7])
-            bound = margin(dimension, lengths[query, start:start + 7])
+            exact = component_similarity(queries[query], rows[start : start + 7])
+            bound = margin(dimension, lengths[query, start : start + 7])
             assert (np.abs(values - exact) <= bound).all()
 
 
@@ -115,7 +138,9 @@ def test_blocks_cover_the_gallery_once(dtype, tmp_path):
     np.save(tmp_path / "a.npy", gallery[0])
     gallery[0] = np.load(tmp_path / "a.npy", mmap_mode="r")
     queries = [unit_rows(3, d, d + 1, dtype) for d in (130, 7)]
-    blocks = [(start, [part.copy() for part in parts]) for start, parts in similarity_blocks(queries, gallery, 100)]
+    blocks = [
+        (start, [part.copy() for part in parts]) for start, parts in similarity_blocks(queries, gallery, 100)
+    ]
     assert [start for start, _ in blocks] == [0, 100, 200, 300, 400, 500]
     for number in range(2):
         joined = np.concatenate([parts[number] for _, parts in blocks], axis=1)

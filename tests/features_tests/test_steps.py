@@ -15,8 +15,14 @@ from features.ranking.rerankers import pair_scores
 from features.ranking.steps import STEPS, TUNABLE, check_steps, rank, spread
 from features.search import search
 from features.similarity import component_similarity, fused_score
-from tests.features_tests.ranking_references import (all_pairs, clustered, naive_diffusion, naive_jaccard,
-                                                     ranked_with_self_first, zhong)
+from tests.features_tests.ranking_references import (
+    all_pairs,
+    clustered,
+    naive_diffusion,
+    naive_jaccard,
+    ranked_with_self_first,
+    zhong,
+)
 
 WEIGHTS = [0.3, 0.7]
 
@@ -46,13 +52,19 @@ def test_concatenation_keeps_the_fused_cosine(data):
 
 def test_a_road_of_steps_equals_its_functions_in_order(data):
     queries, gallery, excluded = data
-    steps = [{"step": "concatenate"}, {"step": "znormalise"}, {"step": "whiten", "dim": 8, "exponent": 0.5},
-             {"step": "augment", "neighbours": 2, "kind": "alpha", "alpha": 2.0},
-             {"step": "expand", "neighbours": 3, "kind": "weighted"}]
+    steps = [
+        {"step": "concatenate"},
+        {"step": "znormalise"},
+        {"step": "whiten", "dim": 8, "exponent": 0.5},
+        {"step": "augment", "neighbours": 2, "kind": "alpha", "alpha": 2.0},
+        {"step": "expand", "neighbours": 3, "kind": "weighted"},
+    ]
     found = rank(queries, gallery, WEIGHTS, steps, 5, excluded=excluded)
     roots = np.sqrt(np.array(WEIGHTS))
-    q, g = (np.concatenate([root * part.astype(float) for root, part in zip(roots, parts)], axis=1)
-            for parts in (queries, gallery))
+    q, g = (
+        np.concatenate([root * part.astype(float) for root, part in zip(roots, parts)], axis=1)
+        for parts in (queries, gallery)
+    )
     learnt = learn_znormalisation(g, excluded)
     q, g = projected(q, learnt), projected(g, learnt)
     learnt = learn_whitening(g, 8, exponent=0.5, excluded=excluded)
@@ -65,10 +77,15 @@ def test_a_road_of_steps_equals_its_functions_in_order(data):
 
 
 EVERY = {
-    "concatenate": {}, "measure": {"name": "correlation"}, "znormalise": {}, "whiten": {"dim": 5},
-    "augment": {"neighbours": 3}, "expand": {"neighbours": 2, "rounds": 2},
+    "concatenate": {},
+    "measure": {"name": "correlation"},
+    "znormalise": {},
+    "whiten": {"dim": 5},
+    "augment": {"neighbours": 3},
+    "expand": {"neighbours": 2, "rounds": 2},
     "cascade": {"stages": [{"weights": [1, 0], "keep": 20}, {"weights": [1, 2], "keep": 7}]},
-    "reciprocal": {"k1": 6, "k2": 3}, "diffuse": {"neighbours": 5},
+    "reciprocal": {"k1": 6, "k2": 3},
+    "diffuse": {"neighbours": 5},
 }
 
 
@@ -76,8 +93,12 @@ EVERY = {
 def test_every_step_on_awkward_galleries(name):
     step = {"step": name, **EVERY[name]}
     one = clustered(1, 6, 0)
-    galleries = {"one": one, "three": clustered(3, 6, 1), "duplicates": np.repeat(one, 12, axis=0),
-                 "with zero rows": np.concatenate([np.zeros((2, 6), np.float32), clustered(9, 6, 2)])}
+    galleries = {
+        "one": one,
+        "three": clustered(3, 6, 1),
+        "duplicates": np.repeat(one, 12, axis=0),
+        "with zero rows": np.concatenate([np.zeros((2, 6), np.float32), clustered(9, 6, 2)]),
+    }
     queries = np.concatenate([one, np.zeros((1, 6), np.float32), clustered(2, 6, 3)])
     for label, gallery in galleries.items():
         if name == "whiten" and label in ("one", "duplicates"):
@@ -91,14 +112,16 @@ def test_every_step_on_awkward_galleries(name):
         for row, values in zip(ranks, scores):
             found = row[row >= 0]
             assert len(found) == min(7, len(allowed)) and len(set(found)) == len(found)
-            assert set(found) <= set(allowed) and (np.diff(values[:len(found)]) <= 0).all()
-            assert (row[len(found):] == -1).all()
+            assert set(found) <= set(allowed) and (np.diff(values[: len(found)]) <= 0).all()
+            assert (row[len(found) :] == -1).all()
         if label == "duplicates":
             assert ranks[0].tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(name, data, tmp_path, monkeypatch):
+def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(
+    name, data, tmp_path, monkeypatch
+):
     queries, gallery, excluded = data
     step = {"step": name, **EVERY[name]}
     expected = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded)
@@ -109,13 +132,17 @@ def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(nam
                 found = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded, folder=folder)
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     for query in range(7):  # no query sees another
-        found = rank([q[query:query + 1] for q in queries], gallery, WEIGHTS, [step], 7, excluded=excluded)
+        found = rank([q[query : query + 1] for q in queries], gallery, WEIGHTS, [step], 7, excluded=excluded)
         assert (found[0] == expected[0][query]).all() and (found[1] == expected[1][query]).all()
 
 
 def test_transductive_steps_see_the_queries(data):
     queries, gallery, excluded = data
-    for step in ({"step": "whiten", "dim": 5}, {"step": "znormalise"}, {"step": "reciprocal", "k1": 6, "k2": 3}):
+    for step in (
+        {"step": "whiten", "dim": 5},
+        {"step": "znormalise"},
+        {"step": "reciprocal", "k1": 6, "k2": 3},
+    ):
         plain = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded)
         seen = rank(queries, gallery, WEIGHTS, [{**step, "transductive": True}], 7, excluded=excluded)
         assert (plain[1] != seen[1]).any()
@@ -124,8 +151,10 @@ def test_transductive_steps_see_the_queries(data):
 def test_pair_scores_are_canonical(data):
     _, gallery, _ = data
     left, right = np.arange(60), np.arange(60)[::-1]
-    expected = [fused_score([g[i] for g in gallery], [g[j:j + 1] for g in gallery], WEIGHTS)[0]
-                for i, j in zip(left, right)]
+    expected = [
+        fused_score([g[i] for g in gallery], [g[j : j + 1] for g in gallery], WEIGHTS)[0]
+        for i, j in zip(left, right)
+    ]
     assert pair_scores(gallery, np.array(WEIGHTS), left, right).tolist() == expected
 
 
@@ -135,11 +164,19 @@ def test_transductive_reciprocal_ranks_as_the_paper_over_the_whole_gallery(k1, k
     nodes = np.concatenate([gallery, queries])
     similarities = all_pairs(nodes)
     _, averaged = zhong(similarities, k1, k2)
-    ranks, scores = rank([queries], [gallery], [1.0],
-                         [{"step": "reciprocal", "k1": k1, "k2": k2, "transductive": True}], 20)
+    ranks, scores = rank(
+        [queries], [gallery], [1.0], [{"step": "reciprocal", "k1": k1, "k2": k2, "transductive": True}], 20
+    )
     for query in range(7):
-        values = np.array([-(0.7 * naive_jaccard(averaged[60 + query], averaged[row])
-                             + 0.3 * (1 - similarities[60 + query, row])) for row in range(60)])
+        values = np.array(
+            [
+                -(
+                    0.7 * naive_jaccard(averaged[60 + query], averaged[row])
+                    + 0.3 * (1 - similarities[60 + query, row])
+                )
+                for row in range(60)
+            ]
+        )
         assert scores[query] == pytest.approx(np.sort(values)[::-1][:20], abs=1e-12)
         assert values[ranks[query]] == pytest.approx(scores[query], abs=1e-12)
 
@@ -157,14 +194,21 @@ def test_diffusion_ranks_the_whole_gallery(data):
     gallery = gallery[1:]
     gallery[0][20] = clustered(1, 14, 9)
     similarities = all_pairs(gallery[0])
-    ranks, scores = rank(queries[1:], gallery, [1.0], [{"step": "diffuse", "neighbours": 6, "query_neighbours": 4,
-                                                         "alpha": 0.9, "iterations": 200}], 60)
+    ranks, scores = rank(
+        queries[1:],
+        gallery,
+        [1.0],
+        [{"step": "diffuse", "neighbours": 6, "query_neighbours": 4, "alpha": 0.9, "iterations": 200}],
+        60,
+    )
     for query in range(7):
         own = component_similarity(queries[1][query], gallery[0])
         order = np.lexsort((np.arange(60), -own))
         expected = naive_diffusion(similarities, 6, order[:4], own[order[:4]], 0.9, 3.0)
         reached = expected > 1e-9
-        assert scores[query][:reached.sum()] == pytest.approx(np.sort(expected)[::-1][:reached.sum()], abs=1e-5)
+        assert scores[query][: reached.sum()] == pytest.approx(
+            np.sort(expected)[::-1][: reached.sum()], abs=1e-5
+        )
         assert sorted(ranks[query]) == list(range(60))
     assert (ranked_with_self_first(similarities)[:, 0] == np.arange(60)).all()
 
@@ -177,16 +221,19 @@ def test_weights_are_spread_over_groups():
         spread([0.0, 1.0], [0, 0])
 
 
-@pytest.mark.parametrize("steps, words", [
-    ([{"step": "expnd"}], "step 1 of the recipe is 'expnd': did you mean 'expand'"),
-    ([{"neighbours": 3}], "step 1 of the recipe is None"),
-    (["expand"], "step 1 of the recipe is None"),
-    ([{"step": "expand", "neighbors": 3}], "expand, has no 'neighbors': did you mean 'neighbours'"),
-    ([{"step": "znormalise"}, {"step": "expand"}], "step 2 of the recipe, expand, lacks 'neighbours'"),
-    ([{"step": "diffuse"}, {"step": "whiten", "dim": 3}], "whiten, comes after diffuse"),
-    ([{"step": "measure", "name": "l1"}], "unknown measure 'l1'"),
-    ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
-])
+@pytest.mark.parametrize(
+    "steps, words",
+    [
+        ([{"step": "expnd"}], "step 1 of the recipe is 'expnd': did you mean 'expand'"),
+        ([{"neighbours": 3}], "step 1 of the recipe is None"),
+        (["expand"], "step 1 of the recipe is None"),
+        ([{"step": "expand", "neighbors": 3}], "expand, has no 'neighbors': did you mean 'neighbours'"),
+        ([{"step": "znormalise"}, {"step": "expand"}], "step 2 of the recipe, expand, lacks 'neighbours'"),
+        ([{"step": "diffuse"}, {"step": "whiten", "dim": 3}], "whiten, comes after diffuse"),
+        ([{"step": "measure", "name": "l1"}], "unknown measure 'l1'"),
+        ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
+    ],
+)
 def test_wrong_steps_are_named(steps, words, data):
     queries, gallery, _ = data
     with pytest.raises(ConfigurationError, match=words):
@@ -200,5 +247,7 @@ def test_what_a_study_may_try_are_arguments_of_the_steps(data):
             for value in values:
                 check_steps([{"step": name, **EVERY[name], key: value}])
     nothing = [{"step": "augment", "neighbours": 0}, {"step": "expand", "neighbours": 0}]
-    found, expected = (rank(queries, gallery, WEIGHTS, steps, 7, excluded=excluded) for steps in (nothing, []))
+    found, expected = (
+        rank(queries, gallery, WEIGHTS, steps, 7, excluded=excluded) for steps in (nothing, [])
+    )
     assert (found[0] == expected[0]).all()

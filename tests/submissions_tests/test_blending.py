@@ -29,7 +29,12 @@ def test_scores_are_standardised_and_absent_images_get_the_lowest():
     scores = [np.array([[0.9, 0.5, 0.1]]), np.array([[90.0, 80.0, 10.0]])]
     ranks, points = blend([A, B], [1, 1], 4, method="score", all_scores=scores)
     first, second = [((s - s.mean()) / s.std())[0] for s in scores]
-    expected = {4: first[0] + second[2], 2: first[1] + second[0], 7: first[2] + second[2], 9: first[2] + second[1]}
+    expected = {
+        4: first[0] + second[2],
+        2: first[1] + second[0],
+        7: first[2] + second[2],
+        9: first[2] + second[1],
+    }
     assert ranks.tolist() == [sorted(expected, key=lambda row: -expected[row])]
     assert points[0] == pytest.approx([expected[row] / 2 for row in ranks[0]])
 
@@ -41,8 +46,10 @@ def test_a_submission_with_itself_is_itself(method):
     scores = np.sort(generator.random((9, 7)))[:, ::-1]
     found = blend([ranks, ranks], [0.3, 0.7], 7, method=method, all_scores=[scores, scores])[0]
     assert (found == ranks).all()
-    assert (blend([ranks, ranks[::-1]], [1.0, 0.0], 7, method=method, all_scores=[scores, scores])[0][:, 0]
-            == ranks[:, 0]).all()
+    assert (
+        blend([ranks, ranks[::-1]], [1.0, 0.0], 7, method=method, all_scores=[scores, scores])[0][:, 0]
+        == ranks[:, 0]
+    ).all()
 
 
 def test_equal_points_go_to_the_lower_row():
@@ -53,10 +60,18 @@ def test_short_lists_and_missing_answers():
     ranks, points = blend([np.array([[1, -1]]), np.array([[-1, -1]])], [1, 1], 3)
     assert ranks.tolist() == [[1, -1, -1]] and points.tolist() == [[1.0, -np.inf, -np.inf]]
     scores = [np.array([[0.5, -np.inf]]), np.array([[-np.inf, -np.inf]])]
-    assert blend([np.array([[1, -1]]), np.array([[-1, -1]])], [1, 1], 3, method="score",
-                 all_scores=scores)[0].tolist() == [[1, -1, -1]]
-    assert np.isfinite(blend([np.array([[1, 2, -1]]), np.array([[2, 1, 0]])], [1, 1], 3, method="score", all_scores=[
-        np.array([[0.5, 0.2, -np.inf]]), np.array([[0.9, 0.2, 0.1]])])[1]).all()
+    assert blend([np.array([[1, -1]]), np.array([[-1, -1]])], [1, 1], 3, method="score", all_scores=scores)[
+        0
+    ].tolist() == [[1, -1, -1]]
+    assert np.isfinite(
+        blend(
+            [np.array([[1, 2, -1]]), np.array([[2, 1, 0]])],
+            [1, 1],
+            3,
+            method="score",
+            all_scores=[np.array([[0.5, 0.2, -np.inf]]), np.array([[0.9, 0.2, 0.1]])],
+        )[1]
+    ).all()
 
 
 def test_mistakes_are_named():
@@ -94,8 +109,10 @@ def test_files_are_blended_in_the_splits_order(tmp_path):
         blend_files([first, second], splits=SPLITS, gallery_ids=GALLERY, method="score")
     write_scores(second, ["t1", "t2"], scores)
     found = blend_files([first, second], splits=SPLITS, gallery_ids=GALLERY, method="score")
-    assert (found.ranks == blend([ranks[::-1], others], [1, 1], 7, method="score",
-                                 all_scores=[scores[::-1], scores])[0]).all()
+    assert (
+        found.ranks
+        == blend([ranks[::-1], others], [1, 1], 7, method="score", all_scores=[scores[::-1], scores])[0]
+    ).all()
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):

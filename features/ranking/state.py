@@ -1,0 +1,86 @@
+"""What a recipe's steps pass on: descriptors, weights and lists, never changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from competition.errors import Top7Error
+from features.ranking.derived import digest_of
+from features.search import search
+from features.similarity import UNIT_NORM
+
+
+@dataclass(frozen=True)
+class State:
+    """What a step gets and returns. L components of Q queries and n gallery images.
+
+    groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which
+    rows the gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked;
+    unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); ranks, scores
+    (Q, any): present lists.
+    """
+
+    queries: tuple[np.ndarray, ...]
+    gallery: tuple[np.ndarray, ...]
+    weights: np.ndarray
+    groups: tuple[int, ...]
+    identity: tuple[str, ...]
+    excluded: np.ndarray
+    k: int
+    unit: bool = True
+    query_norms: tuple[np.ndarray, ...] | None = None
+    gallery_norms: tuple[np.ndarray, ...] | None = None
+    folder: Path | None = None
+    progress: bool = False
+    ranks: np.ndarray | None = None
+    scores: np.ndarray | None = None
+
+    @property
+    def norm_bounds(self) -> list[float] | None:
+        return [UNIT_NORM] * len(self.gallery) if self.unit else None
+
+    def lists(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k best rows of each query by the present descriptors, or the present lists if long
+        enough.
+        """
+        if self.ranks is not None and self.ranks.shape[1] >= k:
+            return self.ranks[:, :k], self.scores[:, :k]
+        return search(
+            self.queries,
+            self.gallery,
+            self.weights,
+            k,
+            excluded=self.excluded,
+            norm_bounds=self.norm_bounds,
+            progress=self.progress,
+        )
+
+    def changed(self, **values: object) -> State:
+        """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
+        return replace(
+            self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values}
+        )
+
+    def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:
+        return tuple(
+            f"{step}-{digest_of([step, arguments, own, np.flatnonzero(self.excluded).tolist()])}"
+            for own in self.identity
+        )
+
+
+def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:
+    """Return a weight for each component: its group's, shared equally within the group, of sum 1 over all."""
+    groups = np.asarray(groups)
+    if len(groups) and groups.max() >= len(weights):
+        raise Top7Error(f"{len(weights)} weights for {groups.max() + 1} entries of components: give one each")
+    sizes = np.bincount(groups, minlength=len(weights))
+    shares = np.asarray(weights, dtype=np.float64)[groups] / sizes[groups]
+    if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
+        raise Top7Error(
+            f"weights {list(weights)}: expected numbers >= 0, one of them above 0 with a component there is"
+        )
+    return shares / shares.sum()
