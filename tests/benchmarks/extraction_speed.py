@@ -189,16 +189,15 @@ def main() -> None:
         chosen.mkdir()
         for path in sorted(p for p in options.images.rglob("*") if p.is_file())[: options.count]:
             shutil.copy(path, chosen)
-        found = [measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads)]
+        tell(measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads))
         if options.made_up:
             large = made_up(Path(folder) / "large", min(48, options.count))
-            found.append(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads))
-    for row in found:
-        print(
-            json.dumps(
-                {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
-            )
-        )
+            tell(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads))
+
+
+def tell(row: dict) -> None:
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    print(json.dumps(rounded), flush=True)
 
 
 if __name__ == "__main__":
