@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +56,14 @@ def open_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.
                                load_if_exists=True)
 
 
-def first_points(choice_lists: Mapping[str, Sequence], n_vertices: int) -> Iterator[dict[str, object]]:
+def first_points(choice_lists: Mapping[str, Sequence], n_vertices: int,
+                 alone: Sequence[tuple[int, Sequence[str]]] = ()) -> Iterator[dict[str, object]]:
     """Yield the named points to try first, as parameters: the best known places before any sampling.
 
-    The first values of every choice: the centroid and all vertices; then each other single choice at the centroid;
-    then the centroids of the edges and of the larger faces.
+    The first values of every choice: the centroid and all vertices; then each chain alone under every combination of
+    the choices that make it (alone: its deepest vertex and their names; their number adds up over chains, where all
+    combinations would multiply); then each other single choice at the centroid; then the centroids of the edges and
+    of the larger faces.
     """
     default = {name: values[0] for name, values in choice_lists.items()}
     vertices = range(n_vertices)
@@ -69,6 +72,9 @@ def first_points(choice_lists: Mapping[str, Sequence], n_vertices: int) -> Itera
     for vertex in vertices:
         if n_vertices > 1:
             yield parameters(default, face_uniforms((vertex,), n_vertices))
+    for vertex, names in alone:
+        for values in list(product(*(choice_lists[name] for name in names)))[1:]:
+            yield parameters({**default, **dict(zip(names, values))}, face_uniforms((vertex,), n_vertices))
     for name, values in choice_lists.items():
         for value in values[1:]:
             yield parameters({**default, name: value}, face_uniforms(whole, n_vertices))
@@ -98,12 +104,13 @@ def suggest(trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertice
     return parameters(values, np.array(uniforms))
 
 
-def enqueue_first_points(study: optuna.Study, choice_lists: Mapping[str, Sequence], n_vertices: int, share: int) -> None:
-    """Enqueue the named points, at most `share` of them, once in a study's life."""
+def enqueue_first_points(study: optuna.Study, choice_lists: Mapping[str, Sequence], n_vertices: int, share: int,
+                         alone: Sequence[tuple[int, Sequence[str]]] = ()) -> None:
+    """Enqueue the named points (see `first_points`), at most `share` of them, once in a study's life."""
     if study.user_attrs.get("first points enqueued"):
         return
     study.set_user_attr("first points enqueued", True)
-    for number, values in enumerate(first_points(choice_lists, n_vertices)):
+    for number, values in enumerate(first_points(choice_lists, n_vertices, alone)):
         if number >= share:
             break
         study.enqueue_trial(values, skip_if_exists=True)

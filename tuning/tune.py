@@ -73,7 +73,7 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     study = studies.open_study(storage, name, make_sampler(settings.sampler, seed, 0))
     before = len(studies.completed(study))
     study.sampler = make_sampler(settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0)
-    studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, share=max(1, total // 3))
+    studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone())
     with tqdm(total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True) as bar:
         best_so_far = max((trial.value for trial in studies.completed(study)), default=0.0)
 
@@ -195,7 +195,7 @@ def _cross_validated(landscape: Landscape, total: int, seed: int, n_vertices: in
             storage = optuna.storages.InMemoryStorage()
             sampler = make_sampler(landscape.configuration.tuning.sampler, seed, fold_seed + 1)
             study = studies.open_study(storage, "fold", sampler)
-            studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, share=max(1, total // 3))
+            studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone())
             studies.run_trials(study, lambda choice, point: landscape.map_inside(choice, point, mask),
                                landscape.choice_lists, n_vertices, total)
             choice, coordinates = studies.point_of(study.best_trial.params, landscape.choice_lists)

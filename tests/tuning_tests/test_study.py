@@ -59,6 +59,15 @@ def test_vertices_centroid_and_faces_come_first():
     assert coordinates[5:] == [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
 
 
+def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
+    lists = {"net.pooling": ("spoc", "fcrow"), "parts.count": (10, 50), "parts.dim": (64, 128, 256)}
+    alone = [(1, ("net.pooling",)), (2, ("parts.count", "parts.dim"))]
+    points = [studies.point_of(values, lists) for values in studies.first_points(lists, 3, alone)]
+    parts_alone = {(choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)}
+    assert parts_alone == {(count, dim) for count in (10, 50) for dim in (64, 128, 256)}
+    assert {choice["net.pooling"] for choice, at in points if tuple(at) == (0, 1, 0)} == {"spoc", "fcrow"}
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_total_counts_and_a_resumed_study_does_not_repeat_itself(tmp_path, sampler):
     assert len(run(tmp_path, 15, sampler)) == 15
