@@ -194,9 +194,9 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
         layers = [layer[part[0]:part[-1] + 1] for layer in layers]
         usable = None if excluded is None else ~excluded[start:start + layers[0].shape[1]]
         thresholds = _first_thresholds(queries, part, layers, fast, usable)
-        hopeful = np.zeros(layers[0].shape, dtype=bool)
+        hopeful, above = np.zeros(layers[0].shape, dtype=bool), np.empty(layers[0].shape, dtype=bool)
         for vertex, values in fast.running(layers):
-            hopeful |= values >= thresholds[:, vertex, None]
+            hopeful |= np.greater_equal(values, thresholds[:, vertex, None], out=above)
         if usable is not None:
             hopeful &= usable
         for place in np.flatnonzero(hopeful.any(axis=1)):
