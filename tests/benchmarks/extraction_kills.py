@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit-s", type=float, default=0.5, help="seconds between commits (15 in earnest)")
+    parser.add_argument("--pass-s", type=float, default=3, help="a kill falls within so many seconds of work")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -72,40 +73,41 @@ def main() -> None:
         images = int(process.communicate()[0])
         whole_s = time.perf_counter() - start
         expected = contents(undisturbed)
-        kills, ran = 0, 0
         (work / "dumps").mkdir(parents=True)
         shutil.copytree(undisturbed / "dumps" / "settings", work / "dumps" / "settings")
+        kept, lost_s, finished = [], [], 0
         start = time.perf_counter()
-        costs = []
-        while kills < options.kills:
-            before = done_windows(work)
+        while len(kept) < options.kills:
             process = child(work)
+            while process.poll() is None and not list(work.rglob("*.journal")):
+                time.sleep(0.01)  # the network is being built
+            resumed = time.time()
             try:
-                out = process.communicate(timeout=moments.uniform(0.3, 1.3) * whole_s)[0]
-                ran = int(out)
-                assert contents(work) == expected
+                process.communicate(timeout=moments.uniform(0, options.pass_s))
+                finished += 1
+                assert contents(work) == expected, "an interrupted extraction ended in other bytes"
                 shutil.rmtree(work / "dumps" / "gallery")  # finished before its moment: begin again
                 continue
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                kills += 1
-                costs.append({"kept_windows": done_windows(work), "before": before})
+            journals = [path.stat().st_mtime for path in work.rglob("*.journal")]
+            lost_s.append(round(time.time() - max([resumed, *journals]), 2))
+            kept.append(done_windows(work))
         process = child(work)
         ran = int(process.communicate()[0])
-        print(
-            json.dumps(
-                {
-                    "images": images,
-                    "kills": kills,
-                    "undisturbed_s": round(whole_s, 1),
-                    "with_kills_s": round(time.perf_counter() - start, 1),
-                    "last_run_images": ran,
-                    "windows_kept_after_each_kill": [cost["kept_windows"] for cost in costs],
-                    "same_bytes": contents(work) == expected,
-                }
-            )
-        )
+        result = {
+            "images": images,
+            "undisturbed_s": round(whole_s, 1),
+            "kills": len(kept),
+            "finished_in_between": finished,
+            "with_kills_s": round(time.perf_counter() - start, 1),
+            "windows_kept_after_each_kill": kept,
+            "seconds_of_work_lost_by_each_kill": lost_s,
+            "last_run_images": ran,
+            "same_bytes": contents(work) == expected,
+        }
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":
