@@ -157,7 +157,7 @@ def compute_shard(
         shard.images,
         range(len(shard.places)),
         engine.sizings(),
-        workers=settings.threads,
+        workers=settings.decode_threads,
         ahead=4 * settings.batch_rows,
     )
     rows = range(shard.start, shard.start + shard.rows)

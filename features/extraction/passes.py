@@ -153,13 +153,12 @@ def computed_here(
             waiting.append(task)
             yield from task.needed
 
-    threads = engine.settings.threads if engine.device.type == "cpu" else engine.decoders
     pictures = read_ahead(
         images,
         rows(),
         engine.sizings(),
-        workers=threads,
-        ahead=max(2 * threads, 4 * engine.settings.batch_rows),
+        workers=engine.settings.decode_threads,
+        ahead=max(2 * engine.settings.decode_threads, 4 * engine.settings.batch_rows),
     )
     timed = _Timed(pictures)
     started = time.perf_counter()

@@ -108,7 +108,7 @@ def seconds_an_image(
     widths, rows = dimensions(engine, pooled), engine.settings.batch_rows
     timed = min(len(images), rows * TIMED_BATCHES)
     pictures = read_ahead(
-        images, range(timed), engine.sizings(), workers=engine.settings.threads, ahead=4 * rows
+        images, range(timed), engine.sizings(), workers=engine.settings.decode_threads, ahead=4 * rows
     )
     start = clock()
     compute_window(engine, pooled, widths, range(timed), pictures)

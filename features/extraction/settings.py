@@ -34,6 +34,11 @@ class Settings:
     window_rows: int
     torch: str
 
+    @property
+    def decode_threads(self) -> int:
+        """Threads that decode images: those of the network on the CPU, beside a GPU every core."""
+        return self.threads if self.device == "cpu" else available_cores()
+
 
 def choose_device(wanted: str) -> str:
     """ "cpu" or "cuda" for "auto", "cpu", "cuda"; says aloud where "auto" ends on the CPU."""
