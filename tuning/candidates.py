@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from competition.errors import Top7Error
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
+SETTLE_FIRST, SETTLE_AFTER = 24, 192  # waiting rows that make a query settle: soon at first, for sharp thresholds
 FIRST_LOOK = 2048  # rows whose approximate coordinates give a query its first thresholds
 
 Block = tuple[int, Sequence[np.ndarray]]
@@ -136,17 +138,32 @@ class _Query:
         self.rows = np.empty(0, dtype=np.int64)
         self.similarities = np.empty((0, corners.shape[1]))
         self.thresholds = np.empty((0, len(corners)), dtype=np.float32)
-        self.settled = 0
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self.n_waiting = 0
 
     def first_look(self, fast: np.ndarray) -> None:
         """Take thresholds from approximate coordinates (m, J) of some rows; both sides may err: twice the slack."""
         self.thresholds = (champion_thresholds(fast.astype(np.float64), self.k) - 2 * self.slack).astype(np.float32)
 
-    def add(self, rows: np.ndarray, similarities: np.ndarray) -> None:
-        """Take in rows with their canonical similarities; settle when enough wait."""
-        self.rows = np.concatenate([self.rows, rows])
-        self.similarities = np.concatenate([self.similarities, similarities])
-        if len(self.rows) - self.settled > max(48, self.settled // 2):
+    def wait(self, rows: np.ndarray, fast: np.ndarray) -> bool:
+        """Keep rows with their approximate coordinates (m, J) for later; says whether it is time to settle."""
+        self.waiting.append((rows, fast))
+        self.n_waiting += len(rows)
+        return self.n_waiting > (SETTLE_FIRST if not len(self.rows) else max(SETTLE_AFTER, len(self.rows) // 2))
+
+    def take_in(self, canonical: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Look at what waits once more by all thresholds, rescore what is left canonically, and settle."""
+        if not self.waiting:
+            return
+        rows = np.concatenate([rows for rows, _ in self.waiting])
+        fast = np.concatenate([fast for _, fast in self.waiting])
+        self.waiting, self.n_waiting = [], 0
+        for threshold in self.thresholds:
+            left = (fast >= threshold).any(axis=1)
+            rows, fast = rows[left], fast[left]
+        if len(rows):
+            self.rows = np.concatenate([self.rows, rows])
+            self.similarities = np.concatenate([self.similarities, canonical(rows)])
             self.settle()
 
     def settle(self) -> None:
@@ -161,7 +178,6 @@ class _Query:
             coordinates = self._keep(counts < self.k, coordinates)
         if len(self.rows) > self.limit:
             raise PrunesBadly(f"{len(self.rows)} candidates for one query after part of the gallery")
-        self.settled = len(self.rows)
         thresholds = champion_thresholds(coordinates, self.k)
         if len(thresholds):  # the set that keeps least of what is left stands first
             kept = [(coordinates >= threshold).any(axis=1).sum() for threshold in thresholds]
@@ -199,19 +215,18 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
             hopeful |= np.greater_equal(values, thresholds[:, vertex, None], out=above)
         if usable is not None:
             hopeful &= usable
-        for place in np.flatnonzero(hopeful.any(axis=1)):
-            query, columns = queries[part[place]], np.flatnonzero(hopeful[place])
-            coordinates = fast.of([layer[place, columns] for layer in layers])
-            for threshold in query.thresholds[1:]:
-                left = (coordinates >= threshold).any(axis=1)
-                columns, coordinates = columns[left], coordinates[left]
-            if len(columns):
-                query.add(columns + start, canonical(int(part[place]), columns + start))
+        places, columns = np.nonzero(hopeful)
+        coordinates = fast.of([layer[places, columns] for layer in layers])
+        ends = np.searchsorted(places, np.arange(len(part) + 1))
+        for place in np.flatnonzero(np.diff(ends)):
+            own, query = slice(ends[place], ends[place + 1]), queries[part[place]]
+            if query.wait(columns[own] + start, coordinates[own]):
+                query.take_in(partial(canonical, int(part[place])))
 
     with ThreadPoolExecutor(len(parts)) as pool:
         for start, layers in blocks:
             list(pool.map(lambda part: take(part, start, layers), parts))
-        list(pool.map(_Query.settle, [query for query in queries if len(query.rows)]))
+        list(pool.map(lambda number: queries[number].take_in(partial(canonical, number)), range(n_queries)))
     found = [_with_always(query, number, always, excluded, canonical) for number, query in enumerate(queries)]
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 

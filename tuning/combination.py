@@ -138,7 +138,7 @@ def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.nd
     from tqdm import tqdm
 
     query_arrays = [np.ascontiguousarray(dump.descriptors) for dump in queries]
-    arrays = [dump.descriptors for dump in gallery]
+    arrays = [np.asarray(dump.descriptors) for dump in gallery]  # plain views: a memmap costs at each indexing
     fast = FastCoordinates(corners, tuple(chain_members(chains)))
     scaled = [(query * scale).astype(np.float32) for query, scale in zip(query_arrays, fast.scale)]
 
