@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, nearest
@@ -142,8 +141,3 @@ def component_from(values: Mapping[str, object]) -> Component:
         if key not in known:
             raise ConfigurationError(f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}")
     return Component(**values)
-
-
-def work_folder(configuration: Configuration) -> Path:
-    """Return the folder where dumps, studies and submissions of this competition go."""
-    return Path(configuration.competition.work)

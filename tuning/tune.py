@@ -20,7 +20,6 @@ from tuning.combination import Combination
 from tuning.labelled import Labelled
 from tuning.landscape import Landscape
 from tuning.named_points import NamedPoint, evaluate_named, full_precisions
-from tuning.objective import mean_average_precision
 from tuning.region import random_coordinates
 from tuning.robust import largest_ball
 from tuning.samplers import make_sampler
@@ -254,11 +253,7 @@ def _near_best_share(combination: Combination, values: np.ndarray, labelled: Lab
     """Share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
     public = labelled.public
     error = float(resampled_means(values[public], labelled.groups[public], 2000, 0).std())
+    n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
     points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0)) @ combination.corners
-    if combination.scene is None:
-        points = points[:10]
     threshold = values[public].mean() - error
-    if combination.scene is not None:
-        scene = combination.scene.of_queries(public)
-        return float(np.mean([mean_average_precision(scene, point) >= threshold for point in points]))
     return float(np.mean([combination.average_precisions(point)[public].mean() >= threshold for point in points]))

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from competition.atomic import write_json
 from competition.configuration import SPLITS, Configuration
-from competition.errors import Top7Error
 from features.dumps import DAMAGE, beside, npy_header, read_sidecar
 from features.extraction.targets import dumps_folder, external_dump_path, targets_of
 
@@ -109,17 +108,3 @@ def _column(path: Path, rows: int, dtype: type) -> np.ndarray | None:
     except (OSError, ValueError, EOFError):
         return None
     return found if found.shape == (rows,) and found.dtype == dtype else None
-
-
-def refuse_damage(report: VerifyReport) -> None:
-    """Top7Error that counts what is missing and damaged and names the first of each."""
-    if report.whole:
-        return
-    words = []
-    if report.missing:
-        words.append(f"{len(report.missing)} dumps are missing (such as {report.missing[0]})")
-    for path, ids in list(report.damaged.items())[:1]:
-        words.append(
-            f"{len(report.damaged)} dumps are damaged (such as {path}: {len(ids)} rows, first {ids[0]!r})"
-        )
-    raise Top7Error(f"{'; '.join(words)}: run ./run.sh extract, which makes only these rows anew")
