@@ -11,6 +11,7 @@ import numpy as np
 from competition.configuration import Configuration
 from features.descriptors import open_components
 from features.ranking.pipeline import rank_dumps
+from features.ranking.steps import check_steps, used_components
 from features.recipe import Recipe
 
 
@@ -33,10 +34,11 @@ def ranked_lists(configuration: Configuration, recipe: Recipe, split: str, query
                  left_out: np.ndarray | None = None, progress: bool = False) -> RankedLists:
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
-    Components of weight 0 are not opened. ids: the rows expected, None for those the dumps hold; left_out: (n,) bool,
-    further rows never listed.
+    Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
+    for those the dumps hold; left_out: (n,) bool, further rows never listed.
     """
-    used = [number for number, weight in enumerate(recipe.weights) if weight != 0]
+    check_steps(recipe.steps)
+    used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
     queries = open_components(configuration, components, split, query_ids, folder)
     gallery = open_components(configuration, components, "gallery", gallery_ids)

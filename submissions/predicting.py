@@ -13,6 +13,7 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.components import backbone_named
 from features.ranked_lists import ranked_lists
+from features.ranking.steps import check_steps, used_components
 from features.recipe import Recipe
 from submissions.writing import write_submission
 
@@ -49,7 +50,9 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
 
     Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it.
     """
-    used = [(component, weight) for component, weight in zip(recipe.components, recipe.weights) if weight != 0]
+    check_steps(recipe.steps)
+    numbers = used_components(recipe.weights, recipe.groups, recipe.steps)
+    used = [(recipe.components[number], recipe.weights[number]) for number in numbers]
     outside = [component.name for component, _ in used if component.external is not None]
     if outside:
         raise ConfigurationError(f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
@@ -67,7 +70,7 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
             pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
             parts=tuple(replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables_of[name]),
         ))
-    groups = tuple(group for group, weight in zip(recipe.groups, recipe.weights) if weight != 0)
+    groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
     components = tuple(component if component.parts is None
                        else replace(component, parts=tables_of[component.backbone].index(component.parts))
                        for component, _ in used)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from competition.atomic import sync_folder, write_json
 from competition.errors import Top7Error
@@ -64,7 +65,12 @@ def derived(
     paths = {name: stem.with_name(f"{stem.name}.{name}.npy") for name in columns}
     sidecar = stem.with_name(stem.name + ".json")
     if not sidecar.exists():
-        _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress)
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        lock = stem.with_name(f".{stem.name}.lock")
+        with FileLock(lock):  # several workers of a study may want it at once
+            if not sidecar.exists():
+                _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress)
+        lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
     return {
         name: _opened(path, _shape(rows, columns[name][0]), columns[name][1], sidecar)
         for name, path in paths.items()
@@ -92,7 +98,6 @@ def _opened(path: Path, shape: tuple[int, ...], dtype: str, sidecar: Path) -> np
 
 
 def _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
     partial = {name: path.with_name(path.name + ".partial") for name, path in paths.items()}
     note = stem.with_name(stem.name + ".partial.json")
     done = _rows_done(note, partial, rows, columns)

@@ -10,7 +10,8 @@ import numpy as np
 
 from features.dumps import Dump, beside
 from features.ranking.derived import content_digest
-from features.ranking.steps import rank
+from features.ranking.state import State
+from features.ranking.steps import apply_steps, check_steps, start
 
 
 def dump_identity(dump: Dump) -> str:
@@ -26,32 +27,30 @@ def dump_identity(dump: Dump) -> str:
     return f"{dump.path.stem}-{digest}"
 
 
-def rank_dumps(
+def start_with_dumps(
     queries: Sequence[Dump],
     gallery: Sequence[Dump],
     weights: Sequence[float] | np.ndarray,
-    steps: Sequence[Mapping[str, object]],
     k: int,
     *,
     groups: Sequence[int] | None = None,
     folder: Path | None = None,
     left_out: np.ndarray | None = None,
     progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks (Q, k) int64 and scores (Q, k) float64; see `features.ranking.steps.rank`.
+) -> State:
+    """Return what a recipe's first step gets; see `features.ranking.steps.start`.
 
     queries, gallery: a dump for each component, in order; folder: where neighbour graphs and changed
     galleries are kept (`<work>/ranking`); left_out (n,) bool: gallery rows never listed, beside unreadable
-    ones. An unreadable query gets the first gallery rows.
+    ones.
     """
     excluded = np.logical_or.reduce([dump.unreadable for dump in gallery])
     if left_out is not None:
         excluded = excluded | left_out
-    return rank(
+    return start(
         [dump.descriptors for dump in queries],
         [dump.descriptors for dump in gallery],
         weights,
-        steps,
         k,
         excluded=excluded,
         groups=groups,
@@ -62,3 +61,19 @@ def rank_dumps(
         folder=folder,
         progress=progress,
     )
+
+
+def rank_dumps(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: Sequence[float] | np.ndarray,
+    steps: Sequence[Mapping[str, object]],
+    k: int,
+    **options: object,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks (Q, k) int64 and scores (Q, k) float64 after `steps`; options: see `start_with_dumps`.
+
+    An unreadable query gets the first gallery rows.
+    """
+    check_steps(steps)
+    return apply_steps(start_with_dumps(queries, gallery, weights, k, **options), steps).lists(k)

@@ -1,19 +1,19 @@
-"""Lists re-ranked on the gallery's neighbour graph: exact over the whole gallery, from shortlists proven
-sufficient.
+"""Last steps of a recipe that re-rank on the gallery's neighbour graph: exact over the whole gallery, from
+shortlists proven sufficient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from features.ranking.diffusion import diffused, transition
 from features.ranking.neighbours import neighbour_graph
-from features.ranking.reciprocal import jaccard_distances, learn_codes, mixed, query_code
+from features.ranking.reciprocal import Codes, jaccard_distances, learn_codes, mixed, query_code
+from features.ranking.state import State
 from features.ranking.views import RowStack
-from features.search import search
 from features.similarity import best_first, fuse, fused_score
 
 _PAIRS = 2048  # pairs of rows compared at once
@@ -39,39 +39,19 @@ def pair_scores(
     return result
 
 
-def reciprocal_lists(
-    queries: Sequence[np.ndarray],
-    gallery: Sequence[np.ndarray],
-    weights: np.ndarray,
-    k: int,
-    *,
-    k1: int = 20,
-    k2: int = 6,
-    share: float = 0.3,
-    excluded: np.ndarray | None = None,
-    transductive: bool = False,
-    folder: Path | None = None,
-    identity: Sequence[str] | None = None,
-    norm_bounds: Sequence[float] | None = None,
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks (Q, k) and scores (Q, k) of k-reciprocal re-ranking over the whole gallery.
+def reciprocal(
+    state: State, *, k1: int = 20, k2: int = 6, share: float = 0.3, transductive: bool = False
+) -> State:
+    """k-reciprocal re-ranking, see `features.ranking.reciprocal`; share: of the original distance.
 
     Only images that share a column with a query's code have a Jaccard distance below 1; all others keep the
     order of their similarity. So those and the k best of the others hold the k best of all.
     """
+    queries, gallery, weights, k = state.queries, state.gallery, state.weights, state.k
     total, count = len(gallery[0]), len(queries[0])
-    excluded = np.zeros(total, bool) if excluded is None else excluded
-    if transductive:
-        nodes = [RowStack([g, q]) for g, q in zip(gallery, queries)]
-        unreadable = np.all([~np.any(q, axis=1) for q in queries], axis=0)
-        codes = _codes(
-            nodes, weights, k1, k2, np.concatenate([excluded, unreadable]), None, None, None, progress
-        )
-    else:
-        codes = _codes(gallery, weights, k1, k2, excluded, folder, identity, norm_bounds, progress)
+    codes = _codes_with_queries(state, k1, k2) if transductive else _codes(state, k1, k2)
     depth = min(total, k + max(k1, 4 * k1 * k2))
-    ranks, scores = search(queries, gallery, weights, depth, excluded=excluded, norm_bounds=norm_bounds)
+    ranks, scores = state.lists(depth)
     found, short = [], []
     for query in range(count):
         single = [q[query] for q in queries]
@@ -97,9 +77,7 @@ def reciprocal_lists(
     deeper = {}
     if short:
         depth = min(total, k + max(len(found[query][0]) for query in short))
-        lists = search(
-            [q[short] for q in queries], gallery, weights, depth, excluded=excluded, norm_bounds=norm_bounds
-        )
+        lists = replace(state, queries=tuple(q[short] for q in queries), ranks=None).lists(depth)
         deeper = {query: (lists[0][place], lists[1][place]) for place, query in enumerate(short)}
     new_ranks, new_scores = np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf)
     for query, (sharing, values) in enumerate(found):
@@ -109,65 +87,49 @@ def reciprocal_lists(
         values = np.concatenate([values, mixed(np.ones(np.sum(other)), similarities[other], share)])
         order = best_first(values, rows, k)
         new_ranks[query, : len(order)], new_scores[query, : len(order)] = rows[order], values[order]
-    return new_ranks, new_scores
+    return replace(state, ranks=new_ranks, scores=new_scores)
 
 
-def _codes(gallery, weights, k1, k2, excluded, folder, identity, norm_bounds, progress):
-    graph, scores = neighbour_graph(
-        gallery,
-        weights,
-        k1,
-        excluded=excluded,
-        folder=folder,
-        identity=identity,
-        norm_bounds=norm_bounds,
-        progress=progress,
-    )
+def _codes(state: State, k1: int, k2: int) -> Codes:
+    """The codes of the gallery alone."""
+    return _learnt(state.gallery, state.graph(k1), state, state.excluded, k1, k2)
+
+
+def _codes_with_queries(state: State, k1: int, k2: int) -> Codes:
+    """The codes of gallery and queries together, as the paper has it; the queries' numbers come last."""
+    nodes = [RowStack([g, q]) for g, q in zip(state.gallery, state.queries)]
+    unreadable = np.all([~np.any(q, axis=1) for q in state.queries], axis=0)
+    excluded = np.concatenate([state.excluded, unreadable])
+    graph = neighbour_graph(nodes, state.weights, k1, excluded=excluded, progress=state.progress)
+    return _learnt(nodes, graph, state, excluded, k1, k2)
+
+
+def _learnt(nodes, graph, state: State, excluded: np.ndarray, k1: int, k2: int) -> Codes:
     return learn_codes(
-        graph,
-        scores,
-        lambda left, right: pair_scores(gallery, weights, left, right),
+        *graph,
+        lambda left, right: pair_scores(nodes, state.weights, left, right),
         k1,
         k2,
         excluded=excluded,
-        progress=progress,
+        progress=state.progress,
     )
 
 
-def diffusion_lists(
-    queries: Sequence[np.ndarray],
-    gallery: Sequence[np.ndarray],
-    weights: np.ndarray,
-    k: int,
+def diffuse(
+    state: State,
     *,
     neighbours: int = 50,
     query_neighbours: int = 10,
     alpha: float = 0.99,
     gamma: float = 3.0,
     iterations: int = 50,
-    excluded: np.ndarray | None = None,
-    folder: Path | None = None,
-    identity: Sequence[str] | None = None,
-    norm_bounds: Sequence[float] | None = None,
-    progress: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks (Q, k) and diffused scores (Q, k): images that diffusion reaches by their score, ties to
-    the lower row, then the others in the order of the plain list, with score 0.
+) -> State:
+    """Diffusion on the gallery's neighbour graph, see `features.ranking.diffusion`: images that it reaches by their
+    diffused score, ties to the lower row, then the others in the order of the plain list, with score 0.
     """
-    graph, values = neighbour_graph(
-        gallery,
-        weights,
-        neighbours,
-        excluded=excluded,
-        folder=folder,
-        identity=identity,
-        norm_bounds=norm_bounds,
-        progress=progress,
-    )
-    smoothing = transition(graph, values, neighbours=neighbours, gamma=gamma)
-    ranks, scores = search(
-        queries, gallery, weights, max(k, query_neighbours), excluded=excluded, norm_bounds=norm_bounds
-    )
+    k = state.k
+    smoothing = transition(*state.graph(neighbours), neighbours=neighbours, gamma=gamma)
+    ranks, scores = state.lists(max(k, query_neighbours))
     new_ranks, new_scores = np.full((len(ranks), k), -1, dtype=np.int64), np.full((len(ranks), k), -np.inf)
     for query, (row, similarity) in enumerate(zip(ranks, scores)):
         flow = diffused(
@@ -183,4 +145,4 @@ def diffusion_lists(
         rest = row[(row >= 0) & ~np.isin(row, reached)]
         rows = np.concatenate([reached, rest])[:k]
         new_ranks[query, : len(rows)], new_scores[query, : len(rows)] = rows, np.maximum(flow[rows], 0.0)
-    return new_ranks, new_scores
+    return replace(state, ranks=new_ranks, scores=new_scores)

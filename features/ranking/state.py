@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.ranking.derived import digest_of
+from features.ranking.neighbours import neighbour_graph
 from features.search import search
 from features.similarity import UNIT_NORM
 
@@ -59,6 +61,43 @@ class State:
             progress=self.progress,
         )
 
+    def graph(self, neighbours: int, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gallery's neighbour graph by the present descriptors, see `neighbour_graph`.
+
+        Components of weight 0 take no part, not even in the name of its file.
+        """
+        weights = self.weights if weights is None else weights
+        used = self.of(np.flatnonzero(weights), weights[weights != 0])
+        return neighbour_graph(
+            used.gallery,
+            used.weights,
+            neighbours,
+            excluded=used.excluded,
+            folder=used.folder,
+            identity=used.identity,
+            norm_bounds=used.norm_bounds,
+            progress=used.progress,
+        )
+
+    def of(self, used: Sequence[int], weights: np.ndarray) -> State:
+        """Return the state of the components `used` alone, with weights (len(used),)."""
+
+        def taken(parts):
+            return None if parts is None else tuple(parts[number] for number in used)
+
+        return replace(
+            self,
+            weights=np.asarray(weights, dtype=np.float64),
+            **{
+                name: taken(getattr(self, name))
+                for name in ("queries", "gallery", "groups", "identity", "query_norms", "gallery_norms")
+            },
+        )
+
+    def with_gallery(self, gallery: tuple[np.ndarray, ...]) -> State:
+        """Return the state with the same gallery rows read from elsewhere."""
+        return replace(self, gallery=gallery)
+
     def changed(self, **values: object) -> State:
         """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
         return replace(
@@ -83,4 +122,4 @@ def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:
         raise Top7Error(
             f"weights {list(weights)}: expected numbers >= 0, one of them above 0 with a component there is"
         )
-    return shares / shares.sum()
+    return shares / math.fsum(shares)  # exact: a component of weight 0 more or less changes no bit

@@ -10,23 +10,23 @@ from features.similarity import forget
 
 
 class RowView:
-    """A (n, dimension) float64 matrix whose rows are `function` of the same rows of its sources.
+    """A (n, dimension) matrix, float64 unless said, whose rows are `function` of the same rows of its sources.
 
     sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension)
-    float64, which has to treat every row alone, so that its bits do not depend on the block. Reads like an
+    of `dtype`, which has to treat every row alone, so that its bits do not depend on the block. Reads like an
     array by slice or by row numbers, which is all that `features.search` asks of a gallery.
     """
 
     ndim = 2
-    dtype = np.dtype(np.float64)
 
     def __init__(
         self,
         sources: Sequence[np.ndarray],
         function: Callable[[list[np.ndarray]], np.ndarray],
         dimension: int,
+        dtype: type = np.float64,
     ):
-        self.sources, self.function = list(sources), function
+        self.sources, self.function, self.dtype = list(sources), function, np.dtype(dtype)
         self.shape = (len(self.sources[0]), dimension)
 
     def __len__(self) -> int:

@@ -12,7 +12,8 @@ from features.ranking.expansion import expand
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.projection import learn_whitening, learn_znormalisation, projected
 from features.ranking.rerankers import pair_scores
-from features.ranking.steps import STEPS, TUNABLE, check_steps, rank, spread
+from features.ranking.state import spread
+from features.ranking.steps import STEPS, TUNABLE, check_steps, rank
 from features.search import search
 from features.similarity import component_similarity, fused_score
 from tests.features_tests.ranking_references import (
@@ -231,6 +232,9 @@ def test_weights_are_spread_over_groups():
         ([{"step": "znormalise"}, {"step": "expand"}], "step 2 of the recipe, expand, lacks 'neighbours'"),
         ([{"step": "diffuse"}, {"step": "whiten", "dim": 3}], "whiten, comes after diffuse"),
         ([{"step": "measure", "name": "l1"}], "unknown measure 'l1'"),
+        ([{"step": "expand", "neighbours": 2, "kind": "mean"}], "unknown weighting 'mean'"),
+        ([{"step": "whiten", "dim": "128"}], "whiten, has dim = '128': expected a whole number"),
+        ([{"step": "whiten", "dim": 8, "transductive": 1}], "transductive = 1: expected true or false"),
         ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
     ],
 )
