@@ -136,11 +136,12 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
 def weights_digest(backbone: Backbone, work: Path) -> str:
     """The digest that stands for a backbone's weights in every recipe.
 
-    Local file: that of the file. Hub and random: that of the whole model's state dict, remembered under
-    `work` so that later commands need neither the hub nor the network.
+    Local file: that of the file, or of the one it stands for (`noted_digest`). Hub and random: that of the
+    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
+    network.
     """
     if isinstance(backbone.weights, Path):
-        return file_digest(backbone.weights)
+        return noted_digest(backbone.weights) or file_digest(backbone.weights)
     key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
     remembered = _remembered(work)
     entry = remembered.get(key)
@@ -153,6 +154,25 @@ def weights_digest(backbone: Backbone, work: Path) -> str:
     remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
     write_json(Path(work) / REMEMBERED, remembered)
     return digest
+
+
+def digest_note(weights: Path) -> Path:
+    """The note beside a file of a bundle's weights: which digest they had where they came from."""
+    return Path(weights).with_name(Path(weights).name + ".stands-for.json")
+
+
+def noted_digest(weights: Path) -> str | None:
+    """The digest that the note beside `weights` gives, None without one; the file itself is not read."""
+    try:
+        note = json.loads(digest_note(weights).read_text(encoding="utf-8"))
+        fits = note["bytes"] == os.path.getsize(weights)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise Top7Error(f"{digest_note(weights)}: does not belong to the weights beside it: make the bundle anew")
+    return note["digest"]
 
 
 def _stamp(path: str | Path) -> list[int] | None:

@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,24 @@ from competition.errors import Top7Error
 
 BLOCK_ROWS = 4096
 Block = Sequence[np.ndarray]
+_USED: ContextVar[list[Path] | None] = ContextVar("used", default=None)
+
+
+@contextmanager
+def noting_files() -> Iterator[list[Path]]:
+    """Give the list of kept files that what runs inside the block opens or makes; see `note_files`."""
+    used: list[Path] = []
+    token = _USED.set(used)
+    try:
+        yield used
+    finally:
+        _USED.reset(token)
+
+
+def note_files(*paths: Path) -> None:
+    """Put files on the list of `noting_files`, if somebody keeps one."""
+    if (used := _USED.get()) is not None:
+        used += paths
 
 
 def digest_of(value: object) -> str:
@@ -71,6 +91,7 @@ def derived(
             if not sidecar.exists():
                 _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress)
         lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
+    note_files(sidecar, *(paths.values() if rows else ()))
     return {
         name: _opened(path, _shape(rows, columns[name][0]), columns[name][1], sidecar)
         for name, path in paths.items()
