@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -20,11 +19,14 @@ from competition.errors import Top7Error
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
-SETTLE_FIRST, SETTLE_AFTER = 24, 192  # waiting rows that make a query settle: soon at first, for sharp thresholds
-FIRST_LOOK = 2048  # rows whose approximate coordinates give a query its first thresholds
+WAITING = 32  # items a query, on average, that wait before thresholds are sharpened
+FIRST_LOOK = 2048  # rows of the first block that give the first thresholds where no sample is given
+FILTER_BYTES = 512 << 10  # similarities filtered at once: half a core's second-level cache
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries (m,), rows (m,), f (m, J)
+Settle = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class PrunesBadly(Top7Error):
@@ -114,140 +116,205 @@ class FastCoordinates:
         """(J,): f_j / t_j."""
         return self.scale / np.diag(self.corners)
 
-    def running(self, layers: Sequence[np.ndarray]):
-        """Yield (vertex, f_j) for scaled similarities, one array a component; the array is overwritten next."""
+    def in_place(self, layers: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Turn scaled similarities, one float32 array a component, into f_j, one array a vertex, and return them."""
         for chain in self.members:
-            total = None
-            for position in chain[::-1]:
-                total = layers[position].copy() if total is None else np.add(total, layers[position], out=total)
-                yield position, total
-
-    def of(self, layers: Sequence[np.ndarray]) -> np.ndarray:
-        """Return (m, J) float32 f of scaled similarities, L arrays (m,)."""
-        found = np.empty((len(layers[0]), len(self.corners)), dtype=np.float32)
-        for vertex, values in self.running(layers):
-            found[:, vertex] = values
-        return found
+            for deeper, position in zip(chain[:0:-1], chain[-2::-1]):
+                np.add(layers[position], layers[deeper], out=layers[position])
+        return layers
 
 
-class _Query:
-    """The running candidates of one query; thresholds (G, J) are in fast coordinates, the sharpest first."""
+class _Running:
+    """The running candidates of all queries, by approximate fast coordinates f; thresholds (Q, G, J), sharpest first.
 
-    def __init__(self, corners: np.ndarray, factor: np.ndarray, slack: np.ndarray, k: int, limit: int):
-        self.corners, self.factor, self.slack, self.k, self.limit = corners, factor, slack, k, limit
-        self.rows = np.empty(0, dtype=np.int64)
-        self.similarities = np.empty((0, corners.shape[1]))
-        self.thresholds = np.empty((0, len(corners)), dtype=np.float32)
-        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        self.n_waiting = 0
+    All work is on all queries at once. Nothing here is exact: an item goes only when k others lie above it by twice
+    the slack, so both may err.
+    """
 
-    def first_look(self, fast: np.ndarray) -> None:
-        """Take thresholds from approximate coordinates (m, J) of some rows; both sides may err: twice the slack."""
-        self.thresholds = (champion_thresholds(fast.astype(np.float64), self.k) - 2 * self.slack).astype(np.float32)
+    def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
+        self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
+        self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
+        self.kept: Found = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(slack)), np.float32))
+        self.waiting: list[Found] = []
 
-    def wait(self, rows: np.ndarray, fast: np.ndarray) -> bool:
-        """Keep rows with their approximate coordinates (m, J) for later; says whether it is time to settle."""
-        self.waiting.append((rows, fast))
-        self.n_waiting += len(rows)
-        return self.n_waiting > (SETTLE_FIRST if not len(self.rows) else max(SETTLE_AFTER, len(self.rows) // 2))
+    @property
+    def is_due(self) -> bool:
+        """Whether enough waits to be worth a sharpening."""
+        return sum(len(rows) for _, rows, _ in self.waiting) > max(WAITING * self.n_queries, len(self.kept[0]))
 
-    def take_in(self, canonical: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Look at what waits once more by all thresholds, rescore what is left canonically, and settle."""
-        if not self.waiting:
-            return
-        rows = np.concatenate([rows for rows, _ in self.waiting])
-        fast = np.concatenate([fast for _, fast in self.waiting])
-        self.waiting, self.n_waiting = [], 0
-        for threshold in self.thresholds:
-            left = (fast >= threshold).any(axis=1)
-            rows, fast = rows[left], fast[left]
-        if len(rows):
-            self.rows = np.concatenate([self.rows, rows])
-            self.similarities = np.concatenate([self.similarities, canonical(rows)])
-            self.settle()
+    def first_look(self, values: Sequence[np.ndarray]) -> None:
+        """Take thresholds from f of some gallery rows, J arrays (Q, m); the rows themselves are not kept."""
+        f = np.stack(values)
+        self.thresholds = self._sharpest(f, _champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
 
-    def settle(self) -> None:
-        """Drop what k kept items exclude, then sharpen the thresholds."""
-        coordinates = self.similarities @ self.corners.T
-        keep = np.ones(len(self.rows), dtype=bool)
-        for threshold in champion_thresholds(coordinates, self.k):
-            keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
-        coordinates = self._keep(keep, coordinates)
-        if len(self.rows) <= 4 * self.limit:
-            counts = exclusion_counts(coordinates, self.similarities, self.rows, self.k)
-            coordinates = self._keep(counts < self.k, coordinates)
-        if len(self.rows) > self.limit:
-            raise PrunesBadly(f"{len(self.rows)} candidates for one query after part of the gallery")
-        thresholds = champion_thresholds(coordinates, self.k)
-        if len(thresholds):  # the set that keeps least of what is left stands first
-            kept = [(coordinates >= threshold).any(axis=1).sum() for threshold in thresholds]
-            order = np.argsort(kept, kind="stable")
-            self.thresholds = (thresholds[order] * self.factor - self.slack).astype(np.float32)
+    def sharpen(self) -> None:
+        """Drop of what is kept and waits all that k others exclude for certain, and sharpen the thresholds."""
+        parts = [self.kept, *self.waiting]
+        queries, rows, f = (np.concatenate([part[number] for part in parts]) for number in range(3))
+        self.waiting = []
+        left = np.ones(len(rows), dtype=bool)
+        for threshold in np.moveaxis(self.thresholds, 1, 0):
+            left &= (f >= threshold[queries]).any(axis=1)
+        order = np.flatnonzero(left)[np.lexsort((rows[left], queries[left]))]
+        queries, rows, f = queries[order], rows[order], f[order]
+        ends = np.searchsorted(queries, np.arange(self.n_queries + 1))
+        keep, thresholds = np.ones(len(rows), dtype=bool), []
+        size = max(1, int(1e6) // max(1, int(np.diff(ends).max(initial=0))))
+        for first in range(0, self.n_queries, size):
+            last = min(first + size, self.n_queries)
+            own = slice(ends[first], ends[last])
+            sharper, kept = self._sharpen_some(queries[own] - first, ends[first:last + 1] - ends[first], f[own])
+            thresholds.append(sharper)
+            keep[own] = kept
+        self.thresholds = np.concatenate(thresholds)
+        for query in np.flatnonzero(np.bincount(queries[keep], minlength=self.n_queries) > self.limit):
+            own = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
+            own = own[keep[own]]
+            exact, _ = self.settle(int(query), rows[own])
+            if len(exact) > self.limit:
+                raise PrunesBadly(f"{len(exact)} candidates for one query after part of the gallery")
+            keep[own] = np.isin(rows[own], exact)
+        self.kept = queries[keep], rows[keep], f[keep]
 
-    def _keep(self, keep: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-        self.rows, self.similarities = self.rows[keep], self.similarities[keep]
-        return coordinates[keep]
+    def _sharpen_some(self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return thresholds (q, G, J) and which of the items (sorted by query) stay."""
+        n, widest = len(ends) - 1, max(self.k, int(np.diff(ends).max(initial=0)))
+        places = np.arange(len(queries)) - ends[queries]
+        padded = np.full((f.shape[1], n, widest), -np.inf, dtype=np.float32)
+        padded[:, queries, places] = f.T
+        there = np.zeros((n, widest), dtype=bool)
+        there[queries, places] = True
+        champions = _champions(padded, there, self.k)
+        thresholds = self._sharpest(padded, champions)
+        rivals = np.zeros((n, widest), dtype=bool)
+        for best in champions:
+            np.put_along_axis(rivals, best, True, axis=1)
+        rivals &= there
+        lower = padded + 2 * self.slack[:, None, None].astype(np.float32) * (1 + 2.0**-20)
+        counts = np.zeros((n, widest), dtype=np.int16)
+        rival = np.argsort(~rivals, axis=1, kind="stable")[:, :rivals.sum(axis=1).max(initial=0)]
+        lines = np.arange(n)
+        for column in rival.T:
+            above = np.repeat((rivals[lines, column])[:, None], widest, axis=1)
+            for j in range(len(padded)):
+                above &= padded[j, lines, column][:, None] > lower[j]
+            counts += above
+        return thresholds, (counts < self.k)[queries, places]
+
+    def _sharpest(self, f: np.ndarray, champions: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (q, G, J) float32: the least f of each set of champions less twice the slack, sharpest first."""
+        lowest = np.stack([np.take_along_axis(f, best[None], axis=2).min(axis=2).T for best in champions])
+        thresholds = (lowest - 2 * self.slack).astype(np.float32)
+        passed = []
+        for threshold in thresholds:
+            above = np.zeros(f.shape[1:], dtype=bool)
+            for j in range(len(f)):
+                above |= f[j] >= threshold[:, j, None]
+            passed.append(above.sum(axis=1))
+        order = np.argsort(np.array(passed), axis=0, kind="stable").T
+        return np.take_along_axis(np.moveaxis(thresholds, 0, 1), order[:, :, None], axis=1)
+
+
+def _champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:
+    """Return sets of k columns, (q, k) each, that are high everywhere at once; f: (J, q, n), `there`: (q, n) bool."""
+    count = np.maximum(there.sum(axis=1), 1)[:, None]
+    known = np.where(there, f, 0)
+    mean = known.sum(axis=2, keepdims=True) / count
+    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count) + np.float32(1e-12)
+    standard = (known - mean) / deviation
+    worst, total = standard.min(axis=0), standard.sum(axis=0)
+    criteria = [worst, total + worst, total, *(line + np.float32(0.3) * worst for line in standard)]
+    k = min(k, f.shape[2])
+    return [np.argpartition(np.where(there, -value, np.inf), k - 1, axis=1)[:, :k] for value in criteria]
+
+
+def settled(rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int,
+            limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (n,) and similarities (n, L) that fewer than k of them exclude, by the exact rule."""
+    coordinates = similarities @ corners.T
+    keep = np.ones(len(rows), dtype=bool)
+    for threshold in champion_thresholds(coordinates, k):
+        keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
+    rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
+    if len(rows) > 4 * limit:
+        return rows, similarities
+    keep = exclusion_counts(coordinates, similarities, rows, k) < k
+    return rows[keep], similarities[keep]
 
 
 def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoordinates, k: int, *, n_queries: int,
                     similarity_margin: np.ndarray, excluded: np.ndarray | None = None,
-                    always: Sequence[np.ndarray] | None = None, limit: int = 20_000, threads: int = 2) -> Candidates:
+                    always: Sequence[np.ndarray] | None = None, sample: Sequence[np.ndarray] | None = None,
+                    limit: int = 20_000, threads: int = 2) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery.
 
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
-    `fast.scale`), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical similarities;
-    similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool, rows that take part in
-    nothing; always: rows to keep whatever happens (the relevant ones), per query. PrunesBadly when a query keeps
-    more than `limit`. The result does not depend on blocks or threads: it ends in one exact settling.
+    `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
+    similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool, rows that
+    take part in nothing; always: rows to keep whatever happens (the relevant ones), per query; sample: what a block
+    holds, of distinct rows from all over the gallery that are not excluded, for the first thresholds. PrunesBadly
+    when a query keeps more than `limit`. The result does not depend on blocks or threads: it ends in one exact
+    settling.
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
         slack[chain[::-1]] = np.cumsum((similarity_margin + (len(chain) + 3) * 2.0**-23 * fast.scale)[chain[::-1]])
-    queries = [_Query(fast.corners, fast.factor, slack, k, limit) for _ in range(n_queries)]
-    parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
-    def take(part: np.ndarray, start: int, layers: Sequence[np.ndarray]) -> None:
-        layers = [layer[part[0]:part[-1] + 1] for layer in layers]
-        usable = None if excluded is None else ~excluded[start:start + layers[0].shape[1]]
-        thresholds = _first_thresholds(queries, part, layers, fast, usable)
-        hopeful, above = np.zeros(layers[0].shape, dtype=bool), np.empty(layers[0].shape, dtype=bool)
-        for vertex, values in fast.running(layers):
-            hopeful |= np.greater_equal(values, thresholds[:, vertex, None], out=above)
-        if usable is not None:
-            hopeful &= usable
-        places, columns = np.nonzero(hopeful)
-        coordinates = fast.of([layer[places, columns] for layer in layers])
-        ends = np.searchsorted(places, np.arange(len(part) + 1))
-        for place in np.flatnonzero(np.diff(ends)):
-            own, query = slice(ends[place], ends[place + 1]), queries[part[place]]
-            if query.wait(columns[own] + start, coordinates[own]):
-                query.take_in(partial(canonical, int(part[place])))
+    def settle(query: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return settled(rows, canonical(query, rows), fast.corners, k, limit)
+
+    running = _Running(n_queries, slack, k, limit, settle)
+    if sample is not None and sample[0].shape[1] >= k:
+        running.first_look(fast.in_place(sample))
+    parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
     with ThreadPoolExecutor(len(parts)) as pool:
         for start, layers in blocks:
-            list(pool.map(lambda part: take(part, start, layers), parts))
-        list(pool.map(lambda number: queries[number].take_in(partial(canonical, number)), range(n_queries)))
-    found = [_with_always(query, number, always, excluded, canonical) for number, query in enumerate(queries)]
+            if not np.isfinite(running.thresholds).any():
+                usable = slice(FIRST_LOOK) if excluded is None else \
+                    np.flatnonzero(~excluded[start:start + layers[0].shape[1]])[:FIRST_LOOK]
+                looked_at = [layer[:, usable].copy() for layer in layers]
+                if looked_at[0].shape[1] >= k:
+                    running.first_look(fast.in_place(looked_at))
+            for found in pool.map(lambda part: _above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts):
+                running.waiting += found
+            if running.is_due:
+                running.sharpen()
+        running.sharpen()
+        queries, rows, _ = running.kept
+        own = np.split(rows, np.searchsorted(queries, np.arange(1, n_queries)))
+        found = list(pool.map(lambda number: settle(number, own[number]), range(n_queries)))
+    for rows, _ in found:
+        if len(rows) > limit:
+            raise PrunesBadly(f"{len(rows)} candidates for one query")
+    found = [_with_always(*own, number, always, excluded, canonical) for number, own in enumerate(found)]
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 
 
-def _first_thresholds(queries: Sequence[_Query], part: np.ndarray, layers: Sequence[np.ndarray], fast: FastCoordinates,
-                      usable: np.ndarray | None) -> np.ndarray:
-    """Return (len(part), J): the sharpest threshold of each query; -inf where there is none yet."""
-    found = np.full((len(part), len(fast.corners)), -np.inf, dtype=np.float32)
-    for place, number in enumerate(part):
-        if not len(queries[number].thresholds):
-            sample = slice(0, FIRST_LOOK) if usable is None else np.flatnonzero(usable)[:FIRST_LOOK]
-            queries[number].first_look(fast.of([layer[place, sample] for layer in layers]))
-        if len(queries[number].thresholds):
-            found[place] = queries[number].thresholds[0]
+def _above(part: np.ndarray, start: int, layers: Sequence[np.ndarray], fast: FastCoordinates, thresholds: np.ndarray,
+           excluded: np.ndarray | None) -> list[Found]:
+    """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
+    width, found = layers[0].shape[1], []
+    size = max(1, FILTER_BYTES // (4 * len(layers) * max(1, width)))
+    for first in range(int(part[0]), int(part[-1]) + 1, size):  # so few queries that they stay in the core's cache
+        own = slice(first, min(first + size, int(part[-1]) + 1))
+        values = fast.in_place([layer[own] for layer in layers])
+        hopeful = np.zeros(values[0].shape, dtype=bool)
+        for value, threshold in zip(values, thresholds[own].T):
+            hopeful |= value >= threshold[:, None]
+        places = np.flatnonzero(hopeful)
+        if excluded is not None:
+            places = places[~excluded[start + places % width]]
+        if len(places):
+            queries, columns = np.divmod(places, width)
+            found.append((queries + first, columns + start,
+                          np.stack([value[queries, columns] for value in values], axis=1)))
     return found
 
 
-def _with_always(query: _Query, number: int, always: Sequence[np.ndarray] | None, excluded: np.ndarray | None,
-                 canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
+def _with_always(rows: np.ndarray, similarities: np.ndarray, number: int, always: Sequence[np.ndarray] | None,
+                 excluded: np.ndarray | None, canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows, similarities) by ascending row, the rows to keep in any case among them."""
-    rows, similarities = query.rows, query.similarities
     missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows) if always is not None else rows[:0]
     if excluded is not None:
         missing = missing[~excluded[missing]]

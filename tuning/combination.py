@@ -30,6 +30,7 @@ from tuning.region import chain_members, layer_sums, region_chains, vertices
 
 SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
 CANDIDATE_LIMIT = 20_000
+SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds
 FORMAT = 1
 
 
@@ -146,7 +147,7 @@ def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.nd
         return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1)
 
     bounds = np.array([margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)])
-    n_rows = len(gallery[0].ids)
+    n_rows, excluded = len(gallery[0].ids), excluded_rows(gallery)
     block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(query_arrays[0]))), 256, 8192))
     with tqdm(total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False) as bar:
         def blocks():
@@ -156,10 +157,18 @@ def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.nd
 
         try:
             return find_candidates(blocks(), canonical, fast, k, n_queries=len(query_arrays[0]),
-                                   similarity_margin=bounds, excluded=excluded_rows(gallery), always=relevant,
-                                   limit=candidate_limit(n_rows))
+                                   similarity_margin=bounds, excluded=excluded, always=relevant,
+                                   sample=_sample(scaled, arrays, excluded), limit=candidate_limit(n_rows))
         except PrunesBadly:
             return None
+
+
+def _sample(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], excluded: np.ndarray) -> list[np.ndarray]:
+    """Return the similarities (Q, m) of short runs of rows from all over the gallery, one array a component."""
+    starts = np.unique(np.linspace(0, max(0, len(excluded) - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64))
+    rows = np.unique(starts[:, None] + np.arange(min(SAMPLE_RUN, len(excluded))))
+    rows = rows[~excluded[rows]]
+    return [np.matmul(q, np.asarray(g[rows], dtype=np.float32).T) for q, g in zip(queries, gallery)]
 
 
 def candidate_limit(n_rows: int) -> int:
