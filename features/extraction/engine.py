@@ -1,12 +1,19 @@
 """A batch of decoded images -> descriptors of every target: one forward pass, pooled and normalised in
 float32.
+
+On a CPU several batches are computed side by side, each by few threads: no thread waits for another at the
+end of each operation, and a batch's maps are pooled by the core that has them in its cache.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,7 +40,7 @@ class Batch:
 
 
 class Engine:
-    """A network with its fixed settings; `part_models` are set once learnt."""
+    """A network with its fixed settings; `part_models` are set once learnt. Threads may share it."""
 
     def __init__(self, backbone: Backbone, settings: Settings) -> None:
         check_poolings(backbone.pooling)
@@ -49,6 +56,11 @@ class Engine:
         self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal().view(shape)
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, object] = {}
+        self._idle = [self.network]
+        self._building = threading.Lock()
+        self._local = threading.local()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # the weights are there before another stream reads them
 
     @property
     def notes(self) -> list[str]:
@@ -60,18 +72,67 @@ class Engine:
             found.append(f"{self.backbone.name}: its maps are clamped at zero for {what}")
         return found
 
-    def halve_batch(self) -> bool:
-        """After memory ran out: batches of half the rows from now on. False: they are single images
-        already.
+    def halve_batch(self, tried: int) -> bool:
+        """After memory ran out on a batch of `tried` images: smaller ones from now on. False: it was a single
+        image.
         """
-        if self.settings.batch_rows <= 1:
+        if tried <= 1:
             return False
-        self.settings = replace(self.settings, batch_rows=self.settings.batch_rows // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        rows = self.settings.batch_rows
+        if tried > self.settings.batch_rows:
+            return True  # another batch under way has said so
+        rows = tried // 2
+        self.settings = replace(self.settings, batch_rows=rows)
         print(f"{self.backbone.name}: out of memory: batches of {rows} images from here on", file=sys.stderr)
         return True
+
+    def submit(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Future[Batch]:
+        """`describe` in one of the engine's threads; at once where a single batch is computed at a time."""
+        if self.settings.at_once > 1:
+            return self._pool.submit(self.describe, views, targets)
+        done: Future[Batch] = Future()
+        try:
+            done.set_result(self.describe(views, targets))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        threads = self.settings.batch_threads or self.settings.threads
+        return ThreadPoolExecutor(
+            self.settings.at_once, "batch", initializer=torch.set_num_threads, initargs=(threads,)
+        )
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Network]:
+        """A network that no other thread runs: forward hooks keep what they see in the network itself."""
+        try:
+            network = self._idle.pop()
+        except IndexError:
+            network = self._twin()
+        try:
+            yield network
+        finally:
+            self._idle.append(network)
+
+    def _twin(self) -> Network:
+        """The same network once more, on the same weights in memory."""
+        with self._building, torch.random.fork_rng(devices=[]):
+            network = create_network(self.backbone)
+            network.module.to(self.device, memory_format=self.format)
+            network.module.load_state_dict(self.network.module.state_dict(), assign=True)
+            network.module.requires_grad_(False)
+        return network
+
+    def _own_stream(self):
+        """On a GPU, a stream for each thread: copies of one batch run beside the network on another."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream()
+        return torch.cuda.stream(self._local.stream)
 
     def sizings(self) -> tuple[Sizing, ...]:
         """The sizes to decode an image to, one for each test-time scale."""
@@ -85,7 +146,10 @@ class Engine:
         """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced
         precision.
         """
-        images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        images = torch.from_numpy(pixels)
+        if self.device.type == "cuda":  # a copy beside computation needs pinned memory
+            images = images.pin_memory()
+        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         if self.format is torch.contiguous_format:
             images = images.contiguous()
         images = images.float().sub_(self.shift).mul_(self.factor)
@@ -93,8 +157,9 @@ class Engine:
             images = images.flip(3).contiguous(memory_format=self.format)
         reduced = self.settings.precision != "float32" and not exact
         precision = getattr(torch, self.settings.precision if reduced else "float32")
-        with torch.inference_mode(), torch.autocast(self.device.type, precision, enabled=reduced):
-            return [maps.float() for maps in self.network.forward(images)]
+        autocast = torch.autocast(self.device.type, precision, enabled=reduced)
+        with torch.inference_mode(), autocast, self._borrowed() as network:
+            return [maps.float() for maps in network.forward(images)]
 
     def describe(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Batch:
         """Every target's descriptors of a batch. views: the batch at each scale, (B, H, W, 3) uint8 each.
@@ -103,7 +168,8 @@ class Engine:
         is the mean of the views'. An image whose maps are not finite even in float32 is marked in `finite`.
         """
         flips = (False, True) if self.backbone.flip else (False,)
-        found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
+        with self._own_stream():
+            found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
         rows, norms = averaged([batch.rows for batch in found], [batch.norms for batch in found])
         return Batch(
             rows,

@@ -19,12 +19,18 @@ from features.dumps import file_label, recipe_digest
 
 BATCH_PIXELS = 410_000  # on a CPU small batches stay in the caches
 WINDOW_ROWS = 256
+MOST_AT_ONCE = 16  # batches side by side on a CPU: more would wait for the interpreter's lock
+STREAMS = 2  # on a GPU one batch is copied while another runs
+GPU_BYTES_A_PIXEL = 4096  # VGG16, the widest common network: maps in half precision, pooled ones in float32
+GPU_MOST_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Settings:
     """device: cpu | cuda; threads: torch threads on the CPU; precision: of the network alone; rows in a batch
-    and in a window, the unit that is journalled and repaired."""
+    and in a window, the unit that is journalled and repaired. batch_threads: threads of one batch, of which
+    threads // batch_threads are computed side by side (None, in older files: all threads, one batch at a
+    time)."""
 
     device: str
     threads: int
@@ -33,6 +39,14 @@ class Settings:
     batch_rows: int
     window_rows: int
     torch: str
+    batch_threads: int | None = None
+
+    @property
+    def at_once(self) -> int:
+        """Batches computed side by side; the bytes of the results do not depend on it."""
+        if self.device == "cuda":
+            return STREAMS
+        return max(1, self.threads // (self.batch_threads or self.threads))
 
     @property
     def decode_threads(self) -> int:
@@ -85,14 +99,33 @@ def _read(path: Path) -> dict:
 def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:
     side = backbone.image_size or backbone.max_size
     if device == "cuda":
-        return Settings("cuda", 1, "float16", "channels_last", 64, WINDOW_ROWS, torch.__version__)
+        rows = gpu_rows(side, torch.cuda.mem_get_info()[0])
+        return Settings("cuda", 1, "float16", "channels_last", rows, WINDOW_ROWS, torch.__version__)
     batch = 2
     while batch < 32 and 2 * batch * side * side <= BATCH_PIXELS:
         batch *= 2
     window = WINDOW_ROWS if side <= 512 else WINDOW_ROWS // 4
+    cores = threads or available_cores()
     return Settings(
-        "cpu", threads or available_cores(), "float32", "channels_last", batch, window, torch.__version__
+        "cpu",
+        cores,
+        "float32",
+        "channels_last",
+        batch,
+        window,
+        torch.__version__,
+        batch_threads=-(-cores // MOST_AT_ONCE),
     )
+
+
+def gpu_rows(side_px: int, free_bytes: int) -> int:
+    """Images in a batch on a GPU: the power of two that half the free memory holds, for the widest networks.
+
+    A rule, not a timing: two first runs on the same machine must choose alike. Where it is too much for a
+    network, the batch is halved.
+    """
+    fits = free_bytes // 2 // (STREAMS * GPU_BYTES_A_PIXEL * side_px * side_px)
+    return min(GPU_MOST_ROWS, 1 << max(0, fits.bit_length() - 1))
 
 
 def available_cores() -> int:

@@ -6,7 +6,9 @@ An image's descriptor then depends neither on its neighbours nor on what became 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from competition.configuration import Parts
-from features.extraction.engine import Engine, averaged, unit_rows
+from features.extraction.engine import Batch, Engine, averaged, unit_rows
 from features.extraction.reading import Picture
 from features.extraction.targets import Target
 
@@ -69,6 +71,7 @@ def compute_window(
     """
     window = blank_window(rows, widths)
     projection = Projection(engine, targets, window)
+    batches = _Batches(engine, targets, window, projection)
     groups: dict[tuple, list[Picture]] = {}
     first: dict[bytes, int] = {}
     twins: list[tuple[int, int]] = []
@@ -88,9 +91,10 @@ def compute_window(
             shape = tuple(view.shape for view in picture.pixels)
             groups.setdefault(shape, []).append(picture)
             if len(groups[shape]) == engine.settings.batch_rows:
-                _run(engine, targets, window, groups.pop(shape), projection)
+                batches.put(groups.pop(shape))
     for waiting in groups.values():
-        _run(engine, targets, window, waiting, projection)
+        batches.put(waiting)
+    batches.finish()
     projection.flush()
     for place, original in twins:
         _copy(window, place, original)
@@ -107,40 +111,67 @@ def _copy(window: Window, place: int, original: int) -> None:
     window.computed.append(place)
 
 
-def _run(
-    engine: Engine,
-    targets: Sequence[Target],
-    window: Window,
-    pictures: list[Picture],
-    projection: Projection,
-) -> None:
-    views = []
-    for view in range(len(pictures[0].pixels)):
-        batch = np.zeros((_slots(engine, len(pictures)), *pictures[0].pixels[view].shape), dtype=np.uint8)
-        for slot, picture in enumerate(pictures):
-            batch[slot] = picture.pixels[view]
-        views.append(batch)
-    try:
-        found = engine.describe(views, targets)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not out_of_memory(error) or not engine.halve_batch():
-            raise
+class _Batches:
+    """Batches under way, one more than the engine computes at once; their results are kept in order."""
+
+    def __init__(
+        self, engine: Engine, targets: Sequence[Target], window: Window, projection: Projection
+    ) -> None:
+        self.engine, self.targets, self.window, self.projection = engine, targets, window, projection
+        self.pooled = [t for t, target in enumerate(targets) if target.parts is None]
+        self.behind: deque[tuple[list[Picture], int, Future[Batch]]] = deque()
+
+    def put(self, pictures: list[Picture]) -> None:
+        """Compute the descriptors of pictures of one shape; waits where too many are under way."""
+        self.behind.append(self._sent(pictures))
+        at_once = self.engine.settings.at_once
+        while len(self.behind) > (at_once + 1 if at_once > 1 else 0):
+            self._take(*self.behind.popleft())
+
+    def finish(self) -> None:
+        """Wait for everything that was put."""
+        while self.behind:
+            self._take(*self.behind.popleft())
+
+    def _sent(self, pictures: list[Picture]) -> tuple[list[Picture], int, Future[Batch]]:
+        views, slots = [], _slots(self.engine, len(pictures))
+        for view in range(len(pictures[0].pixels)):
+            batch = np.zeros((slots, *pictures[0].pixels[view].shape), dtype=np.uint8)
+            for slot, picture in enumerate(pictures):
+                batch[slot] = picture.pixels[view]
+            views.append(batch)
+        return pictures, slots, self.engine.submit(views, self.targets)
+
+    def _take(self, pictures: list[Picture], slots: int, future: Future[Batch]) -> None:
+        try:
+            found = future.result()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            wait([other for *_, other in self.behind])  # they hold memory too
+            if not out_of_memory(error) or not self.engine.halve_batch(slots):
+                raise
+            future = None  # with the error goes what its frames still hold
+            found = None
+        if found is not None:
+            self._keep(pictures, found)
+            return
         half = (len(pictures) + 1) // 2
         for part in (pictures[:half], pictures[half:]):
             if part:
-                _run(engine, targets, window, part, projection)
-        return
-    pooled = [t for t, target in enumerate(targets) if target.parts is None]
-    for slot, picture in enumerate(pictures):
-        place = picture.row - window.rows.start
-        if not found.finite[slot]:
-            window.unreadable[picture.row] = NOT_FINITE
-            continue
-        for t, rows in zip(pooled, found.rows):
-            window.descriptors[t][place] = rows[slot]
-        window.norms[place, pooled] = found.norms[slot]
-        window.computed.append(place)
-        projection.add(place, [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi])
+                self._take(*self._sent(part))
+
+    def _keep(self, pictures: list[Picture], found: Batch) -> None:
+        for slot, picture in enumerate(pictures):
+            place = picture.row - self.window.rows.start
+            if not found.finite[slot]:
+                self.window.unreadable[picture.row] = NOT_FINITE
+                continue
+            for t, rows in zip(self.pooled, found.rows):
+                self.window.descriptors[t][place] = rows[slot]
+            self.window.norms[place, self.pooled] = found.norms[slot]
+            self.window.computed.append(place)
+            self.projection.add(
+                place, [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi]
+            )
 
 
 def out_of_memory(error: BaseException) -> bool:
