@@ -1,4 +1,4 @@
-"""Where a network's weights come from: timm's hub, a local file or, only when written, chance."""
+"""Weights as named tensors: read from a file, fitted to a network, told apart by their digest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from competition.atomic import write_json
-from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
 
-RANDOM_SEED = 0
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
-REMEMBERED = "weights.json"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -133,29 +129,6 @@ def _file_digest(path: str, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def weights_digest(backbone: Backbone, work: Path) -> str:
-    """The digest that stands for a backbone's weights in every recipe.
-
-    Local file: that of the file, or of the one it stands for (`noted_digest`). Hub and random: that of the
-    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
-    network.
-    """
-    if isinstance(backbone.weights, Path):
-        return noted_digest(backbone.weights) or file_digest(backbone.weights)
-    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
-    remembered = _remembered(work)
-    entry = remembered.get(key)
-    if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
-        return entry["digest"]
-    from features.backbones import own_file, source_state
-
-    file = own_file(backbone)
-    digest = file_digest(file) if file else state_digest(source_state(backbone)[0])
-    remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
-    write_json(Path(work) / REMEMBERED, remembered)
-    return digest
-
-
 def digest_note(weights: Path) -> Path:
     """The note beside a file of a bundle's weights: which digest they had where they came from."""
     return Path(weights).with_name(Path(weights).name + ".stands-for.json")
@@ -173,21 +146,3 @@ def noted_digest(weights: Path) -> str | None:
     if not fits:
         raise Top7Error(f"{digest_note(weights)}: does not belong to the weights beside it: make the bundle anew")
     return note["digest"]
-
-
-def _stamp(path: str | Path) -> list[int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _remembered(work: Path) -> dict:
-    path = Path(work) / REMEMBERED
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None

@@ -13,7 +13,8 @@ from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
-from features.weights import file_digest, weights_digest
+from features.models import weights_digest
+from features.weights import file_digest
 
 POOLED = 1  # raise when a pooling's results change
 PARTS = 1  # likewise for part detectors

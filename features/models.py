@@ -1,0 +1,202 @@
+"""The timm model of a [[backbone]]: made with its options, with its weights from a file, timm's hub or chance."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from competition.atomic import write_json
+from competition.configuration import Backbone
+from competition.errors import ConfigurationError, Top7Error, nearest
+from features.weights import file_digest, noted_digest, read_state, state_digest
+
+try:
+    import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
+except ModuleNotFoundError as absent:
+    if not str(absent.name).startswith("features.mini_backbone"):
+        raise
+
+RANDOM_SEED = 0
+REMEMBERED = "weights.json"
+FEATURE_OPTIONS = ("features_only", "out_indices", "feature_location", "feature_cls", "output_stride")
+
+
+def check_model(model: str) -> None:
+    """Raise ConfigurationError with the nearest known name unless timm knows `model`."""
+    if not timm.is_model(model.split(".")[0]):
+        near = difflib.get_close_matches(model, timm.list_models(), n=5)
+        raise ConfigurationError(
+            f"unknown timm model {model!r}; "
+            + (nearest(model, near) if near else "timm.list_models() gives the known ones")
+        )
+
+
+def own_file(backbone: Backbone) -> Path | None:
+    """The local file that a registered model's own pretrained weights lie in (the embedded backbone), if
+    any.
+    """
+    check_model(backbone.model)
+    file = getattr(model_cfg(backbone), "file", None)
+    return Path(file) if backbone.weights == "pretrained" and file else None
+
+
+def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple[str, ...], list[str]]:
+    """The whole model's state dict, every name it may hold, its classifier's prefixes, and notes to say
+    aloud.
+    """
+    check_model(backbone.model)
+    classifier = getattr(model_cfg(backbone), "classifier", None) or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    file = backbone.weights if isinstance(backbone.weights, Path) else own_file(backbone)
+    if file is not None:
+        state = read_state(file)
+        return state, _all_names(backbone), heads, []
+    if backbone.weights == "random":
+        torch.manual_seed(RANDOM_SEED)
+        model = create_model(backbone, whole_options(backbone))
+        note = f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"
+        return model.state_dict(), set(model.state_dict()), heads, [note]
+    model = _from_hub(backbone)
+    return model.state_dict(), set(model.state_dict()), heads, []
+
+
+def weights_digest(backbone: Backbone, work: Path) -> str:
+    """The digest that stands for a backbone's weights in every recipe.
+
+    Local file: that of the file, or of the one it stands for (`noted_digest`). Hub and random: that of the
+    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
+    network.
+    """
+    if isinstance(backbone.weights, Path):
+        return noted_digest(backbone.weights) or file_digest(backbone.weights)
+    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
+    remembered = _remembered(work)
+    entry = remembered.get(key)
+    if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
+        return entry["digest"]
+    file = own_file(backbone)
+    digest = file_digest(file) if file else state_digest(source_state(backbone)[0])
+    remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
+    write_json(Path(work) / REMEMBERED, remembered)
+    return digest
+
+
+def _stamp(path: str | Path) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _remembered(work: Path) -> dict:
+    path = Path(work) / REMEMBERED
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
+
+
+def model_cfg(backbone: Backbone):
+    return timm.get_pretrained_cfg(backbone.model) or timm.models.PretrainedCfg(
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+
+
+def whole_options(backbone: Backbone) -> dict:
+    return {key: value for key, value in backbone.options.items() if key not in FEATURE_OPTIONS}
+
+
+def _all_names(backbone: Backbone) -> set[str]:
+    try:
+        with torch.device("meta"):
+            return set(create_model(backbone, whole_options(backbone)).state_dict())
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ):  # some models compute while they are built
+        return set(create_model(backbone, whole_options(backbone)).state_dict())
+
+
+def _from_hub(backbone: Backbone) -> nn.Module:
+    cfg = model_cfg(backbone)
+    if not (cfg.hf_hub_id or cfg.url or cfg.file):
+        raise ConfigurationError(
+            f"[[backbone]] {backbone.name}: timm has no pretrained weights for {backbone.model!r}: "
+            'give a local file in weights = …, or weights = "random"'
+        )
+    try:
+        with _hub():
+            return create_model(backbone, whole_options(backbone) | {"pretrained": True})
+    except ConfigurationError:
+        raise
+    except Exception as error:  # hub, HTTP, socket and cache errors have no common class
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise Top7Error(
+            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of "
+            f"{backbone.model!r} "
+            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): "
+            f"connect to "
+            'the network, or download them elsewhere and write weights = "path/to/file.safetensors"'
+        ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Where the hub's name cannot even be resolved, its cache is used at once, without minutes of retries."""
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def create_model(backbone: Backbone, options: dict) -> nn.Module:
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    options = dict(options)
+    if not {"img_size", "dynamic_img_size"} & set(options):
+        options["dynamic_img_size"] = True  # transformers take any size with the weights as they are
+    while True:
+        try:
+            return timm.create_model(backbone.model, **options)
+        except TypeError as error:
+            if "dynamic_img_size" in str(error) and "dynamic_img_size" not in backbone.options:
+                options.pop("dynamic_img_size")
+                if _fixed_size(backbone) and backbone.resize != "keep":
+                    options["img_size"] = backbone.image_size
+                continue
+            if "unexpected keyword argument" in str(error):
+                raise ConfigurationError(
+                    f"[[backbone]] {backbone.name}: timm's {backbone.model!r} refuses the options "
+                    f"{backbone.options}: {error}"
+                ) from None
+            raise
+
+
+def _fixed_size(backbone: Backbone) -> bool:
+    return (
+        bool(getattr(model_cfg(backbone), "fixed_input_size", False))
+        and model_cfg(backbone).input_size[-1] != backbone.image_size
+    )
