@@ -9,64 +9,80 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from threading import Lock
 
 import torch
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
+from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.engine import Engine
-from features.extraction.passes import Producer, Result, Task
+from features.extraction.partial import Group
+from features.extraction.passes import Producer, Result, Task, columns_of
 from features.extraction.reading import read_ahead
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
 from features.extraction.windows import Window, blank_window, compute_window
 
-ATTEMPTS = 5
+ATTEMPTS = 5  # in a row without a single window done
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A task as it travels: the window's first row, its length, and the images to run with their places."""
+    """A task as it travels: the window's first row, its length, the images to run with their places, and the
+    contents that some of them may share with rows done already, content hash -> row.
+    """
 
     number: int
     start: int
     rows: int
     places: tuple[int, ...]
     images: ImageSet
+    known: Mapping[bytes, int]
 
 
 def elsewhere(
     configuration: Configuration,
     engine: Engine,
     images: ImageSet,
-    targets: Sequence[Target],
-    widths: Sequence[int],
+    groups: Sequence[Group],
     jobs: int,
     cluster: str | None,
 ) -> Producer:
-    """A producer for `run_pass`: tasks go out to `jobs` processes, or to the Dask scheduler at `cluster`."""
+    """A producer for `run_pass`: tasks go out to `jobs` processes, or to the Dask scheduler at `cluster`.
+
+    Tasks are drawn as they go out, so memory does not grow with the gallery. An image whose content a done
+    row has is not run again; twins that are under way at the same time both are.
+    """
+    targets, widths = columns_of(groups)
+    sent = partial(_sent, configuration, engine, tuple(targets), tuple(widths), jobs, cluster)
 
     def produce(tasks: Iterator[Task]) -> Iterator[Result]:
-        waiting = {task.number: task for task in tasks}
-        for attempt in range(ATTEMPTS):
+        contents = Contents()
+        for content in done_contents(groups):
+            contents.add(*content)
+        waiting: dict[int, Task] = {}
+        drawing, failures = Lock(), 0
+        while True:
+            shards = _Shards(tasks, waiting, drawing, images, contents)
             try:
-                shards = [_shard(task, images) for task in waiting.values() if task.needed]
-                for number in [task.number for task in waiting.values() if not task.needed]:
-                    task = waiting.pop(number)
-                    yield Result(task, blank_window(task.rows, widths), asdict(engine.settings))
-                for number, window, settings in _sent(
-                    shards, configuration, engine, targets, widths, jobs, cluster
-                ):
-                    yield Result(waiting.pop(number), window, settings)
+                for number, window, settings in sent(shards):
+                    task, failures = waiting.pop(number), 0
+                    window = blank_window(task.rows, widths) if window is None else window
+                    for content in task_contents(task, window):
+                        contents.add(*content)
+                    yield Result(task, window, settings)
                 return
             except Exception as error:
-                if not _worker_lost(error) or attempt == ATTEMPTS - 1:
+                failures += 1
+                if not _worker_lost(error) or failures == ATTEMPTS:
                     raise
+                shards.close()
                 print(
                     f"a worker was lost ({type(error).__name__}): {len(waiting)} windows go out again",
                     file=sys.stderr,
@@ -75,20 +91,49 @@ def elsewhere(
     return produce
 
 
-def _shard(task: Task, images: ImageSet) -> Shard:
-    places = tuple(row - task.rows.start for row in task.needed)
-    return Shard(task.number, task.rows.start, len(task.rows), places, images.rows(task.needed))
+class _Shards(Iterator):
+    """Shards as they are asked for, by any thread: those under way when a worker was lost, then new ones."""
+
+    def __init__(
+        self,
+        tasks: Iterator[Task],
+        waiting: dict[int, Task],
+        drawing: Lock,
+        images: ImageSet,
+        contents: Contents,
+    ) -> None:
+        self.tasks, self.waiting, self.drawing = tasks, waiting, drawing
+        self.images, self.contents = images, contents
+        self.closed = False
+        with drawing:
+            self.again = list(waiting.values())
+
+    def close(self) -> None:
+        """Nothing more is drawn: who still asks serves a run that has failed."""
+        with self.drawing:
+            self.closed = True
+
+    def __next__(self) -> Shard:
+        with self.drawing:
+            if self.closed:
+                raise StopIteration
+            task = self.again.pop(0) if self.again else next(self.tasks)
+            self.waiting[task.number] = task
+        places = tuple(row - task.rows.start for row in task.needed)
+        rows = self.images.rows(task.needed)
+        known = self.contents.of_size(rows.paths.texts)
+        return Shard(task.number, task.rows.start, len(task.rows), places, rows, known)
 
 
 def _sent(
-    shards: Sequence[Shard],
     configuration: Configuration,
     engine: Engine,
-    targets: Sequence[Target],
-    widths: Sequence[int],
+    targets: tuple[Target, ...],
+    widths: tuple[int, ...],
     jobs: int,
     cluster: str | None,
-) -> Iterator[tuple[int, Window, dict]]:
+    shards: Iterator[Shard],
+) -> Iterator[tuple[int, Window | None, dict]]:
     import joblib
 
     backbone, settings = engine.backbone, engine.settings
@@ -102,9 +147,7 @@ def _sent(
                 joblib.parallel_config(backend="loky", inner_max_num_threads=settings.threads)
             )
         calls = (
-            joblib.delayed(compute_shard)(
-                configuration, backbone, settings, shard, tuple(targets), tuple(widths)
-            )
+            joblib.delayed(compute_shard)(configuration, backbone, settings, shard, targets, widths)
             for shard in shards
         )
         yield from joblib.Parallel(
@@ -144,8 +187,10 @@ def compute_shard(
     shard: Shard,
     targets: tuple[Target, ...],
     widths: tuple[int, ...],
-) -> tuple[int, Window, dict]:
-    """In a worker: one window. The engine is built once in each process."""
+) -> tuple[int, Window | None, dict]:
+    """In a worker: one window, None where nothing is to be run. The engine is built once in each process."""
+    if not shard.places:
+        return shard.number, None, asdict(settings)
     engine = _engine(
         configuration.path,
         configuration.competition.work,
@@ -164,7 +209,7 @@ def compute_shard(
     placed = (replace(picture, row=rows.start + shard.places[picture.row]) for picture in pictures)
     needed = [rows.start + place for place in shard.places]
     try:
-        window = compute_window(engine, targets, widths, rows, placed, needed=needed)
+        window = compute_window(engine, targets, widths, rows, placed, needed=needed, known=shard.known)
     finally:
         pictures.close()
     return shard.number, window, asdict(engine.settings)

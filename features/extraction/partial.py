@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from competition.errors import Top7Error
 from competition.images import ids_digest
 from features.dumps import DAMAGE, beside, npy_header, row_sums, sidecar_for
 from features.extraction.disk import Disk
+from features.extraction.journal import journal_line, read_journal
 from features.extraction.sources import Source
 from features.extraction.targets import Target
 from features.extraction.windows import Window
@@ -119,7 +119,7 @@ class Group:
             self.disk.allocate(self.partial(column), size_bytes, head)
         self.disk.allocate(self.records, self.record_type.itemsize * len(self.ids), b"")
         self.disk.write_file(self.ids_path, json.dumps(list(self.ids), ensure_ascii=False).encode())
-        self.disk.append(self.journal, _line(self.header()))
+        self.disk.append(self.journal, journal_line(self.header()))
         self.disk.sync_folder(self.folder)
 
     def peek(self) -> np.ndarray:
@@ -198,10 +198,16 @@ class Group:
         data = self.disk.read_at(self.records, row * size_bytes, size_bytes)
         return np.frombuffer(data, dtype=self.record_type)[0]
 
-    def known_contents(self, number: int) -> list[tuple[bytes, int]]:
-        """(content hash, row) of the readable images of a finished window."""
+    def known_contents(self, number: int) -> list[tuple[int, bytes, int]]:
+        """(size in bytes, content hash, row) of the readable images of a finished window."""
         rows = self.window(number)
-        return [(self._record(row)["sha256"].tobytes(), row) for row in rows if row not in self.unreadable]
+        size_bytes = self.record_type.itemsize
+        data = self.disk.read_at(self.records, rows.start * size_bytes, len(rows) * size_bytes)
+        return [
+            (int(entry["size_bytes"]), entry["sha256"].tobytes(), row)
+            for row, entry in zip(rows, np.frombuffer(data, dtype=self.record_type))
+            if row not in self.unreadable
+        ]
 
     def commit(self) -> None:
         """Flush every window written so far, then say so in the journal."""
@@ -212,7 +218,7 @@ class Group:
         lines = list(self._waiting)
         if len(self.settings) > self._journalled_settings:
             lines.insert(0, {"settings": self.settings})
-        self.disk.append(self.journal, b"".join(map(_line, lines)))
+        self.disk.append(self.journal, b"".join(map(journal_line, lines)))
         self._replay(lines)
         self._waiting = []
 
@@ -222,7 +228,7 @@ class Group:
             raise Top7Error(f"{self.journal}: {int((~self.done).sum())} windows are not finished")
         leftovers = [path.name for path in self.source.leftovers] if self.source else self._leftovers
         if self.records.exists():
-            self.disk.append(self.journal, _line({"finishing": leftovers}))
+            self.disk.append(self.journal, journal_line({"finishing": leftovers}))
             self.disk.replace(self.records, self.images_path)
             self.disk.sync_folder(self.folder)
         self._finish_targets()
@@ -274,31 +280,3 @@ class Group:
             for first, end in zip(cuts, cuts[1:])
             if end > first
         ]
-
-
-def read_journal(path: Path) -> tuple[list[dict], int]:
-    """The whole lines of a journal and the bytes they take; a cut-off or garbled line ends the reading."""
-    found, whole_bytes = [], 0
-    for raw in path.read_bytes().splitlines(keepends=True):
-        entry = _parsed(raw)
-        if entry is None:
-            break
-        found.append(entry)
-        whole_bytes += len(raw)
-    return found, whole_bytes
-
-
-def _line(entry: Mapping) -> bytes:
-    """A journal line: a checksum, then JSON; one write."""
-    text = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
-    return b"%08x " % zlib.crc32(text) + text + b"\n"
-
-
-def _parsed(raw: bytes) -> dict | None:
-    if not raw.endswith(b"\n") or len(raw) < 11:
-        return None
-    try:
-        entry = json.loads(raw[9:])
-        return entry if int(raw[:8], 16) == zlib.crc32(raw[9:-1]) and isinstance(entry, dict) else None
-    except ValueError:
-        return None

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from tqdm import tqdm
 
 from competition.images import ImageSet
+from features.extraction.contents import done_contents, task_contents
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.reading import read_ahead
@@ -143,9 +144,8 @@ def computed_here(
     again.
     """
     known: dict[bytes, int] = {}
-    for number in range(len(groups[0].done)):
-        if all(group.done[number] for group in groups):
-            known.update((content, row) for content, row in reversed(groups[0].known_contents(number)))
+    for _, sha256, row in done_contents(groups):
+        known.setdefault(sha256, row)
     waiting: list[Task] = []
 
     def rows() -> Iterator[int]:
@@ -167,14 +167,21 @@ def computed_here(
             if not waiting and not timed.fill(waiting):
                 break
             task = waiting.pop(0)
-            if not task.needed:
-                yield Result(task, blank_window(task.rows, widths), asdict(engine.settings))
-                continue
-            window = compute_window(
-                engine, targets, widths, task.rows, timed, needed=task.needed, known=known, advance=bar.update
-            )
-            for place in window.computed:
-                known.setdefault(window.pictures[place][2], task.rows.start + place)
+            if task.needed:
+                window = compute_window(
+                    engine,
+                    targets,
+                    widths,
+                    task.rows,
+                    timed,
+                    needed=task.needed,
+                    known=known,
+                    advance=bar.update,
+                )
+            else:
+                window = blank_window(task.rows, widths)
+            for _, sha256, row in task_contents(task, window):
+                known.setdefault(sha256, row)
             elapsed = max(1e-9, time.perf_counter() - started)
             bar.set_postfix_str(limit_named(timed.waited_s / elapsed), refresh=False)
             yield Result(task, window, asdict(engine.settings))

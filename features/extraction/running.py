@@ -20,7 +20,7 @@ from features.extraction.external import write_external
 from features.extraction.learning import check_part_tables, record_samples, set_part_models
 from features.extraction.limits import limit_of, limited_gallery, limited_ids
 from features.extraction.lists import write_lists
-from features.extraction.passes import columns_of, run_pass
+from features.extraction.passes import run_pass
 from features.extraction.planning import (
     Plan,
     PlannedPass,
@@ -216,9 +216,8 @@ class Work:
             if self.jobs > 1 or self.cluster:
                 from features.extraction.parallel import elsewhere
 
-                targets, widths = columns_of(planned.groups)
                 producer = elsewhere(
-                    self.configuration, engine, images, targets, widths, self.jobs, self.cluster
+                    self.configuration, engine, images, planned.groups, self.jobs, self.cluster
                 )
             found = run_pass(
                 engine, planned.split, images, planned.groups, producer=producer, progress=progress

@@ -7,10 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from features.dumps import row_sums
+
+
+KEPT_WINDOWS = 8
 
 
 @dataclass
@@ -50,14 +54,17 @@ class Source:
     unreadable: Mapping[int, str]
     settings: Sequence[dict]
     leftovers: Sequence[Path] = ()
-    _cache: dict[int, Taken] = field(default_factory=dict)
+    _kept: dict[int, Taken] = field(default_factory=dict)
+    _keeping: Lock = field(default_factory=Lock)
 
     def take(self, rows: range) -> Taken:
-        """The rows of a window that are there and whole by their checksums; each window is asked for
-        twice.
+        """The rows of a window that are there and whole by their checksums.
+
+        Each window is asked for when it is planned and when it is written; the last few are kept in between.
         """
-        if rows.start in self._cache:
-            return self._cache.pop(rows.start)
+        with self._keeping:
+            if (kept := self._kept.pop(rows.start, None)) is not None:
+                return kept
         old = self.row_of[rows.start : rows.stop]
         places = np.flatnonzero(old >= 0)
         matrices: dict[str, np.ndarray] = {}
@@ -75,7 +82,10 @@ class Source:
         }
         matrices = {name: matrix[whole] for name, matrix in matrices.items()}
         taken = Taken(places, found[whole], matrices, self.columns, unreadable)
-        self._cache[rows.start] = taken
+        with self._keeping:
+            self._kept[rows.start] = taken
+            while len(self._kept) > KEPT_WINDOWS:
+                self._kept.pop(next(iter(self._kept)))
         return taken
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from competition.images import ImageSet, ids_digest
 from features.dumps import DAMAGE, beside, npy_header, read_sidecar
 from features.extraction.disk import Disk
-from features.extraction.partial import Group, read_journal, record_type
+from features.extraction.journal import read_journal
+from features.extraction.partial import Group, record_type
 from features.extraction.sources import Source, mapped_rows, rows_of
 from features.extraction.targets import Target
 

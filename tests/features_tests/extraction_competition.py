@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from competition.configuration import load_configuration
 from features.extraction import extract
+from features.extraction.engine import Engine
 from PIL import Image
 
 
@@ -52,3 +53,17 @@ def contents(configuration, kinds: tuple[str, ...] = (".npy", ".json")) -> dict[
 
 class Stops(Exception):
     pass
+
+
+def counted(monkeypatch) -> list[int]:
+    """The images in each batch that the network runs from now on; the probe for the hours is left out."""
+    run_images: list[int] = []
+    describe_batch = Engine.describe
+
+    def counting(self, views, targets):
+        run_images.append(int(views[0].any(axis=(1, 2, 3)).sum()))
+        return describe_batch(self, views, targets)
+
+    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(Engine, "describe", counting)
+    return run_images

@@ -15,16 +15,9 @@ import torch
 
 from features.dumps import beside, open_dump
 from features.extraction import describe, exact_duplicates, near_duplicates, verify
-from features.extraction import passes
+from features.extraction import passes, sources
 from features.extraction.engine import Engine
-
-
-def same_dumps(ours: dict[str, bytes], theirs: dict[str, bytes]) -> bool:
-    """Equal but for the record of the images, which holds their times."""
-    names = {name for name in theirs if not name.endswith("images.npy")}
-    return names == {name for name in ours if not name.endswith("images.npy")} and all(
-        ours[name] == theirs[name] for name in names
-    )
+from tests.features_tests.extraction_competition import counted
 
 
 def test_a_gallery_that_grew_is_extended(tiny, capsys):
@@ -132,16 +125,8 @@ def test_cut_off_and_missing_files_are_repaired(tiny, suffix, harm):
 def test_exact_duplicates_are_extracted_once_and_listed(tiny, monkeypatch):
     for twin, original in (("g003", "g002"), ("g005", "g002"), ("g077", "g004")):
         shutil.copy(tiny.image(original), tiny.image(twin))
-    run_images = []
-    describe_batch = Engine.describe
-
-    def counting(self, views, targets):
-        run_images.append(int(views[0].any(axis=(1, 2, 3)).sum()))
-        return describe_batch(self, views, targets)
-
     configuration = tiny.configured()
-    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
-    monkeypatch.setattr(Engine, "describe", counting)
+    run_images = counted(monkeypatch)
     tiny.run(configuration)
     assert sum(run_images) == 21
     dump = open_dump(next(iter(tiny.run(configuration).paths)))
@@ -233,38 +218,26 @@ def test_settings_of_the_first_run_are_kept(tiny):
     assert runs[1] == ([1, 2], 1) or len(runs) == 1
 
 
-@pytest.mark.slow
-def test_processes_give_what_one_gives(tiny):
-    whole, configuration = tiny.configured("whole"), tiny.configured()
+def test_rows_taken_over_are_kept_for_few_windows(tiny, monkeypatch):
+    """Of a large gallery that grew by one image nearly every window is taken over whole."""
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    tiny.draw(["g999"])
+    monkeypatch.setattr(sources, "KEPT_WINDOWS", 1)
+    kept = []
+    take = sources.Source.take
+
+    def watching(self, rows):
+        found = take(self, rows)
+        kept.append(len(self._kept))
+        return found
+
+    monkeypatch.setattr(sources.Source, "take", watching)
+    assert tiny.run(configuration).images == 1
+    assert max(kept) <= 1
+    whole = tiny.configured("whole")
     tiny.run(whole)
-    settings = next((tiny.folder / "whole" / "dumps" / "settings").iterdir())
-    (tiny.folder / "work" / "dumps" / "settings").mkdir(parents=True)
-    shutil.copy(settings, tiny.folder / "work" / "dumps" / "settings" / settings.name)
-    assert tiny.run(configuration, jobs=2).images == 21
     assert tiny.contents(configuration) == tiny.contents(whole)
-
-
-@pytest.mark.slow
-def test_a_dask_cluster_whose_worker_dies_gives_the_same(tiny, monkeypatch):
-    distributed = pytest.importorskip("distributed")
-    whole, configuration = tiny.configured("whole"), tiny.configured()
-    tiny.run(whole)
-    settings = next((tiny.folder / "whole" / "dumps" / "settings").iterdir())
-    (tiny.folder / "work" / "dumps" / "settings").mkdir(parents=True)
-    shutil.copy(settings, tiny.folder / "work" / "dumps" / "settings" / settings.name)
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-    ) as cluster:
-        write, killed = passes._Writer.put, []
-
-        def killing(self, result):
-            if not killed:
-                killed.append(os.kill(next(iter(cluster.workers.values())).pid, 9))
-            return write(self, result)
-
-        monkeypatch.setattr(passes._Writer, "put", killing)
-        assert tiny.run(configuration, cluster=cluster.scheduler_address).images == 21
-    assert killed and tiny.contents(configuration) == tiny.contents(whole)
 
 
 def test_describing_needs_no_gallery(tiny):
