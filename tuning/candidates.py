@@ -21,7 +21,7 @@ from competition.errors import Top7Error
 SCORE_MARGIN = 1e-11
 WAITING = 32  # items a query, on average, that wait before thresholds are sharpened
 FIRST_LOOK = 2048  # rows of the first block that give the first thresholds where no sample is given
-FILTER_BYTES = 512 << 10  # similarities filtered at once: half a core's second-level cache
+FILTER_BYTES = 2 << 20  # similarities of the queries filtered at once: what a core's caches hold
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -142,10 +142,13 @@ class _Running:
         """Whether enough waits to be worth a sharpening."""
         return sum(len(rows) for _, rows, _ in self.waiting) > max(WAITING * self.n_queries, len(self.kept[0]))
 
-    def first_look(self, values: Sequence[np.ndarray]) -> None:
-        """Take thresholds from f of some gallery rows, J arrays (Q, m); the rows themselves are not kept."""
-        f = np.stack(values)
-        self.thresholds = self._sharpest(f, _champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
+    def first_look(self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]) -> None:
+        """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
+        def look(part: np.ndarray) -> np.ndarray:
+            f = np.stack([value[part] for value in values])
+            return self._sharpest(f, _champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
+
+        self.thresholds = np.concatenate(list(pool.map(look, parts)))
 
     def sharpen(self) -> None:
         """Drop of what is kept and waits all that k others exclude for certain, and sharpen the thresholds."""
@@ -264,18 +267,18 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
         return settled(rows, canonical(query, rows), fast.corners, k, limit)
 
     running = _Running(n_queries, slack, k, limit, settle)
-    if sample is not None and sample[0].shape[1] >= k:
-        running.first_look(fast.in_place(sample))
     parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
     with ThreadPoolExecutor(len(parts)) as pool:
+        if sample is not None and sample[0].shape[1] >= k:
+            running.first_look(fast.in_place(sample), pool, parts)
         for start, layers in blocks:
             if not np.isfinite(running.thresholds).any():
                 usable = slice(FIRST_LOOK) if excluded is None else \
                     np.flatnonzero(~excluded[start:start + layers[0].shape[1]])[:FIRST_LOOK]
                 looked_at = [layer[:, usable].copy() for layer in layers]
                 if looked_at[0].shape[1] >= k:
-                    running.first_look(fast.in_place(looked_at))
+                    running.first_look(fast.in_place(looked_at), pool, parts)
             for found in pool.map(lambda part: _above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts):
                 running.waiting += found
             if running.is_due:

@@ -233,7 +233,7 @@ def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains
             n_slow = min(trials, n_recombined if region == regions[0] else 5)
             if n_queries * n_rows * len(components) * 4 < 4 << 30:
                 print(f"    {recombined(points[:n_slow], values, combination, queries, gallery, relevant, k)}", flush=True)
-            for seconds in certify_seconds if region == "similarity" else ():
+            for seconds in certify_seconds:
                 found = certify([combination.scene], [combination.corners], seconds)
                 print(f"    certificate after {found.seconds:.1f} s: best {found.best:.4f}, bound {found.bound:.4f}, "
                       f"gap {found.gap:.4f}, {found.nodes} sub-simplices", flush=True)
