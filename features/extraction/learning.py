@@ -24,6 +24,7 @@ from features.extraction.engine import Engine
 from features.extraction.reading import read_ahead
 from features.extraction.targets import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.parts import PartModel, check_parts, learn_parts, sample_rows
+from features.parts.remaining import Remaining, remaining
 
 
 def check_part_tables(backbone: Backbone) -> None:
@@ -89,17 +90,27 @@ def open_part_model(configuration: Configuration, backbone: Backbone, parts: Par
     return _learn(configuration, backbone, parts, absent)
 
 
-def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:
+def left_to_learn(configuration: Configuration, backbone: Backbone, parts: Parts) -> tuple[Remaining, int]:
+    """What `set_part_models` would still do for one table, and the images of its recorded sample."""
     base = backbone_recipe(configuration, backbone)
     learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
-    provenance = learning_recipe(base, parts) | {"learnt": learnt["sample"] if learnt else None}
-    return learn_parts(
-        parts,
-        maps,
-        Path(configuration.competition.work) / "parts",
-        name=file_label(backbone.name, parts.layer),
-        provenance=provenance,
-    )
+    where = _where(configuration, backbone, parts)
+    return remaining(parts, **where), len(learnt["ids"]) if learnt else 0
+
+
+def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:
+    return learn_parts(parts, maps, **_where(configuration, backbone, parts))
+
+
+def _where(configuration: Configuration, backbone: Backbone, parts: Parts) -> dict:
+    """folder, name and provenance of a part model."""
+    base = backbone_recipe(configuration, backbone)
+    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
+    return {
+        "folder": Path(configuration.competition.work) / "parts",
+        "name": file_label(backbone.name, parts.layer),
+        "provenance": learning_recipe(base, parts) | {"learnt": learnt["sample"] if learnt else None},
+    }
 
 
 class _Sample:

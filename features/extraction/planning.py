@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +15,10 @@ from competition.images import ImageSet
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine, dimensions
 from features.extraction.partial import Group
-from features.extraction.reading import read_ahead
 from features.extraction.standing import Standing, groups_for
 from features.extraction.targets import Target
-from features.extraction.windows import compute_window
 
 SPARE_BYTES = 64 * 2**20
-TIMED_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,10 @@ def _gib(size: int) -> str:
 
 
 def plan_pass(
-    engine: Engine, split: str, images: ImageSet, found: Sequence[Standing], *, seconds_an_image: float
+    engine: Engine, split: str, images: ImageSet, found: Sequence[Standing]
 ) -> PlannedPass:
-    """The groups of one backbone and split, with what is left of them. found: every target, complete ones
-    too.
+    """The groups of one backbone and split, with what is left of them, `seconds` not yet measured. found:
+    every target, complete ones too.
     """
     left = [standing.target for standing in found if not standing.complete]
     widths = dict(zip((target.path for target in left), dimensions(engine, left), strict=True))
@@ -90,29 +86,9 @@ def plan_pass(
         count,
         len(images),
         needed,
-        count * seconds_an_image,
+        0.0,
         tuple(groups),
     )
-
-
-def seconds_an_image(
-    engine: Engine,
-    images: ImageSet,
-    targets: Sequence[Target],
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Measured on the first images: decode, forward and pooling of a few batches after a warm-up."""
-    pooled = [target for target in targets if target.parts is None]
-    if not pooled:
-        return 0.0
-    widths, rows = dimensions(engine, pooled), engine.settings.batch_rows
-    timed = min(len(images), rows * TIMED_BATCHES)
-    pictures = read_ahead(
-        images, range(timed), engine.sizings(), workers=engine.settings.decode_threads, ahead=4 * rows
-    )
-    start = clock()
-    compute_window(engine, pooled, widths, range(timed), pictures)
-    return (clock() - start) / timed
 
 
 def free_bytes(folder: Path) -> int:

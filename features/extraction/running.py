@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +17,13 @@ from competition.images import ImageSet, split_images
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import write_external
-from features.extraction.learning import check_part_tables, record_samples, set_part_models
+from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
+from features.extraction.learning import (
+    check_part_tables,
+    left_to_learn,
+    record_samples,
+    set_part_models,
+)
 from features.extraction.limits import limit_of, limited_gallery, limited_ids
 from features.extraction.lists import write_lists
 from features.extraction.passes import run_pass
@@ -27,7 +33,6 @@ from features.extraction.planning import (
     free_bytes,
     plan_pass,
     refuse_small_disk,
-    seconds_an_image,
 )
 from features.extraction.settings import available_cores, choose_device, fixed_settings, settings_path
 from features.extraction.standing import Standing, recover, standings
@@ -195,16 +200,32 @@ class Work:
             engine = self._engine(backbone)
             for note in engine.notes:
                 print(note, file=sys.stderr)
-            split, standing = next(iter(missing.items()))
-            left = [target.target for target in standing if not target.complete]
-            seconds = seconds_an_image(engine, self.images[split], left) / self.jobs if measure else 0.0
-            passes += [
-                plan_pass(engine, split, self.images[split], standing, seconds_an_image=seconds)
-                for split, standing in missing.items()
+            planned = [
+                plan_pass(engine, split, self.images[split], standing) for split, standing in missing.items()
             ]
+            passes += self._timed(engine, planned) if measure else planned
         free = free_bytes(next(iter(self.folders.values()))) if self.folders else 0
         needed, total_s = sum(p.bytes_needed for p in passes), sum(p.seconds for p in passes)
         return Plan(tuple(passes), needed, free, total_s)
+
+    def _timed(self, engine: Engine, planned: list[PlannedPass]) -> list[PlannedPass]:
+        """The passes of one backbone with their seconds: what has to be learnt counts to the first."""
+        first, backbone = planned[0], engine.backbone
+        images, most = self.images[first.split], max(found.images for found in planned)
+        if not most:
+            return planned
+        an_image, before = seconds_an_image(engine, images, first.targets, most), 0.0
+        views = len(backbone.scales) * (2 if backbone.flip else 1)
+        for parts in backbone.parts:
+            counts = sorted({target.count for target in first.targets if target.parts == parts})
+            to_learn, sample = left_to_learn(self.configuration, backbone, parts)
+            if counts and sample:
+                costs = part_costs(engine, parts, images, sample)
+                before += learning_s(costs, parts, to_learn, sample)
+                an_image += projecting_s(costs, counts, views)
+        seconds = [found.images * an_image / self.jobs for found in planned]
+        seconds[0] += before
+        return [replace(found, seconds=taken) for found, taken in zip(planned, seconds)]
 
     def run(self, plan_: Plan, progress: bool) -> ExtractionReport:
         """Do what the plan says and report on every dump."""

@@ -238,7 +238,7 @@ def _components(
     centred = VARIANTS[parts.variant].centred
     found: dict[int, dict[str, np.ndarray]] = {}
     for count in counts:
-        entry = _read_components(_components_path(home, count, parts.form, centred))
+        entry = _read_components(components_path(home, count, parts.form, centred))
         if entry is not None and (
             dims <= len(entry["offset"]) or len(entry["offset"]) == len(entry["spectrum"])
         ):
@@ -261,7 +261,7 @@ def _components(
                 "offset": np.ascontiguousarray(learnt.offset[:dims]),
                 "fourth_moment": np.array([learnt.fourth_moment]),
             }
-            write_bytes(_components_path(home, count, parts.form, centred), save(entry))
+            write_bytes(components_path(home, count, parts.form, centred), save(entry))
             found[count] = entry
     return {count: _trimmed(found[count], parts, count, dims, n, where) for count in counts}
 
@@ -282,7 +282,7 @@ def _trimmed(
     }
 
 
-def _components_path(home: Path, count: int, form: str, centred: bool) -> Path:
+def components_path(home: Path, count: int, form: str, centred: bool) -> Path:
     return home / f"components-N{count}-{form}{'' if centred else '-uncentred'}.safetensors"
 
 
