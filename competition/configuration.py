@@ -83,7 +83,9 @@ class External:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL."""
+    """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
+    what happens before and after fusion, a list standing for a choice (tuning/step_choices.py).
+    """
 
     trials: int = 200
     region: str = "similarity"
@@ -91,6 +93,7 @@ class Tuning:
     seed: int = 0
     sampler: str = "tpe"
     storage: str | None = None
+    steps: tuple[dict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ TUNING: dict[str, Parser] = {
     "seed": toml.whole(0),
     "sampler": toml.choice("tpe", "cmaes", "qmc", "random"),
     "storage": toml.text,
+    "steps": toml.steps,
 }
 
 TABLES = ("competition", "backbone", "external", "tuning")

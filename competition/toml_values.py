@@ -141,6 +141,18 @@ def options(value: object, place: Place) -> dict:
     return value
 
 
+def steps(value: object, place: Place) -> tuple[dict, ...]:
+    """A list of tables that each name a step; which steps there are, and their arguments, their reader knows."""
+    tables = value if isinstance(value, list) else [None]
+    for number, table in enumerate(tables, start=1):
+        if not isinstance(table, dict) or not isinstance(table.get("step"), str):
+            example = '{ step = "expand", neighbours = [0, 1, 2] }'
+            raise place.wrong(value, f"a list of tables like {example}; number {number} names no step")
+        for key in ("optional", "tune"):
+            switch(table.get(key, False), Place(place.file, f"{place.table} {place.key} {number}", key))
+    return tuple(tables)
+
+
 def several(item: Parser, *, distinct: bool = True) -> Parser:
     """A list of at least one `item`; the same item twice is an error unless not `distinct`."""
 

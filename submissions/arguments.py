@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     tune.add_argument("--certify", type=_positive, metavar="SECONDS",
                       help="then search the region by branch and bound: best weights and a proven bound on MAP")
     tune.add_argument("--certify-all", action="store_true", help="certify over all discrete choices, not the best recipe's")
-    _recipe(tune, "a recipe whose discrete choices the study is fixed to")
+    _recipe(tune, "a recipe to tune: its weights and steps; one that tune wrote: its choices, fixed")
 
     submit = _command(commands, "submit", "write the submission of the best recipe")
     submit.add_argument("--split", choices=("test", "validation"), default="test")

@@ -122,15 +122,13 @@ def tune(options: Namespace) -> Outcome:
     from tuning.tune import tune as run_study
 
     configuration = configuration_of(options)
-    fixed = None
+    recipe = None
     if options.recipe is not None:
         from features.recipe import find_recipe
 
-        fixed = find_recipe(configuration, options.recipe).choice
-        if not fixed:
-            raise ConfigurationError(f"--recipe {options.recipe}: holds no choices of a study to fix: give one that tune wrote")
+        recipe = find_recipe(configuration, options.recipe)
     tuned = run_study(configuration, trials=options.trials, seed=options.seed, folds=options.folds, repeats=options.repeats,
-                      certify_seconds=options.certify, certify_all=options.certify_all, fixed=fixed)
+                      certify_seconds=options.certify, certify_all=options.certify_all, recipe=recipe)
     return Outcome(report_values(tuned), report(tuned, configuration.competition.top_k))
 
 

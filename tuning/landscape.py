@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -14,46 +15,120 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ids_digest
-from features.components import check_choice, choices, components_of
+from competition.metrics import average_precisions
 from features.descriptors import gallery_ids, open_components
-from tuning.combination import Combination, make_combination
+from features.ranking.steps import split_steps
+from features.recipe import Recipe
+from tuning.combination import Combination, make_combination, mean_similarities
 from tuning.labelled import labelled_queries
 from tuning.objective import Scene, mean_average_precision
+from tuning.prepared import Prepared, prepare
+from tuning.region import layer_sums, region_chains, vertices
+from tuning.space import space_of
+from tuning.step_choices import Step, with_weights
 
 Choice = Mapping[str, object]
 KEPT_SCENES = 64
+KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
+LARGE_GALLERY = 20_000  # rows past which one trial over a neighbour graph shows its own bars
 
 
 class Landscape:
-    """The combinations of a configuration, each made when first asked for and kept in `work/candidates`."""
+    """The combinations of a configuration, or of a recipe on it, each made when first asked for.
 
-    def __init__(self, configuration: Configuration, *, fixed: Choice | None = None, progress: bool = True):
+    Candidates are kept in `work/candidates`, derived dumps in `work/ranking`.
+    """
+
+    def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None, progress: bool = True):
         self.configuration, self.progress = configuration, progress
+        self.work = Path(configuration.competition.work)
+        self.top_k = configuration.competition.top_k
         self.gallery_ids = gallery_ids(configuration)
         self.labelled = labelled_queries(configuration, self.gallery_ids)
-        self.choice_lists = choices(configuration)
-        if fixed:
-            check_choice(configuration, fixed)
-            self.choice_lists = {name: (fixed[name],) for name in self.choice_lists}
+        self.space = space_of(configuration, recipe)
+        self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
+        self._prepared: dict[str, Prepared] = {}
+        self._precisions: dict[tuple[str, bytes], np.ndarray] = {}
         self._inside: dict[tuple[str, bytes], Scene] = {}
 
     def dumps(self, choice: Choice) -> tuple[list, list]:
-        """Open the query and gallery dumps of a choice."""
-        components = components_of(self.configuration, choice)
+        """Open the query and gallery dumps of a choice, as they are before any step."""
+        components = self.space.components_of(choice)
         return (open_components(self.configuration, components, "validation", self.labelled.query_ids),
                 open_components(self.configuration, components, "gallery", self.gallery_ids))
 
+    def steps(self, choice: Choice) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        """Return the steps of a choice that no weights change, and those after them."""
+        return split_steps(self.space.steps_of(choice))
+
+    def prepared(self, choice: Choice) -> Prepared:
+        """Return the dumps of a choice after the steps that no weights change."""
+        components, (own, _) = self.space.components_of(choice), self.steps(choice)
+        key = _key(components, own)
+        if key not in self._prepared:
+            while len(self._prepared) >= KEPT_DUMPS:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[key] = prepare(components, *self.dumps(choice), own, self.top_k, self.work / "ranking",
+                                          progress=self.progress)
+        return self._prepared[key]
+
     def combination(self, choice: Choice) -> Combination:
-        """Return the combination of `choice`."""
-        key = json.dumps(dict(choice), sort_keys=True)
+        """Return the combination of `choice`: lossless candidates of its own, or a ranking of the whole gallery at each
+        trial where the steps depend on the weights."""
+        own, after = self.steps(choice)
+        key = _key(self.space.components_of(choice), [*own, *after])
         if key not in self._made:
-            queries, gallery = self.dumps(choice)
-            self._made[key] = make_combination(
-                components_of(self.configuration, choice), queries, gallery, self.labelled.relevant, self.labelled.public,
-                self.configuration.competition.top_k, self.configuration.tuning.region,
-                Path(self.configuration.competition.work) / "candidates", progress=self.progress, say=_say)
+            self._made[key] = self._ranked_in_full(choice, key) if after else self._with_candidates(choice)
         return self._made[key]
+
+    def _with_candidates(self, choice: Choice) -> Combination:
+        components, (queries, gallery) = self.space.components_of(choice), self.dumps(choice)
+        if self.steps(choice)[0]:
+            prepared = self.prepared(choice)
+            components, queries, gallery = prepared.components, prepared.queries, prepared.gallery
+        return make_combination(
+            components, queries, gallery, self.labelled.relevant, self.labelled.public,
+            self.top_k, self.configuration.tuning.region, self.work / "candidates", progress=self.progress, say=_say)
+
+    def _ranked_in_full(self, choice: Choice, key: str) -> Combination:
+        begun = time.perf_counter()
+        prepared, region = self.prepared(choice), self.configuration.tuning.region
+        mean_similarity = mean_similarities(prepared.queries, prepared.gallery, self.labelled.public)
+        chains = region_chains([component.chain for component in prepared.components], region)
+        sums = layer_sums(mean_similarity, region)
+        corners = vertices(sums, chains, [component.name for component in prepared.components])
+
+        def stream(weights: np.ndarray) -> np.ndarray:
+            at = (key, weights.tobytes())
+            if at not in self._precisions:
+                self._precisions[at] = self.full_precisions(choice, weights, corners)
+            return self._precisions[at]
+
+        return Combination(prepared.components, mean_similarity, sums, chains, corners, None, stream,
+                           time.perf_counter() - begun, float(len(self.gallery_ids)))
+
+    def full_precisions(self, choice: Choice, weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Return AP@k of every labelled query by ranking the whole gallery through all steps, (Q,) float64.
+
+        weights (L,): any, of the region or not; corners (J, L): the region's, which a cascade's stages may name.
+        """
+        _, after = self.steps(choice)
+        long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
+        ranks = self.prepared(choice).lists(np.asarray(weights), with_weights(after, weights, corners), progress=long)
+        return average_precisions(ranks, self.labelled.relevant, self.top_k)
+
+    def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
+        """Return the steps of a choice under `weights` as a recipe holds them: numbers only."""
+        own, after = self.steps(choice)
+        return (*own, *with_weights(after, weights, self.combination(choice).corners))
+
+    def kind(self, choice: Choice) -> str:
+        """Say how a trial of `choice` is evaluated."""
+        own, after = ([str(step["step"]) for step in steps] for steps in self.steps(choice))
+        if after:
+            return f"full gallery ({', '.join([*own, *after])})"
+        return f"own candidates ({', '.join(own)})" if own else "candidates (plain fusion)"
 
     def map_inside(self, choice: Choice, coordinates: np.ndarray, inside: np.ndarray) -> float:
         """Return MAP@k over the queries of `inside` (Q,) bool."""
@@ -77,7 +152,7 @@ class Landscape:
 
     def chains_alone(self) -> list[tuple[int, tuple[str, ...]]]:
         """Return, for each chain that choices make, its deepest vertex and the names of those choices."""
-        components = components_of(self.configuration, self.all_choices()[0])
+        components = self.space.components_of(self.space.default)
         found: dict[str, tuple[int, tuple[str, ...]]] = {}
         for vertex, component in enumerate(components):
             prefix = component.chain if component.pooling is None else component.backbone
@@ -101,12 +176,20 @@ class Landscape:
             "private": np.flatnonzero(self.labelled.private).tolist(), "sampler": tuning.sampler,
             "dumps": self.identity(),
         }
+        if self.space.steps:
+            described["steps"] = [[step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
+                                  for step in self.space.steps]
+        if self.space.recipe is not None:
+            described["recipe"] = [[part.name for part in self.space.recipe.components], list(self.space.recipe.weights)]
         return f"{competition.name}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def identity(self) -> list[str]:
         """The dump files of the first choice: their names hold the digest of what made them."""
-        first = {name: values[0] for name, values in self.choice_lists.items()}
-        return sorted(dump.path.name for dump in self.dumps(first)[1])
+        return sorted(dump.path.name for dump in self.dumps(self.space.default)[1])
+
+
+def _key(components, steps) -> str:
+    return json.dumps([[component.name for component in components], list(steps)], sort_keys=True)
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ outside are flagged, and no certificate speaks of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,8 +80,13 @@ def full_precisions(queries: Sequence[Dump], gallery: Sequence[Dump], weights: n
 def evaluate_named(combination: Combination, queries: Sequence[Dump], gallery: Sequence[Dump],
                    relevant: Sequence[np.ndarray], k: int) -> list[NamedPoint]:
     """Score every named point of `combination` by full ranking."""
+    return named_points(combination, lambda weights: full_precisions(queries, gallery, weights, relevant, k))
+
+
+def named_points(combination: Combination, precisions: Callable[[np.ndarray], np.ndarray]) -> list[NamedPoint]:
+    """Score every named point of `combination` by `precisions` (L,) -> (Q,), which knows no region."""
     found = []
     for name, weights in named_weights(combination.components).items():
         inside = contains(weights, combination.sums, combination.chains, tolerance=1e-9)
-        found.append(NamedPoint(name, weights, inside, full_precisions(queries, gallery, weights, relevant, k)))
+        found.append(NamedPoint(name, weights, inside, precisions(weights)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,10 +27,12 @@ def report(tuned: Tuned, top_k: int) -> str:
              f"{len(np.unique(tuned.labelled.groups))} groups, {int(tuned.labelled.private.sum())} private", ""]
     lines += [f"  {'weight':>7}  component"]
     lines += [f"  {weight:7.4f}  {component.name}" for weight, component in zip(tuned.recipe.weights, tuned.recipe.components)]
-    lines += [f"  ratio {ratio_form(tuned.recipe.weights)}", ""]
+    lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
+    lines += [f"  step {json.dumps(step)}" for step in tuned.recipe.steps] + [""]
     lines += [f"  MAP@{top_k} (hits over min(m, {top_k}))   public  private      all"]
     lines += [_row("tuned", scores)]
-    lines += [_row("untuned (equal weights)", untuned)]
+    studied = tuned.untuned.provenance.get("studied")
+    lines += [_row("untuned (equal weights)" if studied is None else f"untuned ({studied} as it stands)", untuned)]
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         lines.append(_row(point.name + ("" if point.inside else " *"), _point_scores(point, tuned)))
     if any(not point.inside for point in tuned.named):
@@ -57,7 +60,8 @@ def report(tuned: Tuned, top_k: int) -> str:
     combination = tuned.combination
     if combination.scene is not None:
         lines.append(f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries")
-    lines.append(f"recipe: {tuned.paths['recipe']}")
+    lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
+    lines.append(f"recipe: {tuned.paths['recipe']}" + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""))
     return "\n".join(lines)
 
 
@@ -67,7 +71,9 @@ def report_values(tuned: Tuned) -> dict:
         "recipe": str(tuned.paths["recipe"]), "untuned": str(tuned.paths["untuned"]), "trials": tuned.trials,
         "new_trials": tuned.new_trials, "scores": tuned.recipe.scores, "untuned_scores": tuned.untuned.scores,
         "weights": {part.name: weight for part, weight in zip(tuned.recipe.components, tuned.recipe.weights)},
-        "choice": tuned.recipe.choice, "importances": tuned.importances,
+        "choice": tuned.recipe.choice, "steps": list(tuned.recipe.steps),
+        "seconds_per_trial": {kind.name: kind.seconds for kind in tuned.kinds},
+        "importances": tuned.importances,
         "gain": {"mean": tuned.comparison.gain, "interval": list(tuned.comparison.interval),
                  "probability": tuned.comparison.probability, "within_noise": tuned.comparison.within_noise},
         "named": {point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named},

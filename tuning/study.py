@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -105,15 +105,16 @@ def suggest(trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertice
 
 
 def enqueue_first_points(study: optuna.Study, choice_lists: Mapping[str, Sequence], n_vertices: int, share: int,
-                         alone: Sequence[tuple[int, Sequence[str]]] = ()) -> None:
-    """Enqueue the named points (see `first_points`), at most `share` of them, once in a study's life."""
+                         alone: Sequence[tuple[int, Sequence[str]]] = (),
+                         known: Sequence[Mapping[str, object]] = ()) -> None:
+    """Enqueue `known` parameters and the named points (see `first_points`), at most `share`, once in a study's life."""
     if study.user_attrs.get("first points enqueued"):
         return
     study.set_user_attr("first points enqueued", True)
-    for number, values in enumerate(first_points(choice_lists, n_vertices, alone)):
+    for number, values in enumerate(chain(known, first_points(choice_lists, n_vertices, alone))):
         if number >= share:
             break
-        study.enqueue_trial(values, skip_if_exists=True)
+        study.enqueue_trial(dict(values), skip_if_exists=True)
 
 
 def completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -1,0 +1,79 @@
+"""The study's best point: of equals the most robust, and what branch and bound adds to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from competition.errors import ConfigurationError, Top7Error
+from tuning import study as studies
+from tuning.certificate import certify
+from tuning.landscape import Landscape
+from tuning.robust import largest_ball
+
+Choice = Mapping[str, object]
+TIE = 1e-12
+
+
+def best_point(landscape: Landscape, study) -> tuple[dict[str, object], np.ndarray, float]:
+    """Return (choice, barycentric coordinates, public MAP) of the study's best; of equals the most robust."""
+    finished = studies.completed(study)
+    if not finished:
+        raise Top7Error("the study holds no finished trial: give --trials 1 or more")
+    best = max(trial.value for trial in finished)
+    ties = [trial for trial in finished if trial.value >= best - TIE]
+    balls = []
+    for trial in ties[:20]:
+        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        balls.append((choice, *_centred(landscape, choice, coordinates, best)))
+    choice, coordinates, _ = max(balls, key=lambda ball: ball[2])
+    return choice, coordinates, best
+
+
+def _centred(landscape: Landscape, choice: Choice, coordinates: np.ndarray, value: float) -> tuple[np.ndarray, float]:
+    """Move to the centre of the best cell where that keeps the figure; returns (coordinates, radius)."""
+    combination = landscape.combination(choice)
+    if combination.scene is None:
+        return coordinates, 0.0
+    ball = largest_ball(combination.scene.of_queries(landscape.labelled.public), coordinates, combination.corners)
+    if landscape.map_inside(choice, ball.centre, landscape.labelled.public) >= value - TIE:
+        return ball.centre, ball.radius
+    return coordinates, 0.0
+
+
+def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, public: float, seconds: float,
+               every_choice: bool, progress: bool):
+    """Branch and bound over the recipe's region, or those of all choices; the better of study and certificate."""
+    from tqdm import tqdm
+
+    tried = [dict(choice)]
+    if every_choice:
+        tried += [other for other in landscape.all_choices() if other != dict(choice)]
+    made = [landscape.combination(other) for other in tried]
+    if any(combination.scene is None for combination in made):
+        raise Top7Error("--certify needs lossless candidates, and the region prunes badly here: use region = \"similarity\"")
+    scenes = [combination.scene.of_queries(landscape.labelled.public) for combination in made]
+    with tqdm(total=round(seconds), unit="s", desc="certify", disable=None if progress else True) as bar:
+        begun = time.perf_counter()
+
+        def watch(best: float, bound: float) -> None:
+            bar.n = round(time.perf_counter() - begun, 1)
+            bar.set_postfix_str(f"best {best:.4f} bound {bound:.4f}")
+
+        certificate = certify(scenes, [combination.corners for combination in made], seconds,
+                              known=[(0, coordinates)], watch=watch)
+    if certificate.best > public + TIE:
+        choice, public = tried[certificate.combination], certificate.best
+        coordinates, _ = _centred(landscape, choice, certificate.coordinates, public)
+    return certificate, choice, coordinates, public
+
+
+def check_certifiable(landscape: Landscape) -> None:
+    """Raise ConfigurationError where a choice of the study has no candidates of its own, which a certificate needs."""
+    for choice in landscape.space.single_changes():
+        _, after = landscape.steps(choice)
+        if after:
+            raise ConfigurationError(f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
+                                     "trial, so that the whole gallery is ranked: certify a study without that step")

@@ -1,0 +1,76 @@
+"""Dumps after the steps that no trial's weights change: derived dumps with digests and candidates of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from features.components import Component
+from features.dumps import Dump
+from features.ranking.descriptor_steps import centres, written_out
+from features.ranking.pipeline import start_with_dumps
+from features.ranking.state import State
+from features.ranking.steps import apply_steps, used_components
+from tuning.step_choices import Step
+
+KEEPS_FILES = ("whiten", "augment", "reciprocal", "diffuse")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """components: their chains as the region orders them now; state: what the next step gets; queries, gallery: the
+    same as dumps, one a component; own: the steps done."""
+
+    components: tuple[Component, ...]
+    state: State
+    queries: tuple[Dump, ...]
+    gallery: tuple[Dump, ...]
+    own: tuple[Step, ...]
+
+    def lists(self, weights: np.ndarray, steps: Sequence[Step], *, progress: bool = False) -> np.ndarray:
+        """Return ranks (Q, k) under `weights` (L,) after the other `steps`, over the whole gallery.
+
+        Components that nothing weighs are left out first, as where a submission is written. What depends on the
+        weights and is written to disk meanwhile is removed again.
+        """
+        used = used_components(weights, None, [*self.own, *steps])
+        state = replace(self.state.of(used, weights[used]), progress=progress)
+        with _scratch(state.folder, steps) as folder:
+            return apply_steps(replace(state, folder=folder), steps).lists(state.k)[0]
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path, steps: Sequence[Step]) -> Iterator[Path]:
+    if not any(step["step"] in KEEPS_FILES for step in steps):
+        yield folder
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as scratch:
+        yield Path(scratch)
+
+
+def prepare(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump], own: Sequence[Step], k: int,
+            folder: Path, *, progress: bool = False) -> Prepared:
+    """Return dumps, one a component, after the steps `own`; kept in `folder` (`<work>/ranking`), where submit looks.
+
+    After whitening and z-normalisation rows are centred: each component is then a chain of its own.
+    """
+    weights = np.full(len(components), 1.0 / len(components))
+    state = start_with_dumps(queries, gallery, weights, k, folder=folder, progress=progress)
+    if own:
+        state = written_out(apply_steps(state, own))
+        queries = [_with_rows(dump, rows, dump.path) for dump, rows in zip(queries, state.queries)]
+        gallery = [_with_rows(dump, rows, Path(rows.filename)) for dump, rows in zip(gallery, state.gallery)]
+    if any(map(centres, own)):
+        components = [replace(component, chain=component.name) for component in components]
+    return Prepared(tuple(components), state, tuple(queries), tuple(gallery), tuple(own))
+
+
+def _with_rows(dump: Dump, rows: np.ndarray, path: Path) -> Dump:
+    """Return the dump with other unit rows; `path` tells them apart."""
+    return replace(dump, path=path, descriptors=rows, norms=np.ones(len(rows), dtype=np.float32), sidecar={})

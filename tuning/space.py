@@ -1,0 +1,127 @@
+"""What a study chooses among, and what a choice means: components, chains of weights, steps.
+
+Three ways in: the configuration's own choices; those fixed to a study's recipe; or, for any other recipe, its own
+components with its steps' values (the recipe's own first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError, nearest
+from features.components import Component, backbone_named, check_choice, choices, components_of, depth_order
+from features.ranking.state import spread
+from features.ranking.steps import check_steps
+from features.recipe import Recipe
+from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
+
+Choice = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Space:
+    """choice_lists: the discrete parameters, first values first; components_of(choice): in the order every sum uses;
+    steps: those of the study; graph_weights (L,): by which an augmentation's neighbours are near; recipe: the one
+    under study as it stands (None: the configuration's choices), its components in this order.
+    """
+
+    choice_lists: dict[str, tuple]
+    components_of: Callable[[Choice], tuple[Component, ...]]
+    steps: tuple[StepChoices, ...] = ()
+    graph_weights: tuple[float, ...] = ()
+    recipe: Recipe | None = None
+
+    @property
+    def default(self) -> dict[str, object]:
+        """The first value of every choice."""
+        return {name: values[0] for name, values in self.choice_lists.items()}
+
+    def single_changes(self) -> list[dict[str, object]]:
+        """Return the first choices, and those with one other value of a step."""
+        return [self.default] + [{**self.default, name: value} for step in self.steps
+                                 for name, values in step.choice_lists.items() for value in values[1:]]
+
+    def steps_of(self, choice: Choice) -> tuple[Step, ...]:
+        """Return the steps of one choice."""
+        return concrete_steps(self.steps, choice, self.graph_weights)
+
+
+def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Space:
+    """Return the space of a study: of the configuration, or of `recipe`.
+
+    A recipe that a study of the configuration wrote fixes the discrete choices to its own; any other is studied over its
+    own components, weights and steps.
+    """
+    if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
+        return _space_of_recipe(configuration, recipe)
+    known = choices(configuration)
+    n_components = len(components_of(configuration, {name: values[0] for name, values in known.items()}))
+    steps = configured_steps(configuration.tuning.steps, configuration.path, n_components)
+    lists = dict(known)
+    for step in steps:
+        lists |= step.choice_lists
+    if recipe is not None:
+        lists = _fixed(configuration, recipe.choice, known, lists)
+
+    def made(choice: Choice) -> tuple[Component, ...]:
+        return components_of(configuration, {name: choice[name] for name in known})
+
+    return Space(lists, made, steps, (1.0,) * n_components)
+
+
+def _fixed(configuration: Configuration, choice: Choice, known: Mapping, lists: Mapping[str, tuple]) -> dict[str, tuple]:
+    """Return `lists` with the chosen values alone; ConfigurationError where the choice is not one of them."""
+    for name in choice:
+        if name not in lists:
+            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name!r}, which the study does not have: "
+                                     f"{nearest(name, lists)}")
+    check_choice(configuration, {name: choice[name] for name in known if name in choice})
+    for name, values in lists.items():
+        if name not in choice or choice[name] not in values:
+            raise ConfigurationError(f"{configuration.path}: the recipe has no choice for {name!r} among {list(values)}: "
+                                     "write it anew with ./run.sh tune")
+    return {name: (choice[name],) for name in lists}
+
+
+def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
+    check_steps(recipe.steps)
+    order = shallow_to_deep(configuration, recipe.components)
+    groups = recipe.groups or tuple(range(len(recipe.components)))
+
+    def each(entries) -> list[float]:
+        """Weights by entry of the recipe's components as weights by component, in the space's order."""
+        return spread(entries, groups)[order].tolist()
+
+    steps = []
+    for step in recipe.steps:
+        step = dict(step)
+        if step.get("weights") is not None:
+            step["weights"] = each(step["weights"])
+        if "stages" in step:
+            step["stages"] = [{**stage, "weights": each(stage["weights"])} for stage in step["stages"]]
+        steps.append(step)
+    weights = recipe.weight_array[order]
+    arranged = replace(recipe, components=tuple(recipe.components[number] for number in order),
+                       weights=tuple(map(float, weights)), groups=(), steps=tuple(steps))
+    chosen = recipe_steps(steps, len(order))
+    lists: dict[str, tuple] = {}
+    for step in chosen:
+        lists |= step.choice_lists
+    return Space(lists, lambda choice: arranged.components, chosen, arranged.weights, arranged)
+
+
+def shallow_to_deep(configuration: Configuration, components: tuple[Component, ...]) -> list[int]:
+    """Return the order that puts the layers of each chain shallow to deep, in the places the chain has, for eq. 3."""
+    order = list(range(len(components)))
+    for chain in dict.fromkeys(component.chain for component in components):
+        places = [number for number, component in enumerate(components) if component.chain == chain]
+        if len(places) > 1:
+            depth = depth_order(backbone_named(configuration, components[places[0]].backbone).layers)
+            members = sorted(places, key=lambda number: depth.index(components[number].layer))
+            for place, member in zip(places, members):
+                order[place] = member
+    return np.array(order).tolist()

@@ -1,0 +1,221 @@
+"""What a study may choose about steps: each argument's values, and the concrete steps of one choice.
+
+One rule for `[tuning] steps`: a list stands for a choice, a single value is fixed, an argument left out keeps the step's
+default. `optional = true` lets the study leave the step out; `tune = true` tries the values worth trying
+(features/ranking/steps.py, TUNABLE) of every argument not written. An argument that is a list itself (the weights of an
+augmentation or of a cascade's stage) is a choice as a list of lists or words.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.errors import ConfigurationError
+from features.ranking.descriptor_steps import independent
+from features.ranking.steps import TUNABLE, check_steps, parameters_of
+
+Choice = Mapping[str, object]
+Step = dict[str, object]
+
+
+@dataclass(frozen=True)
+class StepChoices:
+    """One step of a study. label: its name, numbered where it stands twice; values: those each argument may take, the
+    stages of a cascade as "1.weights", "1.keep", …"""
+
+    name: str
+    label: str
+    values: Mapping[str, tuple]
+    optional: bool = False
+
+    @property
+    def choice_lists(self) -> dict[str, tuple]:
+        """The discrete parameters of the study this step adds, first values first."""
+        used = {f"{self.label}.used": (True, False)} if self.optional else {}
+        return used | {f"{self.label}.{key}": tuple(map(parameter_value, values))
+                       for key, values in self.values.items() if len(values) > 1}
+
+    def step(self, choice: Choice) -> Step | None:
+        """Return the step as `choice` has it; None where it is left out or joins no neighbours."""
+        if not choice.get(f"{self.label}.used", True):
+            return None
+        found = {key: values[list(map(parameter_value, values)).index(choice[f"{self.label}.{key}"])]
+                 if len(values) > 1 else values[0] for key, values in self.values.items()}
+        if self.name == "cascade":
+            return {"step": self.name, "stages": _stages(found)}
+        if self.name in ("augment", "expand") and found.get("neighbours") == 0:
+            return None
+        if "alpha" in found and "kind" in parameters_of(self.name) and found.get("kind", "average") != "alpha":
+            del found["alpha"]  # says nothing there
+        return {"step": self.name, **found}
+
+
+def parameter_value(value: object) -> object:
+    """Return a value as Optuna keeps it: numbers, texts and booleans as they are, anything else as JSON."""
+    return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, separators=(",", ":"))
+
+
+def _stages(found: Mapping[str, object]) -> list[dict]:
+    """Return a cascade's stages; one that would keep more than the stage before keeps as many."""
+    stages: list[dict] = []
+    for number in range(1, len(found) // 2 + 1):
+        keep = found[f"{number}.keep"]
+        stages.append({"weights": found[f"{number}.weights"], "keep": min([keep, *(s["keep"] for s in stages[-1:])])})
+    return stages
+
+
+def concrete_steps(steps: Sequence[StepChoices], choice: Choice, graph_weights: Sequence[float]) -> tuple[Step, ...]:
+    """Return the steps of one choice. An augmentation without weights of its own takes `graph_weights`, one for each
+    component, so that its neighbours depend on no trial's weights (not after a step that depends on them anyway; not
+    where it says weights = "own").
+    """
+    found: list[Step] = []
+    for place in steps:
+        step = place.step(choice)
+        if step is None:
+            continue
+        if step["step"] == "augment":
+            written = step.pop("weights", None)
+            if written == "equal":
+                written = [1.0] * len(graph_weights)
+            if written is None and all(map(independent, found)):
+                written = [float(weight) for weight in graph_weights]
+            if written not in (None, "own"):
+                step["weights"] = written
+        found.append(step)
+    return tuple(found)
+
+
+def with_weights(steps: Sequence[Step], weights: np.ndarray, corners: np.ndarray) -> tuple[Step, ...]:
+    """Return the steps with the words of a cascade's stages as numbers: own (the trial's `weights` (L,)), equal,
+    centroid or a vertex of the region `corners` (J, L)."""
+    found = []
+    for step in steps:
+        if step["step"] == "cascade":
+            stages = [{**stage, "weights": _numbers(stage["weights"], weights, corners)} for stage in step["stages"]]
+            step = {**step, "stages": stages}
+        found.append(step)
+    return tuple(found)
+
+
+def _numbers(named: object, weights: np.ndarray, corners: np.ndarray) -> list[float]:
+    if not isinstance(named, str):
+        return list(named)
+    if named == "own":
+        return weights.tolist()
+    if named in ("equal", "centroid"):
+        return [1.0] * len(weights) if named == "equal" else corners.mean(axis=0).tolist()
+    return corners[int(named.split()[1]) - 1].tolist()
+
+
+def configured_steps(tables: Sequence[Mapping[str, object]], path: Path, n_components: int) -> tuple[StepChoices, ...]:
+    """Return the steps of `[tuning] steps`; ConfigurationError, one line, for what cannot be."""
+    where = f"{path}: [tuning] steps"
+    labels = _labels([str(table["step"]) for table in tables])
+    found = []
+    for label, table in zip(labels, tables):
+        name = str(table["step"])
+        written = {key: value for key, value in table.items() if key not in ("step", "optional", "tune")}
+        if name == "cascade" and not _are_stages(written.get("stages")):
+            raise ConfigurationError(f"{where}: cascade has stages = {written.get('stages')!r}: expected a list of tables "
+                                     "like { weights = \"own\", keep = 100 }")
+        values = {key: _listed(key, value) for key, value in written.items() if key != "stages"}
+        for number, stage in enumerate(written.get("stages", ()), start=1):
+            values |= {f"{number}.{key}": _listed(key, value) for key, value in stage.items()}
+        if table.get("tune"):
+            if name not in TUNABLE:
+                raise ConfigurationError(f"{where}: tune = true for {name}, which has no list of values worth trying "
+                                         f"(those that have: {', '.join(TUNABLE)}): write its values")
+            values |= {key: _own_first(name, key, worth) for key, worth in TUNABLE[name].items() if key not in values}
+        found.append(StepChoices(name, label, values, bool(table.get("optional", False))))
+    _check(found, where, n_components)
+    return tuple(found)
+
+
+def recipe_steps(steps: Sequence[Mapping[str, object]], n_components: int) -> tuple[StepChoices, ...]:
+    """Return a recipe's steps with the values worth trying, the recipe's own first.
+
+    n_components: how many vertices a cascade's stages may take their weights from; stages' weights come one a
+    component.
+    """
+    labels = _labels([str(step["step"]) for step in steps])
+    found = []
+    for label, step in zip(labels, steps):
+        name = str(step["step"])
+        values = {key: (value,) for key, value in step.items() if key not in ("step", "stages")}
+        for key, worth in TUNABLE.get(name, {}).items():
+            values[key] = _own_first(name, key, worth, *values.get(key, ()))
+        for number, stage in enumerate(step.get("stages", ()), start=1):
+            keep, last = int(stage["keep"]), number == len(step["stages"])
+            vertices = [f"vertex {vertex}" for vertex in range(1, n_components + 1)]
+            values[f"{number}.weights"] = (list(stage["weights"]), "own", "equal", "centroid", *vertices)
+            values[f"{number}.keep"] = (keep,) if last else (keep, 2 * keep, max(1, keep // 4))
+        found.append(StepChoices(name, label, values))
+    _check(found, "the recipe", n_components)
+    return tuple(found)
+
+
+def _own_first(name: str, key: str, worth: tuple, *own: object) -> tuple:
+    default = parameters_of(name)[key].default
+    first = own or (() if default is parameters_of(name)[key].empty else (default,))
+    return (*first, *(value for value in worth if value not in first))
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+            for place, name in enumerate(names)]
+
+
+def _listed(key: str, value: object) -> tuple:
+    """The values an argument may take; a list of numbers for `weights` is one value."""
+    if not isinstance(value, list) or key == "weights" and all(isinstance(item, (int, float)) for item in value):
+        return (value,)
+    return tuple(value)
+
+
+def _are_stages(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(stage, Mapping) and set(stage) == {"weights", "keep"} for stage in value)
+
+
+def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
+    """Check every value each step may take, and the order of the steps, before anything runs."""
+    for step in steps:
+        for key, values in step.values.items():
+            if not values or len(set(map(str, map(parameter_value, values)))) < len(values):
+                raise ConfigurationError(f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once")
+            if key.endswith("weights"):
+                words = ("own", "equal", "centroid") if step.name == "cascade" else ("own", "equal")
+                for value in values:
+                    _check_weights(f"{where}: {step.label}.{key}", value, n_components, words)
+            elif key.endswith(".keep"):
+                for value in values:
+                    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                        raise ConfigurationError(f"{where}: {step.label}.{key} = {value!r}: expected a whole number of at least 1")
+    every = max([len(values) for step in steps for values in step.values.values()], default=1)
+    for place in range(every):  # each value once; those of different arguments side by side
+        drawn = [{key: values[min(place, len(values) - 1)] for key, values in step.values.items()} for step in steps]
+        made = [{"step": step.name, "stages": _stages(values)} if step.name == "cascade" else {"step": step.name, **values}
+                for step, values in zip(steps, drawn)]
+        try:
+            check_steps(made)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _check_weights(where: str, value: object, n_components: int, words: Sequence[str]) -> None:
+    if isinstance(value, str):
+        vertex = re.fullmatch(r"vertex (\d+)", value) if "centroid" in words else None
+        if value in words or vertex and 1 <= int(vertex[1]) <= n_components:
+            return
+        known = ", ".join([*words, *([f"vertex 1 to vertex {n_components}"] if "centroid" in words else [])])
+        raise ConfigurationError(f"{where} = {value!r}: expected numbers, or one of {known}")
+    numbers = isinstance(value, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+    if not numbers or len(value) != n_components or min(value) < 0 or sum(value) <= 0:
+        raise ConfigurationError(f"{where} = {value!r}: expected {n_components} numbers >= 0, one a component, not all 0")
