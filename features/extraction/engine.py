@@ -49,6 +49,8 @@ class Engine:
             torch.set_num_threads(settings.threads)
         self.network: Network = create_network(backbone)
         self.device = torch.device(settings.device)
+        if settings.device == "cuda":  # by number: which device is the current one differs from thread to thread
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.format = getattr(torch, settings.memory_format)
         self.network.module.to(self.device, memory_format=self.format)
         shape = (1, 3, 1, 1)
@@ -131,7 +133,7 @@ class Engine:
         if self.device.type != "cuda":
             return nullcontext()
         if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream()
+            self._local.stream = torch.cuda.Stream(self.device)
         return torch.cuda.stream(self._local.stream)
 
     def sizings(self) -> tuple[Sizing, ...]:

@@ -1,0 +1,81 @@
+"""Batches computed side by side, and how many images a batch has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from competition.configuration import Backbone
+from features.extraction.engine import Engine
+from features.extraction.settings import Settings, gpu_rows
+from features.extraction.targets import Target
+
+LAYERS = ("layer1", "layer4")
+
+
+@pytest.fixture
+def engine_of():
+    """An engine on named layers, whose forward hooks keep their maps in the network, by its settings."""
+    threads = torch.get_num_threads()
+    backbone = Backbone("test_resnet", LAYERS, "test_resnet", weights="random", image_size=32)
+    yield lambda **changes: Engine(
+        backbone,
+        Settings(
+            **{
+                "device": "cpu",
+                "threads": 1,
+                "precision": "float32",
+                "memory_format": "channels_last",
+                "batch_rows": 4,
+                "window_rows": 8,
+                "torch": torch.__version__,
+            }
+            | changes
+        ),
+    )
+    torch.set_num_threads(threads)
+
+
+def test_batches_side_by_side_give_the_bytes_of_one_after_the_other(engine_of):
+    targets = [Target(Path(layer), {}, layer, pooling="spoc") for layer in LAYERS]
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8) for _ in range(24)]
+    alone, together = engine_of(), engine_of(threads=3, batch_threads=1)
+    assert (alone.settings.at_once, together.settings.at_once) == (1, 3)
+    expected = [alone.describe([batch], targets) for batch in batches]
+    futures = [together.submit([batch], targets) for batch in batches]
+    for one, future in zip(expected, futures, strict=True):
+        found = future.result()
+        assert all(np.array_equal(a, b) for a, b in zip(one.rows, found.rows, strict=True))
+        assert np.array_equal(one.norms, found.norms)
+    assert len({row.tobytes() for one in expected for row in one.rows}) == 2 * len(batches)
+
+
+def test_networks_lent_to_threads_share_their_weights(engine_of):
+    engine = engine_of(threads=2, batch_threads=1)
+    with engine._borrowed() as first, engine._borrowed() as second:
+        assert first.module is not second.module
+        pairs = list(zip(first.module.parameters(), second.module.parameters(), strict=True))
+    assert pairs and all(a.data_ptr() == b.data_ptr() for a, b in pairs)
+
+
+def test_several_batches_that_run_out_of_memory_halve_once(engine_of, capsys):
+    engine = engine_of()
+    assert engine.halve_batch(4) and engine.halve_batch(4)
+    assert engine.settings.batch_rows == 2 and capsys.readouterr().err.count("out of memory") == 1
+    assert engine.halve_batch(2) and engine.settings.batch_rows == 1
+    assert not engine.halve_batch(1)
+
+
+def test_settings_of_earlier_versions_compute_one_batch_at_a_time(engine_of):
+    assert engine_of(threads=2).settings.at_once == 1
+
+
+@pytest.mark.parametrize(
+    "side_px,free_gib,rows", [(224, 139, 128), (224, 8, 8), (448, 8, 2), (224, 0.1, 1), (32, 139, 256)]
+)
+def test_rows_of_a_batch_on_a_gpu(side_px, free_gib, rows):
+    # half of 8 GiB is 4096 MiB, two batches of one 224-px image take 2 * 224 * 224 * 4 KiB = 392 MiB: 10, so 8
+    assert gpu_rows(side_px, int(free_gib * 2**30)) == rows
