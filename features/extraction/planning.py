@@ -62,9 +62,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
-def plan_pass(
-    engine: Engine, split: str, images: ImageSet, found: Sequence[Standing]
-) -> PlannedPass:
+def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Standing]) -> PlannedPass:
     """The groups of one backbone and split, with what is left of them, `seconds` not yet measured. found:
     every target, complete ones too.
     """

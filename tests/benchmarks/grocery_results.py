@@ -19,31 +19,13 @@ import numpy as np
 from competition.configuration import load_configuration
 from features.components import components_of
 from features.extraction import extract
+from tests.grocery import SHARED, grocery_configuration
 from tuning.landscape import Landscape
 from tuning.named_points import full_precisions
 from tuning.tune import tune
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
-CONFIGURATION = """
-[competition]
-name = "grocery"
-gallery = "{shared}/grocery/gallery"
-validation = "{shared}/grocery/val"
-labels = "{shared}/grocery/val.csv"
-test = "{shared}/grocery/test"
-
-[[backbone]]
-model = "mobilenetv1_100"
-weights = "{shared}/weights/mobilenetv1_100.safetensors"
-options = {{ pad_type = "same" }}
-mean = [0.5, 0.5, 0.5]
-std = [0.5, 0.5, 0.5]
-image_size = 288
-layers = [0, 1, 2, 3, 4]
-pooling = ["fcrow", "spoc", "crow"]
-{parts}
-"""
-PARTS = "parts = { layer = 4, counts = [25, 50, 100], dims = [128, 256], exponents = [0.5, 1.0] }"
+POOLINGS = ["fcrow", "spoc", "crow"]
+PARTS = "{ layer = 4, counts = [25, 50, 100], dims = [128, 256], exponents = [0.5, 1.0] }"
 
 
 def row(name: str, values: np.ndarray, labelled, note: str = "") -> str:
@@ -62,8 +44,8 @@ def main() -> None:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=True)
         with_parts, without = work / "with-parts.toml", work / "without.toml"
-        with_parts.write_text(CONFIGURATION.format(shared=SHARED, parts=PARTS))
-        without.write_text(CONFIGURATION.format(shared=SHARED, parts=""))
+        with_parts.write_text(grocery_configuration(SHARED, POOLINGS, PARTS))
+        without.write_text(grocery_configuration(SHARED, POOLINGS))
         configuration = load_configuration(with_parts, work=work)
         plain = load_configuration(without, work=work)
         with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):

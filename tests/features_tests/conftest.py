@@ -10,6 +10,7 @@ from PIL import Image
 
 from competition.configuration import Configuration, load_configuration
 from features.extraction import ExtractionReport, extract, settings
+from tests.features_tests.extraction_competition import draw
 
 BACKBONE = """
 [[backbone]]
@@ -57,7 +58,21 @@ class TinyCompetition:
 
 
 @pytest.fixture()
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyCompetition:
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 8 rows in batches of 4."""
     monkeypatch.setattr(settings, "WINDOW_ROWS", 8)
     monkeypatch.setattr(settings, "BATCH_PIXELS", 4 * 32 * 32)
+
+
+@pytest.fixture()
+def tiny(tmp_path: Path, small_windows: None) -> TinyCompetition:
     return TinyCompetition(tmp_path)
+
+
+@pytest.fixture()
+def folder(tmp_path: Path, small_windows: None) -> Path:
+    """37 gallery and 5 validation images with labels."""
+    draw(tmp_path / "gallery", [f"g{i:03d}" for i in range(37)])
+    draw(tmp_path / "val", [f"v{i}" for i in range(5)], seed=1)
+    (tmp_path / "val.csv").write_text("v0,g003\nv1,g004,g030\nv2,g005\nv3,g006\nv4,g007\n")
+    return tmp_path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from competition.configuration import load_configuration
-from features.extraction import extract
+from features.extraction import extract, passes
 from features.extraction.engine import Engine
 from PIL import Image
 
@@ -53,6 +54,19 @@ def contents(configuration, kinds: tuple[str, ...] = (".npy", ".json")) -> dict[
 
 class Stops(Exception):
     pass
+
+
+def stopping_after(windows: int) -> Callable:
+    """A stand-in for `passes.compute_window` that raises `Stops` once it has computed so many windows."""
+    compute, calls = passes.compute_window, []
+
+    def stopping(*arguments, **options):
+        calls.append(1)
+        if len(calls) > windows:
+            raise Stops
+        return compute(*arguments, **options)
+
+    return stopping
 
 
 def counted(monkeypatch) -> list[int]:

@@ -22,24 +22,22 @@ from features.extraction import (
     extracted_images,
     passes,
     plan,
-    settings,
 )
 from features.pooling import POOLING
 from PIL import Image
 
+from tests.features_tests.extraction_competition import (
+    BACKBONE,
+    Stops,
+    configured,
+    contents,
+    draw,
+    run,
+    stopping_after,
+)
+
+
 ROOT = Path(__file__).resolve().parents[2]
-from tests.features_tests.extraction_competition import BACKBONE, Stops, configured, contents, draw, run
-
-
-@pytest.fixture()
-def folder(tmp_path, monkeypatch):
-    """37 gallery and 5 validation images; windows of 8 rows in batches of 4."""
-    monkeypatch.setattr(settings, "WINDOW_ROWS", 8)
-    monkeypatch.setattr(settings, "BATCH_PIXELS", 4 * 32 * 32)
-    draw(tmp_path / "gallery", [f"g{i:03d}" for i in range(37)])
-    draw(tmp_path / "val", [f"v{i}" for i in range(5)], seed=1)
-    (tmp_path / "val.csv").write_text("v0,g003\nv1,g004,g030\nv2,g005\nv3,g006\nv4,g007\n")
-    return tmp_path
 
 
 def test_dumps_hold_what_timm_and_the_pooling_give(folder):
@@ -138,18 +136,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(folder, monkeypatch, after
     run(undisturbed)
     configuration = configured(folder)
     monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
-    compute, calls = passes.compute_window, []
-
-    def stopping(*arguments, **options):
-        calls.append(1)
-        if len(calls) > after:
-            raise Stops
-        return compute(*arguments, **options)
-
-    monkeypatch.setattr(passes, "compute_window", stopping)
-    with pytest.raises(Stops):
+    with monkeypatch.context() as patched, pytest.raises(Stops):
+        patched.setattr(passes, "compute_window", stopping_after(after))
         run(configuration)
-    monkeypatch.setattr(passes, "compute_window", compute)
     assert run(configuration).images == 42 - min(37, 8 * after)
     assert contents(configuration) == contents(undisturbed)
 
@@ -302,18 +291,9 @@ def test_an_interrupted_journal_line_is_cut_off(folder, monkeypatch):
     run(undisturbed)
     configuration = configured(folder)
     monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
-    compute, calls = passes.compute_window, []
-
-    def stopping(*arguments, **options):
-        calls.append(1)
-        if len(calls) > 3:
-            raise Stops
-        return compute(*arguments, **options)
-
-    monkeypatch.setattr(passes, "compute_window", stopping)
-    with pytest.raises(Stops):
+    with monkeypatch.context() as patched, pytest.raises(Stops):
+        patched.setattr(passes, "compute_window", stopping_after(3))
         run(configuration)
-    monkeypatch.setattr(passes, "compute_window", compute)
     journal = next((folder / "work").rglob("*.journal"))
     journal.write_bytes(journal.read_bytes()[:-9])
     assert run(configuration).images == 42 - 16

@@ -17,24 +17,11 @@ from features.extraction import (
     extracted_images,
     passes,
     plan,
-    settings,
 )
 from features.extraction.disk import Disk, DiskFull
 from features.extraction.running import alone
 
-ROOT = Path(__file__).resolve().parents[2]
-from tests.features_tests.extraction_competition import BACKBONE, configured, contents, draw, run
-
-
-@pytest.fixture()
-def folder(tmp_path, monkeypatch):
-    """37 gallery and 5 validation images; windows of 8 rows in batches of 4."""
-    monkeypatch.setattr(settings, "WINDOW_ROWS", 8)
-    monkeypatch.setattr(settings, "BATCH_PIXELS", 4 * 32 * 32)
-    draw(tmp_path / "gallery", [f"g{i:03d}" for i in range(37)])
-    draw(tmp_path / "val", [f"v{i}" for i in range(5)], seed=1)
-    (tmp_path / "val.csv").write_text("v0,g003\nv1,g004,g030\nv2,g005\nv3,g006\nv4,g007\n")
-    return tmp_path
+from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
 
 
 def spoil(folder: Path) -> dict[str, str]:

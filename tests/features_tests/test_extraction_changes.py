@@ -17,7 +17,7 @@ from features.dumps import beside, open_dump
 from features.extraction import describe, exact_duplicates, near_duplicates, verify
 from features.extraction import passes, sources
 from features.extraction.engine import Engine
-from tests.features_tests.extraction_competition import counted
+from tests.features_tests.extraction_competition import Stops, counted, stopping_after
 
 
 def test_a_gallery_that_grew_is_extended(tiny, capsys):
@@ -45,18 +45,9 @@ def test_images_that_are_gone_are_named(tiny, capsys):
 
 def test_growth_in_the_middle_of_an_unfinished_run(tiny, monkeypatch):
     configuration = tiny.configured()
-    compute, calls = passes.compute_window, []
-
-    def stopping(*arguments, **options):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return compute(*arguments, **options)
-
-    monkeypatch.setattr(passes, "compute_window", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(Stops):
+        patched.setattr(passes, "compute_window", stopping_after(2))
         tiny.run(configuration)
-    monkeypatch.setattr(passes, "compute_window", compute)
     tiny.draw(["g001"])
     assert tiny.run(configuration).images == 21 + 1 - 16
     whole = tiny.configured("whole")

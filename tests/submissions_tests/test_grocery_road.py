@@ -7,32 +7,15 @@ import json
 import pytest
 
 from submissions.__main__ import main
+from tests.grocery import grocery_configuration
 
-CONFIGURATION = """
-[competition]
-name = "grocery"
-gallery = "{shared}/grocery/gallery"
-validation = "{shared}/grocery/val"
-labels = "{shared}/grocery/val.csv"
-test = "{shared}/grocery/test"
-
-[[backbone]]
-model = "mobilenetv1_100"
-weights = "{shared}/weights/mobilenetv1_100.safetensors"
-options = {{ pad_type = "same" }}
-mean = [0.5, 0.5, 0.5]
-std = [0.5, 0.5, 0.5]
-image_size = 288
-layers = [0, 1, 2, 3, 4]
-pooling = ["spoc"]
-parts = {{ layer = 4, counts = [100], dims = [128], exponents = [1.0] }}
-"""
+PARTS = "{ layer = 4, counts = [100], dims = [128], exponents = [1.0] }"
 
 
 @pytest.mark.slow
 def test_extract_tune_submit_check(shared, tmp_path, capsys):
     config, work = tmp_path / "grocery.toml", tmp_path / "work"
-    config.write_text(CONFIGURATION.format(shared=shared))
+    config.write_text(grocery_configuration(shared, ["spoc"], PARTS))
     common = ["--config", str(config), "--work", str(work), "--json"]
 
     def run(*arguments: str) -> dict:
