@@ -42,9 +42,10 @@ def test_batches_side_by_side_give_the_bytes_of_one_after_the_other(engine_of):
     targets = [Target(Path(layer), {}, layer, pooling="spoc") for layer in LAYERS]
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8) for _ in range(24)]
-    alone, together = engine_of(), engine_of(threads=3, batch_threads=1)
-    assert (alone.settings.at_once, together.settings.at_once) == (1, 3)
+    alone = engine_of()
     expected = [alone.describe([batch], targets) for batch in batches]
+    together = engine_of(threads=3, batch_threads=1)  # sets this thread's number of threads: after the others
+    assert (alone.settings.at_once, together.settings.at_once) == (1, 3)
     futures = [together.submit([batch], targets) for batch in batches]
     for one, future in zip(expected, futures, strict=True):
         found = future.result()
