@@ -16,6 +16,7 @@ usage: ./run.sh COMMAND [OPTIONS]        every command takes --help
   score        MAP@7 of a CSV against labels, recorded on the leaderboard
   leaderboard  the local leaderboard; --record notes an official score
   predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out
+  bundle       what predict needs and no more, in one checksummed folder for a container
   compare      several recipes on the same dumps, one table with paired intervals
   blend        average finished submissions by rank or score
   parts        a page of the part detectors and what excites them

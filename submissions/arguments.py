@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     predict.add_argument("input_dir", type=Path, metavar="INPUT_DIR")
     predict.add_argument("output_csv", type=Path, metavar="OUTPUT_CSV")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    predict.add_argument("--bundle", type=Path, metavar="DIR", default=os.environ.get("TOP7_BUNDLE"),
+                         help="answer from a bundle alone, without --config (default: the variable TOP7_BUNDLE)")
+    predict.add_argument("--check-content", action="store_true", help="first compare every byte of the bundle with its manifest")
     _recipe(predict, "the recipe (best)")
+
+    bundle = _command(commands, "bundle", "one folder that predict needs and no more: recipe, dumps, weights, checksums")
+    bundle.add_argument("--out", type=Path, metavar="DIR", help="where to make it (work/…/bundle)")
+    _recipe(bundle, "the recipe (best)")
 
     compare = _command(commands, "compare", "several recipes on the same dumps: one table with paired intervals")
     compare.add_argument("recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)")

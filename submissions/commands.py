@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -207,10 +208,37 @@ def predict(options: Namespace) -> Outcome:
     from features.recipe import find_recipe
     from submissions.predicting import predict as answer
 
+    if options.bundle is not None and options.config is None:
+        return _predict_from_bundle(options)
     configuration = configuration_of(options)
     written = answer(configuration, find_recipe(configuration, options.recipe), options.input_dir, options.output_csv,
                      device=options.device)
     return Outcome(written, written["file"])
+
+
+def _predict_from_bundle(options: Namespace) -> Outcome:
+    from submissions.bundle import open_bundle
+    from submissions.predicting import predict as answer
+
+    if options.recipe is not None:
+        raise ConfigurationError(f"--recipe {options.recipe}: the bundle {options.bundle} holds one recipe: leave --recipe out")
+    configuration, recipe = open_bundle(Path(options.bundle), check_content=options.check_content)
+    with tempfile.TemporaryDirectory(prefix="top7-") as scratch:  # the bundle itself may be read-only
+        written = answer(configuration, recipe, options.input_dir, options.output_csv, device=options.device,
+                         scratch=Path(scratch))
+    return Outcome(written, written["file"])
+
+
+def bundle(options: Namespace) -> Outcome:
+    """Make the bundle of a recipe."""
+    from features.recipe import find_recipe
+    from submissions.bundling import bundle as make
+
+    configuration = configuration_of(options)
+    made = make(configuration, find_recipe(configuration, options.recipe),
+                options.out or Path(configuration.competition.work) / "bundle")
+    values = {"bundle": str(made.path), "files": made.files, "bytes": made.size_bytes, "gallery": made.gallery}
+    return Outcome(values, f"{made.path}: {made.files} files, {made.size_bytes / 1e6:.1f} MB, {made.gallery} gallery images")
 
 
 def compare(options: Namespace) -> Outcome:
@@ -274,6 +302,6 @@ def demo(options: Namespace) -> Outcome:
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "demo": demo, "extract": extract, "tune": tune, "submit": submit, "check": check, "score": score,
-    "leaderboard": show_leaderboard, "predict": predict, "compare": compare, "blend": blend, "parts": parts,
+    "leaderboard": show_leaderboard, "predict": predict, "bundle": bundle, "compare": compare, "blend": blend, "parts": parts,
     "verify": verify, "duplicates": duplicates,
 }

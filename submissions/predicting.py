@@ -19,10 +19,11 @@ from submissions.writing import write_submission
 
 
 def predict(configuration: Configuration, recipe: Recipe, input_dir: Path, output_csv: Path, *,
-            device: str = "auto") -> dict:
+            device: str = "auto", scratch: Path | None = None) -> dict:
     """Describe the images of `input_dir` as extract does, rank the gallery under the recipe, write `output_csv`.
 
-    Only the networks the recipe weighs are run; the gallery is read from its dumps alone.
+    Only the networks the recipe weighs are run; the gallery is read from its dumps alone. scratch: where the images'
+    own descriptors stand meanwhile (default: the work folder, which then must be writable).
     """
     from features.extraction import describe
 
@@ -30,9 +31,9 @@ def predict(configuration: Configuration, recipe: Recipe, input_dir: Path, outpu
     images = list_images(input_dir)
     for other in images.others:
         print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
-    work = Path(configuration.competition.work)
-    work.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="predict-", dir=work))
+    scratch = Path(configuration.competition.work) if scratch is None else scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="predict-", dir=scratch))
     try:
         describe(configuration, images, folder, device=device)
         lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder)

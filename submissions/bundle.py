@@ -1,0 +1,101 @@
+"""A bundle: one folder that answers unseen images without the competition, the gallery or a network beside it.
+
+bundle.json (written last) names every other file with its size and SHA-256; config.toml and recipe.json say what is
+ranked; weights/ holds the networks, work/ the dumps, part detectors and what the recipe's steps computed from the gallery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from competition.configuration import Configuration, load_configuration
+from competition.errors import Top7Error
+from features.recipe import Recipe, read_recipe
+
+FORMAT = 1
+MANIFEST, CONFIGURATION, RECIPE, WORK, WEIGHTS = "bundle.json", "config.toml", "recipe.json", "work", "weights"
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether `folder` is a bundle by its manifest, whole or not."""
+    try:
+        return "bundle" in json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def content_digest(values: Mapping) -> str:
+    """SHA-256 (hex) of a manifest without its own digest."""
+    rest = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configuration, Recipe]:
+    """Return configuration and recipe of the bundle in `folder`, after comparing it with its manifest.
+
+    Always: the manifest's own checksum, and that every file is there with its size. check_content: every file's bytes
+    as well (reads all of it). Top7Error, one line: no bundle, a damaged or incomplete one.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+            raise Top7Error(f"{path}: {found}: the bundle is damaged: copy it again, or make it anew with ./run.sh bundle")
+    if check_content:
+        _check_content(folder, manifest["files"])
+    configuration = load_configuration(folder / CONFIGURATION, work=folder / WORK)
+    return _with_training(configuration, manifest["training"]), read_recipe(folder / RECIPE)
+
+
+def _manifest(folder: Path) -> dict:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["bundle"] != FORMAT:
+            raise Top7Error(f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it anew")
+        whole = manifest["sha256"] == content_digest(manifest)
+    except FileNotFoundError:
+        raise Top7Error(f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise Top7Error(f"{path}: damaged: copy the bundle again, or make it anew with ./run.sh bundle")
+    return manifest
+
+
+def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=sum(entry["bytes"] for entry in files.values()), unit="B", unit_scale=True, desc="checking") as bar:
+        for name, entry in files.items():
+            digest = hashlib.sha256()
+            for block in blocks_of(folder / name):
+                digest.update(block)
+                bar.update(len(block))
+            if digest.hexdigest() != entry["sha256"]:
+                raise Top7Error(f"{folder / name}: its content is not what the manifest says: the bundle is damaged: copy it "
+                                "again, or make it anew with ./run.sh bundle")
+
+
+def blocks_of(path: Path, size_bytes: int = 16 << 20) -> Iterable[bytes]:
+    """Yield the bytes of a file, a block at a time."""
+    with open(path, "rb") as stream:
+        while block := stream.read(size_bytes):
+            yield block
+
+
+def _with_training(configuration: Configuration, folders: Mapping[str, list]) -> Configuration:
+    """Parts tables with the folder they were learnt from, as it was written: part of their dumps' names, never read."""
+    backbones = []
+    for backbone in configuration.backbones:
+        named = folders[backbone.name]
+        parts = tuple(replace(table, training=Path(name) if name else None) for table, name in zip(backbone.parts, named))
+        backbones.append(replace(backbone, parts=parts))
+    return replace(configuration, backbones=tuple(backbones))

@@ -1,0 +1,289 @@
+"""Make a bundle: what `predict` needs of a work folder and no more, in one checksummed folder; see submissions/bundle.py."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import sync_folder, write_json, write_text
+from competition.configuration import Backbone, Configuration
+from competition.errors import ConfigurationError, Top7Error
+from features.dumps import Dump, beside, file_label
+from features.recipe import Recipe, write_recipe
+from submissions.bundle import (CONFIGURATION, FORMAT, MANIFEST, RECIPE, WEIGHTS, WORK, blocks_of, content_digest, is_bundle,
+                                open_bundle)
+from submissions.predicting import needed, predict
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """path: the folder; files: how many it holds beside its manifest; size_bytes: of all of them."""
+
+    path: Path
+    files: int
+    size_bytes: int
+    gallery: int
+
+
+def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress: bool = True) -> Bundle:
+    """Copy what `recipe` needs to answer new images into the folder `out`, replacing only an earlier bundle.
+
+    The size is said first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
+    recipe's steps compute from the gallery alone is computed now, if it is not there, and copied. Top7Error: dumps or
+    weights that are missing, a full disk; ConfigurationError: `out` is something else than a bundle.
+    """
+    out = Path(os.path.abspath(out))
+    configuration, recipe = needed(configuration, recipe)
+    if out.exists() and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
+        raise ConfigurationError(f"{out}: is there and is no bundle: give another --out, or remove it")
+    work = Path(configuration.competition.work)
+    files, gallery = files_of_recipe(configuration, recipe, progress=progress)
+    states = {backbone.name: needed_state(backbone) for backbone in configuration.backbones}
+    copied = sum(path.stat().st_size for path in files)
+    tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out.parent).free
+    print(f"top7: bundle of recipe {recipe.name}: {len(files)} files of {work} {_size(copied)}, weights {_size(tensors)}: "
+          f"{_size(copied + tensors)} in {out}, {_size(free)} free there", file=sys.stderr)
+    if (copied + tensors) * 1.01 + (16 << 20) > free:
+        raise Top7Error(f"{out}: the bundle needs {_size(copied + tensors)}, {_size(free)} are free: make room, or give --out")
+    with _staging(out) as folder:
+        try:
+            noted = _write(folder, configuration, recipe, files, states, progress)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Top7Error(f"{out}: the disk is full ({error.strerror}); nothing of the bundle is left") from None
+            raise
+        _answer_once(folder)
+        _put(folder, out)
+    return Bundle(out, len(noted), sum(entry["bytes"] for entry in noted.values()), gallery)
+
+
+def files_of_recipe(configuration: Configuration, recipe: Recipe, *, progress: bool = False) -> tuple[list[Path], int]:
+    """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
+    from features.descriptors import open_components
+
+    gallery = open_components(configuration, recipe.components, "gallery", None)
+    found = [beside(dump.path, suffix) for dump in gallery for suffix in (".npy", ".norms.npy", ".sums.npy", ".json")]
+    for backbone in configuration.backbones:
+        found += _backbone_files(configuration, backbone)
+    found += _derived_files(configuration, recipe, gallery, progress)
+    return sorted(set(found)), len(gallery[0].ids)
+
+
+def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterable[Path]:
+    """Settings of the run, and what was learnt for the parts tables."""
+    from features.extraction.learning import open_part_model
+    from features.extraction.settings import settings_path
+    from features.extraction.targets import backbone_recipe, learnt_path
+    from features.parts.blocks import block_files
+
+    base = backbone_recipe(configuration, backbone)
+    yield settings_path(configuration, backbone, base)
+    for parts in backbone.parts:
+        yield learnt_path(configuration.competition.work, backbone.name, base, parts)
+        home = open_part_model(configuration, backbone, parts).folder
+        yield home / "order.json"
+        if (scales := home / "scales.npy").exists():
+            yield scales
+        yield from (path for first, _, path in block_files(home) if first < max(parts.counts))
+        for count in parts.counts:
+            yield from home.glob(f"components-N{count}-*.safetensors")
+
+
+def _derived_files(configuration: Configuration, recipe: Recipe, gallery: Sequence[Dump], progress: bool) -> list[Path]:
+    """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
+    from features.ranking.derived import noting_files
+    from features.ranking.pipeline import rank_dumps
+
+    steps = []
+    for step in recipe.steps:
+        if step.get("transductive"):
+            print(f"top7: {step['step']} is transductive: it learns from the queries too, so this step and what follows is "
+                  "computed by every predict", file=sys.stderr)
+            break
+        steps.append(step)
+    if not steps:
+        return []
+    unreadable = np.logical_or.reduce([dump.unreadable for dump in gallery])
+    row = int(np.argmin(unreadable))
+    query = [replace(dump, descriptors=dump.descriptors[row : row + 1], norms=dump.norms[row : row + 1]) for dump in gallery]
+    with noting_files() as used:
+        rank_dumps(query, gallery, recipe.weight_array, steps, configuration.competition.top_k, groups=recipe.groups or None,
+                   folder=Path(configuration.competition.work) / "ranking", progress=progress)
+    return used
+
+
+def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:
+    """Return the tensors that the layers of `backbone` need, wherever its weights come from, by the model's names."""
+    from features.backbones import create_network, source_state
+    from features.weights import plain_name
+
+    wanted = set()
+    for key in create_network(backbone).module.state_dict():
+        wanted |= {plain_name(key), plain_name(key.removeprefix("model."))}
+    state = source_state(backbone)[0]
+    return {key: tensor.detach().cpu().contiguous().numpy() for key, tensor in state.items() if plain_name(key) in wanted}
+
+
+def _write(folder: Path, configuration: Configuration, recipe: Recipe, files: Sequence[Path],
+           states: Mapping[str, Mapping[str, np.ndarray]], progress: bool) -> dict[str, dict]:
+    """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest."""
+    from safetensors.numpy import save_file
+    from tqdm import tqdm
+
+    from features.models import weights_digest
+    from features.weights import digest_note
+
+    noted: dict[str, dict] = {}
+    work = Path(configuration.competition.work)
+    with tqdm(total=sum(path.stat().st_size for path in files), unit="B", unit_scale=True, desc="bundle",
+              disable=not progress) as bar:
+        for path in files:
+            name = Path(WORK) / path.relative_to(work)
+            noted[name.as_posix()] = _copy(path, folder / name, bar.update)
+    for backbone in configuration.backbones:
+        path = folder / _weights_name(backbone)
+        path.parent.mkdir(exist_ok=True)
+        save_file(dict(states[backbone.name]), path)
+        write_json(digest_note(path), {"bytes": path.stat().st_size, "digest": weights_digest(backbone, work)})
+        for number, parts in enumerate(backbone.parts):
+            if isinstance(parts.selection, Path):
+                _copy(parts.selection, folder / _selection_name(backbone, number), lambda count: None)
+    write_text(folder / CONFIGURATION, configuration_text(configuration))
+    write_recipe(folder / RECIPE, recipe)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in noted:
+            noted[name] = _noted(blocks_of(path))
+    import timm
+    import torch
+
+    manifest = {"bundle": FORMAT, "name": configuration.competition.name, "recipe": recipe.name, "files": noted,
+                "training": {backbone.name: [str(parts.training) if parts.training else None for parts in backbone.parts]
+                             for backbone in configuration.backbones},
+                "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}}
+    write_json(folder / MANIFEST, manifest | {"sha256": content_digest(manifest)})
+    return noted
+
+
+def _weights_name(backbone: Backbone) -> str:
+    return f"{WEIGHTS}/{file_label(backbone.name)}.safetensors"
+
+
+def _selection_name(backbone: Backbone, number: int) -> str:
+    return f"{WEIGHTS}/{file_label(backbone.name, 'selection', number)}.json"
+
+
+def _noted(blocks: Iterable[bytes]) -> dict:
+    digest, size = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _copy(source: Path, target: Path, done) -> dict:
+    """Copy bytes (no links: the bundle may lie on another disk, and must not change with its source); size and SHA-256."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "wb") as stream:
+
+        def written() -> Iterable[bytes]:
+            for block in blocks_of(source):
+                stream.write(block)
+                done(len(block))
+                yield block
+
+        noted = _noted(written())
+        stream.flush()
+        os.fsync(stream.fileno())
+    return noted
+
+
+def configuration_text(configuration: Configuration) -> str:
+    """Return the bundle's config.toml: what predict needs, paths relative to it, no gallery."""
+    competition = configuration.competition
+    lines = ["[competition]", f"name = {_toml(competition.name)}", 'gallery = "not in the bundle"',
+             f"top_k = {competition.top_k}"]
+    for backbone in configuration.backbones:
+        lines += ["", "[[backbone]]"]
+        values = {key: value for key, value in vars(backbone).items() if value is not None and value != ()}
+        values |= {"weights": _weights_name(backbone), "pooling": backbone.pooling or ("spoc",)}  # one has to stand there
+        if backbone.parts:
+            values["parts"] = [_parts_values(backbone, number) for number in range(len(backbone.parts))]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _parts_values(backbone: Backbone, number: int) -> dict:
+    values = {key: value for key, value in vars(backbone.parts[number]).items() if key != "training"}
+    if isinstance(values["selection"], Path):
+        values["selection"] = _selection_name(backbone, number)
+    return values
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value) if isinstance(value, (int, float)) else json.dumps(str(value), ensure_ascii=False)
+
+
+@contextmanager
+def _staging(out: Path):
+    """A folder beside `out`, of another name until all is there; one bundle is written there at a time."""
+    from filelock import FileLock, Timeout
+
+    folder, lock = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise Top7Error(f"{out}: another ./run.sh bundle is writing there: wait for it, or give another --out") from None
+
+
+def _answer_once(folder: Path) -> None:
+    """Prove that nothing is missing: a grey picture, answered from the bundle alone."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        images = Path(scratch) / "images"
+        images.mkdir()
+        Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
+        predict(*open_bundle(folder), images, Path(scratch) / "answer.csv", device="cpu", scratch=Path(scratch))
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Give a finished folder its name; an earlier bundle of that name goes only once the new one is whole."""
+    sync_folder(folder)
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(folder, out)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.2f} MB"

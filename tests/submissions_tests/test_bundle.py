@@ -1,0 +1,132 @@
+"""The bundle and the container's entry point, run as the image would run it: its files only, the network cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from submissions.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_competition, tmp_path_factory):
+    """Extracted, tuned, predicted and bundled once; then the competition and its work folder are moved away.
+
+    Returns (bundle, query images, the CSV that predict wrote from the work folder).
+    """
+    folder = tmp_path_factory.mktemp("bundled")
+    shutil.copytree(tiny_competition.parent, folder / "competition")
+    config, work = folder / "competition" / tiny_competition.name, folder / "work"
+    common = ["--config", str(config), "--work", str(work)]
+    assert main(["extract", *common]) == 0
+    assert main(["tune", *common, "--folds", "0"]) == 0
+    recipe = work / "recipes" / "best.json"
+    values = json.loads(recipe.read_text())
+    values["steps"] = [{"step": "whiten", "dim": 8, "exponent": 0.5}, {"step": "expand", "neighbours": 1}]
+    recipe.write_text(json.dumps(values))
+    shutil.copytree(folder / "competition" / "test", folder / "queries")
+    assert main(["predict", str(folder / "queries"), str(folder / "expected.csv"), *common, "--device", "cpu"]) == 0
+    assert main(["bundle", *common, "--out", str(folder / "bundle")]) == 0
+    os.rename(folder / "competition", folder / "competition-away")
+    os.rename(work, folder / "work-away")
+    return folder / "bundle", folder / "queries", folder / "expected.csv"
+
+
+def image_of(folder: Path, bundle: Path) -> tuple[list[str], dict[str, str]]:
+    """Lay out `folder` by the Dockerfile's COPY lines; returns its ENTRYPOINT and ENV with paths of this machine."""
+    text = (ROOT / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, flags=re.M):
+        *sources, target = line.split()
+        for source in sources:
+            if source == "${BUNDLE}":
+                shutil.copytree(bundle, folder / "bundle")
+            elif (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / "top7" / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, folder / "top7" / target / source)
+    variables = dict(pair.split("=", 1) for line in re.findall(r"^ENV (.+)$", text, flags=re.M) for pair in line.split())
+    assert variables["TOP7_BUNDLE"] == "/bundle" and variables["PYTHON"] == "python"
+    variables |= {"TOP7_BUNDLE": str(folder / "bundle"), "PYTHON": sys.executable}
+    return json.loads(re.search(r"^ENTRYPOINT (.+)$", text, flags=re.M)[1]), variables
+
+
+def without_network(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Return a command prefix and variables that cut the network off: a namespace of its own, or sockets that raise."""
+    if shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0:
+        return ["unshare", "-rn"], {}
+    (folder / "cut").mkdir()
+    (folder / "cut" / "sitecustomize.py").write_text(
+        "import socket\ndef refuse(*_, **__):\n    raise OSError('the network is cut off')\n"
+        "socket.socket.connect = socket.socket.connect_ex = refuse\nsocket.getaddrinfo = refuse\n")
+    return [], {"PYTHONPATH": str(folder / "cut")}
+
+
+def test_the_entry_point_answers_as_predict_does_without_network_gallery_and_work_folder(made, tmp_path):
+    bundle, queries, expected = made
+    (tmp_path / "top7").mkdir()
+    entry, variables = image_of(tmp_path, bundle)
+    prefix, cut = without_network(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "bundle").rglob("*")}
+    finished = subprocess.run([*prefix, *entry, "predict", queries, tmp_path / "answer.csv", "--device", "cpu"], text=True,
+                              cwd=tmp_path / "top7", env={**os.environ, **variables, **cut}, capture_output=True)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
+    assert len(expected.read_text().splitlines()) == 8
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "bundle").rglob("*")}
+
+
+def test_a_bundle_holds_no_gallery_image_and_says_its_files(made):
+    bundle, _, _ = made
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    files = {path.relative_to(bundle).as_posix(): path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
+    assert files.pop("bundle.json") and files == {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    assert not [name for name in files if name.endswith((".jpg", ".png"))]
+    assert any(name.startswith("work/ranking/whitened-") for name in files)
+
+
+def answer(capsys, bundle: Path, queries: Path, out: Path, *more: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["predict", str(queries), str(out), "--bundle", str(bundle), "--device", "cpu", *more])
+    return code, capsys.readouterr().err
+
+
+def test_a_damaged_bundle_is_refused_in_one_line(made, tmp_path, capsys):
+    bundle, queries, _ = made
+    out = tmp_path / "answer.csv"
+    short = shutil.copytree(bundle, tmp_path / "short")
+    victim = next((short / "work" / "dumps" / "gallery").glob("*.norms.npy"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    code, said = answer(capsys, short, queries, out)
+    assert code == 1 and str(victim) in said and "damaged" in said and said.count("\n") == 1
+    changed = shutil.copytree(bundle, tmp_path / "changed")
+    victim = next((changed / "work" / "dumps" / "gallery").glob("*.sums.npy"))
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    code, said = answer(capsys, changed, queries, out, "--check-content")
+    assert code == 1 and str(victim) in said
+    (changed / "bundle.json").unlink()
+    code, said = answer(capsys, changed, queries, out)
+    assert code == 1 and "no bundle" in said
+    assert not out.exists()
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
+    bundle, _, _ = made
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
+    away = bundle.parent
+    capsys.readouterr()
+    code = main(["bundle", "--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away"),
+                 "--out", str(tmp_path / "mine")])
+    assert code == 2 and "no bundle" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "do not lose"
