@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from competition.errors import ConfigurationError, Top7Error
-from features.pooling import NEEDS_NON_NEGATIVE, POOLING, pool_maps, region_squares
+from features.pooling import NEEDS_NON_NEGATIVE, POOLING, pool_maps
+from features.regions import region_squares
 
 SIX = ("spoc", "mac", "gem", "crow", "fcrow", "rmac")
 POSITIONAL = ("spoc", "mac", "gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside", "amac")

@@ -1,0 +1,149 @@
+"""What poolings need of maps: read from the maps once, a few images at a time, while they lie in the caches.
+
+The long loops (over all positions and channels) are here; what follows from them is computed for the whole batch at
+once, for its cost is that of calls, not of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from features.regions import region_maxima, row_bands
+
+POWER = 3.0  # of the power mean that positions must exceed in GRMAC and AMAC: not published; GeM's is our choice
+GROUP_BYTES = 2**20  # maps read together on a CPU: fewer calls, still in the caches
+ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
+
+
+@dataclass(frozen=True)
+class MapStatistics:
+    """Statistics of a batch of B images, those asked for; maps (B, C, H, W), P = H * W positions.
+
+    average, maximum, power_mean (exponent 3): over positions, (B, C); summed: S' of eq. 1, over channels, (B, P);
+    active: the number of positive responses of each channel, (B, C) float64, exact, for maps without negatives;
+    weighted: sum over positions of S f_j, (B, C), with S = (S' / ||S'||_2)^1/2 (eq. 1; CroW with a = b = 2);
+    attended_maximum: over the positions that `attention` finds, or all if none, (B, C); regions: L2-normalised
+    maximum of each R-MAC region, (B, R, C).
+    """
+
+    height: int
+    width: int
+    average: Tensor | None = None
+    maximum: Tensor | None = None
+    power_mean: Tensor | None = None
+    summed: Tensor | None = None
+    active: Tensor | None = None
+    weighted: Tensor | None = None
+    attended_maximum: Tensor | None = None
+    regions: Tensor | None = None
+
+
+STATISTICS = tuple(field.name for field in fields(MapStatistics))[2:]
+
+
+def by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`function` of each row (B, …) apart: powers and logarithms round by an element's place among all of them."""
+    return function(rows) if rows.is_cuda else torch.stack([function(row) for row in rows])
+
+
+def attention(summed: Tensor, power: float) -> Tensor:
+    """Positions (B, P) bool where the summed map (B, P) exceeds its power mean (power 1: the mean)."""
+    threshold = by_row(lambda row: row.double().pow(power).mean(-1, keepdim=True).pow(1 / power), summed)
+    return summed > threshold * (1 + 1e-6)  # a constant map must not exceed its own mean by a rounding error
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows (..., C) divided by their L2 norm; a zero row stays zero."""
+    norms = rows.norm(dim=-1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1)
+
+
+def _groups(maps: Tensor) -> tuple[Tensor, ...]:
+    """Split maps (B, C, H, W) into runs of images to be read together: on a GPU all of them."""
+    image_bytes = maps[0].numel() * maps.element_size()
+    return maps.split(len(maps) if maps.is_cuda else max(1, GROUP_BYTES // image_bytes))
+
+
+def map_statistics(maps: Tensor, names: Collection[str], check: Callable[[Tensor], None]) -> MapStatistics:
+    """Read the statistics `names` of maps (B, C, H, W), B > 0, some images after the other; `check` sees each group."""
+    groups = _groups(maps)
+    scratch = maps.new_empty(max(group.numel() for group in groups))
+    by_region = "regions" in names
+    read = [name for name in STATISTICS if name in names and name != "regions"]
+    found: dict[str, list[Tensor]] = {name: [] for name in read}
+    bands = []
+    for group in groups:
+        check(group)
+        of = _Reading(group, scratch, row_bands(group) if by_region else None)
+        for name in read:
+            found[name].append(getattr(of, name))
+        bands.append(of.bands)
+    values = {name: torch.cat(parts) for name, parts in found.items()}
+    height, width = maps.shape[2:]
+    if by_region:
+        maxima = region_maxima(torch.cat(bands), height, width, channels_last=not maps.is_contiguous())
+        values["regions"] = unit_rows(maxima)
+    return MapStatistics(height, width, **values)
+
+
+class _Reading:
+    """One group; `flat` is (g, C, P), a view with strides (…, P, 1), or (…, 1, C) for channels-last memory.
+
+    scratch: at least g * C * P floats to write in; bands: of `row_bands`, where regions are wanted.
+    """
+
+    def __init__(self, maps: Tensor, scratch: Tensor, bands: Tensor | None) -> None:
+        self.bands = bands
+        count, channels, positions = len(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
+        scratch = scratch[: maps.numel()]
+        if maps.is_contiguous():
+            self.flat, self.scratch = maps.flatten(2), scratch.view(count, channels, positions)
+        else:
+            self.flat = maps.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
+            self.scratch = scratch.view(count, positions, channels).transpose(1, 2)
+
+    @cached_property
+    def average(self) -> Tensor:
+        return self.flat.sum(2) / self.flat.shape[2]
+
+    @cached_property
+    def maximum(self) -> Tensor:
+        if self.bands is None or self.flat.stride(2) == 1:
+            return self.flat.amax(2)
+        return self.bands.flatten(1, 2).amax(1)  # fewer than the maps
+
+    @cached_property
+    def summed(self) -> Tensor:
+        return self.flat.sum(1)
+
+    @cached_property
+    def active(self) -> Tensor:
+        return torch.sign(self.flat, out=self.scratch).sum(2).double()
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        norms = torch.stack([row.norm() for row in self.summed])[:, None]
+        spatial = torch.where(norms > 0, self.summed / torch.where(norms > 0, norms, 1), 0).sqrt()
+        if self.flat.is_cuda:
+            return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
+        return torch.stack([torch.mv(_aligned(f), _aligned(s)) for f, s in zip(self.flat, spatial)])
+
+    @cached_property
+    def power_mean(self) -> Tensor:
+        cubes = torch.mul(self.flat, self.flat, out=self.scratch).mul_(self.flat)
+        return by_row(lambda row: row.pow(1 / 3), cubes.sum(2) / self.flat.shape[2])
+
+    @cached_property
+    def attended_maximum(self) -> Tensor:
+        attended = attention(self.summed, POWER)
+        return torch.stack([f[:, inside].amax(1) if inside.any() else f.amax(1)
+                            for f, inside in zip(self.flat, attended)])
+
+
+def _aligned(values: Tensor) -> Tensor:
+    return values if values.data_ptr() % ALIGNMENT_BYTES == 0 else values.clone()
