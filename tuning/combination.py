@@ -20,7 +20,7 @@ import numpy as np
 
 from competition import atomic
 from features.components import Component
-from features.dumps import Dump
+from features.dumps import Dump, column_sum
 from features.search import search
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
 from tuning.candidates import Candidates, FastCoordinates, PrunesBadly, find_candidates
@@ -28,7 +28,6 @@ from tuning.objective import Scene, hits_precision, make_scene
 from tuning.objective import average_precisions as scene_precisions
 from tuning.region import chain_members, layer_sums, region_chains, vertices
 
-SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
 CANDIDATE_LIMIT = 20_000
 SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds
 FORMAT = 1
@@ -68,26 +67,14 @@ def excluded_rows(dumps: Sequence[Dump]) -> np.ndarray:
     return excluded
 
 
-def descriptor_sum(descriptors: np.ndarray, skip: np.ndarray) -> np.ndarray:
-    """Return the sum of the rows not in `skip`, (D,) float64, streamed; unreadable rows are zero anyway."""
-    total = np.zeros(descriptors.shape[1])
-    for start in range(0, len(descriptors), SUM_ROWS):
-        block = descriptors[start:start + SUM_ROWS]
-        gone = skip[start:start + SUM_ROWS]
-        if gone.any():
-            block = block[~gone]
-        total += np.add.reduce(block, axis=0, dtype=np.float32)
-    return total
-
-
 def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: np.ndarray) -> np.ndarray:
     """Return the mean cosine of each component over the public queries and the gallery: S_l / (Q n), (L,) float64."""
     no_query, no_row = excluded_rows(queries), excluded_rows(gallery)
     used = public & ~no_query
     n_pairs = max(1, int(used.sum())) * max(1, int((~no_row).sum()))
-    with ThreadPoolExecutor(2) as pool:  # reading is what takes the time
-        sums = list(pool.map(lambda dump: descriptor_sum(dump.descriptors, no_row), gallery))
-    return np.array([float(descriptor_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)])
+    with ThreadPoolExecutor(2) as pool:  # where sums are not kept, reading is what takes the time
+        sums = list(pool.map(lambda dump: dump.column_sum(no_row), gallery))
+    return np.array([float(column_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)])
 
 
 def make_combination(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],

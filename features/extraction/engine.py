@@ -23,6 +23,7 @@ from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.backbones import Network, create_network
 from features.decoding import Sizing
+from features.extraction.memory import keep_freed_memory
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
 from features.pooling import NEEDS_NON_NEGATIVE, check_poolings, pool_maps
@@ -47,6 +48,7 @@ class Engine:
         self.backbone, self.settings = backbone, settings
         if settings.device == "cpu":
             torch.set_num_threads(settings.threads)
+            keep_freed_memory()
         self.network: Network = create_network(backbone)
         self.device = torch.device(settings.device)
         if settings.device == "cuda":  # by number: which device is the current one differs from thread to thread

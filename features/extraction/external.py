@@ -12,7 +12,7 @@ import numpy as np
 from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import DAMAGE, beside, npy_header, read_sidecar, row_sums, sidecar_for
+from features.dumps import DAMAGE, beside, column_sum, npy_header, read_sidecar, row_sums, sidecar_for
 from features.extraction.disk import Disk
 from features.extraction.targets import Target, external_dump_path, external_recipe
 
@@ -123,8 +123,14 @@ def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageS
         disk.write_file(
             beside(target.path, suffix), npy_header(column.shape, column.dtype) + column.tobytes()
         )
+    total = column_sum(np.load(target.path, mmap_mode="r", allow_pickle=False))
     sidecar = sidecar_for(
-        shape=shape, dtype="float32", ids=images.ids, recipe=target.recipe, unreadable=unreadable
+        shape=shape,
+        dtype="float32",
+        ids=images.ids,
+        recipe=target.recipe,
+        unreadable=unreadable,
+        column_sum=total.tolist(),
     )
     disk.write_file(beside(target.path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")
     disk.remove(beside(target.path, DAMAGE))

@@ -17,7 +17,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from competition.images import ids_digest
-from features.dumps import DAMAGE, beside, npy_header, row_sums, sidecar_for
+from features.dumps import DAMAGE, beside, column_sum, npy_header, row_sums, sidecar_for
 from features.extraction.disk import Disk
 from features.extraction.journal import journal_line, read_journal
 from features.extraction.sources import Source
@@ -267,6 +267,7 @@ class Group:
                 window_rows=self.window_rows,
                 images=self.images_path.name,
                 columns=self.names,
+                column_sum=column_sum(np.load(target.path, mmap_mode="r", allow_pickle=False)).tolist(),
             )
             text = json.dumps(sidecar, ensure_ascii=False).encode() + b"\n"
             self.disk.write_file(beside(target.path, ".json"), text)

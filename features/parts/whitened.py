@@ -15,7 +15,7 @@ from filelock import FileLock
 from competition.atomic import sync_folder, write_bytes
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
-from features.dumps import Dump, beside, open_dump, row_sums, sidecar_for
+from features.dumps import Dump, beside, column_sum, open_dump, row_sums, sidecar_for
 from features.parts.blocks import reserve
 from features.whitening import unit_rows
 
@@ -117,6 +117,7 @@ def write_whitened(source: Dump, path: Path, recipe: dict, scales: np.ndarray, *
         unreadable=source.sidecar["unreadable"],
         source=source.path.name,
         source_sums=_digest(source),
+        column_sum=column_sum(rows).tolist(),
     )
     sync_folder(path.parent)
     write_bytes(beside(path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from competition.errors import Top7Error
-from features.dumps import beside, file_label, npy_header, open_dump, recipe_digest, row_sums, sidecar_for
+from features.dumps import beside, column_sum, file_label, npy_header, open_dump, recipe_digest, row_sums, sidecar_for
 
 IDS = ["a", "b", "c"]
 RECIPE = {"model": "m", "layer": 4, "pooling": "spoc", "options": {"x": 1}}
@@ -39,6 +39,19 @@ def test_a_complete_dump(dump):
     assert opened.ids == ("a", "b", "c") and opened.recipe == RECIPE
     assert opened.unreadable.tolist() == [False, True, False]
     assert opened.norms.tolist() == [2, 0, 3]
+
+
+def test_the_sum_of_rows_kept_or_computed(dump):
+    opened = open_dump(dump)
+    rows = np.random.default_rng(0).random((3000, 5)).astype(np.float32)
+    skip = np.arange(3000) % 7 == 3
+    expected = [sum(float(row[d]) for row, gone in zip(rows, skip) if not gone) for d in range(5)]
+    np.testing.assert_allclose(column_sum(rows, skip), expected, rtol=1e-6)
+    first_gone = np.array([True, False, False])
+    assert opened.column_sum(first_gone).tolist() == [0, 0, 1, 0, 0]
+    sidecar = json.loads(beside(dump, ".json").read_text()) | {"column_sum": [8, 0, 1, 0, 0.5]}
+    beside(dump, ".json").write_text(json.dumps(sidecar))
+    assert open_dump(dump).column_sum(first_gone).tolist() == [7, 0, 1, 0, 0.5]  # what is kept, less the row
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_the_sidecar_says_what_interface_promises(folder):
     assert recipe["model"] == "test_resnet" and len(recipe["weights"]) == 64 and recipe["layer"] == 0
     assert recipe["pooling"] == "spoc" and recipe["resize"] == "squash" and recipe["image_size"] == 32
     assert sidecar["settings"][0]["precision"] == "float32" and sidecar["unreadable"] == []
+    np.testing.assert_allclose(sidecar["column_sum"], np.load(path).astype(np.float64).sum(axis=0), rtol=1e-6)
 
 
 def test_finished_dumps_are_not_computed_again(folder):
