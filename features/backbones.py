@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,10 @@ class Network:
     std: tuple[float, ...]
     transformer: bool
     notes: list[str] = field(default_factory=list)
+
+    def compiled(self) -> Network:
+        """The same network; its forward pass is compiled at the first batch of each shape."""
+        return replace(self, forward=torch.compile(self.forward, dynamic=False))
 
 
 def create_network(backbone: Backbone) -> Network:

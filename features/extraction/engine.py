@@ -60,7 +60,7 @@ class Engine:
         self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal().view(shape)
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, object] = {}
-        self._idle = [self.network]
+        self._idle = [self._ready(self.network)]
         self._building = threading.Lock()
         self._local = threading.local()
         if self.device.type == "cuda":
@@ -128,7 +128,10 @@ class Engine:
             network.module.to(self.device, memory_format=self.format)
             network.module.load_state_dict(self.network.module.state_dict(), assign=True)
             network.module.requires_grad_(False)
-        return network
+        return self._ready(network)
+
+    def _ready(self, network: Network) -> Network:
+        return network.compiled() if self.settings.compiled else network
 
     def _own_stream(self):
         """On a GPU, a stream for each thread: copies of one batch run beside the network on another."""

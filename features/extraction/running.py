@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from competition.configuration import SPLITS, Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, split_images
+from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import write_external
@@ -34,7 +35,13 @@ from features.extraction.planning import (
     plan_pass,
     refuse_small_disk,
 )
-from features.extraction.settings import available_cores, choose_device, fixed_settings, settings_path
+from features.extraction.settings import (
+    available_cores,
+    choose_device,
+    fixed_settings,
+    keep_settings,
+    settings_path,
+)
 from features.extraction.standing import Standing, recover, standings
 from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
 
@@ -260,8 +267,19 @@ class Work:
         if self.engine is None or self.engine.backbone is not backbone:
             path = settings_path(self.configuration, backbone, backbone_recipe(self.configuration, backbone))
             threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
-            self.engine = Engine(backbone, fixed_settings(path, backbone, self.device, threads=threads))
+            settings = fixed_settings(path, backbone, self.device, threads=threads)
+            few = sum(map(len, self.images.values())) < COMPILED_FROM
+            self.engine = Engine(backbone, replace(settings, compiled=None) if few else settings)
+            if self.device == "cuda" and settings.compiled is None and not few:
+                settings = keep_settings(path, replace(settings, compiled=_compiled(self.engine)))
+                self.engine = Engine(backbone, settings)
         return self.engine
+
+
+def _compiled(engine: Engine) -> bool:
+    compiled, why = compiling_helps(engine)
+    print(why, file=sys.stderr)
+    return compiled
 
 
 def _say(report: ExtractionReport) -> None:

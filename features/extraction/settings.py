@@ -30,7 +30,7 @@ class Settings:
     """device: cpu | cuda; threads: torch threads on the CPU; precision: of the network alone; rows in a batch
     and in a window, the unit that is journalled and repaired. batch_threads: threads of one batch, of which
     threads // batch_threads are computed side by side (None, in older files: all threads, one batch at a
-    time)."""
+    time). compiled: whether `torch.compile` makes the network's forward pass (None: not asked)."""
 
     device: str
     threads: int
@@ -40,6 +40,7 @@ class Settings:
     window_rows: int
     torch: str
     batch_threads: int | None = None
+    compiled: bool | None = None
 
     @property
     def at_once(self) -> int:
@@ -79,9 +80,13 @@ def fixed_settings(path: Path, backbone: Backbone, device: str, *, threads: int 
     known = _read(path)
     if device in known:
         return Settings(**known[device])
-    chosen = _chosen(backbone, device, threads)
-    write_json(path, known | {device: asdict(chosen)})
-    return chosen
+    return keep_settings(path, _chosen(backbone, device, threads))
+
+
+def keep_settings(path: Path, settings: Settings) -> Settings:
+    """Write `settings` as those of their kind of device, and return them."""
+    write_json(path, _read(path) | {settings.device: asdict(settings)})
+    return settings
 
 
 def _read(path: Path) -> dict:
