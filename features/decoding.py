@@ -11,7 +11,7 @@ from PIL import Image
 
 from competition.errors import ConfigurationError, nearest
 
-DECODER = 1  # raise when any file may decode to other pixels: it is part of every recipe
+DECODER = 2  # raise when any file may decode to other pixels: it is part of every recipe
 MAX_PIXELS = 120_000_000
 SMALLEST_SIDE_PX = 32
 FILTER = Image.Resampling.BILINEAR
@@ -98,7 +98,9 @@ def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
         with Image.open(io.BytesIO(data)) as image:
             _refuse_bomb(image)
             orientation = _orientation(image)
-            _draft(image, orientation, sizings)
+            size = image.size[::-1] if orientation in TURNED else image.size
+            wanted = [RESIZES[sizing.resize](*size, sizing) for sizing in sizings]
+            _draft(image, orientation in TURNED, wanted)
             image.load()
             pixels = _rgb(image)
     except Unreadable:
@@ -113,7 +115,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
         raise Unreadable(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
     if orientation != 1:
         pixels = _turned(pixels, orientation)
-    return [_sized(pixels, sizing) for sizing in sizings]
+    return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -135,16 +137,14 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _draft(image: Image.Image, orientation: int, sizings: tuple[Sizing, ...]) -> None:
-    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where every size wanted is at most half of what is
-    left.
+def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]]) -> None:
+    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where every (width, height) wanted is at most half of what
+    is left.
     """
     if image.format not in ("JPEG", "MPO"):
         return
-    width, height = image.size[::-1] if orientation in TURNED else image.size
-    wanted = [RESIZES[sizing.resize](width, height, sizing) for sizing in sizings]
     size = 2 * max(size[0] for size in wanted), 2 * max(size[1] for size in wanted)
-    image.draft(None, size[::-1] if orientation in TURNED else size)
+    image.draft(None, size[::-1] if turned else size)
 
 
 def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
@@ -182,8 +182,8 @@ def _from_16_bit(values: np.ndarray) -> Image.Image:
     return Image.fromarray(grey, "L").convert("RGB")
 
 
-def _sized(pixels: Image.Image, sizing: Sizing) -> np.ndarray:
-    size = RESIZES[sizing.resize](*pixels.size, sizing)
+def _sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndarray:
+    """size: width and height wanted, by the whole image's size: a draft has another one, rounded."""
     if pixels.size != size:
         pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
     canvas = (

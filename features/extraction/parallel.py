@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.passes import Producer, Result, Task, columns_of
-from features.extraction.reading import read_ahead
+from features.extraction.reading import Timed, read_ahead
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
 from features.extraction.windows import Window, blank_window, compute_window
@@ -44,6 +45,17 @@ class Shard:
     places: tuple[int, ...]
     images: ImageSet
     known: Mapping[bytes, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker gives for a shard. window: None where nothing was to be run; times as in `Result`."""
+
+    number: int
+    window: Window | None
+    settings: dict
+    waited_s: float = 0.0
+    taken_s: float = 0.0
 
 
 def elsewhere(
@@ -71,12 +83,12 @@ def elsewhere(
         while True:
             shards = _Shards(tasks, waiting, drawing, images, contents)
             try:
-                for number, window, settings in sent(shards):
-                    task, failures = waiting.pop(number), 0
-                    window = blank_window(task.rows, widths) if window is None else window
+                for found in sent(shards):
+                    task, failures = waiting.pop(found.number), 0
+                    window = blank_window(task.rows, widths) if found.window is None else found.window
                     for content in task_contents(task, window):
                         contents.add(*content)
-                    yield Result(task, window, settings)
+                    yield Result(task, window, found.settings, found.waited_s, found.taken_s)
                 return
             except Exception as error:
                 failures += 1
@@ -133,7 +145,7 @@ def _sent(
     jobs: int,
     cluster: str | None,
     shards: Iterator[Shard],
-) -> Iterator[tuple[int, Window | None, dict]]:
+) -> Iterator[Answer]:
     import joblib
 
     backbone, settings = engine.backbone, engine.settings
@@ -187,10 +199,10 @@ def compute_shard(
     shard: Shard,
     targets: tuple[Target, ...],
     widths: tuple[int, ...],
-) -> tuple[int, Window | None, dict]:
-    """In a worker: one window, None where nothing is to be run. The engine is built once in each process."""
+) -> Answer:
+    """In a worker: one window. The engine is built once in each process."""
     if not shard.places:
-        return shard.number, None, asdict(settings)
+        return Answer(shard.number, None, asdict(settings))
     engine = _engine(
         configuration.path,
         configuration.competition.work,
@@ -198,6 +210,7 @@ def compute_shard(
         _Held(configuration, backbone),
         settings,
     )
+    started = time.perf_counter()
     pictures = read_ahead(
         shard.images,
         range(len(shard.places)),
@@ -206,13 +219,15 @@ def compute_shard(
         ahead=4 * settings.batch_rows,
     )
     rows = range(shard.start, shard.start + shard.rows)
-    placed = (replace(picture, row=rows.start + shard.places[picture.row]) for picture in pictures)
+    timed = Timed(pictures)
+    placed = (replace(picture, row=rows.start + shard.places[picture.row]) for picture in timed)
     needed = [rows.start + place for place in shard.places]
     try:
         window = compute_window(engine, targets, widths, rows, placed, needed=needed, known=shard.known)
     finally:
         pictures.close()
-    return shard.number, window, asdict(engine.settings)
+    taken_s = time.perf_counter() - started
+    return Answer(shard.number, window, asdict(engine.settings), timed.waited_s, taken_s)
 
 
 class _Held:

@@ -16,11 +16,12 @@ from competition.images import ImageSet
 from features.extraction.contents import done_contents, task_contents
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
-from features.extraction.reading import read_ahead
+from features.extraction.reading import Timed, read_ahead
 from features.extraction.targets import Target
 from features.extraction.windows import Window, blank_window, compute_window
 
 COMMIT_EVERY_S = 15.0
+WAITING_SHARE = 0.1
 
 
 @dataclass
@@ -42,11 +43,15 @@ class Task:
 
 @dataclass
 class Result:
-    """A task done; settings: those it was computed with."""
+    """A task done; settings: those it was computed with; waited_s: how long of taken_s the network had no
+    images.
+    """
 
     task: Task
     window: Window
     settings: dict = field(default_factory=dict)
+    waited_s: float = 0.0
+    taken_s: float = 0.0
 
 
 Producer = Callable[[Iterator[Task]], Iterator[Result]]
@@ -81,6 +86,7 @@ def run_pass(
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )
     writer = _Writer(columns, report)
+    waited_s = taken_s = 0.0
     try:
         if producer is None:
             results = computed_here(engine, images, targets, widths, groups, tasks, bar)
@@ -89,6 +95,8 @@ def run_pass(
         for result in results:
             report.images += len(result.task.needed)
             report.duplicates += len(result.window.copies)
+            waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
+            bar.set_postfix_str(limit_named(waited_s / max(1e-9, taken_s)), refresh=False)
             bar.update(len(result.task.rows) - (len(result.task.needed) if producer is None else 0))
             writer.put(result)
         writer.close()
@@ -160,11 +168,13 @@ def computed_here(
         workers=engine.settings.decode_threads,
         ahead=max(2 * engine.settings.decode_threads, 4 * engine.settings.batch_rows),
     )
-    timed = _Timed(pictures)
-    started = time.perf_counter()
+    timed = Timed(pictures)
     try:
         while True:
-            if not waiting and not timed.fill(waiting):
+            started, waited_s = time.perf_counter(), timed.waited_s
+            if not waiting:
+                timed.fetch()  # draws the tasks up to that of the picture, and at the end those without any
+            if not waiting:
                 break
             task = waiting.pop(0)
             if task.needed:
@@ -182,43 +192,18 @@ def computed_here(
                 window = blank_window(task.rows, widths)
             for _, sha256, row in task_contents(task, window):
                 known.setdefault(sha256, row)
-            elapsed = max(1e-9, time.perf_counter() - started)
-            bar.set_postfix_str(limit_named(timed.waited_s / elapsed), refresh=False)
-            yield Result(task, window, asdict(engine.settings))
+            taken_s = time.perf_counter() - started
+            yield Result(task, window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
     finally:
         pictures.close()
 
 
 def limit_named(waiting_share: float) -> str:
-    """What bounds the rate, by the share of the time that the network waits for decoded images."""
+    """What bounds the rate, by the share of the time that the network waits for decoded images: a network that
+    is the limit finds them there.
+    """
     share = f"{100 * waiting_share:.0f} % of the time waiting for images"
-    return f"limit: {'decoding' if waiting_share > 0.5 else 'network'}, {share}"
-
-
-class _Timed(Iterator):
-    """Pictures with the time spent waiting for them; `fill` fetches one ahead, so that its task is known."""
-
-    def __init__(self, pictures: Iterator) -> None:
-        self.pictures, self.waited_s = pictures, 0.0
-        self.ahead: list = []
-
-    def fill(self, waiting: list[Task]) -> bool:
-        """Draw a picture, which draws the tasks up to its own; False if there is neither."""
-        try:
-            self.ahead.append(self._draw())
-        except StopIteration:
-            pass
-        return bool(waiting)
-
-    def _draw(self):
-        start = time.perf_counter()
-        try:
-            return next(self.pictures)
-        finally:
-            self.waited_s += time.perf_counter() - start
-
-    def __next__(self):
-        return self.ahead.pop() if self.ahead else self._draw()
+    return f"limit: {'decoding' if waiting_share > WAITING_SHARE else 'network'}, {share}"
 
 
 class _Writer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,31 @@ def read_picture(row: int, path: Path, sizings: tuple[Sizing, ...]) -> Picture:
     except MemoryError:
         pixels, reason = None, "does not fit in memory"
     return Picture(row, stamp.st_size, stamp.st_mtime_ns, sha256, pixels, reason)
+
+
+class Timed(Iterator[Picture]):
+    """Pictures, with the seconds that were spent waiting for them; `fetch` draws one before it is asked for."""
+
+    def __init__(self, pictures: Iterator[Picture]) -> None:
+        self.pictures, self.waited_s = pictures, 0.0
+        self.ahead: list[Picture] = []
+
+    def fetch(self) -> None:
+        """Draw a picture if there is one."""
+        try:
+            self.ahead.append(self._draw())
+        except StopIteration:
+            pass
+
+    def _draw(self) -> Picture:
+        start = time.perf_counter()
+        try:
+            return next(self.pictures)
+        finally:
+            self.waited_s += time.perf_counter() - start
+
+    def __next__(self) -> Picture:
+        return self.ahead.pop() if self.ahead else self._draw()
 
 
 def read_ahead(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from features import decoding
 from features.decoding import MAX_PIXELS, Sizing, Unreadable, decode
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (20, 200, 60), (30, 60, 210), (255, 255, 255)
@@ -30,6 +31,12 @@ def saved(image: Image.Image, form: str, **options: object) -> bytes:
 
 def decoded(data: bytes, size: int = 32, resize: str = "squash", **options: object) -> np.ndarray:
     return decode(data, (Sizing(size, resize, **options),))[0]
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def corners(pixels: np.ndarray) -> list[tuple]:
@@ -126,9 +133,7 @@ def test_exif_orientation_shows_the_scene_upright(orientation, form):
         8: Image.Transpose.ROTATE_270,
     }[orientation]
     stored = quarters() if undo is None else quarters().transpose(undo)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = saved(stored, form, exif=exif, **({"quality": 95} if form == "JPEG" else {}))
+    data = saved(stored, form, exif=exif_of(orientation), **({"quality": 95} if form == "JPEG" else {}))
     found = decoded(data, 48, "keep")
     assert found.shape == (36, 48, 3)
     assert close(corners(found), [RED, GREEN, BLUE, WHITE])
@@ -210,19 +215,64 @@ def test_padding_is_centred_and_of_the_given_colour():
     assert tuple(found[8 + 12, 16]) == RED
 
 
-def test_scaled_decoding_keeps_quality():
-    """JPEG's own scaling is used where twice the wanted size remains; the result differs from full decoding
-    by little.
-    """
+def smooth_jpeg(width: int, height: int, **options: object) -> bytes:
     rng = np.random.default_rng(0)
-    smooth = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).resize(
-        (1600, 1200), Image.Resampling.BICUBIC
-    )
-    data = saved(smooth, "JPEG", quality=95)
-    full = np.asarray(
-        Image.open(io.BytesIO(data)).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR), dtype=int
-    )
-    assert np.abs(decoded(data, 96).astype(int) - full).mean() < 1.5
+    small = Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+    return saved(small.resize((width, height), Image.Resampling.BICUBIC), "JPEG", quality=95, **options)
+
+
+def decoded_sizes(monkeypatch, data: bytes, sizing: Sizing) -> list[tuple[int, int]]:
+    """The sizes in which the JPEG decoder gave the image."""
+    found, turned = [], decoding._rgb
+    monkeypatch.setattr(decoding, "_rgb", lambda image: found.append(image.size) or turned(image))
+    decode(data, (sizing,))
+    return found
+
+
+@pytest.mark.parametrize(
+    "sizing, expected",
+    [
+        (Sizing(96), (400, 300)),  # an eighth, 200 x 150, would leave less than twice the 96 rows
+        (Sizing(64), (200, 150)),
+        (Sizing(200, "pad"), (400, 300)),
+        (Sizing(200, "keep"), (400, 300)),
+        (Sizing(96, scale=2.0), (800, 600)),
+        (Sizing(448), (1600, 1200)),
+        (Sizing(0, "keep", max_size=400), (800, 600)),
+    ],
+)
+def test_jpegs_are_decoded_at_a_fraction_where_the_size_allows_it(monkeypatch, sizing, expected):
+    assert decoded_sizes(monkeypatch, smooth_jpeg(1600, 1200), sizing) == [expected]
+    turned = smooth_jpeg(1200, 1600, exif=exif_of(6))
+    assert decoded_sizes(monkeypatch, turned, sizing) == [expected[::-1]]
+
+
+@pytest.mark.parametrize("sizing", [Sizing(96), Sizing(64), Sizing(200, "pad"), Sizing(150, "keep")])
+def test_scaled_decoding_differs_from_full_decoding_by_little(monkeypatch, sizing):
+    data = smooth_jpeg(1600, 1200)
+    scaled = decode(data, (sizing,))[0].astype(int)
+    monkeypatch.setattr(decoding, "_draft", lambda *arguments: None)
+    full = decode(data, (sizing,))[0].astype(int)
+    difference = np.abs(scaled - full)
+    assert difference.max() > 0, "nothing was scaled"
+    assert difference.mean() < 1 and np.percentile(difference, 99) <= 4
+
+
+@pytest.mark.parametrize(
+    "size, sizing",
+    [
+        ((4099, 4096), Sizing(0, "keep", max_size=1024)),  # halved twice: 2049, 1024; its draft has 2050 columns
+        ((600, 480), Sizing(500, "keep", scale=0.25)),  # its draft is smaller than 500
+        ((1999, 1501), Sizing(160, "keep")),
+        ((1999, 1501), Sizing(160, "pad")),
+    ],
+)
+def test_scaled_decoding_leaves_the_size_alone(monkeypatch, size, sizing):
+    data = smooth_jpeg(*size)
+    assert decoded_sizes(monkeypatch, data, sizing) != [size]
+    scaled = decode(data, (sizing,))[0].shape
+    monkeypatch.setattr(decoding, "_draft", lambda *arguments: None)
+    assert scaled == decode(data, (sizing,))[0].shape
 
 
 def test_several_sizes_from_one_decoding():

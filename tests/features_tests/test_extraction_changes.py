@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from competition.images import list_images
 from features.dumps import beside, open_dump
 from features.extraction import describe, exact_duplicates, near_duplicates, verify
-from features.extraction import passes, sources
+from features.extraction import passes, settings, sources
 from features.extraction.engine import Engine
+from tests.features_tests.conftest import BACKBONE
 from tests.features_tests.extraction_competition import Stops, counted, stopping_after
 
 
@@ -94,6 +96,40 @@ def test_verify_names_damaged_rows_and_extract_repairs_them_alone(tiny):
         for name, data in before.items()
         if name.startswith("test_resnet") and name.endswith(".npy")
     )
+
+
+@pytest.mark.parametrize("resize", ["squash", "keep"])
+def test_a_row_has_the_same_bytes_in_a_first_run_in_a_repair_and_alone(tiny, monkeypatch, resize):
+    """Batches of 16 images round otherwise than batches of 2 (oneDNN, maps of 1 x 1)."""
+    monkeypatch.setattr(settings, "WINDOW_ROWS", 256)
+    monkeypatch.setattr(settings, "BATCH_PIXELS", 32 * 32 * 32)
+    text = BACKBONE.replace("layers = [0]", f'resize = "{resize}"\nlayers = [4]')
+    configuration = tiny.configured(backbone=text)
+
+    def rows(found) -> dict[str, bytes]:
+        names = tiny.contents(found)
+        return {n: data for n, data in names.items() if n.startswith("test_resnet") and n.endswith(".npy")}
+
+    path = tiny.run(configuration).paths[0]
+    before = rows(configuration)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1  # the last row
+    path.write_bytes(data)
+    assert verify(configuration, splits=("gallery",), progress=False).damaged == {path: ["g040"]}
+    assert tiny.run(configuration).images == 1
+    assert len(before) == 6 and rows(configuration) == before
+    alone = tiny.folder / "alone"
+    alone.mkdir()
+    shutil.copy(tiny.image("g012"), alone)
+    found = describe(configuration, list_images(alone), tiny.folder / "out", device="cpu", progress=False)
+    dump = open_dump(path)
+    row = dump.ids.index("g012")
+    assert np.array_equal(open_dump(found.paths[0]).descriptors[0], dump.descriptors[row])
+    tiny.draw([f"f{i:03d}" for i in range(13)])  # all rows move
+    assert tiny.run(configuration).images == 13
+    whole = tiny.configured("whole", text)
+    tiny.run(whole)
+    assert rows(configuration) == rows(whole)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".norms.npy", ".sums.npy"])
@@ -233,8 +269,6 @@ def test_rows_taken_over_are_kept_for_few_windows(tiny, monkeypatch):
 
 def test_describing_needs_no_gallery(tiny):
     """What predict does in a container: settings from the work folder, images from anywhere."""
-    from competition.images import list_images
-
     configuration = tiny.configured()
     tiny.run(configuration)
     shutil.rmtree(tiny.folder / "gallery")

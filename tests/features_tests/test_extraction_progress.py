@@ -1,0 +1,46 @@
+"""The progress line: which of decoding and network is the limit, in one process and in several."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from features.extraction import parallel, reading, settings
+from features.extraction.engine import Engine
+from features.extraction.passes import limit_named
+from tests.features_tests.test_extraction_parallel import shards_here
+
+
+def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
+    """Seconds an image of decoding, by one thread, and of the network, which runs beside it."""
+    read, describe = reading.read_picture, Engine.describe
+
+    def slow_read(*arguments):
+        time.sleep(decoding_s)
+        return read(*arguments)
+
+    def slow_describe(self, views, targets):
+        time.sleep(network_s * len(views[0]))
+        return describe(self, views, targets)
+
+    monkeypatch.setattr(reading, "read_picture", slow_read)
+    monkeypatch.setattr(Engine, "describe", slow_describe)
+    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(settings, "available_cores", lambda: 1)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("decoding_s, network_s, limit", [(0.04, 0.02, "decoding"), (0.01, 0.04, "network")])
+def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network_s, limit):
+    slowed(monkeypatch, decoding_s, network_s)
+    monkeypatch.setattr(parallel, "_sent", shards_here)
+    monkeypatch.setattr(settings, "WINDOW_ROWS", 21)
+    tiny.run(tiny.configured(), jobs=jobs, progress=True)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert f"limit: {limit}" in last and "% of the time waiting for images" in last
+
+
+def test_a_network_that_hardly_waits_is_the_limit():
+    assert limit_named(0.05) == "limit: network, 5 % of the time waiting for images"
+    assert limit_named(0.3) == "limit: decoding, 30 % of the time waiting for images"
