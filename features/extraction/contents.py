@@ -66,6 +66,11 @@ def task_contents(task: Task, window: Window) -> Iterator[Content]:
     for place in window.computed:
         size_bytes, _, sha256 = window.pictures[place]
         yield size_bytes, sha256, task.rows.start + place
+    yield from taken_contents(task)
+
+
+def taken_contents(task: Task) -> Iterator[Content]:
+    """The images that all groups of a task take over."""
     needed, source = set(task.needed), task.groups[0].source
     if source is None or len(needed) == len(task.rows):
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,6 +61,7 @@ class Engine:
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, object] = {}
         self._idle = [self._ready(self.network)]
+        self._under_way: list[Future[Batch]] = []
         self._building = threading.Lock()
         self._local = threading.local()
         if self.device.type == "cuda":
@@ -94,13 +95,19 @@ class Engine:
     def submit(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Future[Batch]:
         """`describe` in one of the engine's threads; at once where a single batch is computed at a time."""
         if self.settings.at_once > 1:
-            return self._pool.submit(self.describe, views, targets)
+            self._under_way = [future for future in self._under_way if not future.done()]
+            self._under_way.append(self._pool.submit(self.describe, views, targets))
+            return self._under_way[-1]
         done: Future[Batch] = Future()
         try:
             done.set_result(self.describe(views, targets))
         except Exception as error:
             done.set_exception(error)
         return done
+
+    def wait(self) -> None:
+        """Wait for every batch that was submitted."""
+        wait(self._under_way)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from tqdm import tqdm
 
 from competition.images import ImageSet
-from features.extraction.contents import done_contents, task_contents
+from features.extraction.contents import done_contents, taken_contents
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.reading import Timed, read_ahead
 from features.extraction.targets import Target
-from features.extraction.windows import Window, blank_window, compute_window
+from features.extraction.windows import StartedWindow, Window
 
 COMMIT_EVERY_S = 15.0
 WAITING_SHARE = 0.1
@@ -149,7 +149,7 @@ def computed_here(
     bar: tqdm,
 ) -> Iterator[Result]:
     """Compute tasks in this process, decoding ahead; images whose content was seen before are not run
-    again.
+    again. The last batches of a window are under way while the next one is read, so that no core waits.
     """
     known: dict[bytes, int] = {}
     for _, sha256, row in done_contents(groups):
@@ -169,31 +169,37 @@ def computed_here(
         ahead=max(2 * engine.settings.decode_threads, 4 * engine.settings.batch_rows),
     )
     timed = Timed(pictures)
+    failed: dict[int, str] = {}
+
+    def finished(task: Task, started: StartedWindow) -> Window:
+        window = started.finish(failed)
+        for sha256, row in started.first.items():
+            if row in window.unreadable:  # it was taken for known while it was under way
+                failed[row] = window.unreadable[row]
+                known.pop(sha256)
+        return window
+
+    behind: tuple[Task, StartedWindow] | None = None
     try:
         while True:
-            started, waited_s = time.perf_counter(), timed.waited_s
+            began, waited_s = time.perf_counter(), timed.waited_s
             if not waiting:
                 timed.fetch()  # draws the tasks up to that of the picture, and at the end those without any
-            if not waiting:
+            task = waiting.pop(0) if waiting else None
+            if task is not None:
+                started = StartedWindow(engine, targets, widths, task.rows)
+                started.read(timed, task.needed, known, bar.update)
+                for sha256, row in started.first.items():
+                    known.setdefault(sha256, row)
+                for _, sha256, row in taken_contents(task):
+                    known.setdefault(sha256, row)
+            if behind is not None:
+                window = finished(*behind)
+                taken_s = time.perf_counter() - began
+                yield Result(behind[0], window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
+            if task is None:
                 break
-            task = waiting.pop(0)
-            if task.needed:
-                window = compute_window(
-                    engine,
-                    targets,
-                    widths,
-                    task.rows,
-                    timed,
-                    needed=task.needed,
-                    known=known,
-                    advance=bar.update,
-                )
-            else:
-                window = blank_window(task.rows, widths)
-            for _, sha256, row in task_contents(task, window):
-                known.setdefault(sha256, row)
-            taken_s = time.perf_counter() - started
-            yield Result(task, window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
+            behind = task, started
     finally:
         pictures.close()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -71,36 +72,65 @@ def compute_window(
     known: content hash -> an earlier row with that content; such an image, like a twin within the window, is
     not run again. `advance` hears of each image.
     """
-    window = blank_window(rows, widths)
-    projection = Projection(engine, targets, window)
-    batches = _Batches(engine, targets, window, projection)
-    groups: dict[tuple, list[Picture]] = {}
-    first: dict[bytes, int] = {}
-    twins: list[tuple[int, int]] = []
-    for _ in rows if needed is None else needed:
-        picture = next(pictures)
-        advance(1)
-        place = picture.row - rows.start
-        window.pictures[place] = picture.size_bytes, picture.mtime_ns, picture.sha256
-        if known is not None and picture.sha256 in known:
-            window.copies[place] = known[picture.sha256]
-        elif picture.pixels is None:
-            window.unreadable[picture.row] = picture.reason or "unreadable"
-        elif picture.sha256 in first:
-            twins.append((place, first[picture.sha256]))
-        else:
-            first[picture.sha256] = place
-            shape = tuple(view.shape for view in picture.pixels)
-            groups.setdefault(shape, []).append(picture)
-            if len(groups[shape]) >= batch_rows(engine):  # fewer than before once memory ran out
-                batches.put(groups.pop(shape))
-    for waiting in groups.values():
-        batches.put(waiting)
-    batches.finish()
-    projection.flush()
-    for place, original in twins:
-        _copy(window, place, original)
-    return window
+    started = StartedWindow(engine, targets, widths, rows)
+    started.read(pictures, rows if needed is None else needed, known or {}, advance)
+    return started.finish()
+
+
+class StartedWindow:
+    """A window whose last batches may still be under way, while the images of the next one are read.
+
+    first: content hash -> row, of the images that are run.
+    """
+
+    def __init__(self, engine: Engine, targets: Sequence[Target], widths: Sequence[int], rows: range) -> None:
+        self.engine, self.rows = engine, rows
+        self.window = blank_window(rows, widths)
+        self.projection = Projection(engine, targets, self.window)
+        self.batches = _Batches(engine, targets, self.window, self.projection)
+        self.first: dict[bytes, int] = {}
+        self.twins: list[tuple[int, int]] = []
+
+    def read(
+        self,
+        pictures: Iterator[Picture],
+        needed: Sequence[int],
+        known: Mapping[bytes, int],
+        advance: Callable[[int], object],
+    ) -> None:
+        """Put everything under way; see `compute_window`."""
+        window, groups = self.window, {}
+        for _ in needed:
+            picture = next(pictures)
+            advance(1)
+            place = picture.row - self.rows.start
+            window.pictures[place] = picture.size_bytes, picture.mtime_ns, picture.sha256
+            if picture.sha256 in known:
+                window.copies[place] = known[picture.sha256]
+            elif picture.pixels is None:
+                window.unreadable[picture.row] = picture.reason or "unreadable"
+            elif picture.sha256 in self.first:
+                self.twins.append((place, self.first[picture.sha256] - self.rows.start))
+            else:
+                self.first[picture.sha256] = picture.row
+                shape = tuple(view.shape for view in picture.pixels)
+                groups.setdefault(shape, []).append(picture)
+                if len(groups[shape]) >= batch_rows(self.engine):  # fewer than before once memory ran out
+                    self.batches.put(groups.pop(shape))
+        for waiting in groups.values():
+            self.batches.put(waiting)
+
+    def finish(self, failed: Mapping[int, str] = MappingProxyType({})) -> Window:
+        """Wait for the last batches. failed: earlier rows that gave no descriptor after all: nor do their copies."""
+        self.batches.finish()
+        self.projection.flush()
+        for place, original in self.twins:
+            _copy(self.window, place, original)
+        for place, row in list(self.window.copies.items()):
+            if row in failed:
+                del self.window.copies[place]
+                self.window.unreadable[self.rows.start + place] = failed[row]
+        return self.window
 
 
 def _copy(window: Window, place: int, original: int) -> None:
@@ -148,7 +178,7 @@ class _Batches:
         try:
             found = future.result()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            wait([other for *_, other in self.behind])  # they hold memory too
+            self.engine.wait()  # the other batches hold memory too
             if not out_of_memory(error) or not self.engine.halve_batch(slots):
                 raise
             future = None  # with the error goes what its frames still hold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,17 +55,18 @@ class Stops(Exception):
     pass
 
 
-def stopping_after(windows: int) -> Callable:
-    """A stand-in for `passes.compute_window` that raises `Stops` once it has computed so many windows."""
-    compute, calls = passes.compute_window, []
+def stopping_after(windows: int) -> type:
+    """A stand-in for `passes.StartedWindow`: `Stops` once so many windows are finished."""
+    finished = []
 
-    def stopping(*arguments, **options):
-        calls.append(1)
-        if len(calls) > windows:
-            raise Stops
-        return compute(*arguments, **options)
+    class Stopping(passes.StartedWindow):
+        def finish(self, failed):
+            finished.append(self)
+            if len(finished) > windows:
+                raise Stops
+            return super().finish(failed)
 
-    return stopping
+    return Stopping
 
 
 def counted(monkeypatch) -> list[int]:

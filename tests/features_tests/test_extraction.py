@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import timm
 import torch
 from competition.images import list_images
+from features.decoding import decode
 from features.dumps import open_dump
 from features.extraction import (
     component_dump_path,
@@ -23,6 +25,7 @@ from features.extraction import (
     passes,
     plan,
 )
+from features.extraction.engine import Engine
 from features.pooling import POOLING
 from PIL import Image
 
@@ -138,7 +141,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(folder, monkeypatch, after
     configuration = configured(folder)
     monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "compute_window", stopping_after(after))
+        patched.setattr(passes, "StartedWindow", stopping_after(after))
         run(configuration)
     assert run(configuration).images == 42 - min(37, 8 * after)
     assert contents(configuration) == contents(undisturbed)
@@ -151,13 +154,13 @@ from pathlib import Path
 from competition.configuration import load_configuration
 from features.extraction import extract, passes, settings
 settings.WINDOW_ROWS, settings.BATCH_PIXELS, passes.COMMIT_EVERY_S = 8, 4 * 32 * 32, 0.0
-compute = passes.compute_window
-def slow(*arguments, **options):
-    found = compute(*arguments, **options)
-    print("window", flush=True)
-    sys.stdin.readline()
-    return found
-passes.compute_window = slow
+class Slow(passes.StartedWindow):
+    def finish(self, failed):
+        found = super().finish(failed)
+        print("window", flush=True)
+        sys.stdin.readline()
+        return found
+passes.StartedWindow = Slow
 extract(load_configuration({config!r}, work={work!r}), device="cpu", progress=False)
 """
 
@@ -293,9 +296,31 @@ def test_an_interrupted_journal_line_is_cut_off(folder, monkeypatch):
     configuration = configured(folder)
     monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "compute_window", stopping_after(3))
+        patched.setattr(passes, "StartedWindow", stopping_after(3))
         run(configuration)
     journal = next((folder / "work").rglob("*.journal"))
     journal.write_bytes(journal.read_bytes()[:-9])
     assert run(configuration).images == 42 - 16
     assert contents(configuration) == contents(undisturbed)
+
+
+def test_a_copy_of_an_image_that_fails_in_the_window_before_fails_too(folder, monkeypatch):
+    """Copies are known as such before the window of their original is finished."""
+    shutil.copy(folder / "gallery" / "g007.jpg", folder / "gallery" / "g008.jpg")  # the last of one window, the first
+    shutil.copy(folder / "gallery" / "g001.jpg", folder / "gallery" / "g009.jpg")  # of the next
+    configuration = configured(folder)
+    describe_batch = Engine.describe
+
+    def failing(self, views, targets):
+        found = describe_batch(self, views, targets)
+        bad = decode((folder / "gallery" / "g007.jpg").read_bytes(), self.sizings())[0]
+        found.finite &= ~(views[0] == bad).all(axis=(1, 2, 3))
+        return found
+
+    monkeypatch.setattr(Engine, "describe", failing)
+    report = run(configuration)
+    reason = "the network gives values that are not finite"
+    assert report.unreadable == [("gallery", "g007", reason), ("gallery", "g008", reason)]
+    dump = open_dump(report.paths[0])
+    assert not dump.descriptors[[7, 8]].any() and dump.descriptors[9].any()
+    assert np.array_equal(dump.descriptors[9], dump.descriptors[1])

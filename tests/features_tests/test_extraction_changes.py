@@ -48,7 +48,7 @@ def test_images_that_are_gone_are_named(tiny, capsys):
 def test_growth_in_the_middle_of_an_unfinished_run(tiny, monkeypatch):
     configuration = tiny.configured()
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "compute_window", stopping_after(2))
+        patched.setattr(passes, "StartedWindow", stopping_after(2))
         tiny.run(configuration)
     tiny.draw(["g001"])
     assert tiny.run(configuration).images == 21 + 1 - 16
