@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,12 @@ from features.extraction import (
     plan,
 )
 from features.extraction.disk import Disk, DiskFull
+from features.extraction.journal import journal_line, read_journal
 from features.extraction.running import alone
 
 from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def spoil(folder: Path) -> dict[str, str]:
@@ -233,3 +238,26 @@ def test_reserving_space_names_the_full_disk(tmp_path, monkeypatch):
     with pytest.raises(DiskFull, match="x.partial: the disk is full"):
         Disk().allocate(tmp_path / "x.partial", 100, b"")
     assert not (tmp_path / "x.partial").exists()
+
+
+def test_a_disk_that_fills_up_within_a_journal_line_leaves_the_lines_before(tmp_path):
+    """A limit on the file's size stands for the disk: the system takes a part, then refuses."""
+    path = tmp_path / "x.journal"
+    Disk().append(path, journal_line({"window": 0}))
+    before = path.read_bytes()
+    code = f"""
+import resource, signal
+from pathlib import Path
+from features.extraction.disk import Disk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 5}, {len(before) + 5}))
+try:
+    Disk().append(Path({str(path)!r}), b"{"x" * 40}\\n")
+except OSError as error:
+    print(type(error).__name__)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == "OSError\n", found.stderr
+    assert path.read_bytes() == before
+    Disk().append(path, journal_line({"window": 1}))
+    assert [line["window"] for line in read_journal(path)[0]] == [0, 1]
