@@ -37,20 +37,24 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class Plan:
+    """externals: (name, split, images) of the descriptors made elsewhere that are to be copied."""
+
     passes: tuple[PlannedPass, ...]
     bytes_needed: int
     bytes_free: int
     seconds: float
+    externals: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def images(self) -> int:
         return sum(planned.images for planned in self.passes)
 
     def sentence(self) -> str:
-        if not self.passes:
+        if not self.passes and not self.externals:
             return "every dump is there already: nothing to extract"
         named = "; ".join(
-            f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps" for p in self.passes
+            [f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps" for p in self.passes]
+            + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
         )
         return (
             f"to extract: {named}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
@@ -99,7 +103,7 @@ def free_bytes(folder: Path) -> int:
 
 def refuse_small_disk(plan: Plan, configuration: Configuration) -> None:
     """Top7Error unless the bytes needed, and a little more, are free."""
-    if plan.bytes_needed + SPARE_BYTES > plan.bytes_free and plan.passes:
+    if plan.bytes_needed + SPARE_BYTES > plan.bytes_free and (plan.passes or plan.externals):
         raise Top7Error(
             f"{configuration.competition.work}: the dumps need {_gib(plan.bytes_needed)} (and "
             f"{_gib(SPARE_BYTES)} to spare), {_gib(plan.bytes_free)} are free there: make room or choose "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,9 @@ def test_the_plan_is_said_first_and_a_small_disk_refused(folder, monkeypatch, ca
     monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
     with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
         run(configuration)
-    assert "42" not in capsys.readouterr().out and not list((folder / "work").rglob("*.partial"))
+    said = capsys.readouterr()
+    assert re.search(r"gallery: 37 images, 4 dumps; .*MiB needed, 0.0 MiB free; about [0-9.]+ hours", said.err)
+    assert not said.out and not list((folder / "work").rglob("*.partial"))
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder, monkeypatch):
@@ -216,8 +219,23 @@ def test_bad_externals_are_one_line(folder, harm, message):
     external(folder)
     harm(folder)
     with pytest.raises(Top7Error, match=message) as caught:
-        run(configured(folder, EXTERNAL))
+        run(configured(folder, BACKBONE + EXTERNAL))
     assert "\n" not in str(caught.value)
+    assert not list((folder / "work").rglob("test_resnet*.npy")), "said before anything was extracted"
+
+
+def test_a_disk_too_small_for_external_descriptors(folder, monkeypatch, capsys):
+    external(folder)
+    configuration = configured(folder, EXTERNAL)
+    expected = plan(configuration, device="cpu")
+    assert expected.bytes_needed >= (37 + 5) * 6 * 4 and not expected.passes
+    monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
+    with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
+        run(configuration)
+    assert "clip on gallery: 37 rows to copy" in capsys.readouterr().err
+    monkeypatch.undo()
+    run(configuration)
+    assert plan(configuration, device="cpu").sentence() == "every dump is there already: nothing to extract"
 
 
 def test_an_external_row_of_zeros_is_unreadable(folder):
