@@ -74,8 +74,9 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
     widths = dict(zip((target.path for target in left), dimensions(engine, left), strict=True))
     groups = groups_for(found, widths, images, engine.settings.window_rows, Disk())
     missing = np.zeros(len(images), dtype=bool)
+    damaged = {standing.target.path for standing in found if standing.damaged(images)}
     for group in groups:
-        new = np.ones(len(images), dtype=bool) if group.source is None else group.source.row_of < 0
+        new = _not_taken_over(group, any(target.path in damaged for _, target in group.wanted))
         for number in np.flatnonzero(group.peek()):
             new[group.window(int(number)).start : group.window(int(number)).stop] = False
         missing |= new
@@ -91,6 +92,19 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
         0.0,
         tuple(groups),
     )
+
+
+def _not_taken_over(group: Group, damaged: bool) -> np.ndarray:
+    """(n,) bool: images that no earlier row stands for. damaged: rows are read to see whether they are whole."""
+    if group.source is None:
+        return np.ones(len(group.ids), dtype=bool)
+    new = group.source.row_of < 0
+    if damaged:
+        for number in range(len(group.done)):
+            rows = group.window(number)
+            new[rows.start : rows.stop] = True
+            new[rows.start + group.source.take(rows).places] = False
+    return new
 
 
 def free_bytes(folder: Path) -> int:

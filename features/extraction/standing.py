@@ -34,6 +34,12 @@ class Standing:
     complete: bool
     changed: np.ndarray | None
 
+    def damaged(self, images: ImageSet) -> bool:
+        """Whether the images are those it was made of, and yet it is not complete."""
+        if self.complete or self.sidecar is None:
+            return False
+        return self.sidecar["ids"] == list(images.ids) and not self.changed.any()
+
 
 def standings(
     targets: Sequence[Target], images: ImageSet, *, check_content: bool = False, say: bool = True

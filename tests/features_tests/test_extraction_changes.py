@@ -15,7 +15,7 @@ import torch
 
 from competition.images import list_images
 from features.dumps import beside, open_dump
-from features.extraction import describe, exact_duplicates, near_duplicates, verify
+from features.extraction import describe, exact_duplicates, near_duplicates, plan, verify
 from features.extraction import passes, settings, sources
 from features.extraction.engine import Engine
 from tests.features_tests.conftest import BACKBONE
@@ -88,6 +88,7 @@ def test_verify_names_damaged_rows_and_extract_repairs_them_alone(tiny):
     path.write_bytes(data)
     found = verify(configuration, splits=("gallery",), progress=False)
     assert found.damaged == {path: ["g018", "g040"]} and not found.missing
+    assert plan(configuration, splits=("gallery",), device="cpu").images == 2
     assert tiny.run(configuration).images == 2
     assert verify(configuration, splits=("gallery",), progress=False).whole
     after = tiny.contents(configuration)
