@@ -150,6 +150,25 @@ def test_cut_off_and_missing_files_are_repaired(tiny, suffix, harm):
     )
 
 
+@pytest.mark.parametrize("harm", ["cut", "gone", "empty", "longer"])
+def test_a_damaged_record_of_the_images_is_made_anew(tiny, harm, capsys):
+    tiny.image("g002").write_bytes(b"")
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    before = tiny.contents(configuration)
+    record = next((tiny.folder / "work" / "dumps" / "gallery").glob("*.images.npy"))
+    data = record.read_bytes()
+    record.write_bytes({"cut": data[:-40], "gone": b"", "empty": b"", "longer": data + b"x"}[harm])
+    if harm == "gone":
+        record.unlink()
+    found = verify(configuration, splits=("gallery",), progress=False)
+    assert list(found.damaged) == [record] and len(found.damaged[record]) == 21
+    assert tiny.run(configuration).images == 0, "no descriptor was lost"
+    assert f"{record}: missing or cut off" in capsys.readouterr().err
+    assert tiny.contents(configuration) == before
+    assert verify(configuration, splits=("gallery",), progress=False).whole
+
+
 def test_exact_duplicates_are_extracted_once_and_listed(tiny, monkeypatch):
     for twin, original in (("g003", "g002"), ("g005", "g002"), ("g077", "g004")):
         shutil.copy(tiny.image(original), tiny.image(twin))
