@@ -179,6 +179,25 @@ def test_duplicates_are_listed_and_left_out_on_request(tiny_competition, capsys,
         assert first[0] == "t0" and ("n00copy" in first) == expected and len(set(first)) == 8
 
 
+def test_quarantined_images_are_never_listed(tiny_competition, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_competition.parent, folder)
+    files = {path.stem: path for path in (folder / "gallery").rglob("*.jpg")}
+    kept = {name for line in (folder / "val.csv").read_text().splitlines() for name in line.split(",")[1:]}
+    for name in sorted(files.keys() - kept)[: len(files) - 8]:
+        files.pop(name).write_bytes(b"<html>404</html>")
+    (folder / "test" / "t0.jpg").write_bytes(b"")
+    common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
+    assert run(capsys, "extract", *common)[0] == 0
+    assert run(capsys, "tune", *common, "--folds", 0)[0] == 0
+    for recipe in ("best", "pwa_qe"):
+        out = tmp_path / f"{recipe}.csv"
+        code, _, err = run(capsys, "submit", *common, "--recipe", recipe, "--out", out)
+        assert code == 0 and "t0 could not be read" in err
+        lists = [line.split(",") for line in out.read_text().splitlines()]
+        assert len(files) < 20 and all(set(row[1:]) <= files.keys() and len(set(row)) == 8 for row in lists)
+
+
 def test_images_that_look_alike_are_left_out_on_request(tiny_competition, capsys, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(tiny_competition.parent, folder)
