@@ -23,6 +23,15 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 
 
+def _formats() -> tuple[str, ...]:
+    """Every raster format of Pillow: EPS is a program, which it would have Ghostscript run."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
+
+
+FORMATS = _formats()
+
+
 class Unreadable(Exception):
     """An image that takes part in nothing; its text is the reason, without the name of the file."""
 
@@ -95,7 +104,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
     if not data:
         raise Unreadable("empty file (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image)
             orientation = _orientation(image)
             size = image.size[::-1] if orientation in TURNED else image.size

@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _command(commands, "verify", "prove every dump whole, or name its bad rows, which extract then repairs")
 
     duplicates = _command(commands, "duplicates", "list gallery images with the same content, or that look alike")
-    duplicates.add_argument("--near", type=_positive, metavar="COSINE",
+    duplicates.add_argument("--near", type=_cosine, metavar="COSINE",
                             help="pairs at or above this cosine in the deepest layer's dump; time grows with the square")
 
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
@@ -54,7 +54,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     submit = _command(commands, "submit", "write the submission of the best recipe")
     submit.add_argument("--split", choices=("test", "validation"), default="test")
     submit.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/RECIPE-SPLIT.csv)")
-    submit.add_argument("--distinct", action="store_true", help="of gallery files with the same content list only the first")
+    submit.add_argument("--distinct", nargs="?", type=_cosine, const=True, default=False, metavar="COSINE",
+                        help="of gallery files with the same content list only the first; with a COSINE (such as 0.98): nor "
+                             "any image that looks like a better one of its list, by the deepest layer's dump")
     submit.add_argument("--sheet", action="store_true", help="also write an HTML sheet of queries and their lists")
     _recipe(submit, "the recipe (best)")
 
@@ -140,4 +142,14 @@ def _positive(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def _cosine(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cosine above 0 and up to 1, such as 0.98")
     return value

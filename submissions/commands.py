@@ -97,9 +97,8 @@ def verify(options: Namespace) -> Outcome:
 def duplicates(options: Namespace) -> Outcome:
     """List exact duplicates of the gallery, or near ones by descriptor."""
     from features.extraction import exact_duplicates, near_duplicates
-    from features.components import components_of
-    from features.components import choices as choices_of
-    from features.descriptors import gallery_ids, open_components
+    from features.descriptors import gallery_ids
+    from submissions.distinct import look_dump
 
     configuration = configuration_of(options)
     ids = gallery_ids(configuration)
@@ -108,13 +107,11 @@ def duplicates(options: Namespace) -> Outcome:
         pairs = [{"id": ids[row], "same_as": ids[int(earlier)]} for row, earlier in enumerate(first) if earlier != row]
         return Outcome({"exact": pairs}, "\n".join(f"{pair['id']} = {pair['same_as']}" for pair in pairs)
                        or "no two gallery files have the same content")
-    choice = {name: values[0] for name, values in choices_of(configuration).items()}
-    layers = [component for component in components_of(configuration, choice) if component.pooling is not None]
-    dump = open_components(configuration, layers[-1:], "gallery", ids)[0]
+    component, dump = look_dump(configuration, ids)
     pairs = [{"id": ids[a], "like": ids[b], "cosine": round(cosine, 6)} for a, b, cosine in near_duplicates(dump, options.near)]
-    return Outcome({"near": pairs, "component": layers[-1].name},
+    return Outcome({"near": pairs, "component": component.name},
                    "\n".join(f"{pair['id']} ~ {pair['like']}  {pair['cosine']:.4f}" for pair in pairs)
-                   or f"no two gallery images reach a cosine of {options.near} in {layers[-1].name}")
+                   or f"no two gallery images reach a cosine of {options.near} in {component.name}")
 
 
 def tune(options: Namespace) -> Outcome:

@@ -14,7 +14,7 @@ from competition.labels import relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
-from features.ranked_lists import ranked_lists
+from features.ranked_lists import RankedLists, ranked_lists
 from features.recipe import Recipe
 from submissions.blending import write_scores
 from submissions.scoring import score_submission
@@ -22,22 +22,16 @@ from submissions.writing import write_submission
 
 
 def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path | None = None, *,
-           distinct: bool = False) -> dict:
+           distinct: bool | float = False) -> dict:
     """Write the submission of a recipe for `split` and note it on the leaderboard; returns what it is.
 
     It is noted with its recipe's figures on the labelled validation queries. distinct: of gallery files with the
-    same content only the first row may be listed.
+    same content only the first row may be listed; a number: nor any image with that cosine or more to a better one
+    of its list.
     """
     competition = configuration.competition
     queries = split_images(configuration, split)
-    repeated = None
-    if distinct:
-        from features.extraction import exact_duplicates
-
-        first = exact_duplicates(configuration)
-        repeated = first != np.arange(len(first))
-    lists = ranked_lists(configuration, recipe, split, queries.ids, gallery_ids(configuration), left_out=repeated,
-                         progress=True)
+    lists = _lists(configuration, recipe, split, queries.ids, distinct)
     for query in lists.unreadable:
         print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
     path = Path(out) if out is not None else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
@@ -54,6 +48,27 @@ def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path |
             entry["cross_validated"] = recipe.scores["cross-validated"]
         record_score(competition.work, entry)
     return values
+
+
+def _lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: Sequence[str],
+           distinct: bool | float) -> RankedLists:
+    ids = gallery_ids(configuration)
+    if not distinct:
+        return ranked_lists(configuration, recipe, split, query_ids, ids, progress=True)
+    from features.extraction import exact_duplicates
+    from submissions.distinct import distinct_looks, look_dump
+
+    first = exact_duplicates(configuration)
+    repeated = first != np.arange(len(first))
+
+    def lists_of(depth: int | None = None) -> RankedLists:
+        return ranked_lists(configuration, recipe, split, query_ids, ids, k=depth, left_out=repeated, progress=True)
+
+    if distinct is True:
+        return lists_of()
+    _, dump = look_dump(configuration, ids)
+    listable = int((~(repeated | dump.unreadable)).sum())
+    return distinct_looks(lists_of, dump, distinct, configuration.competition.top_k, listable)
 
 
 def score_and_record(configuration: Configuration, file: Path, labels: Path, queries: Mapping[str, Sequence[str]],

@@ -60,11 +60,18 @@ class Disk:
         return os.pread(self._descriptor(path), size_bytes, offset)
 
     def append(self, path: Path, data: bytes) -> None:
-        """Append to `path` (created if absent) and sync it."""
+        """Append to `path` (created if absent) and sync it; a full disk leaves what stood there before."""
+        view = memoryview(data)
         try:
             with open(path, "ab", buffering=0) as stream:
-                stream.write(data)
-                os.fsync(stream.fileno())
+                before = stream.tell()
+                try:
+                    while len(view):  # a nearly full disk takes a part first
+                        view = view[stream.write(view) :]
+                    os.fsync(stream.fileno())
+                except OSError:
+                    stream.truncate(before)  # what came after half a line would not be read
+                    raise
         except OSError as error:
             raise _clear(error, path) from None
 

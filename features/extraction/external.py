@@ -19,29 +19,38 @@ from features.extraction.targets import Target, external_dump_path, external_rec
 BLOCK_ROWS = 4096
 
 
-def write_external(configuration: Configuration, external: External, split: str, images: ImageSet) -> Path:
-    """Write the dump of one split of an [[external]], unless it is there; returns its path.
+def external_bytes(configuration: Configuration, external: External, split: str, images: ImageSet) -> int:
+    """Bytes that `write_external` would write, 0 if the dump is there; reads no descriptor.
 
-    The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
-    marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many, another shape.
+    Top7Error: as `write_external`, so that hours of extraction do not end with it.
     """
     source = getattr(external, split)
     if not Path(source).is_file():
         raise Top7Error(
             f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
         )
-    target = Target(
-        external_dump_path(configuration, split, external), external_recipe(external, split), external.name
-    )
-    if _is_complete(target.path, images):
-        return target.path
+    if _is_complete(external_dump_path(configuration, split, external), images):
+        return 0
     matrix, order = _matrix(source), _order(source, images)
     if len(matrix) != len(order):
         raise Top7Error(
             f"{source}: {len(matrix)} rows for the {len(order)} ids beside it: expected one row an id"
         )
-    _write(target, matrix, order, images)
-    return target.path
+    return len(images) * (4 * matrix.shape[1] + 8) + sum(len(image_id) + 4 for image_id in images.ids)
+
+
+def write_external(configuration: Configuration, external: External, split: str, images: ImageSet) -> Path:
+    """Write the dump of one split of an [[external]], unless it is there; returns its path.
+
+    The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
+    marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many, another shape.
+    """
+    path = external_dump_path(configuration, split, external)
+    if external_bytes(configuration, external, split, images):
+        source = getattr(external, split)
+        target = Target(path, external_recipe(external, split), external.name)
+        _write(target, _matrix(source), _order(source, images), images)
+    return path
 
 
 def _is_complete(path: Path, images: ImageSet) -> bool:

@@ -6,8 +6,6 @@ nothing else. Workers must see the same files (images, weights, work folder) und
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from features.extraction.contents import Contents, done_contents, task_contents
+from features.extraction.devices import own_device
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.passes import Producer, Result, Task, columns_of
@@ -247,15 +246,9 @@ class _Held:
 def _engine(path: object, work: object, name: str, held: _Held, settings: Settings) -> Engine:
     from features.extraction.learning import open_part_model
 
-    if settings.device == "cuda" and torch.cuda.device_count() > 1:
-        torch.cuda.set_device(_ordinal() % torch.cuda.device_count())
+    if settings.device == "cuda" and (devices := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(own_device(devices))
     engine = Engine(held.backbone, settings)
     for parts in held.backbone.parts:
         engine.part_models[parts] = open_part_model(held.configuration, held.backbone, parts)
     return engine
-
-
-def _ordinal() -> int:
-    """The number of this worker process: loky and multiprocessing count theirs, others go by process id."""
-    identity = multiprocessing.current_process()._identity
-    return identity[-1] - 1 if identity else os.getpid()

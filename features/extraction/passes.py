@@ -95,8 +95,9 @@ def run_pass(
         for result in results:
             report.images += len(result.task.needed)
             report.duplicates += len(result.window.copies)
-            waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
-            bar.set_postfix_str(limit_named(waited_s / max(1e-9, taken_s)), refresh=False)
+            if result.task.needed:  # rows taken over wait for no image
+                waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
+                bar.set_postfix_str(limit_named(waited_s / max(1e-9, taken_s)), refresh=False)
             bar.update(len(result.task.rows) - (len(result.task.needed) if producer is None else 0))
             writer.put(result)
         writer.close()

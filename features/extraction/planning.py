@@ -37,20 +37,24 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class Plan:
+    """externals: (name, split, images) of the descriptors made elsewhere that are to be copied."""
+
     passes: tuple[PlannedPass, ...]
     bytes_needed: int
     bytes_free: int
     seconds: float
+    externals: tuple[tuple[str, str, int], ...] = ()
 
     @property
     def images(self) -> int:
         return sum(planned.images for planned in self.passes)
 
     def sentence(self) -> str:
-        if not self.passes:
+        if not self.passes and not self.externals:
             return "every dump is there already: nothing to extract"
         named = "; ".join(
-            f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps" for p in self.passes
+            [f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps" for p in self.passes]
+            + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
         )
         return (
             f"to extract: {named}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
@@ -70,8 +74,9 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
     widths = dict(zip((target.path for target in left), dimensions(engine, left), strict=True))
     groups = groups_for(found, widths, images, engine.settings.window_rows, Disk())
     missing = np.zeros(len(images), dtype=bool)
+    damaged = {standing.target.path for standing in found if standing.damaged(images)}
     for group in groups:
-        new = np.ones(len(images), dtype=bool) if group.source is None else group.source.row_of < 0
+        new = _not_taken_over(group, any(target.path in damaged for _, target in group.wanted))
         for number in np.flatnonzero(group.peek()):
             new[group.window(int(number)).start : group.window(int(number)).stop] = False
         missing |= new
@@ -89,6 +94,19 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
     )
 
 
+def _not_taken_over(group: Group, damaged: bool) -> np.ndarray:
+    """(n,) bool: images that no earlier row stands for. damaged: rows are read to see whether they are whole."""
+    if group.source is None:
+        return np.ones(len(group.ids), dtype=bool)
+    new = group.source.row_of < 0
+    if damaged:
+        for number in range(len(group.done)):
+            rows = group.window(number)
+            new[rows.start : rows.stop] = True
+            new[rows.start + group.source.take(rows).places] = False
+    return new
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes free where `folder` lies or will lie."""
     folder = Path(folder).absolute()
@@ -99,7 +117,7 @@ def free_bytes(folder: Path) -> int:
 
 def refuse_small_disk(plan: Plan, configuration: Configuration) -> None:
     """Top7Error unless the bytes needed, and a little more, are free."""
-    if plan.bytes_needed + SPARE_BYTES > plan.bytes_free and plan.passes:
+    if plan.bytes_needed + SPARE_BYTES > plan.bytes_free and (plan.passes or plan.externals):
         raise Top7Error(
             f"{configuration.competition.work}: the dumps need {_gib(plan.bytes_needed)} (and "
             f"{_gib(SPARE_BYTES)} to spare), {_gib(plan.bytes_free)} are free there: make room or choose "

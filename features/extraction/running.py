@@ -11,13 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from competition.configuration import SPLITS, Backbone, Configuration
+from competition.configuration import SPLITS, Backbone, Configuration, External
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, split_images
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine
-from features.extraction.external import write_external
+from features.extraction.external import external_bytes, write_external
 from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
 from features.extraction.learning import (
     check_part_tables,
@@ -191,7 +191,7 @@ class Work:
 
     def plan(self, *, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
-        passes: list[PlannedPass] = []
+        externals, passes = self._externals(), []
         limited = limited_ids(self.configuration) is not None
         for backbone in self.configuration.backbones:
             check_part_tables(backbone)
@@ -213,7 +213,19 @@ class Work:
             passes += self._timed(engine, planned) if measure else planned
         free = free_bytes(next(iter(self.folders.values()))) if self.folders else 0
         needed, total_s = sum(p.bytes_needed for p in passes), sum(p.seconds for p in passes)
-        return Plan(tuple(passes), needed, free, total_s)
+        copied = tuple((external.name, split, len(self.images[split])) for external, split, _ in externals)
+        needed += sum(size_bytes for *_, size_bytes in externals)
+        return Plan(tuple(passes), needed, free, total_s, copied)
+
+    def _externals(self) -> list[tuple[External, str, int]]:
+        """(external, split, bytes) still to be copied; a missing or damaged file is said before anything is run."""
+        sized = [
+            (external, split, external_bytes(self.configuration, external, split, images))
+            for external in self.configuration.externals
+            for split, images in self.images.items()
+            if split in SPLITS and getattr(external, split) is not None
+        ]
+        return [entry for entry in sized if entry[2]]
 
     def _timed(self, engine: Engine, planned: list[PlannedPass]) -> list[PlannedPass]:
         """The passes of one backbone with their seconds: what has to be learnt counts to the first."""

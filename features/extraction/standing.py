@@ -4,7 +4,6 @@ works on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -17,8 +16,10 @@ import numpy as np
 from competition.images import ImageSet, ids_digest
 from features.dumps import DAMAGE, beside, npy_header, read_sidecar
 from features.extraction.disk import Disk
+from features.extraction.hashing import content_hash
 from features.extraction.journal import read_journal
 from features.extraction.partial import Group, record_type
+from features.extraction.rebuilding import rebuild_record, record_is_whole, settings_by_row
 from features.extraction.sources import Source, mapped_rows, rows_of
 from features.extraction.targets import Target
 
@@ -33,6 +34,12 @@ class Standing:
     sidecar: dict | None
     complete: bool
     changed: np.ndarray | None
+
+    def damaged(self, images: ImageSet) -> bool:
+        """Whether the images are those it was made of, and yet it is not complete."""
+        if self.complete or self.sidecar is None:
+            return False
+        return self.sidecar["ids"] == list(images.ids) and not self.changed.any()
 
 
 def standings(
@@ -52,7 +59,10 @@ def standings(
         sidecar = read_sidecar(target.path)
         record = sidecar["images"]
         if record not in changes:
-            changes[record] = _changed(target.path.parent / record, sidecar, images, check_content)
+            path = target.path.parent / record
+            if not record_is_whole(path, sidecar):
+                rebuild_record(path, sidecar, images)
+            changes[record] = _changed(path, sidecar, images, check_content)
             if say:
                 _tell(target.path.parent, sidecar["ids"], images, changes[record])
         rows, width = sidecar["shape"]
@@ -89,8 +99,6 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     anew.
     """
     changed = np.zeros(len(images), dtype=bool)
-    if not record.exists():
-        return changed
     records = np.array(np.memmap(record, dtype=record_type(len(sidecar["columns"])), mode="r"))
     same = sidecar["ids"] == list(images.ids)
     row_of = np.arange(len(images)) if same else rows_of(sidecar["ids"], images.ids)
@@ -101,7 +109,7 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
         if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
             continue
         changed[row] = size_bytes != entry["size_bytes"] or (
-            size_bytes >= 0 and _content(images.paths.texts[row]) != entry["sha256"].tobytes()
+            size_bytes >= 0 and content_hash(images.paths.texts[row]) != entry["sha256"].tobytes()
         )
         if not changed[row] and mtime_ns != entry["mtime_ns"]:
             records["mtime_ns"][row_of[row]] = mtime_ns
@@ -117,14 +125,6 @@ def _stamp(path: str) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns
-
-
-def _content(path: str) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError:
-        return bytes(32)
 
 
 def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
@@ -221,8 +221,6 @@ def _finished(
     columns = {name: number for number, name in enumerate(sidecar["columns"])}
     dtype = record_type(len(columns))
     rows = sidecar["shape"][0]
-    if not record.exists() or record.stat().st_size != dtype.itemsize * rows:
-        return None
     matrices = {}
     for member in members:
         name = member.target.path.name
@@ -231,7 +229,7 @@ def _finished(
         width = widths[list(names).index(name)]
         offset = len(npy_header((rows, width), member.target.dtype))
         matrices[name] = mapped_rows(member.target.path, offset, rows, width, member.target.dtype)
-    settings, by = _settings_by_row(sidecar["settings"], rows)
+    settings, by = settings_by_row(sidecar["settings"], rows)
     records = np.array(np.memmap(record, dtype=dtype, mode="r"))
     records["by"] = by
     row_of = rows_of(sidecar["ids"], images.ids)
@@ -240,17 +238,6 @@ def _finished(
     unreadable = {entry["row"]: entry["reason"] for entry in sidecar["unreadable"]}
     leftovers = [record] if {member.target.path.name for member in members} == set(columns) else []
     return Source(row_of, records, columns, matrices, unreadable, settings, leftovers)
-
-
-def _settings_by_row(runs: Sequence[Mapping], rows: int) -> tuple[list[dict], np.ndarray]:
-    settings: list[dict] = []
-    by = np.zeros(rows, dtype=np.uint8)
-    for run in runs:
-        entry = {key: value for key, value in run.items() if key != "rows"}
-        if entry not in settings:
-            settings.append(entry)
-        by[run["rows"][0] : run["rows"][1]] = settings.index(entry)
-    return settings, by
 
 
 def _unfinished(journal: Path, names: Sequence[str], images: ImageSet) -> Source | None:

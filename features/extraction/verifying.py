@@ -16,6 +16,7 @@ from tqdm import tqdm
 from competition.atomic import write_json
 from competition.configuration import SPLITS, Configuration
 from features.dumps import DAMAGE, beside, npy_header, read_sidecar
+from features.extraction.rebuilding import record_is_whole
 from features.extraction.targets import dumps_folder, external_dump_path, targets_of
 
 BLOCK_ROWS = 4096
@@ -23,7 +24,9 @@ BLOCK_ROWS = 4096
 
 @dataclass
 class VerifyReport:
-    """dumps and rows read; missing: dumps that are not there; damaged: {path: ids of its bad rows}."""
+    """dumps and rows read; missing: dumps that are not there; damaged: {path: ids of its bad rows}, a dump's or of the
+    record of the images beside it, of which a missing or cut-off one has no good row.
+    """
 
     dumps: int = 0
     rows: int = 0
@@ -47,8 +50,11 @@ def verify(
         if not beside(path, ".json").exists():
             report.missing.append(path)
             continue
-        ids = read_sidecar(path)["ids"]
-        bad = bad_rows(path)
+        sidecar = read_sidecar(path)
+        ids, bad = sidecar["ids"], bad_rows(path)
+        record = path.parent / sidecar["images"] if "images" in sidecar else None
+        if record is not None and not record_is_whole(record, sidecar):
+            report.damaged[record] = list(ids)
         report.dumps, report.rows = report.dumps + 1, report.rows + len(ids)
         if len(bad):
             report.damaged[path] = [ids[row] for row in bad]

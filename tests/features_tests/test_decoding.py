@@ -172,6 +172,14 @@ def test_quarantine_says_why(data, reason):
         decoded(data)
 
 
+def test_a_program_named_as_an_image_is_not_run(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments: pytest.fail("Ghostscript was run"))
+    with pytest.raises(Unreadable, match="not an image"):
+        decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+
+
 def test_a_bomb_is_refused_before_it_is_decoded():
     side = int(MAX_PIXELS**0.5) + 1
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,12 @@ from features.extraction import (
     plan,
 )
 from features.extraction.disk import Disk, DiskFull
+from features.extraction.journal import journal_line, read_journal
 from features.extraction.running import alone
 
 from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def spoil(folder: Path) -> dict[str, str]:
@@ -88,7 +94,9 @@ def test_the_plan_is_said_first_and_a_small_disk_refused(folder, monkeypatch, ca
     monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
     with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
         run(configuration)
-    assert "42" not in capsys.readouterr().out and not list((folder / "work").rglob("*.partial"))
+    said = capsys.readouterr()
+    assert re.search(r"gallery: 37 images, 4 dumps; .*MiB needed, 0.0 MiB free; about [0-9.]+ hours", said.err)
+    assert not said.out and not list((folder / "work").rglob("*.partial"))
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder, monkeypatch):
@@ -211,8 +219,23 @@ def test_bad_externals_are_one_line(folder, harm, message):
     external(folder)
     harm(folder)
     with pytest.raises(Top7Error, match=message) as caught:
-        run(configured(folder, EXTERNAL))
+        run(configured(folder, BACKBONE + EXTERNAL))
     assert "\n" not in str(caught.value)
+    assert not list((folder / "work").rglob("test_resnet*.npy")), "said before anything was extracted"
+
+
+def test_a_disk_too_small_for_external_descriptors(folder, monkeypatch, capsys):
+    external(folder)
+    configuration = configured(folder, EXTERNAL)
+    expected = plan(configuration, device="cpu")
+    assert expected.bytes_needed >= (37 + 5) * 6 * 4 and not expected.passes
+    monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
+    with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
+        run(configuration)
+    assert "clip on gallery: 37 rows to copy" in capsys.readouterr().err
+    monkeypatch.undo()
+    run(configuration)
+    assert plan(configuration, device="cpu").sentence() == "every dump is there already: nothing to extract"
 
 
 def test_an_external_row_of_zeros_is_unreadable(folder):
@@ -233,3 +256,26 @@ def test_reserving_space_names_the_full_disk(tmp_path, monkeypatch):
     with pytest.raises(DiskFull, match="x.partial: the disk is full"):
         Disk().allocate(tmp_path / "x.partial", 100, b"")
     assert not (tmp_path / "x.partial").exists()
+
+
+def test_a_disk_that_fills_up_within_a_journal_line_leaves_the_lines_before(tmp_path):
+    """A limit on the file's size stands for the disk: the system takes a part, then refuses."""
+    path = tmp_path / "x.journal"
+    Disk().append(path, journal_line({"window": 0}))
+    before = path.read_bytes()
+    code = f"""
+import resource, signal
+from pathlib import Path
+from features.extraction.disk import Disk
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 5}, {len(before) + 5}))
+try:
+    Disk().append(Path({str(path)!r}), b"{"x" * 40}\\n")
+except OSError as error:
+    print(type(error).__name__)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == "OSError\n", found.stderr
+    assert path.read_bytes() == before
+    Disk().append(path, journal_line({"window": 1}))
+    assert [line["window"] for line in read_journal(path)[0]] == [0, 1]

@@ -54,6 +54,43 @@ def test_batches_side_by_side_give_the_bytes_of_one_after_the_other(engine_of):
     assert len({row.tobytes() for one in expected for row in one.rows}) == 2 * len(batches)
 
 
+def described(engine: Engine, pixels: np.ndarray) -> np.ndarray:
+    """(T, B, D) descriptors of every pooling of the last layer."""
+    targets = [Target(Path(name), {}, "layer4", pooling=name) for name in ("spoc", "gem", "fcrow", "rmac")]
+    return np.stack(engine.describe([pixels], targets).rows)
+
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8).repeat(12, 1).repeat(12, 2)
+
+
+@pytest.mark.parametrize("change", [{"threads": 3}, {"memory_format": "contiguous_format"}])
+def test_other_settings_stay_within_the_tolerance_that_readme_states(engine_of, change):
+    expected = described(engine_of(), PIXELS)
+    assert np.abs(described(engine_of(**change), PIXELS) - expected).max() <= 1e-5
+    one_by_one = np.concatenate([described(engine_of(), PIXELS[row : row + 1]) for row in range(6)], axis=1)
+    assert np.abs(one_by_one - expected).max() <= 1e-5
+
+
+def test_half_precision_stays_within_the_tolerance_that_readme_states(engine_of):
+    """What a GPU does, on the CPU: only the network in half precision."""
+    full = described(engine_of(), PIXELS).astype(np.float64)
+    half = described(engine_of(precision="float16"), PIXELS)
+    assert np.abs(half - full).max() > 1e-6, "nothing was reduced"
+    assert (half * full).sum(2).min() >= 0.999
+
+
+def test_neither_slot_nor_neighbours_change_a_bit(engine_of):
+    engine = engine_of()
+    blank = np.zeros_like(PIXELS)
+    found = []
+    for slot in range(6):
+        for others in (blank, PIXELS):
+            batch = others.copy()
+            batch[slot] = PIXELS[0]
+            found.append(described(engine, batch)[:, slot].tobytes())
+    assert len(set(found)) == 1
+
+
 def test_networks_lent_to_threads_share_their_weights(engine_of):
     engine = engine_of(threads=2, batch_threads=1)
     with engine._borrowed() as first, engine._borrowed() as second:

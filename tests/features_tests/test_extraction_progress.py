@@ -41,6 +41,18 @@ def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network
     assert f"limit: {limit}" in last and "% of the time waiting for images" in last
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_rows_taken_over_name_no_limit(tiny, monkeypatch, capsys, jobs):
+    monkeypatch.setattr(parallel, "_sent", shards_here)
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    tiny.image("g004").unlink()
+    capsys.readouterr()
+    assert tiny.run(configuration, jobs=jobs, progress=True).images == 0
+    said = capsys.readouterr().err
+    assert "20/20" in said and "limit" not in said
+
+
 def test_a_network_that_hardly_waits_is_the_limit():
     assert limit_named(0.05) == "limit: network, 5 % of the time waiting for images"
     assert limit_named(0.3) == "limit: decoding, 30 % of the time waiting for images"

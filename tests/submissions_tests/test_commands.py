@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from submissions.__main__ import main
 
@@ -176,6 +177,59 @@ def test_duplicates_are_listed_and_left_out_on_request(tiny_competition, capsys,
         assert run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, *flags)[0] == 0
         first = file.read_text().splitlines()[0].split(",")
         assert first[0] == "t0" and ("n00copy" in first) == expected and len(set(first)) == 8
+
+
+def test_quarantined_images_are_never_listed(tiny_competition, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_competition.parent, folder)
+    files = {path.stem: path for path in (folder / "gallery").rglob("*.jpg")}
+    kept = {name for line in (folder / "val.csv").read_text().splitlines() for name in line.split(",")[1:]}
+    for name in sorted(files.keys() - kept)[: len(files) - 8]:
+        files.pop(name).write_bytes(b"<html>404</html>")
+    (folder / "test" / "t0.jpg").write_bytes(b"")
+    common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
+    assert run(capsys, "extract", *common)[0] == 0
+    assert run(capsys, "tune", *common, "--folds", 0)[0] == 0
+    for recipe in ("best", "pwa_qe"):
+        out = tmp_path / f"{recipe}.csv"
+        code, _, err = run(capsys, "submit", *common, "--recipe", recipe, "--out", out)
+        assert code == 0 and "t0 could not be read" in err
+        lists = [line.split(",") for line in out.read_text().splitlines()]
+        assert len(files) < 20 and all(set(row[1:]) <= files.keys() and len(set(row)) == 8 for row in lists)
+
+
+def test_images_that_look_alike_are_left_out_on_request(tiny_competition, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_competition.parent, folder)
+    original = folder / "gallery" / "0000" / "n00.jpg"
+    with Image.open(original) as image:  # another file of the same look
+        image.save(folder / "gallery" / "n00again.jpg", quality=97)
+    common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
+    assert run(capsys, "extract", *common)[0] == 0
+    assert "no two gallery files" in run(capsys, "duplicates", *common)[1]
+    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9)
+    cosine = {tuple(line.split()[:3:2]): float(line.split()[3]) for line in out.splitlines()}
+    threshold = cosine["n00", "n00again"] - 1e-3
+    alike = {pair for pair, value in cosine.items() if value >= threshold}
+
+    def lists(*flags):
+        file = tmp_path / f"{len(flags)}.csv"
+        code, _, err = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, *flags)
+        assert code == 0, err
+        return [line.split(",") for line in file.read_text().splitlines()]
+
+    def twice(row):
+        return any((a, b) in alike for a in row[1:] for b in row[1:])
+
+    plain = lists()
+    assert lists("--distinct") == plain, "no two files have the same content"
+    distinct = lists("--distinct", threshold)
+    assert any(map(twice, plain)) and not any(map(twice, distinct))
+    assert all(a == b for a, b in zip(plain, distinct, strict=True) if not twice(a))
+    assert all(a[:2] == b[:2] for a, b in zip(plain, distinct, strict=True)), "the best of a look stays"
+    code, _, err = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--distinct", 0.001)
+    assert code == 1 and "choose a higher cosine" in err.splitlines()[-1] and "Traceback" not in err
+    assert run(capsys, "submit", *common, "--distinct", "2")[0] == 2
 
 
 def test_a_missing_dump_says_what_to_run(tiny_competition, capsys, tmp_path):
