@@ -99,6 +99,21 @@ def answer(capsys, bundle: Path, queries: Path, out: Path, *more: str) -> tuple[
     return code, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_ondisk"])
+def test_a_bundle_carries_its_index(made, tmp_path, capsys, kind):
+    bundle, queries, expected = made
+    away, indexed = bundle.parent, tmp_path / "indexed"
+    common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
+    assert main(["bundle", *common, "--index", kind, "--out", str(indexed)]) == 0
+    names = json.loads((indexed / "bundle.json").read_text())["files"]
+    assert [name for name in names if name.startswith(f"work/ranking/index-{kind}-") and name.endswith(".faiss")]
+    code, said = answer(capsys, indexed, queries, tmp_path / "answer.csv")
+    assert code == 0 and "recall@7" in said and "built once" not in said
+    assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()  # 24 images are all candidates
+    code, said = answer(capsys, bundle, queries, tmp_path / "answer.csv", "--index", kind)
+    assert code == 2 and "leave --index out" in said and said.count("\n") == 1
+
+
 def test_a_damaged_bundle_is_refused_in_one_line(made, tmp_path, capsys):
     bundle, queries, _ = made
     out = tmp_path / "answer.csv"
