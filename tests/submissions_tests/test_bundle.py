@@ -84,6 +84,18 @@ def test_the_entry_point_answers_as_predict_does_without_network_gallery_and_wor
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "bundle").rglob("*")}
 
 
+def test_predict_starts_without_what_it_does_not_need(made, tmp_path):
+    bundle, queries, expected = made
+    code = ("import sys; from submissions.__main__ import main; code = main(sys.argv[1:]); "
+            "print(*{name.split('.')[0] for name in sys.modules}, *sys.modules, file=sys.stderr); sys.exit(code)")
+    finished = subprocess.run([sys.executable, "-c", code, "predict", queries, tmp_path / "answer.csv", "--bundle", bundle,
+                               "--device", "cpu"], cwd=ROOT, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
+    heavy = {"torch._dynamo", "torch._inductor", "scipy", "sklearn", "pandas", "optuna", "faiss", "tuning", "dask"}
+    assert "torch" in finished.stderr.split() and not heavy & set(finished.stderr.split())
+
+
 def test_a_bundle_holds_no_gallery_image_and_says_its_files(made):
     bundle, _, _ = made
     manifest = json.loads((bundle / "bundle.json").read_text())
