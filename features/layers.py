@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-import torch
 from torch import nn
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
-from features.models import create_model, whole_options
+from features.models import create_model, whole_options, without_values
 
 Layer = int | str
 PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")
@@ -50,7 +49,7 @@ def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
     """The papers' names of a timm VGG: conv3_2 -> (its ReLU's module, its feature index or None), pool5."""
     if "vgg" not in backbone.model:
         return {}
-    with torch.device("meta"):
+    with without_values():
         features = create_model(backbone, whole_options(backbone) | {"num_classes": 0}).features
     names: dict[str, tuple[str, int | None]] = {}
     block, number, index = 1, 0, 0

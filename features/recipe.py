@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +61,30 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     })
 
 
-def find_recipe(configuration: Configuration, named: str | None) -> Recipe:
+def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
     """Return a recipe by name or file: a study's own (work/recipes), one that ships with top7, or any file of either.
 
     None: the study's best. Notes on what the configuration has not quite as the recipe asks are said on stderr.
+    index: a kind of approximate index to search with, see `indexed`.
     """
+    recipe = _found(configuration, named)
+    return recipe if index is None else indexed(recipe, index)
+
+
+def indexed(recipe: Recipe, kind: str) -> Recipe:
+    """Return the recipe with an index of `kind` in place of its exact search, under a name that says so.
+
+    Its figures, which an exact search earned, stay behind. ConfigurationError: an unknown kind, no search to replace.
+    """
+    from features.ranking.steps import with_index
+
+    steps = with_index(recipe.steps, kind, recipe.name)
+    if steps == recipe.steps:
+        return recipe
+    return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, scores={})
+
+
+def _found(configuration: Configuration, named: str | None) -> Recipe:
     from features.ranking.recipes import named_recipe, recipe_names, resolve
 
     folder = Path(configuration.competition.work) / "recipes"

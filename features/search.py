@@ -258,17 +258,26 @@ class Shortlist:
         if not len(hopeful):
             return
         some = scores if len(hopeful) == self.count else scores[hopeful]
-        threshold = threshold[hopeful]
-        hits = some >= threshold[:, None]
-        crowded = np.flatnonzero(hits.sum(axis=1) > 4 * self.k + 16) if self.k < scores.shape[1] else []
-        if len(crowded):  # the block's own k-th score is a floor as well
-            values = some[crowded]
-            values.partition(values.shape[1] - self.k, axis=1)
+        threshold, doubt, width = threshold[hopeful], 2 * error[hopeful], some.shape[1]
+
+        def raise_threshold(queries: np.ndarray) -> None:
+            """The block's own k-th score is a floor as well."""
+            values = some[queries]
+            values.partition(width - self.k, axis=1)
             kth = values[:, -self.k].astype(np.float64)
-            inner = _below(kth - 2 * error[hopeful][crowded])
-            threshold[crowded] = np.maximum(threshold[crowded], inner)
+            threshold[queries] = np.maximum(threshold[queries], _below(kth - doubt[queries]))
+
+        if self.k < width and len(unbounded := np.flatnonzero(self.floor[hopeful] == -np.inf)):
+            raise_threshold(unbounded)
+        hits = some >= threshold[:, None]
+        found = np.flatnonzero(hits)  # some times as fast as looking for rows and columns
+        counts = np.diff(np.searchsorted(found, width * np.arange(len(hopeful) + 1)))
+        crowded = np.flatnonzero(counts > 4 * self.k + 16) if self.k < width else []
+        if len(crowded):
+            raise_threshold(crowded)
             hits[crowded] = some[crowded] >= threshold[crowded, None]
-        owner, column = np.nonzero(hits)
+            found = np.flatnonzero(hits)
+        owner, column = np.divmod(found, width)
         values = some[owner, column].astype(np.float64)
         owner = hopeful[owner]
         fresh = _Entries(owner, column + start, values - error[owner], values + error[owner])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 ROUNDING = 1e-6  # of an entry of the Gram matrix of unit rows summed in float32 products
 
@@ -46,6 +45,8 @@ def dual_components(products: np.ndarray, *, centred: bool = True) -> DualCompon
     if centred:
         scatter = gram - means[:, None] - means[None, :] + means.mean()
     fourth_moment = float(np.sum(np.diag(scatter) ** 2))
+    from scipy.linalg import eigh  # predict never gets here, and starts without it
+
     eigenvalues, vectors = eigh(scatter, overwrite_a=True, check_finite=False)
     kept = eigenvalues > np.sqrt(len(gram)) * ROUNDING
     eigenvalues, vectors = eigenvalues[kept][::-1].copy(), vectors[:, kept][:, ::-1]

@@ -59,6 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                              "any image that looks like a better one of its list, by the deepest layer's dump")
     submit.add_argument("--sheet", action="store_true", help="also write an HTML sheet of queries and their lists")
     _recipe(submit, "the recipe (best)")
+    _index(submit)
 
     check = _command(commands, "check", "say whether a CSV would be accepted: every fault with its line number")
     check.add_argument("file", type=Path, metavar="FILE")
@@ -78,13 +79,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                          help="answer from a bundle alone, without --config (default: the variable TOP7_BUNDLE)")
     predict.add_argument("--check-content", action="store_true", help="first compare every byte of the bundle with its manifest")
     _recipe(predict, "the recipe (best)")
+    _index(predict)
 
     bundle = _command(commands, "bundle", "one folder that predict needs and no more: recipe, dumps, weights, checksums")
     bundle.add_argument("--out", type=Path, metavar="DIR", help="where to make it (work/…/bundle)")
     _recipe(bundle, "the recipe (best)")
+    _index(bundle)
 
     compare = _command(commands, "compare", "several recipes on the same dumps: one table with paired intervals")
     compare.add_argument("recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)")
+    _index(compare)
 
     blend = _command(commands, "blend", "average finished submissions of one split by rank or score")
     blend.add_argument("files", nargs="+", type=Path, metavar="CSV")
@@ -113,6 +117,11 @@ def _command(commands, name: str, description: str, *, config: bool = True) -> a
 
 def _recipe(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--recipe", metavar="NAME|FILE", help=text)
+
+
+def _index(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--index", metavar="KIND", help="search by an approximate index, built once, instead of exactly: "
+                         "hnsw, ivfpq or ivf_ondisk; its recall is printed")
 
 
 def _whole(minimum: int):

@@ -136,7 +136,7 @@ def submit(options: Namespace) -> Outcome:
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
-    written = write(configuration, find_recipe(configuration, options.recipe), options.split, options.out,
+    written = write(configuration, find_recipe(configuration, options.recipe, options.index), options.split, options.out,
                     distinct=options.distinct)
     values, text = dict(written), f"{written['file']}"
     if options.sheet:
@@ -208,8 +208,8 @@ def predict(options: Namespace) -> Outcome:
     if options.bundle is not None and options.config is None:
         return _predict_from_bundle(options)
     configuration = configuration_of(options)
-    written = answer(configuration, find_recipe(configuration, options.recipe), options.input_dir, options.output_csv,
-                     device=options.device)
+    written = answer(configuration, find_recipe(configuration, options.recipe, options.index), options.input_dir,
+                     options.output_csv, device=options.device)
     return Outcome(written, written["file"])
 
 
@@ -217,8 +217,10 @@ def _predict_from_bundle(options: Namespace) -> Outcome:
     from submissions.bundle import open_bundle
     from submissions.predicting import predict as answer
 
-    if options.recipe is not None:
-        raise ConfigurationError(f"--recipe {options.recipe}: the bundle {options.bundle} holds one recipe: leave --recipe out")
+    for option, value in (("--recipe", options.recipe), ("--index", options.index)):
+        if value is not None:
+            raise ConfigurationError(f"{option} {value}: the bundle {options.bundle} holds one recipe, searched as it was "
+                                     f"bundled: leave {option} out, or give it to ./run.sh bundle")
     configuration, recipe = open_bundle(Path(options.bundle), check_content=options.check_content)
     with tempfile.TemporaryDirectory(prefix="top7-") as scratch:  # the bundle itself may be read-only
         written = answer(configuration, recipe, options.input_dir, options.output_csv, device=options.device,
@@ -232,7 +234,7 @@ def bundle(options: Namespace) -> Outcome:
     from submissions.bundling import bundle as make
 
     configuration = configuration_of(options)
-    made = make(configuration, find_recipe(configuration, options.recipe),
+    made = make(configuration, find_recipe(configuration, options.recipe, options.index),
                 options.out or Path(configuration.competition.work) / "bundle")
     values = {"bundle": str(made.path), "files": made.files, "bytes": made.size_bytes, "gallery": made.gallery}
     return Outcome(values, f"{made.path}: {made.files} files, {made.size_bytes / 1e6:.1f} MB, {made.gallery} gallery images")
@@ -252,7 +254,7 @@ def compare(options: Namespace) -> Outcome:
     recipes = []
     for name in names:
         try:
-            recipes.append(find_recipe(configuration, name))
+            recipes.append(find_recipe(configuration, name, options.index))
         except ConfigurationError as error:
             if options.recipes:
                 raise

@@ -187,6 +187,9 @@ def _are_stages(value: object) -> bool:
 def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
     """Check every value each step may take, and the order of the steps, before anything runs."""
     for step in steps:
+        if step.name == "approximate":
+            raise ConfigurationError(f"{where}: approximate would build an index for the weights of every trial: leave it out, "
+                                     "trials rank exactly, and give --index to submit, predict or bundle")
         for key, values in step.values.items():
             if not values or len(set(map(str, map(parameter_value, values)))) < len(values):
                 raise ConfigurationError(f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once")

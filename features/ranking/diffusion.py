@@ -7,10 +7,14 @@ query's own affinities, solved by conjugate gradients, one query at a time, in f
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy import sparse
 
 from competition.errors import ConfigurationError
+
+if TYPE_CHECKING:  # other recipes start without it
+    from scipy import sparse
 
 
 def affinities(similarities: np.ndarray, gamma: float) -> np.ndarray:
@@ -27,6 +31,8 @@ def transition(
     affinity of two images that are each among the other's nearest, D its row sums; an image without such a
     neighbour has an empty row.
     """
+    from scipy import sparse
+
     total = len(graph)
     lists, values = np.asarray(graph[:, :neighbours]), np.asarray(scores[:, :neighbours])
     known = lists >= 0

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
+
+from competition.errors import ConfigurationError
 from features.ranking import cascade as cascades
+from features.ranking.approximate import SAMPLED_QUERIES, approximate_search
 from features.ranking.expansion import expand
+from features.ranking.indexing import PARAMETERS, build_index, check_parameters
 from features.ranking.state import State, spread
 
 
@@ -35,3 +42,64 @@ def cascade(state: State, *, stages: Sequence[Mapping[str, object]]) -> State:
         progress=state.progress,
     )
     return replace(state, ranks=ranks, scores=scores)
+
+
+def approximate(
+    state: State,
+    *,
+    index: str,
+    candidates: int = 100,
+    checked: int = SAMPLED_QUERIES,
+    seed: int = 0,
+    links: int | None = None,
+    construction: int | None = None,
+    breadth: int | None = None,
+    lists: int | None = None,
+    probes: int | None = None,
+    training: int | None = None,
+    code_bytes: int | None = None,
+    threads: int | None = None,
+) -> State:
+    """The last search through an index (hnsw, ivfpq or ivf_ondisk) of the present descriptors instead of all of them.
+
+    The index, built once under the state's folder, proposes `candidates` images a query, which are scored and ordered
+    as by the exact search; at most `checked` queries are searched exactly as well, and the recall is printed. Earlier
+    looks (an expansion's) stay exact. links to threads: see `features.ranking.indexing.default_parameters`.
+    """
+    given = dict(links=links, construction=construction, breadth=breadth, lists=lists, probes=probes, training=training,
+                 code_bytes=code_bytes, threads=threads)
+    used = state.of(np.flatnonzero(state.weights), state.weights[state.weights != 0]) if state.weights.any() else state
+    with nullcontext(state.folder) if state.folder else tempfile.TemporaryDirectory(prefix="top7-index-") as folder:
+        built = build_index(
+            used.gallery,
+            used.weights,
+            index,
+            folder,
+            excluded=used.excluded,
+            identity=used.identity,
+            seed=seed,
+            progress=used.progress,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        ranks, scores, _ = approximate_search(
+            built,
+            used.queries,
+            used.gallery,
+            used.weights,
+            used.k,
+            candidates=candidates,
+            excluded=used.excluded,
+            sample=checked,
+            seed=seed,
+            norm_bounds=used.norm_bounds,
+        )
+    return replace(state, ranks=ranks, scores=scores)
+
+
+def check_approximate(step: Mapping[str, object]) -> None:
+    """Raise ConfigurationError for an approximate step whose kind of index has no such parameter or value."""
+    named = {name for names in PARAMETERS.values() for name in names}
+    check_parameters(str(step["index"]), {key: value for key, value in step.items() if key in named})
+    for key in ("candidates", "checked"):
+        if step.get(key, 1) < 1:
+            raise ConfigurationError(f"an approximate search has {key} = {step[key]}: expected at least 1")

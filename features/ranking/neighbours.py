@@ -43,24 +43,6 @@ def neighbour_graph(
     total = len(gallery[0])
     weights = np.asarray(weights, dtype=np.float64)
 
-    def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        ranks, scores = search(
-            [part[start:stop] for part in gallery],
-            gallery,
-            weights,
-            min(k, total) + 1,
-            excluded=excluded,
-            norm_bounds=norm_bounds,
-        )
-        rows, values = without_self(ranks, scores, start)
-        if excluded is not None:
-            rows[excluded[start:stop]], values[excluded[start:stop]] = -1, -np.inf
-        missing = ((0, 0), (0, k - rows.shape[1]))
-        return (
-            np.pad(rows, missing, constant_values=-1).astype(np.int32),
-            np.pad(values, missing, constant_values=-np.inf),
-        )
-
     recipe = {"kind": "neighbour graph", "k": k, "weights": weights.tolist(), "format": 1}
     if folder is not None:
         recipe["components"] = (
@@ -80,11 +62,44 @@ def neighbour_graph(
         recipe,
         total,
         {"rows": (k, "int32"), "scores": (k, "float64")},
-        block,
+        lambda start, stop: graph_block(
+            gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds
+        ),
         block_rows=query_rows,
         progress=progress,
     )
     return found["rows"], found["scores"]
+
+
+def graph_block(
+    gallery: Sequence[np.ndarray],
+    weights: np.ndarray,
+    k: int,
+    start: int,
+    stop: int,
+    *,
+    excluded: np.ndarray | None = None,
+    norm_bounds: Sequence[float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the graph's rows (m, k) int32 and scores (m, k) float64 of the images start to stop, in one pass over the
+    gallery; see `neighbour_graph`.
+    """
+    ranks, scores = search(
+        [part[start:stop] for part in gallery],
+        gallery,
+        weights,
+        min(k, len(gallery[0])) + 1,
+        excluded=excluded,
+        norm_bounds=norm_bounds,
+    )
+    rows, values = without_self(ranks, scores, start)
+    if excluded is not None:
+        rows[excluded[start:stop]], values[excluded[start:stop]] = -1, -np.inf
+    missing = ((0, 0), (0, k - rows.shape[1]))
+    return (
+        np.pad(rows, missing, constant_values=-1).astype(np.int32),
+        np.pad(values, missing, constant_values=-np.inf),
+    )
 
 
 def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:

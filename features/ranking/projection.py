@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
@@ -66,6 +65,8 @@ def learn_whitening(
     learnt from. `dim` above the sample's rank gives the rank. One thread, float64; the sign of an axis makes
     its largest entry positive.
     """
+    from scipy.linalg import eigh  # a predict whose bundle holds what was learnt starts without it
+
     if dim < 1 or not 0 <= shrinkage <= 1 or not np.isfinite(exponent):
         raise ConfigurationError(
             f"whitening to dim = {dim}, exponent = {exponent}, shrinkage = {shrinkage}: expected "

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from competition.errors import ConfigurationError
+
+if TYPE_CHECKING:  # other recipes start without it
+    from scipy import sparse
 
 ENCODED_ROWS = 512
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> their similarities (p,)
@@ -87,6 +90,7 @@ def learn_codes(
             f"k-reciprocal re-ranking with k1 = {k1}, k2 = {k2} on a graph of {graph.shape[1]} "
             "neighbours: expected both at least 1, k1 at most the graph's"
         )
+    from scipy import sparse
     from tqdm import tqdm
 
     graph, total = np.asarray(graph)[:, :k1], len(graph)
@@ -117,6 +121,8 @@ def learn_codes(
 
 def neighbour_average(graph: np.ndarray, k2: int) -> sparse.csr_matrix:
     """Return the (N, N) matrix that averages rows over each image and its k2 - 1 nearest (fewer: over those)."""
+    from scipy import sparse
+
     lists = np.concatenate([np.arange(len(graph))[:, None], graph[:, : k2 - 1]], axis=1)
     known = lists >= 0
     counts = known.sum(axis=1)

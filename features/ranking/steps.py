@@ -1,8 +1,8 @@
 """A recipe's steps: plain JSON objects {"step": name, ...keyword arguments}, applied in order to descriptors.
 
 Steps that change descriptors (concatenate, znormalise, whiten, augment, expand, measure) come first; a last
-step (cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step learns,
-it learns from the gallery alone, unless `"transductive": true` is written.
+step (approximate, cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step
+learns, it learns from the gallery alone, unless `"transductive": true` is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from competition.errors import ConfigurationError, nearest
 from features.ranking.derived import content_digest
 from features.ranking.descriptor_steps import augment, concatenate, independent, measure, whiten, znormalise
 from features.ranking.expansion import WEIGHTINGS
-from features.ranking.list_steps import cascade, expand_queries
+from features.ranking.indexing import PARAMETERS, check_parameters
+from features.ranking.list_steps import approximate, cascade, check_approximate, expand_queries
 from features.ranking.measures import MEASURES
 from features.ranking.rerankers import diffuse, reciprocal
 from features.ranking.state import State
@@ -35,8 +36,9 @@ STEPS: dict[str, Callable[..., State]] = {
     "cascade": cascade,
     "reciprocal": reciprocal,
     "diffuse": diffuse,
+    "approximate": approximate,
 }
-FINAL = ("cascade", "reciprocal", "diffuse")
+FINAL = ("cascade", "reciprocal", "diffuse", "approximate")
 
 # values worth trying, for a study over a recipe's steps; the order of steps is the recipe's
 TUNABLE: dict[str, dict[str, tuple]] = {
@@ -59,11 +61,16 @@ TUNABLE: dict[str, dict[str, tuple]] = {
 # what an argument's annotation asks of its value, and the words for it
 KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "int | None": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
     "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "str": (lambda value: isinstance(value, str), "a text"),
 }
-WORDS = {"kind": ("weighting", WEIGHTINGS), "name": ("measure", MEASURES)}
+WORDS = {
+    "kind": ("weighting", WEIGHTINGS),
+    "name": ("measure", MEASURES),
+    "index": ("kind of index", PARAMETERS),
+}
 
 
 def rank(
@@ -140,6 +147,23 @@ def split_steps(steps: Sequence[Step]) -> tuple[tuple[Step, ...], tuple[Step, ..
     return own, tuple(steps[len(own) :])
 
 
+def with_index(steps: Sequence[Step], kind: str, recipe: str) -> tuple[Step, ...]:
+    """Return a recipe's steps with an index of `kind` in place of the exact search that ends them.
+
+    ConfigurationError: an unknown kind, or a last step that makes the lists otherwise.
+    """
+    check_parameters(kind, {})
+    last = steps[-1] if steps else {}
+    if last.get("step") == "approximate":
+        return tuple(steps) if last["index"] == kind else (*steps[:-1], {"step": "approximate", "index": kind})
+    if last.get("step") in FINAL:
+        raise ConfigurationError(
+            f"--index {kind}: recipe {recipe} ends in {last['step']}, which makes the lists itself: there is no plain "
+            "search that an index could replace"
+        )
+    return (*steps, {"step": "approximate", "index": kind})
+
+
 def used_components(
     weights: Sequence[float], groups: Sequence[int] | None, steps: Sequence[Step]
 ) -> list[int]:
@@ -183,6 +207,8 @@ def check_steps(steps: Sequence[Step]) -> None:
         for place, stage in enumerate(step.get("stages", ()), start=1):
             if not isinstance(stage, Mapping) or set(stage) != {"weights", "keep"}:
                 raise ConfigurationError(f"stage {place} of the cascade is {stage!r}: expected weights and keep")
+        if name == "approximate":
+            check_approximate(step)
         last = name
 
 

@@ -19,8 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from features.ranking.approximate import BUILDERS, approximate_search, build_index  # noqa: E402
+from features.ranking.approximate import approximate_search  # noqa: E402
 from features.ranking.diffusion import diffused, transition  # noqa: E402
+from features.ranking.indexing import BUILDERS, build_index  # noqa: E402
 from features.ranking.neighbours import duration, estimated_seconds, neighbour_graph  # noqa: E402
 from features.ranking.reciprocal import jaccard_distances, learn_codes, query_code  # noqa: E402
 from features.ranking.rerankers import pair_scores  # noqa: E402

@@ -87,6 +87,7 @@ EVERY = {
     "cascade": {"stages": [{"weights": [1, 0], "keep": 20}, {"weights": [1, 2], "keep": 7}]},
     "reciprocal": {"k1": 6, "k2": 3},
     "diffuse": {"neighbours": 5},
+    "approximate": {"index": "hnsw", "breadth": 60},
 }
 
 
@@ -236,6 +237,15 @@ def test_weights_are_spread_over_groups():
         ([{"step": "whiten", "dim": "128"}], "whiten, has dim = '128': expected a whole number"),
         ([{"step": "whiten", "dim": 8, "transductive": 1}], "transductive = 1: expected true or false"),
         ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
+        ([{"step": "approximate"}], "approximate, lacks 'index'"),
+        ([{"step": "approximate", "index": "hsnw"}], "unknown kind of index 'hsnw': did you mean 'hnsw'"),
+        ([{"step": "approximate", "index": "ivfpq", "links": 8}], "an index of kind ivfpq has no 'links'"),
+        ([{"step": "approximate", "index": "hnsw", "links": 1}], "links = 1: expected a whole number of at least 2"),
+        ([{"step": "approximate", "index": "hnsw", "links": 2.5}], "links = 2.5: expected a whole number"),
+        ([{"step": "approximate", "index": "hnsw", "checked": 0}], "checked = 0: expected at least 1"),
+        ([{"step": "approximate", "index": "ivfpq", "lists": 61}], "61 lists for 60 images"),
+        ([{"step": "approximate", "index": "ivfpq", "code_bytes": 7}], "divides the 23 dimensions, such as 1, 23"),
+        ([{"step": "approximate", "index": "hnsw"}, {"step": "expand", "neighbours": 2}], "expand, comes after approx"),
     ],
 )
 def test_wrong_steps_are_named(steps, words, data):

@@ -84,6 +84,18 @@ def test_the_entry_point_answers_as_predict_does_without_network_gallery_and_wor
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "bundle").rglob("*")}
 
 
+def test_predict_starts_without_what_it_does_not_need(made, tmp_path):
+    bundle, queries, expected = made
+    code = ("import sys; from submissions.__main__ import main; code = main(sys.argv[1:]); "
+            "print(*{name.split('.')[0] for name in sys.modules}, *sys.modules, file=sys.stderr); sys.exit(code)")
+    finished = subprocess.run([sys.executable, "-c", code, "predict", queries, tmp_path / "answer.csv", "--bundle", bundle,
+                               "--device", "cpu"], cwd=ROOT, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
+    heavy = {"torch._dynamo", "torch._inductor", "scipy", "sklearn", "pandas", "optuna", "faiss", "tuning", "dask"}
+    assert "torch" in finished.stderr.split() and not heavy & set(finished.stderr.split())
+
+
 def test_a_bundle_holds_no_gallery_image_and_says_its_files(made):
     bundle, _, _ = made
     manifest = json.loads((bundle / "bundle.json").read_text())
@@ -97,6 +109,21 @@ def answer(capsys, bundle: Path, queries: Path, out: Path, *more: str) -> tuple[
     capsys.readouterr()
     code = main(["predict", str(queries), str(out), "--bundle", str(bundle), "--device", "cpu", *more])
     return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_ondisk"])
+def test_a_bundle_carries_its_index(made, tmp_path, capsys, kind):
+    bundle, queries, expected = made
+    away, indexed = bundle.parent, tmp_path / "indexed"
+    common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
+    assert main(["bundle", *common, "--index", kind, "--out", str(indexed)]) == 0
+    names = json.loads((indexed / "bundle.json").read_text())["files"]
+    assert [name for name in names if name.startswith(f"work/ranking/index-{kind}-") and name.endswith(".faiss")]
+    code, said = answer(capsys, indexed, queries, tmp_path / "answer.csv")
+    assert code == 0 and "recall@7" in said and "built once" not in said
+    assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()  # 24 images are all candidates
+    code, said = answer(capsys, bundle, queries, tmp_path / "answer.csv", "--index", kind)
+    assert code == 2 and "leave --index out" in said and said.count("\n") == 1
 
 
 def test_a_damaged_bundle_is_refused_in_one_line(made, tmp_path, capsys):

@@ -115,6 +115,40 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
     assert code == 0 and "<html" in (tmp_path / "parts.html").read_text()
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "ivf_ondisk"])
+def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    for recipe in ((), ("--recipe", "top7_augmented")):
+        exact, found, predicted = tmp_path / "exact.csv", tmp_path / "found.csv", tmp_path / "predicted.csv"
+        assert run(capsys, "submit", *common, *recipe, "--out", exact)[0] == 0
+        code, out, err = run(capsys, "submit", *common, *recipe, "--index", kind, "--out", found, "--json")
+        assert code == 0 and json.loads(out)["recipe"].endswith(f"-{kind}") and json.loads(out)["expected"] == {}
+        assert "built once" in err and "recall@7" in err and "8 of 8 queries" in err
+        # 24 images are one cluster: every image is a candidate, and the lists are the exact ones
+        assert found.read_bytes() == exact.read_bytes()
+        code, _, err = run(capsys, "predict", *common, *recipe, "--index", kind, config.parent / "test", predicted)
+        assert code == 0 and "built once" not in err and "recall@7" in err
+        assert predicted.read_bytes() == found.read_bytes()
+    code, out, err = run(capsys, "compare", *common, "best", "top7_augmented", "--index", kind, "--json")
+    rows = json.loads(out)["recipes"]
+    assert code == 0 and [row["recipe"] for row in rows] == [f"best-{kind}", f"top7_augmented-{kind}"]
+    assert rows[0]["all"] == pytest.approx(json.loads((work / "recipes" / "best.json").read_text())["scores"]["all"])
+    assert err.count("recall@7") == 2 and "built once" not in err
+
+
+def test_an_index_that_cannot_be_is_refused_in_one_line(done, capsys, tmp_path):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    diffusing = tmp_path / "diffusing.json"
+    diffusing.write_text('{"components": [{"layer": "last"}], "steps": [{"step": "diffuse", "neighbours": 3}]}')
+    for arguments, words in ((("submit", "--index", "hnws"), "unknown kind of index 'hnws': did you mean 'hnsw'"),
+                             (("submit", "--index", "hnsw", "--recipe", diffusing), "recipe diffusing ends in diffuse"),
+                             (("compare", diffusing, "--index", "ivfpq"), "recipe diffusing ends in diffuse")):
+        code, out, err = run(capsys, arguments[0], *common, *arguments[1:])
+        assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
+
+
 def test_check_lists_every_fault(done, capsys, tmp_path):
     config, work = done
     _, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "good.csv")

@@ -209,6 +209,7 @@ def test_a_certificate_needs_candidates(awkward):
     ('{ step = "cascade", stages = [{ keep = 3 }] }', "expected a list of tables"),
     ('{ step = "cascade", stages = [{ weights = "vertex 5", keep = 3 }] }', "'vertex 5': expected numbers, or one of"),
     ('{ step = "augment", neighbours = 1, weights = [1, 0] }', "expected 4 numbers"),
+    ('{ step = "approximate", index = "hnsw" }', "trials rank exactly"),
 ])
 def test_wrong_steps_are_one_line_before_anything_runs(awkward, steps, words):
     with pytest.raises(ConfigurationError, match=words) as raised:
