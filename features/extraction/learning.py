@@ -26,6 +26,8 @@ from features.extraction.targets import Target, backbone_recipe, learning_recipe
 from features.parts import PartModel, check_parts, learn_parts, sample_rows
 from features.parts.remaining import Remaining, remaining
 
+SIDE_PX = 64  # of a blank image, where images keep their own size
+
 
 def check_part_tables(backbone: Backbone) -> None:
     """Raise ConfigurationError for a parts table that cannot be learnt whatever the images."""
@@ -96,6 +98,19 @@ def left_to_learn(configuration: Configuration, backbone: Backbone, parts: Parts
     learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
     where = _where(configuration, backbone, parts)
     return remaining(parts, **where), len(learnt["ids"]) if learnt else 0
+
+
+def learning_bytes(configuration: Configuration, engine: Engine, parts: Parts) -> int:
+    """Bytes that `set_part_models` will write for one table: the sample's blocks in half precision, and for each
+    count its components in float64.
+    """
+    left, sample = left_to_learn(configuration, engine.backbone, parts)
+    if not left.aggregated and not left.counts:
+        return 0
+    side = engine.backbone.image_size or SIDE_PX
+    maps = engine.maps(np.zeros((2, side, side, 3), dtype=np.uint8))
+    channels = maps[engine.network.layers.index(parts.layer)].shape[1]
+    return sample * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
 
 
 def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:

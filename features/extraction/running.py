@@ -21,6 +21,7 @@ from features.extraction.external import external_bytes, write_external
 from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
 from features.extraction.learning import (
     check_part_tables,
+    learning_bytes,
     left_to_learn,
     record_samples,
     set_part_models,
@@ -191,7 +192,7 @@ class Work:
 
     def plan(self, *, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
-        externals, passes = self._externals(), []
+        externals, passes, learnt_bytes = self._externals(), [], 0
         limited = limited_ids(self.configuration) is not None
         for backbone in self.configuration.backbones:
             check_part_tables(backbone)
@@ -211,10 +212,11 @@ class Work:
                 plan_pass(engine, split, self.images[split], standing) for split, standing in missing.items()
             ]
             passes += self._timed(engine, planned) if measure else planned
+            learnt_bytes += sum(learning_bytes(self.configuration, engine, parts) for parts in backbone.parts)
         free = free_bytes(next(iter(self.folders.values()))) if self.folders else 0
         needed, total_s = sum(p.bytes_needed for p in passes), sum(p.seconds for p in passes)
         copied = tuple((external.name, split, len(self.images[split])) for external, split, _ in externals)
-        needed += sum(size_bytes for *_, size_bytes in externals)
+        needed += learnt_bytes + sum(size_bytes for *_, size_bytes in externals)
         return Plan(tuple(passes), needed, free, total_s, copied)
 
     def _externals(self) -> list[tuple[External, str, int]]:

@@ -63,6 +63,19 @@ def test_a_plan_counts_learning_once_and_projection_for_each_image(tiny, monkeyp
     assert plan(configuration, device="cpu").seconds == pytest.approx(each)
 
 
+def test_the_bytes_of_what_is_learnt_are_foretold(tiny):
+    configuration = configured(tiny, [4, 8])
+    planned = plan(configuration, splits=("gallery",), device="cpu")
+    learnt = planned.bytes_needed - sum(found.bytes_needed for found in planned.passes)
+    assert learnt == 21 * (2 * 32 * 8 + 8 * 3 * 2)
+    tiny.run(configuration)
+    files = [path for path in (tiny.folder / "work" / "parts").rglob("*") if path.suffix in (".npy", ".safetensors")]
+    headers = 1024 * len(files)
+    assert learnt <= sum(path.stat().st_size for path in files) <= learnt + headers
+    more = plan(configured(tiny, [4, 6]), splits=("gallery",), device="cpu")
+    assert more.bytes_needed - sum(found.bytes_needed for found in more.passes) == 21 * 8 * 3
+
+
 @pytest.mark.parametrize("form", ["NxC", "NxN"])
 def test_costs_of_larger_samples_are_scaled(tiny, form):
     """A clock that ticks once a call: each probe then takes one second."""
