@@ -50,6 +50,12 @@ class Engine:
             torch.set_num_threads(settings.threads)
             keep_freed_memory()
         self.network: Network = create_network(backbone)
+        if self.network.transformer and backbone.resize == "keep" and not backbone.options.get("dynamic_img_size"):
+            raise ConfigurationError(
+                f'[[backbone]] {backbone.name}: resize = "keep" gives images of many shapes, which {backbone.model!r}'
+                " takes only with options = { dynamic_img_size = true, dynamic_img_pad = true }: add them, or"
+                ' resize = "squash" or "pad"'
+            )
         self.device = torch.device(settings.device)
         if settings.device == "cuda":  # by number: which device is the current one differs from thread to thread
             self.device = torch.device("cuda", torch.cuda.current_device())

@@ -7,18 +7,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from competition.atomic import write_json
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import file_label, recipe_digest
+from features.extraction.disk import Disk
 
 BATCH_PIXELS = 410_000  # on a CPU small batches stay in the caches
 WINDOW_ROWS = 256
+KEPT_ROWS = 2  # of a batch on a CPU where shapes differ: as fast as 8, and few slots stay blank
 MOST_AT_ONCE = 16  # batches side by side on a CPU: more would wait for the interpreter's lock
 STREAMS = 2  # on a GPU one batch is copied while another runs
 GPU_BYTES_A_PIXEL = 4096  # VGG16, the widest common network: maps in half precision, pooled ones in float32
@@ -85,8 +86,17 @@ def fixed_settings(path: Path, backbone: Backbone, device: str, *, threads: int 
 
 def keep_settings(path: Path, settings: Settings) -> Settings:
     """Write `settings` as those of their kind of device, and return them."""
-    write_json(path, _read(path) | {settings.device: asdict(settings)})
+    text = json.dumps(_read(path) | {settings.device: asdict(settings)}, indent=1, sort_keys=True)
+    Disk().write_file(path, text.encode() + b"\n")
     return settings
+
+
+def shared_among(settings: Settings, processes: int) -> Settings:
+    """The settings of each of several processes on this machine: fewer batches side by side, of the same bytes."""
+    if settings.device != "cpu" or settings.batch_threads is None or processes < 2:
+        return settings
+    threads = max(settings.batch_threads, available_cores() // processes)
+    return replace(settings, threads=min(settings.threads, threads))
 
 
 def _read(path: Path) -> dict:
@@ -104,10 +114,10 @@ def _read(path: Path) -> dict:
 def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:
     side = backbone.image_size or backbone.max_size
     if device == "cuda":
-        rows = gpu_rows(side, torch.cuda.mem_get_info()[0])
+        rows = gpu_rows(side, torch.cuda.mem_get_info()[1])
         return Settings("cuda", 1, "float16", "channels_last", rows, WINDOW_ROWS, torch.__version__)
-    batch = 2
-    while batch < 32 and 2 * batch * side * side <= BATCH_PIXELS:
+    batch = KEPT_ROWS
+    while backbone.resize != "keep" and batch < 32 and 2 * batch * side * side <= BATCH_PIXELS:
         batch *= 2
     window = WINDOW_ROWS if side <= 512 else WINDOW_ROWS // 4
     cores = threads or available_cores()
@@ -123,13 +133,13 @@ def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:
     )
 
 
-def gpu_rows(side_px: int, free_bytes: int) -> int:
-    """Images in a batch on a GPU: the power of two that half the free memory holds, for the widest networks.
+def gpu_rows(side_px: int, memory_bytes: int) -> int:
+    """Images in a batch on a GPU: the power of two that half its memory holds, for the widest networks.
 
     A rule, not a timing: two first runs on the same machine must choose alike. Where it is too much for a
     network, the batch is halved.
     """
-    fits = free_bytes // 2 // (STREAMS * GPU_BYTES_A_PIXEL * side_px * side_px)
+    fits = memory_bytes // 2 // (STREAMS * GPU_BYTES_A_PIXEL * side_px * side_px)
     return min(GPU_MOST_ROWS, 1 << max(0, fits.bit_length() - 1))
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from competition.configuration import Parts
 from features.extraction.engine import Batch, Engine, averaged, unit_rows
 from features.extraction.reading import Picture
+from features.extraction.settings import KEPT_ROWS
 from features.extraction.targets import Target
 
 NOT_FINITE = "the network gives values that are not finite"
-KEPT_ROWS = 2  # of a batch on a CPU where shapes differ: it is as fast as 8, and few slots stay blank
 
 
 @dataclass
