@@ -27,8 +27,8 @@ from features.components import Component
 from features.dumps import Dump
 from features.extraction import extract
 from features.similarity import component_similarity, similarity_blocks
-from tests.benchmarks.grocery_results import CONFIGURATION, SHARED
 from tests.benchmarks.search_speed import AnonymousPeak
+from tests.grocery import SHARED, grocery_configuration
 from tuning.certificate import certify
 from tuning.combination import Combination, make_combination, mean_similarities
 from tuning.landscape import Landscape
@@ -138,7 +138,7 @@ def grocery_structure() -> str:
         return f"  {SHARED / 'grocery'} is not there: no real descriptors to compare with"
     with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
         file = Path(name) / "grocery.toml"
-        file.write_text(CONFIGURATION.format(shared=SHARED, parts=""))
+        file.write_text(grocery_configuration(SHARED, ["fcrow"]))
         configuration = load_configuration(file, work=Path(name))
         extract(configuration)
         landscape = Landscape(configuration, progress=False)
