@@ -49,6 +49,8 @@ def report(tuned: Tuned, top_k: int) -> str:
     if gain.within_noise:
         lines.append("WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended "
                      "(--recipe untuned)")
+    if tuned.mixed is not None:
+        lines.append(f"WARNING: {tuned.mixed}")
     if tuned.certificate is not None:
         found = tuned.certificate
         state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
@@ -84,6 +86,8 @@ def report_values(tuned: Tuned) -> dict:
         "named": {point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named},
         "near_best_share": tuned.near_best_share, "mean_candidates": tuned.combination.mean_candidates,
     }
+    if tuned.mixed is not None:
+        values["mixed"] = tuned.mixed
     if tuned.misses is not None:
         values["missed"] = {"images": len(tuned.misses), "file": str(tuned.paths["missed"]),
                             "never reachable": sum(not miss.reachable for miss in tuned.misses)}

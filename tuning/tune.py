@@ -11,7 +11,7 @@ import numpy as np
 from competition.configuration import Configuration
 from features.recipe import Recipe, write_recipe
 from tuning import study as studies
-from tuning.best import best_point, certified, check_certifiable
+from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
 from tuning.combination import Combination, excluded_rows
 from tuning.labelled import Labelled
@@ -47,6 +47,7 @@ class Tuned:
     paths: dict[str, Path] = field(default_factory=dict)
     kinds: list[Kind] = field(default_factory=list)
     misses: list[Miss] | None = None
+    mixed: str | None = None
 
 
 def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int | None = None,
@@ -75,6 +76,9 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     name = f"{landscape.study_name()}-seed{seed}"
     study = studies.open_study(storage, name, make_sampler(settings.sampler, seed, 0))
     before = len(studies.completed(study))
+    mixed = other_figures(landscape, study)
+    if mixed is not None:
+        print(f"WARNING: {mixed}", file=sys.stderr)
     study.sampler = make_sampler(settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0)
     known = _recipe_point(landscape)
     studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(),
@@ -128,7 +132,7 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
                                        labelled.private)
     return Tuned(best, untuned, combination, coordinates, labelled, len(studies.completed(study)),
                  len(studies.completed(study)) - before, named, comparison, cross_validated, certificate,
-                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses)
+                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses, mixed)
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
