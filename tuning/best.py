@@ -86,9 +86,12 @@ def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, pub
 
 
 def check_certifiable(landscape: Landscape) -> None:
-    """Raise ConfigurationError where a choice of the study has no candidates of its own, which a certificate needs."""
+    """Raise ConfigurationError, before any trial, where a choice of the study has no candidates, which a certificate needs."""
     for choice in landscape.space.single_changes():
         _, after = landscape.steps(choice)
         if after:
             raise ConfigurationError(f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
                                      "trial, so that the whole gallery is ranked: certify a study without that step")
+    if landscape.combination(landscape.space.default).scene is None:
+        raise ConfigurationError("--certify needs lossless candidates, and the region prunes badly here: leave --certify out, or "
+                                 f"use another region than [tuning] region = {landscape.configuration.tuning.region!r}")

@@ -167,6 +167,13 @@ class Landscape:
         """Return every combination of choices of the study, its first values first."""
         return [dict(zip(self.choice_lists, values)) for values in product(*self.choice_lists.values())]
 
+    def kept_files(self) -> tuple[int, int]:
+        """Return how many files stand in work/candidates and work/ranking, of this and of earlier configurations, and
+        their bytes. All can be made again, so all may be deleted."""
+        sizes = [path.stat().st_size for name in ("candidates", "ranking") for path in (self.work / name).rglob("*")
+                 if path.is_file()]
+        return len(sizes), sum(sizes)
+
     def study_name(self) -> str:
         """Name what a trial's value depends on: a study of other data, other choices or another search is another study."""
         tuning, competition = self.configuration.tuning, self.configuration.competition

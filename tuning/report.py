@@ -68,6 +68,10 @@ def report(tuned: Tuned, top_k: int) -> str:
     if tuned.misses is not None:
         lines.append(f"{misses_text(tuned.misses, int(sum(map(len, tuned.labelled.relevant))), top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
+    number, size_bytes = tuned.kept_files
+    if number:
+        lines.append(f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
+                     "configurations too; deleted ones are made again")
     lines.append(f"recipe: {tuned.paths['recipe']}" + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""))
     return "\n".join(lines)
 

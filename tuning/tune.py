@@ -48,6 +48,7 @@ class Tuned:
     kinds: list[Kind] = field(default_factory=list)
     misses: list[Miss] | None = None
     mixed: str | None = None
+    kept_files: tuple[int, int] = (0, 0)
 
 
 def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int | None = None,
@@ -132,7 +133,8 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
                                        labelled.private)
     return Tuned(best, untuned, combination, coordinates, labelled, len(studies.completed(study)),
                  len(studies.completed(study)) - before, named, comparison, cross_validated, certificate,
-                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses, mixed)
+                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses, mixed,
+                 landscape.kept_files())
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
