@@ -89,12 +89,12 @@ def write_misses(path: Path, misses: Sequence[Miss], query_ids: Sequence[str], g
 
 
 def misses_text(misses: Sequence[Miss], n_correct: int, top_k: int) -> str:
-    """Return one or two lines on what is missed and why."""
+    """Return one line on what is missed and why."""
     seen = [miss for miss in misses if miss.place]
     never = sum(not miss.reachable for miss in seen)
-    lines = [f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
-             f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else "")]
+    text = (f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
+            f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else ""))
     if seen:
-        lines[0] += (f"; median place {np.median([miss.place for miss in seen]):.0f}, {sum(miss.place <= 2 * top_k for miss in seen)} "
-                     f"within the first {2 * top_k}")
-    return "\n".join(lines)
+        near = sum(miss.place <= 2 * top_k for miss in seen)
+        text += f"; median place {np.median([miss.place for miss in seen]):.0f}, {near} within the first {2 * top_k}"
+    return text

@@ -66,7 +66,8 @@ def report(tuned: Tuned, top_k: int) -> str:
     if combination.scene is not None:
         lines.append(f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries")
     if tuned.misses is not None:
-        lines.append(f"{misses_text(tuned.misses, int(sum(map(len, tuned.labelled.relevant))), top_k)}; each in {tuned.paths['missed']}")
+        n_correct = sum(map(len, tuned.labelled.relevant))
+        lines.append(f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
     number, size_bytes = tuned.kept_files
     if number:

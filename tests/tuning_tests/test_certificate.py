@@ -95,7 +95,8 @@ class Arrangement:
             items, rivals = np.flatnonzero(hits), np.flatnonzero(~hits)
             before = sorted(sum(self.ahead(query, a, b, point, direction, favour) for b in rivals) for a in items)
             places = [i + count for i, count in enumerate(before, start=1)]
-            total += sum(Fraction(i, place) for i, place in enumerate(places, start=1) if place <= self.k) / min(len(items), self.k)
+            gains = [Fraction(i, place) for i, place in enumerate(places, start=1) if place <= self.k]
+            total += sum(gains) / min(len(items), self.k)
         return total / len(self.relevant)
 
     def crossings(self):
