@@ -15,6 +15,7 @@ from tuning.robust import largest_ball
 
 Choice = Mapping[str, object]
 TIE = 1e-12
+SAME = 1e-9  # figures of one trial further apart than this come from other descriptors or other code
 
 
 def best_point(landscape: Landscape, study) -> tuple[dict[str, object], np.ndarray, float]:
@@ -41,6 +42,20 @@ def _centred(landscape: Landscape, choice: Choice, coordinates: np.ndarray, valu
     if landscape.map_inside(choice, ball.centre, landscape.labelled.public) >= value - TIE:
         return ball.centre, ball.radius
     return coordinates, 0.0
+
+
+def other_figures(landscape: Landscape, study) -> str | None:
+    """Say so where the study's best trial scores otherwise now than when it ran: on other descriptors, or by other code."""
+    finished = studies.completed(study)
+    if not finished:
+        return None
+    best = max(finished, key=lambda trial: trial.value)
+    value = landscape.map_inside(*studies.point_of(best.params, landscape.choice_lists), landscape.labelled.public)
+    if abs(value - best.value) <= SAME:
+        return None
+    return (f"trial {best.number} of study {study.study_name} scored {best.value:.4f} when it ran and scores {value:.4f} now: its "
+            "trials come from other descriptors or other code, and their figures do not compare with new ones: give --seed "
+            "another number, which is a new study, or copy one machine's dumps to all")
 
 
 def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, public: float, seconds: float,
@@ -71,9 +86,12 @@ def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, pub
 
 
 def check_certifiable(landscape: Landscape) -> None:
-    """Raise ConfigurationError where a choice of the study has no candidates of its own, which a certificate needs."""
+    """Raise ConfigurationError, before any trial, where a choice of the study has no candidates, which a certificate needs."""
     for choice in landscape.space.single_changes():
         _, after = landscape.steps(choice)
         if after:
             raise ConfigurationError(f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
                                      "trial, so that the whole gallery is ranked: certify a study without that step")
+    if landscape.combination(landscape.space.default).scene is None:
+        raise ConfigurationError("--certify needs lossless candidates, and the region prunes badly here: leave --certify out, or "
+                                 f"use another region than [tuning] region = {landscape.configuration.tuning.region!r}")

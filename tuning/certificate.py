@@ -1,10 +1,7 @@
 """A certified optimum: branch and bound over the region, ending with the best weights and a proven upper bound.
 
-Over a sub-simplex of the region every score is a convex sum of its scores at the sub-simplex's corners, so a
-non-relevant item that beats a relevant one at all corners beats it throughout. Let c_r be the number of such items
-for relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot stand above place i + c_(i), whence
-AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k). Orders within the rounding margin count in the bound's
-favour. Sub-simplices are halved at their longest edge, the most promising first.
+Sub-simplices are cut in two, the most promising first; `tuning.open_pairs` has the bound and where to cut. Memory is
+bounded: what does not fit is let go, and its bound counts from then on.
 """
 
 from __future__ import annotations
@@ -16,16 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.candidates import SCORE_MARGIN
-from tuning.objective import Scene, mean_average_precision
+from tuning.objective import Scene
+from tuning.open_pairs import Node, Pairs
 
 TOLERANCE = 1e-12  # two MAPs nearer than this are equal: they are sums of few fractions
+MEMORY_BYTES = 1 << 30  # of all nodes that wait
+Entry = tuple[float, int, int, Node]  # -bound, running number, combination, node
 
 
 @dataclass(frozen=True)
 class Certificate:
     """best: MAP@k reached; bound: no weights of the region exceed it; combination: number of the one that has
-    `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best."""
+    `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; let_go:
+    bound of those that memory did not hold or that only rounding decides, 0 where there were none."""
 
     best: float
     bound: float
@@ -34,6 +34,7 @@ class Certificate:
     nodes: int
     open_nodes: int
     seconds: float
+    let_go: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -41,106 +42,72 @@ class Certificate:
         return max(0.0, self.bound - self.best)
 
 
-class _Bound:
-    """Upper bounds of one scene over sub-simplices of its region."""
+class _Best:
+    """The best point looked at so far."""
 
-    def __init__(self, scene: Scene, corners: np.ndarray):
-        self.scene, self.corners = scene, np.asarray(corners, dtype=np.float64)
-        similarities = np.moveaxis(scene.similarities, 0, -1)
-        differences, items, fixed, self.queries = [], [], [], []
-        for query in range(scene.n_queries):
-            there = scene.rows[query] >= 0
-            rivals = np.flatnonzero(there & ~scene.relevant[query])
-            for item in np.flatnonzero(there & scene.relevant[query]):
-                s, r = similarities[query, item], similarities[query, rivals]
-                t = (s - r) @ self.corners.T
-                # beaten everywhere: by the margin at all corners, or by monotone sums and an earlier row
-                always = (t < -SCORE_MARGIN).all(axis=1) | ((r >= s).all(axis=1) & (rivals < item))
-                never = (t >= -SCORE_MARGIN).all(axis=1) & ~always
-                open_ = ~always & ~never
-                differences.append(t[open_])
-                items.append(np.full(int(open_.sum()), len(fixed)))
-                fixed.append(int(always.sum()))
-                self.queries.append(query)
-        self.differences = np.concatenate(differences) if differences else np.zeros((0, len(self.corners)))
-        self.items = np.concatenate(items).astype(np.int64) if items else np.zeros(0, dtype=np.int64)
-        self.fixed = np.array(fixed, dtype=np.int64)
-        self.queries = np.array(self.queries, dtype=np.int64)
+    def __init__(self, pairs: Sequence[Pairs]):
+        self.pairs, self.value, self.number = pairs, -1.0, 0
+        self.coordinates = np.full(len(pairs[0].corners), 1.0 / len(pairs[0].corners))
 
-    def upper(self, simplex: np.ndarray) -> float:
-        """Return the bound on MAP@k over `simplex`, (J, J) float64: barycentric coordinates of its corners by rows."""
-        beaten = ((self.differences @ simplex.T) < -SCORE_MARGIN).all(axis=1)
-        counts = self.fixed + np.bincount(self.items[beaten], minlength=len(self.fixed))
-        order = np.lexsort((counts, self.queries))
-        queries, counts = self.queries[order], counts[order]
-        first = np.searchsorted(queries, queries)
-        place = np.arange(len(queries)) - first + 1
-        position = place + counts
-        gains = np.where(position <= self.scene.k, place / position, 0.0)
-        per_query = np.bincount(queries, weights=gains, minlength=self.scene.n_queries)
-        return float((per_query / np.minimum(self.scene.n_relevant, self.scene.k)).mean())
-
-    def value(self, coordinates: np.ndarray) -> float:
-        """Return the exact MAP@k at barycentric `coordinates` (J,)."""
-        return mean_average_precision(self.scene, coordinates @ self.corners)
+    def look(self, number: int, coordinates: np.ndarray) -> None:
+        value = self.pairs[number].value(coordinates)
+        if value > self.value + TOLERANCE:
+            self.value, self.number, self.coordinates = value, number, coordinates
 
 
 def certify(scenes: Sequence[Scene], corners: Sequence[np.ndarray], seconds: float, *,
             known: Sequence[tuple[int, np.ndarray]] = (), watch: Callable[[float, float], None] | None = None,
-            max_nodes: int | None = None) -> Certificate:
+            max_nodes: int | None = None, memory_bytes: int = MEMORY_BYTES) -> Certificate:
     """Search the regions of one or more combinations for at most `seconds`; exact when the gap reaches 0.
 
     scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points to
-    start from; watch(best, bound) is called about ten times a second.
+    start from; watch(best, bound) is called about ten times a second; memory_bytes: of the nodes that wait.
     """
-    begun = time.perf_counter()
-    bounds = [_Bound(scene, vertices) for scene, vertices in zip(scenes, corners)]
-    best, where = -1.0, (0, np.full(len(corners[0]), 1.0 / len(corners[0])))
-
-    def look(number: int, coordinates: np.ndarray) -> None:
-        nonlocal best, where
-        value = bounds[number].value(coordinates)
-        if value > best + TOLERANCE:
-            best, where = value, (number, coordinates)
-
+    begun = told = time.perf_counter()
+    pairs = [Pairs(scene, vertices) for scene, vertices in zip(scenes, corners)]
+    best = _Best(pairs)
     for number, coordinates in known:
-        look(number, np.asarray(coordinates, dtype=np.float64))
-    heap: list[tuple[float, int, int, np.ndarray]] = []
-    nodes = 0
-    for number, vertices in enumerate(corners):
-        simplex = np.eye(len(vertices))
-        for corner in [*simplex, simplex.mean(axis=0)]:
-            look(number, corner)
-        heapq.heappush(heap, (-bounds[number].upper(simplex), nodes, number, simplex))
-        nodes += 1
-    told = begun
-    while heap and -heap[0][0] > best + TOLERANCE:
+        best.look(number, np.asarray(coordinates, dtype=np.float64))
+    heap: list[Entry] = []
+    for number, own in enumerate(pairs):
+        for corner in [*own.root.simplex, own.root.simplex.mean(axis=0)]:
+            best.look(number, corner)
+        heapq.heappush(heap, (-own.root.bound, number, number, own.root))
+    nodes, let_go = len(pairs), 0.0
+    held_bytes = sum(entry[3].size_bytes for entry in heap)
+    while heap and -heap[0][0] > best.value + TOLERANCE:
         now = time.perf_counter()
         if now - begun > seconds or (max_nodes is not None and nodes >= max_nodes):
             break
         if watch is not None and now - told > 0.1:
             told = now
-            watch(best, -heap[0][0])
-        parent_bound, _, number, simplex = heapq.heappop(heap)
-        for child in halves(simplex):
-            bound = min(bounds[number].upper(child), -parent_bound)
+            watch(best.value, max(-heap[0][0], let_go))
+        _, _, number, node = heapq.heappop(heap)
+        held_bytes -= node.size_bytes
+        split = pairs[number].split(node)
+        if not split.children:  # decided throughout, but for what rounding decides
+            for point in [node.simplex.mean(axis=0), *node.simplex]:
+                best.look(number, point)
+            let_go = max(let_go, node.bound)
+        for child, hope in zip(split.children, split.hopes):
             nodes += 1
-            if bound > best + TOLERANCE:
-                look(number, child.mean(axis=0))
-                heapq.heappush(heap, (-bound, nodes, number, child))
-    bound = max(best, -heap[0][0]) if heap else best
-    bound = best if bound <= best + TOLERANCE else bound
-    still_open = sum(-entry[0] > best + TOLERANCE for entry in heap)
-    return Certificate(best, bound, where[0], where[1], nodes, still_open, time.perf_counter() - begun)
+            if child.bound > best.value + TOLERANCE:
+                if hope > best.value + TOLERANCE:
+                    best.look(number, child.simplex.mean(axis=0))
+                heapq.heappush(heap, (-child.bound, nodes, number, child))
+                held_bytes += child.size_bytes
+        if held_bytes > memory_bytes:
+            heap, let_go = _lightened(heap, let_go)
+            held_bytes = sum(entry[3].size_bytes for entry in heap)
+    bound = max([best.value, let_go, *(-entry[0] for entry in heap[:1])])
+    bound = best.value if bound <= best.value + TOLERANCE else bound
+    still_open = sum(-entry[0] > best.value + TOLERANCE for entry in heap)
+    return Certificate(best.value, bound, best.number, best.coordinates, nodes, still_open, time.perf_counter() - begun,
+                       let_go if let_go > best.value + TOLERANCE else 0.0)
 
 
-def halves(simplex: np.ndarray) -> list[np.ndarray]:
-    """Split a simplex (rows are its corners) at the middle of its longest edge; none for a single point."""
-    distances = np.linalg.norm(simplex[:, None] - simplex[None], axis=-1)
-    a, b = np.unravel_index(distances.argmax(), distances.shape)
-    if distances[a, b] < 1e-12:
-        return []
-    middle = (simplex[a] + simplex[b]) / 2
-    first, second = simplex.copy(), simplex.copy()
-    first[a], second[b] = middle, middle
-    return [first, second]
+def _lightened(heap: list[Entry], let_go: float) -> tuple[list[Entry], float]:
+    """Return the more promising half of the heap, and the highest bound of all that was ever let go."""
+    heap.sort()
+    half = (len(heap) + 1) // 2
+    return heap[:half], max([let_go, *(-entry[0] for entry in heap[half:half + 1])])

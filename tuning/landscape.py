@@ -28,6 +28,7 @@ from tuning.space import space_of
 from tuning.step_choices import Step, with_weights
 
 Choice = Mapping[str, object]
+SEARCH = 1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 KEPT_SCENES = 64
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
 LARGE_GALLERY = 20_000  # rows past which one trial over a neighbour graph shows its own bars
@@ -166,15 +167,22 @@ class Landscape:
         """Return every combination of choices of the study, its first values first."""
         return [dict(zip(self.choice_lists, values)) for values in product(*self.choice_lists.values())]
 
+    def kept_files(self) -> tuple[int, int]:
+        """Return how many files stand in work/candidates and work/ranking, of this and of earlier configurations, and
+        their bytes. All can be made again, so all may be deleted."""
+        sizes = [path.stat().st_size for name in ("candidates", "ranking") for path in (self.work / name).rglob("*")
+                 if path.is_file()]
+        return len(sizes), sum(sizes)
+
     def study_name(self) -> str:
-        """Name what a trial's value depends on: a study of other data or other choices is another study."""
+        """Name what a trial's value depends on: a study of other data, other choices or another search is another study."""
         tuning, competition = self.configuration.tuning, self.configuration.competition
         described = {
             "choices": {name: list(values) for name, values in self.choice_lists.items()}, "region": tuning.region,
             "gallery": ids_digest(self.gallery_ids), "queries": ids_digest(self.labelled.query_ids),
             "relevant": [rows.tolist() for rows in self.labelled.relevant], "top_k": competition.top_k,
             "private": np.flatnonzero(self.labelled.private).tolist(), "sampler": tuning.sampler,
-            "dumps": self.identity(),
+            "dumps": self.identity(), "search": SEARCH,
         }
         if self.space.steps:
             described["steps"] = [[step.name, step.optional, {key: list(values) for key, values in step.values.items()}]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuning.misses import misses_text
 from tuning.named_points import NamedPoint
 from tuning.tune import Tuned
 
@@ -48,9 +49,13 @@ def report(tuned: Tuned, top_k: int) -> str:
     if gain.within_noise:
         lines.append("WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended "
                      "(--recipe untuned)")
+    if tuned.mixed is not None:
+        lines.append(f"WARNING: {tuned.mixed}")
     if tuned.certificate is not None:
         found = tuned.certificate
         state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
+        if found.let_go > found.best and found.let_go >= found.bound:
+            state += ", which more time does not close: what memory could not hold or only rounding decides"
         lines.append(f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
                      f"{found.nodes} sub-simplices in {found.seconds:.1f} s, public queries)")
     lines.append(f"share of the region within one standard error of the best: {tuned.near_best_share:.0%}")
@@ -60,7 +65,14 @@ def report(tuned: Tuned, top_k: int) -> str:
     combination = tuned.combination
     if combination.scene is not None:
         lines.append(f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries")
+    if tuned.misses is not None:
+        n_correct = sum(map(len, tuned.labelled.relevant))
+        lines.append(f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
+    number, size_bytes = tuned.kept_files
+    if number:
+        lines.append(f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
+                     "configurations too; deleted ones are made again")
     lines.append(f"recipe: {tuned.paths['recipe']}" + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""))
     return "\n".join(lines)
 
@@ -79,6 +91,11 @@ def report_values(tuned: Tuned) -> dict:
         "named": {point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named},
         "near_best_share": tuned.near_best_share, "mean_candidates": tuned.combination.mean_candidates,
     }
+    if tuned.mixed is not None:
+        values["mixed"] = tuned.mixed
+    if tuned.misses is not None:
+        values["missed"] = {"images": len(tuned.misses), "file": str(tuned.paths["missed"]),
+                            "never reachable": sum(not miss.reachable for miss in tuned.misses)}
     if tuned.cross_validated is not None:
         values["cross_validated"] = {"mean": tuned.cross_validated.mean, "interval": list(tuned.cross_validated.interval),
                                      "spread": tuned.cross_validated.spread}

@@ -46,7 +46,9 @@ def measured_kinds(landscape: Landscape) -> list[Kind]:
         combination.average_precisions(weights)
         seconds = time.perf_counter() - begun
         made = {repr((landscape.space.components_of(c), landscape.steps(c)[0])) for c, kind in zip(drawn, kinds) if kind == name}
-        found.append(Kind(name, seconds, first_s, kinds.count(name) / DRAWN, max(1, len(made))))
+        streamed = combination.scene is None and name.startswith(("candidates", "own candidates"))
+        shown = f"full gallery, for the region prunes badly ({name})" if streamed else name
+        found.append(Kind(shown, seconds, first_s, kinds.count(name) / DRAWN, max(1, len(made))))
     return found
 
 

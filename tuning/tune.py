@@ -11,11 +11,12 @@ import numpy as np
 from competition.configuration import Configuration
 from features.recipe import Recipe, write_recipe
 from tuning import study as studies
-from tuning.best import best_point, certified, check_certifiable
+from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
-from tuning.combination import Combination
+from tuning.combination import Combination, excluded_rows
 from tuning.labelled import Labelled
 from tuning.landscape import Choice, Landscape
+from tuning.misses import Miss, find_misses, write_misses
 from tuning.named_points import NamedPoint, evaluate_named, named_points
 from tuning.region import barycentric, contains, random_coordinates
 from tuning.samplers import make_sampler
@@ -45,6 +46,9 @@ class Tuned:
     near_best_share: float = 0.0
     paths: dict[str, Path] = field(default_factory=dict)
     kinds: list[Kind] = field(default_factory=list)
+    misses: list[Miss] | None = None
+    mixed: str | None = None
+    kept_files: tuple[int, int] = (0, 0)
 
 
 def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int | None = None,
@@ -73,6 +77,9 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     name = f"{landscape.study_name()}-seed{seed}"
     study = studies.open_study(storage, name, make_sampler(settings.sampler, seed, 0))
     before = len(studies.completed(study))
+    mixed = other_figures(landscape, study)
+    if mixed is not None:
+        print(f"WARNING: {mixed}", file=sys.stderr)
     study.sampler = make_sampler(settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0)
     known = _recipe_point(landscape)
     studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(),
@@ -120,9 +127,14 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     if landscape.space.recipe is not None:
         own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
         paths["tuned"] = write_recipe(recipes / f"{own}.json", replace(best, name=own))
+    misses = _misses(landscape, choice, combination, weights)
+    if misses is not None:
+        paths["missed"] = write_misses(recipes / "best-missed.csv", misses, labelled.query_ids, landscape.gallery_ids,
+                                       labelled.private)
     return Tuned(best, untuned, combination, coordinates, labelled, len(studies.completed(study)),
                  len(studies.completed(study)) - before, named, comparison, cross_validated, certificate,
-                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds)
+                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses, mixed,
+                 landscape.kept_files())
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
@@ -144,6 +156,15 @@ def _named(landscape: Landscape, choice: Choice, combination: Combination) -> li
     if not landscape.space.steps:
         return evaluate_named(combination, *landscape.dumps(choice), landscape.labelled.relevant, landscape.top_k)
     return named_points(combination, lambda weights: landscape.full_precisions(choice, weights, combination.corners))
+
+
+def _misses(landscape: Landscape, choice: Choice, combination: Combination, weights: np.ndarray) -> list[Miss] | None:
+    """The correct images the best recipe misses; None where there are no candidates to explain them by."""
+    if combination.scene is None:
+        return None
+    prepared = landscape.prepared(choice)
+    return find_misses(combination.scene, landscape.labelled.relevant, weights, combination.corners, prepared.queries,
+                       prepared.gallery, excluded_rows(prepared.gallery))
 
 
 def _affordable_folds(landscape: Landscape, combination: Combination, trials: int) -> int:

@@ -76,6 +76,33 @@ def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
         assert found.mean_count < 150  # of 1500: the pruning prunes
 
 
+LAYOUTS = {"two backbones of four": "aaaabbbb", "two chains and two parts": "aaaaabbbpq", "three chains": "aaaabbbbcccc",
+           "a chain not side by side": "abababpcqaba"}
+
+
+@pytest.mark.parametrize("decimals", [None, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_to_twelve_components_rank_as_the_full_list_under_thousands_of_weights(layout, decimals):
+    chains = list(LAYOUTS[layout])
+    n = len(chains)
+    generator = np.random.default_rng([n, decimals or 0])
+    similarities = correlated_similarities(generator, 2, 900, n, decimals=decimals)
+    free = [i for i, chain in enumerate(chains) if chains.count(chain) == 1]
+    similarities[:, :, free] = np.round(similarities[:, :, free] - 0.6, decimals or 12)  # as whitened descriptors, around 0
+    similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
+    corners = region.vertices(similarities.mean(axis=(0, 1)), chains)
+    found = pruned(similarities, corners, chains)
+    scene = scene_of(found, [np.array([5, 700])] * 2)
+    sparse = region.random_coordinates(400, n, generator) * (generator.random((400, n)) < 0.4)  # on faces, many weights 0
+    sparse = sparse[sparse.sum(axis=1) > 0]
+    points = [region.random_coordinates(800, n, generator), sparse / sparse.sum(axis=1, keepdims=True), np.eye(n)]
+    for weights in np.concatenate(points) @ corners:
+        found_ranks = ranks(scene, weights)
+        for query in range(2):
+            assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K)
+    assert found.mean_count < 900  # something was pruned, or nothing was shown
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 0]))
 def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, decimals):

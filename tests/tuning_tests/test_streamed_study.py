@@ -1,0 +1,38 @@
+"""A study of a region that prunes badly: the whole gallery in every trial, said first; a certificate refused before any."""
+
+import pytest
+
+from competition.configuration import load_configuration
+from competition.errors import ConfigurationError
+from features.extraction import extract
+from tuning import combination as combinations
+from tuning import study as studies
+from tuning.report import report, report_values
+from tuning.samplers import make_sampler
+from tuning.landscape import Landscape
+from tuning.tune import tune
+
+
+def test_a_streamed_study_says_so_first_and_finds_the_same_figures(tiny_competition, tmp_path, monkeypatch, capsys):
+    configurations = {}
+    for name in ("exact", "streamed"):
+        configurations[name] = load_configuration(tiny_competition, work=tmp_path / name)
+        extract(configurations[name])
+    exact = tune(configurations["exact"], trials=8, folds=0, progress=False)
+    capsys.readouterr()
+    monkeypatch.setattr(combinations, "candidate_limit", lambda n_rows: 7)
+    with pytest.raises(ConfigurationError, match="prunes badly"):
+        tune(configurations["streamed"], trials=8, certify_seconds=1, progress=False)
+    landscape = Landscape(configurations["streamed"], progress=False)
+    study = studies.open_study(studies.open_storage(None, landscape.work), f"{landscape.study_name()}-seed0",
+                               make_sampler("random", 0, 0))
+    assert not study.trials
+    capsys.readouterr()
+    streamed = tune(configurations["streamed"], trials=8, progress=False)
+    said = capsys.readouterr().err
+    assert "prunes badly" in said and "s a trial" in said and "no cross-validation" in said
+    assert "a trial by full gallery, for the region prunes badly" in said
+    assert streamed.combination.scene is None and streamed.misses is None
+    assert streamed.recipe.scores == pytest.approx(exact.recipe.scores, abs=1e-12)
+    assert "missed" not in report_values(streamed) and "candidates:" not in report(streamed, 7)
+    assert "missed" in report_values(exact) and "kept: " in report(exact, 7)

@@ -1,0 +1,100 @@
+"""The correct images a recipe misses: at what place each stands, by how much it falls short, whether any weights help."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import write_text
+from features.dumps import Dump
+from features.similarity import fuse, similarity_blocks
+from tuning.candidates import exclusion_counts
+from tuning.objective import Scene, ranked_positions
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A correct image outside the top k. query, row: numbers; place: in the whole gallery, 1 the best (float32, so near
+    ties may shift it by a few), 0 for an unreadable image; short_by: how far its score lies below the k-th; reachable:
+    whether it stands in the top k for some weights of the region as far as exclusion tells (never so where not)."""
+
+    query: int
+    row: int
+    place: int
+    short_by: float
+    reachable: bool
+
+
+def find_misses(scene: Scene, relevant: Sequence[np.ndarray], weights: np.ndarray, corners: np.ndarray,
+                queries: Sequence[Dump], gallery: Sequence[Dump], excluded: np.ndarray) -> list[Miss]:
+    """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
+
+    scene: candidates of all labelled queries, every readable relevant image among them; corners: (J, L) vertices;
+    queries, gallery: one dump a component; excluded: (n,) bool, rows that take part in nothing.
+    """
+    best, valid = ranked_positions(scene, weights)
+    scores = fuse(scene.similarities, weights)
+    missing: list[tuple[int, int, float, float, bool]] = []
+    for query in range(scene.n_queries):
+        there = np.flatnonzero(scene.rows[query] >= 0)
+        similarities = scene.similarities[:, query, there].T
+        counts = exclusion_counts(similarities @ corners.T, similarities, scene.rows[query, there], scene.k)
+        top = best[query][valid[query]]
+        for row in map(int, np.unique(relevant[query])):
+            position = np.flatnonzero(scene.rows[query, there] == row)
+            if not len(position):
+                missing.append((query, row, np.nan, np.nan, False))
+            elif there[position[0]] not in top:
+                score = scores[query, there[position[0]]]
+                missing.append((query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < scene.k)))
+    places = _places([(query, score) for query, _, score, _, _ in missing], weights, queries, gallery, excluded)
+    return [Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
+            for (query, row, score, short_by, reachable), place in zip(missing, places)]
+
+
+def _places(wanted: Sequence[tuple[int, float]], weights: np.ndarray, queries: Sequence[Dump], gallery: Sequence[Dump],
+            excluded: np.ndarray) -> list[int]:
+    """Return the place of each (query, score) among all gallery rows, 1 the best."""
+    ahead = np.zeros(len(wanted), dtype=np.int64)
+    if not len(wanted):
+        return []
+    asked = sorted({query for query, _ in wanted})
+    used = np.flatnonzero(weights)
+    left = [queries[number].descriptors[asked] for number in used]
+    for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used]):
+        fused = sum(np.float32(weights[number]) * layer for number, layer in zip(used, layers))
+        fused[:, excluded[start:start + fused.shape[1]]] = -np.inf
+        for number, (query, score) in enumerate(wanted):
+            ahead[number] += np.count_nonzero(fused[asked.index(query)] > score)
+    return (ahead + 1).tolist()
+
+
+def write_misses(path: Path, misses: Sequence[Miss], query_ids: Sequence[str], gallery_ids: Sequence[str],
+                 private: np.ndarray) -> Path:
+    """Write the misses as a CSV, one a line, nearest first; returns its path."""
+    stream = io.StringIO()
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(["query", "part", "missed", "place", "short by", "some weights of the region may show it"])
+    for miss in sorted(misses, key=lambda miss: (miss.place == 0, miss.place, miss.query)):
+        seen = miss.place > 0
+        rows.writerow([query_ids[miss.query], "private" if private[miss.query] else "public", gallery_ids[miss.row],
+                       miss.place if seen else "unreadable", f"{miss.short_by:.6f}" if seen else "",
+                       "yes" if miss.reachable else "no"])
+    return write_text(path, stream.getvalue())
+
+
+def misses_text(misses: Sequence[Miss], n_correct: int, top_k: int) -> str:
+    """Return one line on what is missed and why."""
+    seen = [miss for miss in misses if miss.place]
+    never = sum(not miss.reachable for miss in seen)
+    text = (f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
+            f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else ""))
+    if seen:
+        near = sum(miss.place <= 2 * top_k for miss in seen)
+        text += f"; median place {np.median([miss.place for miss in seen]):.0f}, {near} within the first {2 * top_k}"
+    return text
