@@ -106,9 +106,10 @@ def make_combination(components: Sequence[Component], queries: Sequence[Dump], g
         return Combination(tuple(components), mean_similarity, sums, chains, corners, scene, None, seconds,
                            candidates.mean_count)
 
+    excluded = excluded_rows(gallery)
+
     def stream(weights: np.ndarray) -> np.ndarray:
-        found, _ = search([q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k,
-                          excluded=excluded_rows(gallery))
+        found, _ = search([q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k, excluded=excluded)
         hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
         return hits_precision(hits, np.array([len(rows) for rows in relevant]))
 
@@ -166,7 +167,7 @@ def candidate_limit(n_rows: int) -> int:
 def _digest(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
             relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str) -> str:
     described = {
-        "format": FORMAT, "k": k, "region": region, "public": np.flatnonzero(public).tolist(),
+        "format": FORMAT, "k": k, "region": region, "limit": candidate_limit(len(gallery[0].ids)), "public": np.flatnonzero(public).tolist(),
         "components": [[component.name, component.chain] for component in components],
         "dumps": [_identity(dump) for dump in [*queries, *gallery]],
         "relevant": [np.asarray(rows).tolist() for rows in relevant],
