@@ -8,8 +8,9 @@ The first two draw and extract what is missing (under `--work`, kept; default: a
 dumps of `./run.sh extract` with every pooling the recipes name. AP@7 is divided by min(m, 7). Public and private are the
 study's own split (`[tuning] private`, `seed`). The embedded competition is scored on its 100 validation and its 100 test
 queries of each seed; `--chosen` names the seeds whose validation queries ours was chosen on ("chosen on"), all other
-queries are "held out"; 40 test queries of a seed ask for products of its validation queries, in other photos. Intervals: 95 %, paired bootstrap over groups of queries (those that share a correct image, in either split),
-pooled over seeds.
+queries are "held out"; 40 test queries of a seed ask for products of its validation queries, in other photos.
+Intervals: 95 %, paired bootstrap over groups of queries (those that share a correct image, in either split), pooled over
+seeds.
 """
 
 from __future__ import annotations
