@@ -56,7 +56,7 @@ class Pool:
         values, seconds, notes = [], 0.0, []
         for contest in self.contests:
             found = resolve(recipe, contest.configuration)
-            notes += [note for note in found.notes if note not in notes]
+            notes += found.notes
             gallery = self._dumps(contest, found.components, "gallery", contest.gallery)
             for split in contest.queries.values():
                 queries = self._dumps(contest, found.components, split.split, split.ids)
@@ -75,7 +75,7 @@ class Pool:
                 )
                 seconds += time.perf_counter() - begin
                 values.append(average_precisions(ranks, split.relevant, TOP_K))
-        return np.concatenate(values), seconds, notes
+        return np.concatenate(values), seconds, list(dict.fromkeys(notes))
 
     def difference(self, values: np.ndarray, base: np.ndarray, among: np.ndarray) -> str:
         """Return "mean [low, high]" of values - base (Q,) over the queries among (Q,) bool."""
@@ -145,7 +145,7 @@ def table(pool: Pool, recipes: Mapping[str, NamedRecipe], base: str, chosen: Seq
     by_seed, notes, first = [], [], None
     for name, recipe in recipes.items():
         values, seconds, more = pool.precisions(recipe)
-        notes += [line for line in (f"{recipe.name}: {note}" for note in more) if line not in notes]
+        notes += [f"{recipe.name}: {note}" for note in more if not name.startswith("- ")]
         cells = [f"{values[queries].mean():.3f}" for queries in among.values()]
         cells += ["" if first is None else pool.difference(values, first, among[column]) for column in compared]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds * 1e3:.0f} |")
