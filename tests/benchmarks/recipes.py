@@ -1,148 +1,198 @@
-"""MAP@7 of every named recipe, and of ours with one step less at a time, on the labelled queries of a
-configuration.
+"""MAP@7 of every named recipe, and of ours with one step or component less at a time.
 
-    python tests/benchmarks/recipes.py --config grocery.toml [--recipe NAME|FILE ...] [--ablation] [--save FILE]
+    python -m tests.benchmarks.recipes --grocery 1 [--work DIR] [--ablation]      ../shared/grocery, 1 or 2 backbones
+    python -m tests.benchmarks.recipes --embedded 0 1 2 3 4 [--chosen 0 1 2] …    generator seeds, pooled and each alone
+    python -m tests.benchmarks.recipes --config FILE …                            any configuration with its dumps
 
-Needs the dumps of `./run.sh extract` with every pooling the recipes name. Public and private are the study's
-own split (`[tuning] private`, `seed`); AP@7 is divided by min(m, 7). Intervals: 95 %, paired bootstrap over
-groups of queries.
+The first two draw and extract what is missing (under `--work`, kept; default: a temporary folder); the last needs the
+dumps of `./run.sh extract` with every pooling the recipes name. AP@7 is divided by min(m, 7). Public and private are the
+study's own split (`[tuning] private`, `seed`). The embedded competition is scored on its 100 validation and its 100 test
+queries of each seed; `--chosen` names the seeds whose validation queries ours was chosen on ("chosen on"), all other
+queries are "held out"; 40 test queries of a seed ask for products of its validation queries, in other photos.
+Intervals: 95 %, paired bootstrap over groups of queries (those that share a correct image, in either split), pooled over
+seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import sys
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from competition.metrics import average_precisions
+from competition.splits import bootstrap_groups, query_groups
+from features.descriptors import open_components
+from features.ranking.recipes import NamedRecipe, named_recipe, recipe_names, resolve
+from features.ranking.steps import rank
+from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
 
-from competition.configuration import load_configuration  # noqa: E402
-from competition.images import list_images  # noqa: E402
-from competition.labels import read_labels, relevant_rows  # noqa: E402
-from competition.metrics import average_precisions  # noqa: E402
-from competition.splits import bootstrap_groups, private_mask, query_groups  # noqa: E402
-from features.descriptors import open_components  # noqa: E402
-from features.ranking.recipes import NamedRecipe, named_recipe, recipe_names, resolve  # noqa: E402
-from features.ranking.steps import rank  # noqa: E402
+TOP_K = 7
+SAMPLES = 10_000
 
 
-class Bench:
-    """A configuration's dumps and labels, opened once."""
+class Pool:
+    """The labelled queries of several competitions, one after another, and what recipes score on them."""
 
-    def __init__(self, config: Path):
-        self.configuration = load_configuration(config)
-        competition = self.configuration.competition
-        self.queries = list_images(competition.validation).ids
-        self.gallery = list_images(competition.gallery).ids
-        labels = read_labels(competition.labels, query_ids=self.queries, gallery_ids=self.gallery)
-        self.relevant = relevant_rows(labels, self.gallery)
-        self.groups = query_groups(self.relevant)
-        self.private = private_mask(
-            self.groups, self.configuration.tuning.private, self.configuration.tuning.seed
-        )
+    def __init__(self, contests: Sequence[Contest]):
+        self.contests = contests
         self.opened: dict = {}
-
-    def dumps(self, components, split, ids):
-        for component in components:
-            if (component, split) not in self.opened:
-                self.opened[component, split] = open_components(self.configuration, [component], split, ids)[
-                    0
-                ]
-        return [self.opened[component, split] for component in components]
-
-    def precisions(self, recipe: NamedRecipe) -> tuple[np.ndarray, float, tuple[str, ...]]:
-        """Return AP@7 (Q,) of a recipe, the seconds its ranking took, and its notes."""
-        found = resolve(recipe, self.configuration)
-        queries = self.dumps(found.components, "validation", self.queries)
-        gallery = self.dumps(found.components, "gallery", self.gallery)
-        begin = time.perf_counter()
-        ranks, _ = rank(
-            [d.descriptors for d in queries],
-            [d.descriptors for d in gallery],
-            found.weights,
-            found.steps,
-            7,
-            excluded=np.logical_or.reduce([d.unreadable for d in gallery]),
-            groups=found.groups,
-            query_norms=[d.norms for d in queries],
-            gallery_norms=[d.norms for d in gallery],
-            unit=True,
+        parts = [(contest, split) for contest in contests for split in contest.queries.values()]
+        self.seeds = np.concatenate([np.full(len(split.ids), self.contests.index(contest)) for contest, split in parts])
+        self.splits = np.concatenate([np.full(len(split.ids), split.split) for _, split in parts])
+        self.private = np.concatenate([split.private for _, split in parts])
+        self.groups = query_groups(
+            [[(contest.name, int(row)) for row in rows] for contest, split in parts for rows in split.relevant]
         )
-        return average_precisions(ranks, self.relevant, 7), time.perf_counter() - begin, found.notes
+
+    def precisions(self, recipe: NamedRecipe) -> tuple[np.ndarray, float, list[str]]:
+        """Return AP@7 (Q,) of a recipe on all queries, the seconds its rankings took, and its notes."""
+        values, seconds, notes = [], 0.0, []
+        for contest in self.contests:
+            found = resolve(recipe, contest.configuration)
+            notes += found.notes
+            gallery = self._dumps(contest, found.components, "gallery", contest.gallery)
+            for split in contest.queries.values():
+                queries = self._dumps(contest, found.components, split.split, split.ids)
+                begin = time.perf_counter()
+                ranks, _ = rank(
+                    [dump.descriptors for dump in queries],
+                    [dump.descriptors for dump in gallery],
+                    found.weights,
+                    found.steps,
+                    TOP_K,
+                    excluded=np.logical_or.reduce([dump.unreadable for dump in gallery]),
+                    groups=found.groups,
+                    query_norms=[dump.norms for dump in queries],
+                    gallery_norms=[dump.norms for dump in gallery],
+                    unit=True,
+                )
+                seconds += time.perf_counter() - begin
+                values.append(average_precisions(ranks, split.relevant, TOP_K))
+        return np.concatenate(values), seconds, list(dict.fromkeys(notes))
+
+    def difference(self, values: np.ndarray, base: np.ndarray, among: np.ndarray) -> str:
+        """Return "mean [low, high]" of values - base (Q,) over the queries among (Q,) bool."""
+        counts = bootstrap_groups(self.groups[among], SAMPLES, 0)
+        gains = (values - base)[among]
+        low, high = np.quantile(counts @ gains / counts.sum(axis=1), [0.025, 0.975])
+        return f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+
+    def _dumps(self, contest, components, split, ids):
+        for component in components:
+            key = contest.name, component, split
+            if key not in self.opened:
+                self.opened[key] = open_components(contest.configuration, [component], split, ids)[0]
+        return [self.opened[contest.name, component, split] for component in components]
 
 
 def without(recipe: NamedRecipe) -> dict[str, NamedRecipe]:
-    """Return the recipe with one step, or one component, less at a time, and with neither step."""
+    """Return the recipe with one step, or one component, less at a time, and with no step; names say which."""
     found = {
-        f"- {step['step']} (step {number + 1})": replace(
+        f"- step {number + 1}, {words(step)}": replace(
             recipe, steps=recipe.steps[:number] + recipe.steps[number + 1 :]
         )
         for number, step in enumerate(recipe.steps)
     }
-    found["- all steps"] = replace(recipe, steps=())
-    if len(recipe.components) > 1:
-        for number, pattern in enumerate(recipe.components):
-            keep = [place for place in range(len(recipe.components)) if place != number]
-            steps = tuple(step for step in recipe.steps if step["step"] != "cascade")
-            found[f"- {json.dumps(pattern)}"] = replace(
-                recipe,
-                components=tuple(recipe.components[place] for place in keep),
-                weights=tuple(recipe.weights[place] for place in keep),
-                steps=steps,
-            )
+    if len(recipe.steps) > 1:
+        found["- all steps"] = replace(recipe, steps=())
+    for number, pattern in enumerate(recipe.components if len(recipe.components) > 1 else ()):
+        keep = [place for place in range(len(recipe.components)) if place != number]
+        found[f"- component {number + 1}, {words(pattern)}"] = replace(
+            recipe,
+            components=tuple(recipe.components[place] for place in keep),
+            weights=tuple(recipe.weights[place] for place in keep),
+            steps=tuple(step for step in recipe.steps if step["step"] != "cascade"),  # weights of its own
+        )
     return found
 
 
-def row(name: str, values: np.ndarray, bench: Bench, base: np.ndarray | None, seconds: float) -> str:
-    public, private = (
-        values[~bench.private].mean(),
-        values[bench.private].mean() if bench.private.any() else np.nan,
+def words(entry: Mapping[str, object]) -> str:
+    """Return a step or a component's pattern in a few words; of several poolings the first."""
+    values = {key: value[0] if key == "pooling" and isinstance(value, list) else value for key, value in entry.items()}
+    return " ".join(
+        str(value) if key in ("step", "pooling") else f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in values.items()
+        if key != "optional"
     )
-    text = f"| {name} | {public:.3f} | {private:.3f} | {values.mean():.3f} |"
-    if base is not None:
-        counts = bootstrap_groups(bench.groups, 10_000, 0)
-        low, high = np.quantile(counts @ (values - base) / counts.sum(axis=1), [0.025, 0.975])
-        text += f" {values.mean() - base.mean():+.3f} [{low:+.3f}, {high:+.3f}] |"
+
+
+def columns(pool: Pool, chosen: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the columns of the pooled table, each with the queries (Q,) bool it is the mean over."""
+    every, validation, test = np.ones(len(pool.groups), bool), pool.splits == "validation", pool.splits == "test"
+    if test.any():
+        seen = validation & np.isin(pool.seeds, chosen)
+        found = {"chosen on": seen, "held out": ~seen, "validation": validation, "its private": validation & pool.private,
+                 "test": test, "all": every}
     else:
-        text += " |"
-    return text + f" {seconds * 1e3:.0f} |"
+        found = {"public": ~pool.private, "private": pool.private, "all": every}
+    return {name: among for name, among in found.items() if among.any()}
+
+
+def table(pool: Pool, recipes: Mapping[str, NamedRecipe], base: str, chosen: Sequence[int]) -> list[str]:
+    """Return the lines of the pooled table, of the rows by seed, and of the notes; the first recipe is `base`."""
+    among = columns(pool, chosen)
+    compared = [name for name in ("held out", "private", "all") if name in among]
+    lines = ["| recipe | " + " | ".join(among) + " | "
+             + " | ".join(f"{name}, difference from {base} [95 %]" for name in compared) + " | ranking, ms |",
+             "|" + "---|" * (2 + len(among) + len(compared))]
+    by_seed, notes, first = [], [], None
+    for name, recipe in recipes.items():
+        values, seconds, more = pool.precisions(recipe)
+        notes += [f"{recipe.name}: {note}" for note in more if not name.startswith("- ")]
+        cells = [f"{values[queries].mean():.3f}" for queries in among.values()]
+        cells += ["" if first is None else pool.difference(values, first, among[column]) for column in compared]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds * 1e3:.0f} |")
+        first = values if first is None else first
+        by_seed.append(f"| {name} | " + " | ".join(
+            " / ".join(f"{values[(pool.seeds == seed) & (pool.splits == split)].mean():.3f}" for split in contest.queries)
+            for seed, contest in enumerate(pool.contests)) + " |")
+    if len(pool.contests) > 1:
+        lines += ["", "By seed, validation / test:", "",
+                  "| recipe | " + " | ".join(contest.name for contest in pool.contests) + " |",
+                  "|" + "---|" * (1 + len(pool.contests)), *by_seed]
+    return lines + [line for note in notes for line in ("", note)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path, required=True)
+    """Parse the arguments, extract what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, help="a configuration whose dumps are there")
+    what.add_argument("--grocery", type=int, choices=(1, 2), help="that many backbones")
+    what.add_argument("--embedded", type=int, nargs="*", metavar="SEED", help="default: 0 1 2 3 4")
+    parser.add_argument("--chosen", type=int, nargs="*", default=[0, 1, 2], help="seeds that ours was chosen on")
+    parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--recipe", nargs="+", default=None, help="names or files (default: all by name)")
     parser.add_argument("--base", default="top7", help="what differences are taken from")
-    parser.add_argument("--ablation", action="store_true", help="also the base with one step less at a time")
+    parser.add_argument("--ablation", action="store_true", help="also the base with one step or component less")
     options = parser.parse_args()
-    bench = Bench(options.config)
-    names = options.recipe or [name for name in recipe_names() if name != options.base]
-    base, base_s, notes = bench.precisions(named_recipe(options.base))
-    print(
-        f"{len(bench.queries)} queries ({int(bench.private.sum())} private), {len(bench.gallery)} gallery images; "
-        "MAP@7 divided by min(m, 7)\n"
-    )
-    print(
-        "| recipe | public | private | all | all, difference from ours [95 %] | ranking, ms |\n|---|---|---|---|---|---|"
-    )
-    print(row(options.base, base, bench, None, base_s))
-    for name in names:
-        values, seconds, more = bench.precisions(named_recipe(name))
-        notes += tuple(f"{name}: {note}" for note in more)
-        print(row(name, values, bench, base, seconds), flush=True)
-    if options.ablation:
-        for name, recipe in without(named_recipe(options.base)).items():
-            values, seconds, _ = bench.precisions(recipe)
-            print(row(name, values, bench, base, seconds), flush=True)
-    for note in notes:
-        print(f"\n{note}")
+    with contextlib.ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        seeds = options.embedded if options.embedded else [0, 1, 2, 3, 4]
+        if options.config:
+            contests = [configured(options.config)]
+        elif options.grocery:
+            contests = [grocery(work, options.grocery)]
+        else:
+            contests = [embedded(work, seed) for seed in seeds]
+        pool = Pool(contests)
+        recipes = {options.base: named_recipe(options.base)}
+        recipes |= {Path(name).stem: named_recipe(name) for name in options.recipe or recipe_names() if name != options.base}
+        if options.ablation:
+            recipes |= without(recipes[options.base])
+        chosen = [place for place, seed in enumerate(seeds) if seed in options.chosen]
+        galleries = ", ".join(str(len(contest.gallery)) for contest in contests)
+        print(f"{', '.join(contest.name for contest in contests)}: {len(pool.groups)} queries in "
+              f"{len(set(pool.groups.tolist()))} groups ({int(pool.private.sum())} private), {galleries} gallery images; "
+              f"MAP@{TOP_K} divided by min(m, {TOP_K})\n")
+        print("\n".join(table(pool, recipes, options.base, chosen)))
 
 
 if __name__ == "__main__":

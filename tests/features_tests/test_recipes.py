@@ -10,6 +10,7 @@ import pytest
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
 from features.ranking.recipes import named_recipe, read_named_recipe, recipe_names, resolve
+from tests.benchmarks.recipes import without
 
 RECIPES = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "top7_augmented", "ustc2019", "wislab2018")
 EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac")
@@ -125,3 +126,17 @@ def test_a_layer_that_is_not_there(tmp_path):
     recipe = read_named_recipe(written(tmp_path, components=[{"layer": -9, "pooling": "mac"}]))
     with pytest.raises(ConfigurationError, match="which the configuration does not have"):
         resolve(recipe, configuration(backbone("a")))
+
+
+def test_an_ablation_takes_one_thing_at_a_time(tmp_path):
+    components = [{"layer": -1, "pooling": ["rmac", "mac"]}, {"parts": "*", "count": 9}]
+    steps = [{"step": "whiten", "dim": 4}, {"step": "expand", "neighbours": 2}]
+    recipe = read_named_recipe(written(tmp_path, components=components, weights=[1, 3], steps=steps))
+    found = {name: (list(less.components), list(less.weights), list(less.steps)) for name, less in without(recipe).items()}
+    assert found == {
+        "- step 1, whiten dim 4": (components, [1, 3], steps[1:]),
+        "- step 2, expand neighbours 2": (components, [1, 3], steps[:1]),
+        "- all steps": (components, [1, 3], []),
+        "- component 1, layer -1 rmac": (components[1:], [3], steps),
+        "- component 2, parts * count 9": (components[:1], [1], steps),
+    }
