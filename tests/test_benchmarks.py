@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = sorted((Path(__file__).parent / "benchmarks").glob("*.py"))
+BENCHMARKS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
-def test_help(path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", [path.name, "--help"])
-    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_help(name, monkeypatch, capsys):
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    if not hasattr(module, "main"):
+        return  # what several of them share
+    monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == 0 and "--" in capsys.readouterr().out
