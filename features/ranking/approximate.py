@@ -12,7 +12,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.ranking.cascade import rerank
-from features.ranking.indexing import Index, printing_on_stderr
+from features.ranking.indexing import Index, without_notes
 from features.ranking.measures import concatenated
 from features.search import search
 
@@ -77,7 +77,7 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
     # the folder may have moved, and may be read-only; a graph's vectors stay on the disk
     flags = faiss.IO_FLAG_MMAP_IFC if index.kind == "hnsw" else faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
     try:
-        with printing_on_stderr():
+        with without_notes():
             loaded = faiss.read_index(str(index.path), flags)
     except RuntimeError as error:
         raise Top7Error(

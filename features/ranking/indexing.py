@@ -8,6 +8,7 @@ memory holds the cluster centres only.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -30,7 +31,7 @@ from features.ranking.neighbours import duration
 READ_ROWS = 2048  # gallery rows in float64 at once
 BLOCK_ROWS = 8192
 SHARD_ROWS = 32_768  # full vectors of an on-disk index held in memory while it is built
-TIMED_ROWS = 1000  # give the estimate
+TIMED_ROWS = 3000  # give the estimate
 PARAMETERS = {
     "hnsw": ("links", "construction", "breadth", "threads"),
     "ivfpq": ("lists", "probes", "training", "code_bytes", "threads"),
@@ -185,23 +186,26 @@ def _bytes(kind: str, chosen: Mapping[str, int], rows: int, dimension: int) -> i
 
 
 def _estimated_seconds(fused, rows: np.ndarray, kind: str, chosen: Mapping[str, int]) -> float:
-    """Return about how long building takes: HNSW by that of a sample, growing with its logarithm; clustering by the
-    rate of the bare product (k-means of 10 rounds, codebooks of 25).
+    """Return about how long building takes: HNSW by the last third of a sample's, growing with the logarithm;
+    clustering by the rate of the bare product, of which k-means (10 rounds) reaches half, codebooks (25) a quarter.
     """
     count, dimension = len(rows), fused.shape[1]
     sample = _sample(fused, rows, TIMED_ROWS, 0)
     with threadpool_limits(chosen["threads"]):
-        begin = time.perf_counter()
         if kind == "hnsw":
-            _empty_hnsw(dimension, chosen).add(sample)
-            spent = time.perf_counter() - begin
-            return spent * count / len(sample) * max(1.0, np.log(count) / np.log(max(len(sample), 3)))
+            graph, last = _empty_hnsw(dimension, chosen), -(-len(sample) // 3)
+            graph.add(sample[:-last])
+            begin = time.perf_counter()
+            graph.add(sample[-last:])
+            return (time.perf_counter() - begin) / last * count * np.log(count + 1) / np.log(len(sample) + 1)
+        sample = sample[:1000]
+        begin = time.perf_counter()
         for _ in range(3):
             sample @ sample.T
         rate = 3 * len(sample) ** 2 * dimension / (time.perf_counter() - begin)
-    products = (10 * chosen["training"] + count) * chosen["lists"]
+    products = 2 * (10 * chosen["training"] + count) * chosen["lists"]
     if kind == "ivfpq":
-        products += (25 * min(chosen["training"], 65_536) + count) * 256
+        products += 4 * (25 * min(chosen["training"], 65_536) + count) * 256
     return products * dimension / rate
 
 
@@ -288,7 +292,7 @@ def _build_ondisk(fused, rows, chosen, seed, partial: Path, path: Path, progress
             shards.append(path.with_name(f"{path.name}.shard-{len(shards)}.partial"))
             faiss.write_index(shard, str(shards[-1]))
             start += len(block)
-        with printing_on_stderr():
+        with without_notes():
             merge_ondisk(index, [str(shard) for shard in shards], str(lists_of(path)))
         faiss.write_index(index, str(partial))
     finally:
@@ -297,16 +301,18 @@ def _build_ondisk(fused, rows, chosen, seed, partial: Path, path: Path, progress
 
 
 @contextmanager
-def printing_on_stderr():
-    """faiss prints notes of on-disk lists on standard output, which is for results."""
+def without_notes():
+    """faiss prints notes of on-disk lists on standard output, which is for results: inside they go nowhere."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(2, 1)
+        os.dup2(nowhere, 1)
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # what C keeps in its own buffer
         os.dup2(kept, 1)
         os.close(kept)
+        os.close(nowhere)
 
 
 BUILDERS: dict[str, Callable[..., None]] = {
