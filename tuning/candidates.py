@@ -140,7 +140,7 @@ class _Running:
     @property
     def is_due(self) -> bool:
         """Whether enough waits to be worth a sharpening."""
-        return sum(len(rows) for _, rows, _ in self.waiting) > max(WAITING * self.n_queries, len(self.kept[0]))
+        return sum(len(rows) for _, rows, _ in self.waiting) > max(WAITING * self.n_queries, 2 * len(self.kept[0]))
 
     def first_look(self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]) -> None:
         """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
