@@ -12,7 +12,8 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.ranking.cascade import rerank
-from features.ranking.indexing import Index, without_notes
+from features.ranking.index_builders import without_notes
+from features.ranking.indexing import Index
 from features.ranking.measures import concatenated
 from features.search import search
 

@@ -8,13 +8,11 @@ memory holds the cluster centres only.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +23,10 @@ from threadpoolctl import threadpool_limits
 from competition.atomic import sync_folder, write_json
 from competition.errors import ConfigurationError, Top7Error, nearest
 from features.ranking.derived import content_digest, digest_of, note_files
+from features.ranking.index_builders import BUILDERS, empty_hnsw, lists_of, sample_rows
 from features.ranking.measures import concatenated
 from features.ranking.neighbours import duration
 
-READ_ROWS = 2048  # gallery rows in float64 at once
-BLOCK_ROWS = 8192
-SHARD_ROWS = 32_768  # full vectors of an on-disk index held in memory while it is built
 TIMED_ROWS = 3000  # give the estimate
 PARAMETERS = {
     "hnsw": ("links", "construction", "breadth", "threads"),
@@ -135,11 +131,6 @@ def build_index(
     return Index(path, kind, chosen, rows)
 
 
-def lists_of(path: Path) -> Path:
-    """Return the file of an on-disk index's lists, beside the index itself."""
-    return path.with_suffix(".lists")
-
-
 def _faiss_version() -> str:
     import faiss
 
@@ -190,10 +181,10 @@ def _estimated_seconds(fused, rows: np.ndarray, kind: str, chosen: Mapping[str, 
     clustering by the rate of the bare product, of which k-means (10 rounds) reaches half, codebooks (25) a quarter.
     """
     count, dimension = len(rows), fused.shape[1]
-    sample = _sample(fused, rows, TIMED_ROWS, 0)
+    sample = sample_rows(fused, rows, TIMED_ROWS, 0)
     with threadpool_limits(chosen["threads"]):
         if kind == "hnsw":
-            graph, last = _empty_hnsw(dimension, chosen), -(-len(sample) // 3)
+            graph, last = empty_hnsw(dimension, chosen), -(-len(sample) // 3)
             graph.add(sample[:-last])
             begin = time.perf_counter()
             graph.add(sample[-last:])
@@ -207,116 +198,3 @@ def _estimated_seconds(fused, rows: np.ndarray, kind: str, chosen: Mapping[str, 
     if kind == "ivfpq":
         products += 4 * (25 * min(chosen["training"], 65_536) + count) * 256
     return products * dimension / rate
-
-
-def _blocks(fused, rows: np.ndarray, size: int, progress: bool, label: str):
-    from tqdm import tqdm
-
-    with tqdm(total=len(rows), desc=label, unit="row", unit_scale=True, disable=not progress) as bar:
-        for start in range(0, len(rows), size):
-            block = _read(fused, rows[start : start + size])
-            yield block
-            bar.update(len(block))
-
-
-def _read(fused, rows: np.ndarray) -> np.ndarray:
-    """Return rows of the fused vectors, float32; the float64 they are computed in is held for a few rows only."""
-    found = np.empty((len(rows), fused.shape[1]), np.float32)
-    for start in range(0, len(rows), READ_ROWS):
-        found[start : start + READ_ROWS] = fused[rows[start : start + READ_ROWS]]
-    return found
-
-
-def _sample(fused, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    found = _read(fused, np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)))
-    return found if len(found) > 1 else np.repeat(found, 2, axis=0)  # a codebook has at least two entries
-
-
-def _empty_hnsw(dimension: int, chosen: Mapping[str, int]):
-    import faiss
-
-    index = faiss.IndexHNSWFlat(dimension, chosen["links"], faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = chosen["construction"]
-    return index
-
-
-def _build_hnsw(fused, rows, chosen, seed, partial: Path, path: Path, progress: bool) -> None:
-    import faiss
-
-    index = _empty_hnsw(fused.shape[1], chosen)
-    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "HNSW"):
-        index.add(block)
-    faiss.write_index(index, str(partial))
-
-
-def _clustered(index, fused, rows, chosen, seed):
-    index.cp.seed = seed + 1234
-    index.cp.min_points_per_centroid = 1  # small galleries: no warning, still correct
-    index.train(_sample(fused, rows, max(chosen["training"], chosen["lists"]), seed))
-    return index
-
-
-def _build_ivfpq(fused, rows, chosen, seed, partial: Path, path: Path, progress: bool) -> None:
-    import faiss
-
-    trained = min(len(rows), max(chosen["training"], chosen["lists"]))
-    bits = 8 if trained >= 256 else max(1, int(np.log2(trained)))
-    index = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(fused.shape[1]),
-        fused.shape[1],
-        chosen["lists"],
-        chosen["code_bytes"],
-        bits,
-        faiss.METRIC_INNER_PRODUCT,
-    )
-    index.pq.cp.min_points_per_centroid = 1
-    _clustered(index, fused, rows, chosen, seed)
-    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "IVF-PQ"):
-        index.add(block)
-    faiss.write_index(index, str(partial))
-
-
-def _build_ondisk(fused, rows, chosen, seed, partial: Path, path: Path, progress: bool) -> None:
-    import faiss
-    from faiss.contrib.ondisk import merge_ondisk
-
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"], faiss.METRIC_INNER_PRODUCT
-    )
-    _clustered(index, fused, rows, chosen, seed)
-    empty, shards, start = faiss.serialize_index(index), [], 0
-    try:
-        for block in _blocks(fused, rows, SHARD_ROWS, progress, "IVF on disk"):
-            shard = faiss.deserialize_index(empty)
-            shard.add_with_ids(block, np.arange(start, start + len(block)))
-            shards.append(path.with_name(f"{path.name}.shard-{len(shards)}.partial"))
-            faiss.write_index(shard, str(shards[-1]))
-            start += len(block)
-        with without_notes():
-            merge_ondisk(index, [str(shard) for shard in shards], str(lists_of(path)))
-        faiss.write_index(index, str(partial))
-    finally:
-        for shard in shards:
-            shard.unlink(missing_ok=True)
-
-
-@contextmanager
-def without_notes():
-    """faiss prints notes of on-disk lists on standard output, which is for results: inside they go nowhere."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C keeps in its own buffer
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
-BUILDERS: dict[str, Callable[..., None]] = {
-    "hnsw": _build_hnsw,
-    "ivfpq": _build_ivfpq,
-    "ivf_ondisk": _build_ondisk,
-}

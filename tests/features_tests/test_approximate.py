@@ -14,7 +14,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking import indexing
+from features.ranking import index_builders
 from features.ranking.approximate import approximate_search, recall
 from features.ranking.indexing import BUILDERS, Index, build_index
 from features.ranking.steps import rank, with_index
@@ -39,7 +39,7 @@ EXHAUSTIVE = {"hnsw": {"breadth": 1500}, "ivfpq": {"probes": 10**6}, "ivf_ondisk
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_an_exhaustive_search_is_exact(kind, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(indexing, "SHARD_ROWS", 400)
+    monkeypatch.setattr(index_builders, "SHARD_ROWS", 400)
     queries, gallery, excluded = data
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded, **EXHAUSTIVE[kind])
     ranks, scores, share = approximate_search(
