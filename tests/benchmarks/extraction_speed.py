@@ -191,7 +191,7 @@ def main() -> None:
             shutil.copy(path, chosen)
         tell(measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads))
         if options.made_up:
-            large = made_up(Path(folder) / "large", min(48, options.count))
+            large = made_up(Path(folder) / "large", min(192, options.count))
             tell(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads))
 
 
