@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import region
-from tuning.candidates import FastCoordinates, PrunesBadly, exclusion_counts, find_candidates
+from tuning.candidates import FastCoordinates, PrunesBadly, _true_places, exclusion_counts, find_candidates
 from tuning.objective import make_scene, mean_average_precision, ranks
 
 K = 7
@@ -177,3 +177,10 @@ def test_map_by_hand():
     scene = scene_of(found, [np.array([0]), np.array([1, 2])])
     assert ranks(scene, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
     assert mean_average_precision(scene, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (5, 7), (4, 1024)])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
+def test_the_places_of_few_true_flags(shape, share):
+    flags = np.random.default_rng(0).random(shape) < share
+    assert _true_places(flags).tolist() == [place for place, flag in enumerate(flags.ravel().tolist()) if flag]
