@@ -250,7 +250,7 @@ def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=520_000)
+    parser.add_argument("--rows", type=int, default=520_000, help="0: the sweep alone")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--free", type=int, default=0, help="components outside the order, like part detectors")
@@ -260,9 +260,10 @@ def main() -> None:
     parser.add_argument("--recombined", type=int, default=200, help="trials compared with recombination, first region")
     parser.add_argument("--sweep", action="store_true", help="then gallery sizes and component counts")
     options = parser.parse_args()
-    measure(options.rows, options.queries, options.trials, options.regions, options.free, options.chains, options.certify,
-            n_recombined=options.recombined)
-    print("\ngrocery, mobilenetv1_100, FCroW: its five layers\n" + grocery_structure())
+    if options.rows:
+        measure(options.rows, options.queries, options.trials, options.regions, options.free, options.chains, options.certify,
+                n_recombined=options.recombined)
+        print("\ngrocery, mobilenetv1_100, FCroW: its five layers\n" + grocery_structure())
     if options.sweep:
         for rows in (10_000, 100_000, 1_000_000):  # sizes, then counts of components
             measure(rows, options.queries, options.trials, ["similarity"], 0, 1, ())
