@@ -23,10 +23,11 @@ from features.components import Component
 from features.dumps import Dump, column_sum
 from features.search import search
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
-from tuning.candidates import Candidates, FastCoordinates, PrunesBadly, find_candidates
+from tuning.candidates import Candidates, find_candidates
 from tuning.objective import Scene, hits_precision, make_scene
 from tuning.objective import average_precisions as scene_precisions
 from tuning.region import chain_members, layer_sums, region_chains, vertices
+from tuning.running_candidates import FastCoordinates, PrunesBadly
 
 CANDIDATE_LIMIT = 20_000
 SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from features.extraction.partial import Group
+from features.extraction.tasks import Task
 from features.extraction.windows import Window
-
-if TYPE_CHECKING:
-    from features.extraction.passes import Task
 
 Content = tuple[int, bytes, int]
 """Size in bytes, content hash, row."""

@@ -23,10 +23,11 @@ from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.devices import own_device
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
-from features.extraction.passes import Producer, Result, Task, columns_of
+from features.extraction.passes import columns_of
 from features.extraction.reading import Timed, read_ahead
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
+from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import Window, blank_window, compute_window
 
 ATTEMPTS = 5  # in a row without a single window done

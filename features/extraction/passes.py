@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.reading import Timed, read_ahead
 from features.extraction.targets import Target
+from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import StartedWindow, Window
 
 COMMIT_EVERY_S = 15.0
@@ -29,32 +30,6 @@ class PassReport:
     images: int = 0
     bytes_written: int = 0
     duplicates: int = 0
-
-
-@dataclass
-class Task:
-    """A window to do: its rows that must be computed, and the groups that take its results."""
-
-    number: int
-    rows: range
-    needed: list[int]
-    groups: list[Group]
-
-
-@dataclass
-class Result:
-    """A task done; settings: those it was computed with; waited_s: how long of taken_s the network had no
-    images.
-    """
-
-    task: Task
-    window: Window
-    settings: dict = field(default_factory=dict)
-    waited_s: float = 0.0
-    taken_s: float = 0.0
-
-
-Producer = Callable[[Iterator[Task]], Iterator[Result]]
 
 
 def run_pass(
@@ -181,9 +156,9 @@ def computed_here(
         return window
 
     behind: tuple[Task, StartedWindow] | None = None
+    began, waited_s = time.perf_counter(), 0.0
     try:
         while True:
-            began, waited_s = time.perf_counter(), timed.waited_s
             if not waiting:
                 timed.fetch()  # draws the tasks up to that of the picture, and at the end those without any
             task = waiting.pop(0) if waiting else None
@@ -198,6 +173,7 @@ def computed_here(
                 window = finished(*behind)
                 taken_s = time.perf_counter() - began
                 yield Result(behind[0], window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
+                began, waited_s = time.perf_counter(), timed.waited_s
             if task is None:
                 break
             behind = task, started

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import region
-from tuning.candidates import FastCoordinates, PrunesBadly, _true_places, exclusion_counts, find_candidates
+from tuning.candidates import exclusion_counts, find_candidates
 from tuning.objective import make_scene, mean_average_precision, ranks
+from tuning.running_candidates import FastCoordinates, PrunesBadly, _true_places
 
 K = 7
 
