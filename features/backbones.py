@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
 from features.layers import Layer, module_name, no_such_layer, paper_indices
-from features.models import create_model, model_cfg, source_state, whole_options
+from features.models import create_model, drawing, model_cfg, source_state, whole_options
 from features.weights import fit
 
 
@@ -48,10 +48,11 @@ def create_network(backbone: Backbone) -> Network:
     state, known, heads, notes = source_state(backbone)
     vgg = paper_indices(backbone)
     layers = tuple(vgg.get(layer, layer) for layer in backbone.layers)
-    if all(isinstance(layer, int) for layer in layers):
-        module, forward = _by_index(backbone, layers)
-    else:
-        module, forward = _by_name(backbone, tuple(module_name(backbone, layer) for layer in layers))
+    with drawing():
+        if all(isinstance(layer, int) for layer in layers):
+            module, forward = _by_index(backbone, layers)
+        else:
+            module, forward = _by_name(backbone, tuple(module_name(backbone, layer) for layer in layers))
     source = (
         str(backbone.weights) if isinstance(backbone.weights, Path) else f"weights = {backbone.weights!r}"
     )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +68,9 @@ def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple
         state = read_state(file)
         return state, _all_names(backbone), heads, []
     if backbone.weights == "random":
-        torch.manual_seed(RANDOM_SEED)
-        model = create_model(backbone, whole_options(backbone))
+        with drawing():
+            torch.manual_seed(RANDOM_SEED)
+            model = create_model(backbone, whole_options(backbone))
         note = f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"
         return model.state_dict(), set(model.state_dict()), heads, [note]
     model = _from_hub(backbone)
@@ -122,6 +124,16 @@ def model_cfg(backbone: Backbone):
 
 def whole_options(backbone: Backbone) -> dict:
     return {key: value for key, value in backbone.options.items() if key not in FEATURE_OPTIONS}
+
+
+_DRAWING = threading.RLock()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """One thread at a time makes a network with values: all draw from one generator, which is put back afterwards."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        yield
 
 
 class _NothingDrawn(TorchFunctionMode):

@@ -136,7 +136,7 @@ class Engine:
 
     def _twin(self) -> Network:
         """The same network once more, on the same weights in memory."""
-        with self._building, torch.random.fork_rng(devices=[]):
+        with self._building:
             network = create_network(self.backbone)
             network.module.to(self.device, memory_format=self.format)
             network.module.load_state_dict(self.network.module.state_dict(), assign=True)

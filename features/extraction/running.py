@@ -42,7 +42,6 @@ from features.extraction.settings import (
     fixed_settings,
     keep_settings,
     settings_path,
-    shared_among,
 )
 from features.extraction.standing import Standing, recover, standings
 from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
@@ -283,7 +282,6 @@ class Work:
             path = settings_path(self.configuration, backbone, backbone_recipe(self.configuration, backbone))
             threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
             settings = fixed_settings(path, backbone, self.device, threads=threads)
-            settings = shared_among(settings, self.jobs)
             few = sum(map(len, self.images.values())) < COMPILED_FROM
             self.engine = Engine(backbone, replace(settings, compiled=None) if few else settings)
             if self.device == "cuda" and settings.compiled is None and not few:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -89,14 +89,6 @@ def keep_settings(path: Path, settings: Settings) -> Settings:
     text = json.dumps(_read(path) | {settings.device: asdict(settings)}, indent=1, sort_keys=True)
     Disk().write_file(path, text.encode() + b"\n")
     return settings
-
-
-def shared_among(settings: Settings, processes: int) -> Settings:
-    """The settings of each of several processes on this machine: fewer batches side by side, of the same bytes."""
-    if settings.device != "cpu" or settings.batch_threads is None or processes < 2:
-        return settings
-    threads = max(settings.batch_threads, available_cores() // processes)
-    return replace(settings, threads=min(settings.threads, threads))
 
 
 def _read(path: Path) -> dict:

@@ -5,6 +5,7 @@ errors.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -227,3 +228,15 @@ def test_a_file_has_one_digest_and_a_changed_one_another(tmp_path):
     assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
     path.write_bytes(b"other")
     assert file_digest(path) == hashlib.sha256(b"other").hexdigest()
+
+
+def test_random_weights_are_the_same_while_other_threads_make_networks():
+    backbone = Backbone("test_resnet", (0, 1), "test_resnet", weights="random")
+    expected = create_network(backbone).module.state_dict()
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result() for future in [pool.submit(create_network, backbone) for _ in range(24)]]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for network in made:
+        found = network.module.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())

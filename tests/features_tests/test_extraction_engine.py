@@ -11,7 +11,7 @@ import torch
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError
 from features.extraction.engine import Engine
-from features.extraction.settings import Settings, gpu_rows, shared_among
+from features.extraction.settings import Settings, gpu_rows
 from features.extraction.targets import Target
 
 LAYERS = ("layer1", "layer4")
@@ -119,14 +119,6 @@ def test_settings_of_earlier_versions_compute_one_batch_at_a_time(engine_of):
 def test_rows_of_a_batch_on_a_gpu(side_px, free_gib, rows):
     # half of 8 GiB is 4096 MiB, two batches of one 224-px image take 2 * 224 * 224 * 4 KiB = 392 MiB: 10, so 8
     assert gpu_rows(side_px, int(free_gib * 2**30)) == rows
-
-
-@pytest.mark.parametrize("processes, threads, at_once", [(1, 8, 4), (2, 4, 2), (3, 2, 1), (16, 2, 1)])
-def test_processes_on_one_machine_share_its_cores_not_the_threads_of_a_batch(monkeypatch, processes, threads, at_once):
-    monkeypatch.setattr("features.extraction.settings.available_cores", lambda: 8)
-    fixed = Settings("cpu", 8, "float32", "channels_last", 4, 8, torch.__version__, batch_threads=2)
-    shared = shared_among(fixed, processes)
-    assert (shared.threads, shared.at_once, shared.batch_threads) == (threads, at_once, 2)
 
 
 def test_a_transformer_for_images_of_one_size_refuses_to_keep_shapes(engine_of):
