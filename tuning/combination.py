@@ -168,7 +168,8 @@ def candidate_limit(n_rows: int) -> int:
 def _digest(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
             relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str) -> str:
     described = {
-        "format": FORMAT, "k": k, "region": region, "limit": candidate_limit(len(gallery[0].ids)), "public": np.flatnonzero(public).tolist(),
+        "format": FORMAT, "k": k, "region": region, "limit": candidate_limit(len(gallery[0].ids)),
+        "public": np.flatnonzero(public).tolist(),
         "components": [[component.name, component.chain] for component in components],
         "dumps": [_identity(dump) for dump in [*queries, *gallery]],
         "relevant": [np.asarray(rows).tolist() for rows in relevant],

@@ -68,7 +68,6 @@ class Engine:
         self.part_models: dict[Parts, object] = {}
         self._idle = [self._ready(self.network)]
         self._under_way: list[Future[Batch]] = []
-        self._building = threading.Lock()
         self._local = threading.local()
         if self.device.type == "cuda":
             torch.cuda.synchronize()  # the weights are there before another stream reads them
@@ -136,11 +135,10 @@ class Engine:
 
     def _twin(self) -> Network:
         """The same network once more, on the same weights in memory."""
-        with self._building:
-            network = create_network(self.backbone)
-            network.module.to(self.device, memory_format=self.format)
-            network.module.load_state_dict(self.network.module.state_dict(), assign=True)
-            network.module.requires_grad_(False)
+        network = create_network(self.backbone)
+        network.module.to(self.device, memory_format=self.format)
+        network.module.load_state_dict(self.network.module.state_dict(), assign=True)
+        network.module.requires_grad_(False)
         return self._ready(network)
 
     def _ready(self, network: Network) -> Network:
