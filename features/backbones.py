@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
+from features.fusing import fuse
 from features.layers import Layer, module_name, no_such_layer, paper_indices
 from features.models import create_model, drawing, model_cfg, source_state, whole_options
 from features.weights import fit
@@ -33,6 +34,15 @@ class Network:
     std: tuple[float, ...]
     transformer: bool
     notes: list[str] = field(default_factory=list)
+    replaced: dict[str, nn.Module] = field(default_factory=dict)
+
+    def fused(self, name: str) -> Network:
+        """The same network on a CPU in fewer passes over the maps (`fusing`); changes the module itself."""
+        if self.transformer:
+            return self  # no batch norm follows its convolutions
+        replaced, reason = fuse(self.module, self.forward)
+        notes = [f"{name}: its convolutions run as timm has them, which is slower: {reason}"] if reason else []
+        return replace(self, replaced=replaced, notes=self.notes + notes)
 
     def compiled(self) -> Network:
         """The same network; its forward pass is compiled at the first batch of each shape."""

@@ -128,14 +128,14 @@ class _Reading:
     @cached_property
     def weighted(self) -> Tensor:
         norms = torch.stack([row.norm() for row in self.summed])[:, None]
-        spatial = torch.where(norms > 0, self.summed / torch.where(norms > 0, norms, 1), 0).sqrt()
+        spatial = (self.summed / torch.where(norms > 0, norms, 1)).sqrt()
         if self.flat.is_cuda:
             return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
         return torch.stack([torch.mv(_aligned(f), _aligned(s)) for f, s in zip(self.flat, spatial)])
 
     @cached_property
     def power_mean(self) -> Tensor:
-        cubes = torch.mul(self.flat, self.flat, out=self.scratch).mul_(self.flat)
+        cubes = torch.pow(self.flat, 3, out=self.scratch)  # f * f * f, in one pass
         return by_row(lambda row: row.pow(1 / 3), cubes.sum(2) / self.flat.shape[2])
 
     @cached_property

@@ -11,6 +11,7 @@ Variants of FCroW, measured beside eq. 2 as printed: `fcrow-sums` takes x_j as t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -136,7 +137,7 @@ def check_poolings(names: Iterable[str]) -> None:
 def check_non_negative(maps: Tensor, names: Iterable[str]) -> None:
     """Raise Top7Error if a pooling of `names` needs maps without negative values and `maps` has some."""
     needing = sorted(NEEDS_NON_NEGATIVE.intersection(names))
-    if needing and maps.numel() and (lowest := maps.amin().item()) < 0:
+    if needing and maps.numel() and -math.inf < (lowest := maps.amin().item()) < 0:
         raise Top7Error(
             f"the maps hold negative values (down to {lowest:.4g}), which {', '.join(needing)} cannot take: clamp them"
             " at zero, choose a layer after a ReLU, or one of spoc, mac, rmac, ramac"

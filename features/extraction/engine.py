@@ -26,6 +26,7 @@ from features.decoding import Sizing
 from features.extraction.memory import keep_freed_memory
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
+from features.fusing import put
 from features.pooling import NEEDS_NON_NEGATIVE, check_poolings, pool_maps
 
 
@@ -61,9 +62,10 @@ class Engine:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.format = getattr(torch, settings.memory_format)
         self.network.module.to(self.device, memory_format=self.format)
-        shape = (1, 3, 1, 1)
-        self.shift = torch.tensor(self.network.mean, device=self.device).mul(255).view(shape)
-        self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal().view(shape)
+        if settings.fused:
+            self.network = self.network.fused(backbone.name)
+        self.shift = torch.tensor(self.network.mean, device=self.device).mul(255)
+        self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal()
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, object] = {}
         self._idle = [self._ready(self.network)]
@@ -137,6 +139,7 @@ class Engine:
         """The same network once more, on the same weights in memory."""
         network = create_network(self.backbone)
         network.module.to(self.device, memory_format=self.format)
+        put(network.module, self.network.replaced)
         network.module.load_state_dict(self.network.module.state_dict(), assign=True)
         network.module.requires_grad_(False)
         return self._ready(network)
@@ -167,10 +170,10 @@ class Engine:
         images = torch.from_numpy(pixels)
         if self.device.type == "cuda":  # a copy beside computation needs pinned memory
             images = images.pin_memory()
-        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        if self.format is torch.contiguous_format:
-            images = images.contiguous()
-        images = images.float().sub_(self.shift).mul_(self.factor)
+        rows = images.to(self.device, non_blocking=True).float().flatten(2)
+        width = images.shape[2]  # whole rows of pixels: three numbers at a time take seven times as long
+        rows.sub_(self.shift.repeat(width)).mul_(self.factor.repeat(width))
+        images = rows.view(images.shape).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
         if flip:
             images = images.flip(3).contiguous(memory_format=self.format)
         reduced = self.settings.precision != "float32" and not exact
@@ -199,20 +202,11 @@ class Engine:
     @torch.inference_mode()
     def _view(self, pixels: np.ndarray, flip: bool, targets: Sequence[Target]) -> Batch:
         maps = self.maps(pixels, flip=flip)
-        finite = _finite(maps)
-        if not finite.all() and self.settings.precision != "float32":
-            keep = finite.view(-1, 1, 1, 1)
-            maps = [
-                torch.where(keep, half, full)
-                for half, full in zip(maps, self.maps(pixels, flip=flip, exact=True))
-            ]
-            finite = _finite(maps)
+        results, finite = self._pooled(maps, targets)
         if not finite.all():
-            maps = [torch.where(finite.view(-1, 1, 1, 1), found, 0) for found in maps]
+            maps, finite = self._made_finite(maps, pixels, flip)
+            results, _ = self._pooled(maps, targets)
         by_layer = dict(zip(self.network.layers, maps))
-        results: dict[int, Tensor] = {}
-        for layer, found in by_layer.items():
-            self._pool_layer(layer, found, targets, results)
         wanted = dict.fromkeys(target.parts for target in targets if target.parts is not None)
         psi = {parts: self._aggregate(parts, by_layer[parts.layer]) for parts in wanted}
         if not results:
@@ -224,6 +218,30 @@ class Engine:
             finite.cpu().numpy(),
             [psi],
         )
+
+    def _made_finite(self, maps: list[Tensor], pixels: np.ndarray, flip: bool) -> tuple[list[Tensor], Tensor]:
+        """Maps of full precision for images whose reduced ones are not finite, zeros where these are not either;
+        and which images are finite."""
+        finite = _finite(maps)
+        if not finite.all() and self.settings.precision != "float32":
+            keep = finite.view(-1, 1, 1, 1)
+            maps = [
+                torch.where(keep, half, full)
+                for half, full in zip(maps, self.maps(pixels, flip=flip, exact=True))
+            ]
+            finite = _finite(maps)
+        return [torch.where(finite.view(-1, 1, 1, 1), found, 0) for found in maps], finite
+
+    def _pooled(self, maps: list[Tensor], targets: Sequence[Target]) -> tuple[dict[int, Tensor], Tensor]:
+        """{target's number: rows (B, C)}, and which images seem finite (B,): exact where all are."""
+        results: dict[int, Tensor] = {}
+        finite = torch.ones(len(maps[0]), dtype=torch.bool, device=self.device)
+        for layer, found in zip(self.network.layers, maps):
+            pooled = self._pool_layer(layer, found, targets)
+            results |= {t: rows for t, (_, rows) in pooled.items()}
+            averages = [rows for name, rows in pooled.values() if name == "spoc"]  # finite only if all values are
+            finite &= torch.isfinite(averages[0]).all(1) if averages else _finite([found])
+        return results, finite
 
     def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
         try:
@@ -238,15 +256,16 @@ class Engine:
         return maps.clamp_min(0) if self.clamped else maps
 
     def _pool_layer(
-        self, layer: int | str, maps: Tensor, targets: Sequence[Target], results: dict[int, Tensor]
-    ) -> None:
+        self, layer: int | str, maps: Tensor, targets: Sequence[Target]
+    ) -> dict[int, tuple[str, Tensor]]:
+        """{target's number: (name of the pooling, rows (B, C))} of one layer."""
         names = {
             target.pooling: t
             for t, target in enumerate(targets)
             if target.layer == layer and target.parts is None
         }
         if not names:
-            return
+            return {}
         needing = [name for name in names if name in NEEDS_NON_NEGATIVE]
         if self.clamped and needing:
             free = [name for name in names if name not in needing]
@@ -261,7 +280,7 @@ class Engine:
                     f"[[backbone]] {self.backbone.name}, layer {layer!r}: {error}; or write "
                     "clamp = true there"
                 ) from None
-        results |= {t: pooled[name] for name, t in names.items()}
+        return {t: (name, pooled[name]) for name, t in names.items()}
 
 
 def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

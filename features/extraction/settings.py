@@ -31,7 +31,8 @@ class Settings:
     """device: cpu | cuda; threads: torch threads on the CPU; precision: of the network alone; rows in a batch
     and in a window, the unit that is journalled and repaired. batch_threads: threads of one batch, of which
     threads // batch_threads are computed side by side (None, in older files: all threads, one batch at a
-    time). compiled: whether `torch.compile` makes the network's forward pass (None: not asked)."""
+    time). compiled: whether `torch.compile` makes the network's forward pass (None: not asked); fused: whether
+    convolutions run with what follows them (None, in older files: no)."""
 
     device: str
     threads: int
@@ -42,6 +43,7 @@ class Settings:
     torch: str
     batch_threads: int | None = None
     compiled: bool | None = None
+    fused: bool | None = None
 
     @property
     def at_once(self) -> int:
@@ -122,6 +124,7 @@ def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:
         window,
         torch.__version__,
         batch_threads=-(-cores // MOST_AT_ONCE),
+        fused=True,
     )
 
 

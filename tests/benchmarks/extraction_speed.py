@@ -1,11 +1,13 @@
 """Images per second of extraction beside the bare forward pass and the bare decoding on the same machine.
 
     OMP_WAIT_POLICY=PASSIVE python tests/benchmarks/extraction_speed.py --images FOLDER [--config FILE]
-    [--made-up]
+    [--made-up] [--rounds 5]
 
 The bare forward is the same features_only model with inputs in memory: the faster of contiguous and
 channels-last, at its best batch. The bound is 1 / (t_forward + t_decode): on a CPU both use the same cores.
-Times are wall-clock; beside them stands the processor time, which other work on the machine disturbs less.
+Each round runs the forward, the decoding and the extraction of all images in turn, so that what else the
+machine does meets all three alike; the share of the bound is the median of the rounds' own shares, its range
+stands beside it. Times are wall-clock medians, of the images of a run; beside them stands the processor time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from competition.configuration import Competition, Configuration, Tuning, load_configuration
+from competition.configuration import Backbone, Competition, Configuration, Tuning, load_configuration
 from competition.images import ImageSet, list_images
 from features.backbones import create_network
 from features.decoding import decode
@@ -40,81 +43,88 @@ from features.extraction.engine import Engine
 from features.extraction.settings import available_cores, fixed_settings
 
 POOLINGS = ("spoc", "mac", "gem", "crow", "fcrow", "rmac")
-REPEATS = 3
+TRIED_BATCHES = (1, 2, 4, 8, 16)
 
 
-class Stopwatch:
-    """The smallest wall-clock and processor seconds of several runs of a block."""
-
-    def __init__(self) -> None:
-        self.wall_s = self.cpu_s = float("inf")
-
-    def run(self, work) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        self.wall_s = min(self.wall_s, time.perf_counter() - wall)
-        self.cpu_s = min(self.cpu_s, time.process_time() - cpu)
-
-    def an_image(self, images: int) -> tuple[float, float]:
-        return 1000 * self.wall_s / images, 1000 * self.cpu_s / images
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """(wall-clock, processor) seconds that `work` takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def bare_forward(backbone, threads: int) -> tuple[float, float, str]:
-    """(wall ms, processor ms, which) an image of the network alone."""
-    torch.set_num_threads(threads)
-    network = create_network(backbone)
-    best = (float("inf"), float("inf"), "")
-    for layout in (torch.contiguous_format, torch.channels_last):
-        network.module.to(memory_format=layout)
-        for rows in (1, 2, 4, 8, 16):
-            images = torch.randn(rows, 3, backbone.image_size, backbone.image_size).contiguous(
-                memory_format=layout
-            )
-            watch = Stopwatch()
-            with torch.inference_mode():
-                network.forward(images)
-                for _ in range(REPEATS):
-                    watch.run(lambda: network.forward(images))
-            wall_ms, cpu_ms = watch.an_image(rows)
-            best = min(best, (wall_ms, cpu_ms, f"{str(layout).split('.')[1]}, batch {rows}"))
-    return best
+class BareForward:
+    """The network alone, in its fastest layout and batch of those tried."""
+
+    def __init__(self, backbone: Backbone, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.threads = threads
+        self.network = create_network(backbone)
+        side = backbone.image_size
+        tried = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            self.network.module.to(memory_format=layout)
+            for rows in TRIED_BATCHES:
+                images = torch.randn(rows, 3, side, side).contiguous(memory_format=layout)
+                self._forward(images)
+                least = min(seconds(lambda: self._forward(images))[0] for _ in range(5))
+                tried.append((least / rows, layout, images))
+        _, self.layout, self.images = min(tried, key=lambda one: one[0])
+        self.network.module.to(memory_format=self.layout)
+        self.how = f"{str(self.layout).split('.')[1]}, batch {len(self.images)}"
+
+    def _forward(self, images: torch.Tensor) -> None:
+        with torch.inference_mode():
+            self.network.forward(images)
+
+    def run(self, images: int) -> None:
+        """At least that many images."""
+        torch.set_num_threads(self.threads)
+        for _ in range(-(-images // len(self.images))):
+            self._forward(self.images)
+
+    def ran(self, images: int) -> int:
+        """How many `run` runs."""
+        return -(-images // len(self.images)) * len(self.images)
 
 
-def bare_decode(images: ImageSet, sizings: tuple, threads: int) -> tuple[float, float]:
-    """(wall ms, processor ms) an image of reading, decoding and resizing with all threads."""
+def bare_decode(images: ImageSet, sizings: tuple, threads: int) -> None:
+    """Read, decode and resize with all threads."""
 
     def one(path: Path) -> None:
         decode(path.read_bytes(), sizings)
 
-    watch = Stopwatch()
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(REPEATS):
-            watch.run(lambda: list(pool.map(one, images.paths)))
-    return watch.an_image(len(images))
+        for _ in pool.map(one, images.paths):
+            pass
 
 
-def whole_extraction(configuration: Configuration, images: int) -> tuple[float, float, int]:
-    """(wall ms, processor ms) an image of the pass itself and bytes written; set-up and planning are left
-    out.
-    """
-    from features.extraction import running
+class Extraction:
+    """Extractions of the gallery from nothing; only the pass itself is timed, set-up and planning are not."""
 
-    watch, written = Stopwatch(), 0
-    run_pass = running.run_pass
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration, self.written = configuration, 0
+        self.took = (0.0, 0.0)
 
-    def timed(*arguments, **options):
-        nonlocal written
-        watch.run(lambda: reports.append(run_pass(*arguments, **options)))
-        written = reports[-1].bytes_written
-        return reports[-1]
+    def run(self) -> tuple[float, float]:
+        from features.extraction import running
 
-    running.run_pass = timed
-    for _ in range(REPEATS):
-        reports: list = []
-        shutil.rmtree(Path(configuration.competition.work) / "dumps" / "gallery", ignore_errors=True)
-        extract(configuration, splits=("gallery",), device="cpu", progress=False)
-    running.run_pass = run_pass
-    return *watch.an_image(images), written
+        run_pass = running.run_pass
+
+        def timed(*arguments, **options):
+            reports = []
+            self.took = seconds(lambda: reports.append(run_pass(*arguments, **options)))
+            self.written = reports[0].bytes_written
+            return reports[0]
+
+        dumps = Path(self.configuration.competition.work) / "dumps" / "gallery"
+        shutil.rmtree(dumps, ignore_errors=True)
+        running.run_pass = timed
+        try:
+            extract(self.configuration, splits=("gallery",), device="cpu", progress=False)
+        finally:
+            running.run_pass = run_pass
+        return self.took
 
 
 def made_up(folder: Path, count: int) -> Path:
@@ -131,36 +141,46 @@ def made_up(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(name: str, backbone, folder: Path, threads: int) -> dict:
+def measure(name: str, backbone: Backbone, folder: Path, threads: int, rounds: int) -> dict:
     images = list_images(folder)
+    count = len(images)
     with tempfile.TemporaryDirectory() as work:
         competition = Competition("speed", folder, work=Path(work))
-        configuration = Configuration(Path("speed"), competition, (backbone,), (), Tuning())
-        engine = Engine(
+        extraction = Extraction(Configuration(Path("speed"), competition, (backbone,), (), Tuning()))
+        sizings = Engine(
             backbone, fixed_settings(Path(work) / "settings.json", backbone, "cpu", threads=threads)
-        )
-        forward_ms, forward_cpu_ms, how = bare_forward(backbone, threads)
-        decode_ms, decode_cpu_ms = bare_decode(images, engine.sizings(), threads)
-        extract_ms, extract_cpu_ms, written = whole_extraction(configuration, len(images))
+        ).sizings()
+        bare = BareForward(backbone, threads)
+        extraction.run()  # warm
+        found = []
+        for _ in range(rounds):
+            forward = np.array(seconds(lambda: bare.run(count))) / bare.ran(count)
+            decoding = np.array(seconds(lambda: bare_decode(images, sizings, threads))) / count
+            found.append((forward, decoding, np.array(extraction.run()) / count))
         descriptors = sum(
             p.stat().st_size
             for p in (Path(work) / "dumps" / "gallery").glob(f"{backbone.name}*.npy")
             if "norms" not in p.name and "sums" not in p.name
         )
-    bound_ms, bound_cpu_ms = forward_ms + decode_ms, forward_cpu_ms + decode_cpu_ms
+    took_ms = 1000 * np.array(found)  # (rounds, forward | decoding | extraction, wall | processor)
+    shares = (took_ms[:, 0] + took_ms[:, 1]) / took_ms[:, 2]
+    median = np.median(took_ms, axis=0)
     return {
         "what": name,
-        "images": len(images),
-        "forward_ms": forward_ms,
-        "forward": how,
-        "decode_ms": decode_ms,
-        "extract_ms": extract_ms,
-        "share_of_bound": bound_ms / extract_ms,
-        "forward_cpu_ms": forward_cpu_ms,
-        "decode_cpu_ms": decode_cpu_ms,
-        "extract_cpu_ms": extract_cpu_ms,
-        "share_of_bound_cpu": bound_cpu_ms / extract_cpu_ms,
-        "bytes_written": written,
+        "images": count,
+        "rounds": rounds,
+        "forward": bare.how,
+        "forward_ms": median[0, 0],
+        "decode_ms": median[1, 0],
+        "extract_ms": median[2, 0],
+        "share_of_bound": np.median(shares[:, 0]),
+        "least_share": shares[:, 0].min(),
+        "greatest_share": shares[:, 0].max(),
+        "forward_cpu_ms": median[0, 1],
+        "decode_cpu_ms": median[1, 1],
+        "extract_cpu_ms": median[2, 1],
+        "share_of_bound_cpu": np.median(shares[:, 1]),
+        "bytes_written": extraction.written,
         "bytes_of_descriptors": descriptors,
     }
 
@@ -172,14 +192,13 @@ def main() -> None:
         "--config", type=Path, help="configuration whose first backbone is measured (default: embedded)"
     )
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--count", type=int, default=96, help="images of the folder that are used")
+    parser.add_argument("--count", type=int, default=576, help="images that are used of each kind, at most")
     parser.add_argument("--made-up", action="store_true", help="measure made-up 1000-px JPEGs too")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each in turn")
     parser.add_argument("--threads", type=int, default=available_cores())
     options = parser.parse_args()
     source = options.config or ROOT / "competition" / "mini"
     if options.config is None:
-        from competition.configuration import Backbone
-
         backbone = Backbone("top7_vgg16_quarter", (0, 1, 2, 3, 4), "top7_vgg16_quarter")
     else:
         backbone = load_configuration(source).backbones[0]
@@ -189,14 +208,14 @@ def main() -> None:
         chosen.mkdir()
         for path in sorted(p for p in options.images.rglob("*") if p.is_file())[: options.count]:
             shutil.copy(path, chosen)
-        tell(measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads))
+        tell(measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads, options.rounds))
         if options.made_up:
-            large = made_up(Path(folder) / "large", min(192, options.count))
-            tell(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads))
+            large = made_up(Path(folder) / "large", options.count)
+            tell(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads, options.rounds))
 
 
 def tell(row: dict) -> None:
-    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+    rounded = {key: round(float(value), 3) if isinstance(value, float) else value for key, value in row.items()}
     print(json.dumps(rounded), flush=True)
 
 

@@ -1,0 +1,222 @@
+"""Convolution, batch norm and activation in one pass over the maps: the same network for a CPU, in fewer passes.
+
+timm's networks run the three one after the other, and each reads and writes all maps. Batch norm in evaluation is a
+factor and an offset of each channel, so it goes into the convolution's weights; the activation goes into oneDNN's
+convolution, as `torch.compile` has it. What belongs together is read off one forward pass, not off names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+PROBE_SIDE_PX = 64
+TOLERANCE = 1e-4  # of a layer's largest value; rounding alone gives some 1e-6
+NO_FUSING = "this torch has no oneDNN convolutions with an operation after them"
+# name, numbers and variant of oneDNN's operation after a convolution
+AFTER = {
+    nn.ReLU: ("relu", [], ""),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
+    nn.SiLU: ("swish", [], ""),
+    nn.Hardswish: ("hardswish", [], ""),
+    nn.Identity: ("none", [], ""),
+}
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with the batch norm and the activation that follow it; it keeps no state between calls."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None, activation: nn.Module) -> None:
+        super().__init__()
+        weight, bias = with_norm(convolution, norm)
+        self.after = AFTER[type(activation)]
+        self.kernel_size, self.stride, self.dilation = (
+            convolution.kernel_size,
+            convolution.stride,
+            convolution.dilation,
+        )
+        self.groups, self.same = convolution.groups, isinstance(convolution, Conv2dSame)
+        self.padding = (0, 0) if self.same else convolution.padding
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float32 -> (B, D, H', W') float32."""
+        if self.same:
+            images = pad_same(images, self.kernel_size, self.stride, self.dilation)
+        return torch.ops.mkldnn._convolution_pointwise(
+            images, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.after
+        )
+
+
+def with_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias, float32, of the convolution that gives what `norm` makes of `convolution`; in float64."""
+    weight, bias = convolution.weight.detach(), convolution.bias
+    if norm is None:
+        return weight, None if bias is None else bias.detach()
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.detach().double()
+    offset = -norm.running_mean.double()
+    if bias is not None:
+        offset = offset + bias.detach().double()
+    offset = offset * factor
+    if norm.bias is not None:
+        offset = offset + norm.bias.detach().double()
+    return (weight.double() * factor.view(-1, 1, 1, 1)).float(), offset.float()
+
+
+def can_fuse() -> bool:
+    """Whether this torch has oneDNN's convolutions with an operation after them."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def fuse(module: nn.Module, forward: Callable[[Tensor], list[Tensor]]) -> tuple[dict[str, nn.Module], str | None]:
+    """Put one module for each convolution with what follows it; ({name: module put there}, why nothing was put).
+
+    module: in evaluation mode, float32, on the CPU; forward: runs it on (B, 3, H, W) and returns the maps wanted.
+    """
+    images = torch.randn(1, 3, PROBE_SIDE_PX, PROBE_SIDE_PX, generator=torch.Generator().manual_seed(0))
+    before: dict[str, nn.Module] = {}
+    if not can_fuse():
+        return {}, NO_FUSING
+    try:
+        with torch.inference_mode():
+            flow = _observed(module, forward, images)
+            replaced = flow.fused_modules()
+            before = {name: module.get_submodule(name) for name in replaced}
+            put(module, replaced)
+            found = forward(images)
+        worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(flow.maps, found))
+        reason = None if worst <= TOLERANCE else f"its maps would differ by {worst:.1e} of their largest value"
+    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    if reason is not None:
+        put(module, before)
+        return {}, reason
+    return replaced, None
+
+
+def put(module: nn.Module, replaced: dict[str, nn.Module]) -> None:
+    """Put the modules where they belong; several networks may share them."""
+    for name, new in replaced.items():
+        module.set_submodule(name, new)
+
+
+@dataclass
+class _Flow:
+    """What a forward pass did. modules: those called, by name; outputs: of their last call; calls: how often;
+    readers: names of the modules that read a tensor, by its id; maps: what was returned."""
+
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    outputs: dict[str, object] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    readers: dict[int, set[str]] = field(default_factory=dict)
+    maps: list[Tensor] = field(default_factory=list)
+
+    def fused_modules(self) -> dict[str, nn.Module]:
+        """{name: what takes its place}."""
+        replaced: dict[str, nn.Module] = {}
+        for name, convolution in self.modules.items():
+            if self._plain(name, (nn.Conv2d, Conv2dSame)) and _known(convolution):
+                replaced |= self._chain(name, convolution)
+        return replaced
+
+    def _chain(self, name: str, convolution: nn.Conv2d) -> dict[str, nn.Module]:
+        norm, activation, last, emptied = None, nn.Identity(), name, {}
+        following = self._reader(last)
+        if self._plain(following, (nn.BatchNorm2d, BatchNormAct2d)):
+            norm, last = self.modules[following], following
+            if norm.running_mean is None:
+                return {}
+            emptied[last] = nn.Identity()
+            if isinstance(norm, BatchNormAct2d):
+                if not isinstance(norm.drop, nn.Identity):
+                    return {}
+                if type(norm.act) in AFTER:
+                    activation = norm.act
+                else:
+                    emptied[last] = norm.act
+                return {name: FusedConvolution(convolution, norm, activation)} | emptied
+            following = self._reader(last)
+        if self._plain(following, tuple(AFTER)):
+            activation, emptied[following] = self.modules[following], nn.Identity()
+        return {name: FusedConvolution(convolution, norm, activation)} | emptied if emptied else {}
+
+    def _plain(self, name: str | None, types: tuple[type, ...]) -> bool:
+        """Whether it is a module of exactly these types, called once, at which nobody else listens."""
+        if name is None or self.calls[name] != 1 or type(self.modules[name]) not in types:
+            return False
+        return not (self.modules[name]._forward_hooks or self.modules[name]._forward_pre_hooks)
+
+    def _reader(self, name: str) -> str | None:
+        """The module that alone reads what `name` gives; None where several do, or where it is wanted itself."""
+        output = self.outputs[name]
+        readers = self.readers.get(id(output), set())
+        return None if len(readers) != 1 or any(output is found for found in self.maps) else next(iter(readers))
+
+
+def _known(convolution: nn.Conv2d) -> bool:
+    return (
+        convolution.padding_mode == "zeros"
+        and isinstance(convolution.padding, tuple)
+        and convolution.weight.dtype == torch.float32
+    )
+
+
+def _observed(module: nn.Module, forward: Callable[[Tensor], list[Tensor]], images: Tensor) -> _Flow:
+    flow, inside, kept = _Flow(), [""], []
+
+    class Reads(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if getattr(function, "__name__", "") != "__get__":  # an attribute, such as the shape
+                for value in _tensors((args, kwargs or {})):
+                    kept.append(value)  # alive, so that no other has its id
+                    flow.readers.setdefault(id(value), set()).add(inside[-1])
+            return function(*args, **(kwargs or {}))
+
+    def enter(name: str) -> Callable:
+        return lambda *_: inside.append(name)
+
+    def leave(name: str) -> Callable:
+        def hook(called: nn.Module, _inputs: tuple, output: object) -> None:
+            inside.pop()
+            kept.append(output)
+            flow.modules[name], flow.outputs[name] = called, output
+            flow.calls[name] += 1
+
+        return hook
+
+    own = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    hooks = []
+    for name, part in module.named_modules():
+        hooks.append(part.register_forward_pre_hook(enter(name), prepend=True))
+        hooks.append(part.register_forward_hook(leave(name), prepend=True))
+    try:
+        for part in own:
+            part.inplace = False  # each result is a tensor of its own
+        with Reads():
+            flow.maps = forward(images)
+    finally:
+        for part in own:
+            part.inplace = True
+        for hook in hooks:
+            hook.remove()
+    return flow
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
