@@ -42,11 +42,20 @@ class Batch:
 
 
 class Engine:
-    """A network with its fixed settings; `part_models` are set once learnt. Threads may share it."""
+    """A network with its fixed settings; `part_models` are set once learnt. Threads may share it.
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    cores: how many this process may use, where it shares the machine with others that its settings do not count on;
+    fewer batches are then computed side by side, to the same bytes.
+    """
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, cores: int | None = None) -> None:
         check_poolings(backbone.pooling)
         self.backbone, self.settings = backbone, settings
+        self.at_once, self.decode_threads = settings.at_once, settings.decode_threads
+        if cores is not None:
+            self.decode_threads = min(self.decode_threads, cores)
+            if settings.device == "cpu":
+                self.at_once = min(self.at_once, max(1, cores // (settings.batch_threads or settings.threads)))
         if settings.device == "cpu":
             torch.set_num_threads(settings.threads)
             keep_freed_memory()
@@ -101,7 +110,7 @@ class Engine:
 
     def submit(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Future[Batch]:
         """`describe` in one of the engine's threads; at once where a single batch is computed at a time."""
-        if self.settings.at_once > 1:
+        if self.settings.at_once > 1:  # even one at a time: a batch's bytes depend on its number of threads
             self._under_way = [future for future in self._under_way if not future.done()]
             self._under_way.append(self._pool.submit(self.describe, views, targets))
             return self._under_way[-1]
@@ -120,7 +129,7 @@ class Engine:
     def _pool(self) -> ThreadPoolExecutor:
         threads = self.settings.batch_threads or self.settings.threads
         return ThreadPoolExecutor(
-            self.settings.at_once, "batch", initializer=torch.set_num_threads, initargs=(threads,)
+            self.at_once, "batch", initializer=torch.set_num_threads, initargs=(threads,)
         )
 
     @contextmanager

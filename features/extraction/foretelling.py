@@ -41,7 +41,7 @@ def seconds_an_image(
     """
     pooled = [target for target in targets if target.parts is None]
     widths = dimensions(engine, pooled)
-    a_round = engine.settings.batch_rows * engine.settings.at_once
+    a_round = engine.settings.batch_rows * engine.at_once
     most = min(most, len(images))
     warm = range(a_round if most > a_round else 0)
     timed = range(len(warm), min(most, len(warm) + TIMED_ROUNDS * a_round))
@@ -51,7 +51,7 @@ def seconds_an_image(
             images,
             rows,
             engine.sizings(),
-            workers=engine.settings.decode_threads,
+            workers=engine.decode_threads,
             ahead=4 * engine.settings.batch_rows,
         )
         start = clock()

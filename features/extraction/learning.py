@@ -159,7 +159,7 @@ def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[t
         images,
         range(len(images)),
         engine.sizings()[:1],
-        workers=engine.settings.decode_threads,
+        workers=engine.decode_threads,
         ahead=4 * engine.settings.batch_rows,
     )
     skipped = 0

@@ -25,7 +25,7 @@ from features.extraction.engine import Engine
 from features.extraction.partial import Group
 from features.extraction.passes import columns_of
 from features.extraction.reading import Timed, read_ahead
-from features.extraction.settings import Settings
+from features.extraction.settings import Settings, available_cores
 from features.extraction.targets import Target
 from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import Window, blank_window, compute_window
@@ -148,18 +148,19 @@ def _sent(
 ) -> Iterator[Answer]:
     import joblib
 
-    backbone, settings = engine.backbone, engine.settings
+    backbone, settings, cores = engine.backbone, engine.settings, None
     with ExitStack() as stack:
         if cluster:
             stack.enter_context(_dask_client(cluster))
             stack.enter_context(joblib.parallel_config(backend="dask"))
             jobs = -1
         else:
+            cores = max(1, available_cores() // jobs)
             stack.enter_context(
                 joblib.parallel_config(backend="loky", inner_max_num_threads=settings.threads)
             )
         calls = (
-            joblib.delayed(compute_shard)(configuration, backbone, settings, shard, targets, widths)
+            joblib.delayed(compute_shard)(configuration, backbone, settings, cores, shard, targets, widths)
             for shard in shards
         )
         yield from joblib.Parallel(
@@ -196,11 +197,12 @@ def compute_shard(
     configuration: Configuration,
     backbone: Backbone,
     settings: Settings,
+    cores: int | None,
     shard: Shard,
     targets: tuple[Target, ...],
     widths: tuple[int, ...],
 ) -> Answer:
-    """In a worker: one window. The engine is built once in each process."""
+    """In a worker: one window. The engine is built once in each process; cores: as in `Engine`."""
     if not shard.places:
         return Answer(shard.number, None, asdict(settings))
     engine = _engine(
@@ -209,13 +211,14 @@ def compute_shard(
         backbone.name,
         _Held(configuration, backbone),
         settings,
+        cores,
     )
     started = time.perf_counter()
     pictures = read_ahead(
         shard.images,
         range(len(shard.places)),
         engine.sizings(),
-        workers=settings.decode_threads,
+        workers=engine.decode_threads,
         ahead=4 * settings.batch_rows,
     )
     rows = range(shard.start, shard.start + shard.rows)
@@ -244,12 +247,12 @@ class _Held:
 
 
 @lru_cache(maxsize=1)
-def _engine(path: object, work: object, name: str, held: _Held, settings: Settings) -> Engine:
+def _engine(path: object, work: object, name: str, held: _Held, settings: Settings, cores: int | None) -> Engine:
     from features.extraction.learning import open_part_model
 
     if settings.device == "cuda" and (devices := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(own_device(devices))
-    engine = Engine(held.backbone, settings)
+    engine = Engine(held.backbone, settings, cores=cores)
     for parts in held.backbone.parts:
         engine.part_models[parts] = open_part_model(held.configuration, held.backbone, parts)
     return engine

@@ -141,8 +141,8 @@ def computed_here(
         images,
         rows(),
         engine.sizings(),
-        workers=engine.settings.decode_threads,
-        ahead=max(2 * engine.settings.decode_threads, 4 * engine.settings.batch_rows),
+        workers=engine.decode_threads,
+        ahead=max(2 * engine.decode_threads, 4 * engine.settings.batch_rows),
     )
     timed = Timed(pictures)
     failed: dict[int, str] = {}

@@ -156,8 +156,8 @@ class _Batches:
     def put(self, pictures: list[Picture]) -> None:
         """Compute the descriptors of pictures of one shape; waits where too many are under way."""
         self.behind.append(self._sent(pictures))
-        at_once = self.engine.settings.at_once
-        while len(self.behind) > (at_once + 1 if at_once > 1 else 0):
+        behind = self.engine.at_once + 1 if self.engine.settings.at_once > 1 else 0
+        while len(self.behind) > behind:
             self._take(*self.behind.popleft())
 
     def finish(self) -> None:

@@ -113,6 +113,20 @@ def test_settings_of_earlier_versions_compute_one_batch_at_a_time(engine_of):
     assert engine_of(threads=2).settings.at_once == 1
 
 
+@pytest.mark.parametrize("cores, at_once, decoding", [(None, 4, 4), (8, 4, 4), (3, 3, 3), (1, 1, 1)])
+def test_a_process_that_shares_the_machine_computes_fewer_batches_at_once(engine_of, cores, at_once, decoding):
+    settings = engine_of(threads=4, batch_threads=1).settings
+    engine = Engine(Backbone("test_resnet", LAYERS, "test_resnet", weights="random", image_size=32), settings, cores=cores)
+    assert (engine.at_once, engine.decode_threads) == (at_once, decoding)
+    assert engine.settings == settings  # what the manifest records
+    targets = [Target(Path("layer4"), {}, "layer4", pooling="spoc")]
+    threads = []
+    engine.describe = lambda *_: threads.append(torch.get_num_threads())
+    for _ in range(4):
+        engine.submit([PIXELS], targets).result()
+    assert threads == [1] * 4
+
+
 @pytest.mark.parametrize(
     "side_px,free_gib,rows", [(224, 139, 128), (224, 8, 8), (448, 8, 2), (224, 0.1, 1), (32, 139, 256)]
 )

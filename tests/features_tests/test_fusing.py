@@ -215,6 +215,8 @@ def test_an_engine_and_its_twins_give_the_same_bytes(layers, tmp_path):
         together = [fused.submit([pixels], targets) for _ in range(6)]
         found = [future.result() for future in together]
     assert len(fused._idle) > 1
+    own, other = (twin.module.state_dict() for twin in fused._idle[:2])
+    assert all(own[name].data_ptr() == other[name].data_ptr() for name in own)
     assert all(fused_count(twin.module) == fused_count(fused.network.module) for twin in fused._idle)
     for t in range(len(targets)):
         assert all(np.array_equal(batch.rows[t], found[0].rows[t]) for batch in found)
