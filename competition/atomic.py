@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 from pathlib import Path
+
+WRITING = ".writing"
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write `data` to `path` through a synced temporary file beside it and a rename; returns `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
     try:
         with os.fdopen(handle, "wb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)  # the system drops it when the process dies
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
     return path
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in `folder` that processes left there when they were killed."""
+    for path in Path(folder).glob(f".*{WRITING}"):
+        try:
+            with open(path, "rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (FileNotFoundError, BlockingIOError):  # it has got its name, or is being written
+            continue
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from competition.atomic import remove_abandoned
 from competition.configuration import SPLITS, Backbone, Configuration, External
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, split_images
@@ -185,7 +186,11 @@ class Work:
     engine: Engine | None = None  # the last one built: a single backbone needs it only once
 
     def recover(self) -> None:
-        """Complete what an earlier run left between its last row and its last file name."""
+        """Complete what an earlier run left between its last row and its last file name; what it left half written
+        in between goes."""
+        work = Path(self.configuration.competition.work)
+        for folder in {work, *work.glob("dumps/*/"), *self.folders.values()}:
+            remove_abandoned(folder)
         for backbone in self.configuration.backbones:
             for folder in self.folders.values():
                 recover(targets_of(self.configuration, backbone, folder), folder, Disk())

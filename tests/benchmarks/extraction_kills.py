@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WINDOW_ROWS = 16  # 256 in earnest
 
 CHILD = """
 import sys, time
@@ -27,7 +28,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 from competition.configuration import Backbone, Competition, Configuration, Tuning
 from features.extraction import extract, passes, running, settings
-settings.WINDOW_ROWS, passes.COMMIT_EVERY_S = 16, {commit_s}
+settings.WINDOW_ROWS, passes.COMMIT_EVERY_S = {rows}, {commit_s}
 model, layers, poolings = "top7_vgg16_quarter", (0, 1, 2, 3, 4), ("spoc", "fcrow")
 backbone = Backbone(model, layers, "embedded", image_size=128, pooling=poolings)
 competition = Competition("kills", Path({folder!r}), work=Path({work!r}))
@@ -58,6 +59,10 @@ def ran_images(process: subprocess.Popen, timeout_s: float | None = None) -> int
     return int(line)
 
 
+def different(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+
+
 def done_windows(work: Path) -> int:
     return sum(path.read_bytes().count(b'{"window":') for path in work.rglob("*.journal"))
 
@@ -74,7 +79,7 @@ def main() -> None:
 
     def child(work: Path) -> subprocess.Popen:
         code = CHILD.format(
-            root=str(ROOT), folder=str(options.images), work=str(work), commit_s=options.commit_s
+            root=str(ROOT), folder=str(options.images), work=str(work), commit_s=options.commit_s, rows=WINDOW_ROWS
         )
         return subprocess.Popen(
             [sys.executable, "-c", code],
@@ -99,12 +104,17 @@ def main() -> None:
             try:
                 ran_images(process, moments.uniform(0, whole_s))
                 finished += 1
-                assert contents(work) == expected, "an interrupted extraction ended in other bytes"
+                if other := different(contents(work), expected):
+                    sys.exit(f"an interrupted extraction ended in other bytes: {other}; after {len(kept)} kills")
                 shutil.rmtree(work / "dumps" / "gallery")  # finished before its moment: begin again
                 continue
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+            if contents(work) == expected:  # between the last row and the end of the process
+                lost_s.append(0.0)
+                kept.append(-(-images // WINDOW_ROWS))
+                continue
             journals = [path.stat().st_mtime for path in work.rglob("*.journal")]
             resumed = (work / "begun").stat().st_mtime
             lost_s.append(round(time.time() - max([resumed, *journals]), 2))

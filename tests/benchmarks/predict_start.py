@@ -106,7 +106,7 @@ def forward(engine: Engine, views: list[list[np.ndarray]]) -> None:
     batches += [np.stack(waiting) for waiting in groups.values()]
     flips = (False, True) if engine.backbone.flip else (False,)
     threads = engine.settings.batch_threads or engine.settings.threads
-    with ThreadPoolExecutor(engine.settings.at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(engine.at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         list(pool.map(lambda task: [maps.shape for maps in engine.maps(task[0], flip=task[1])],
                       [(batch, flip) for batch in batches for flip in flips]))
 
@@ -117,7 +117,7 @@ def parts(configuration: Configuration, images: ImageSet, repeats: int) -> dict[
     for backbone in configuration.backbones:
         path = settings_path(configuration, backbone, backbone_recipe(configuration, backbone))
         engine = Engine(backbone, fixed_settings(path, backbone, choose_device("auto")))
-        threads = engine.settings.decode_threads
+        threads = engine.decode_threads
         views: list[list[np.ndarray]] = []
 
         def decode() -> None:

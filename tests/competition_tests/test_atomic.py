@@ -2,10 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from competition.atomic import write_bytes, write_json, write_text
+from competition.atomic import remove_abandoned, write_bytes, write_json, write_text
 
 
 def test_writing_and_replacing(tmp_path):
@@ -28,3 +31,37 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, step):
     with pytest.raises(OSError, match="No space left"):
         write_text(path, "new")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+HALF = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from competition import atomic
+atomic.os.fsync = lambda _: print("writing", flush=True) or time.sleep(60)
+atomic.write_bytes({path!r}, b"half")
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    root, path = Path(__file__).resolve().parents[2], tmp_path / "file.json"
+    write_text(path, "whole")
+    code = HALF.format(root=str(root), path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "writing\n"
+        remove_abandoned(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "whole"
+
+
+def test_other_files_are_not_taken_for_abandoned(tmp_path):
+    names = [".a.npy.0123456789ab.partial", "a.writing.json", "a.writing", ".extract.lock"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)

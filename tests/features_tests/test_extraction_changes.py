@@ -297,3 +297,13 @@ def test_describing_needs_no_gallery(tiny):
         configuration, list_images(tiny.folder / "val"), tiny.folder / "out", device="cpu", progress=False
     )
     assert len(report.paths) == 2 and open_dump(report.paths[0]).descriptors.shape == (3, 32)
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tiny):
+    configuration = tiny.configured()
+    tiny.run(configuration)
+    whole, work = tiny.contents(configuration), tiny.folder / "work"
+    for folder in (work, work / "dumps" / "gallery", work / "dumps" / "settings"):
+        (folder / ".x.json.ab12cd34.writing").write_bytes(b"half")
+    assert tiny.run(configuration).images == 0
+    assert not list(work.rglob("*.writing")) and tiny.contents(configuration) == whole
