@@ -24,6 +24,7 @@ from competition.errors import ConfigurationError, Top7Error
 from features.backbones import Network, create_network
 from features.decoding import Sizing
 from features.extraction.memory import keep_freed_memory
+from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
 from features.fusing import put
@@ -231,14 +232,14 @@ class Engine:
     def _made_finite(self, maps: list[Tensor], pixels: np.ndarray, flip: bool) -> tuple[list[Tensor], Tensor]:
         """Maps of full precision for images whose reduced ones are not finite, zeros where these are not either;
         and which images are finite."""
-        finite = _finite(maps)
+        finite = finite_images(maps)
         if not finite.all() and self.settings.precision != "float32":
             keep = finite.view(-1, 1, 1, 1)
             maps = [
                 torch.where(keep, half, full)
                 for half, full in zip(maps, self.maps(pixels, flip=flip, exact=True))
             ]
-            finite = _finite(maps)
+            finite = finite_images(maps)
         return [torch.where(finite.view(-1, 1, 1, 1), found, 0) for found in maps], finite
 
     def _pooled(self, maps: list[Tensor], targets: Sequence[Target]) -> tuple[dict[int, Tensor], Tensor]:
@@ -249,7 +250,7 @@ class Engine:
             pooled = self._pool_layer(layer, found, targets)
             results |= {t: rows for t, (_, rows) in pooled.items()}
             averages = [rows for name, rows in pooled.values() if name == "spoc"]  # finite only if all values are
-            finite &= torch.isfinite(averages[0]).all(1) if averages else _finite([found])
+            finite &= torch.isfinite(averages[0]).all(1) if averages else finite_images([found])
         return results, finite
 
     def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
@@ -290,34 +291,6 @@ class Engine:
                     "clamp = true there"
                 ) from None
         return {t: (name, pooled[name]) for name, t in names.items()}
-
-
-def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, D) float32 divided by their L2 norms, and the norms (B,); sums in float64, a zero row stays
-    zero.
-    """
-    norms = rows.double().square().sum(1).sqrt()
-    unit = rows.double() / torch.where(norms > 0, norms, 1)[:, None]
-    return unit.float(), norms.float()
-
-
-def averaged(
-    rows: Sequence[Sequence[np.ndarray]], norms: Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Views of unit rows -> their mean as unit rows, for each target; and the mean of the norms."""
-    if len(rows) == 1:
-        return list(rows[0]), norms[0]
-    means = [unit_rows(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
-    return means, np.mean(norms, axis=0, dtype=np.float64).astype(np.float32)
-
-
-def _finite(maps: Sequence[Tensor]) -> Tensor:
-    """Which images have finite values throughout, (B,) bool: a sum is finite only if its terms are."""
-    sums = torch.stack([found.sum((1, 2, 3)) for found in maps])
-    finite = torch.isfinite(sums).all(0)
-    if finite.all():
-        return finite
-    return torch.stack([torch.isfinite(found).flatten(1).all(1) for found in maps]).all(0)
 
 
 def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,6 +37,7 @@ from features.extraction.planning import (
     plan_pass,
     refuse_small_disk,
 )
+from features.extraction.report import ExtractionReport
 from features.extraction.settings import (
     available_cores,
     choose_device,
@@ -46,18 +47,6 @@ from features.extraction.settings import (
 )
 from features.extraction.standing import Standing, recover, standings
 from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
-
-
-@dataclass
-class ExtractionReport:
-    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason)."""
-
-    paths: list[Path] = field(default_factory=list)
-    images: int = 0
-    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
-    bytes_written: int = 0
-    seconds: float = 0.0
-    limited: int | None = None
 
 
 def extract(
@@ -101,7 +90,7 @@ def extract(
             ]
     report.seconds = time.perf_counter() - start
     report.limited = limit_of(configuration)
-    _say(report)
+    report.say()
     return report
 
 
@@ -139,7 +128,7 @@ def describe(
         work.recover()
         report = work.run(work.plan(measure=False), progress)
     report.seconds = time.perf_counter() - start
-    _say(report)
+    report.say()
     return report
 
 
@@ -299,10 +288,3 @@ def _compiled(engine: Engine) -> bool:
     compiled, why = compiling_helps(engine)
     print(why, file=sys.stderr)
     return compiled
-
-
-def _say(report: ExtractionReport) -> None:
-    for split, image_id, reason in report.unreadable:
-        print(f"unreadable: {split} {image_id}: {reason}", file=sys.stderr)
-    if report.limited:
-        print(f"the gallery is a sample of {report.limited} images: scores are optimistic", file=sys.stderr)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from competition.configuration import Parts
-from features.extraction.engine import Batch, Engine, averaged, unit_rows
+from features.extraction.engine import Batch, Engine
 from features.extraction.reading import Picture
-from features.extraction.settings import KEPT_ROWS
+from features.extraction.rows import averaged, unit_rows
 from features.extraction.targets import Target
 
 NOT_FINITE = "the network gives values that are not finite"
@@ -115,7 +115,7 @@ class StartedWindow:
                 self.first[picture.sha256] = picture.row
                 shape = tuple(view.shape for view in picture.pixels)
                 groups.setdefault(shape, []).append(picture)
-                if len(groups[shape]) >= batch_rows(self.engine):  # fewer than before once memory ran out
+                if len(groups[shape]) >= self.engine.settings.batch_rows:  # fewer than before once memory ran out
                     self.batches.put(groups.pop(shape))
         for waiting in groups.values():
             self.batches.put(waiting)
@@ -258,17 +258,11 @@ class Projection:
         self.places, self.views = [], []
 
 
-def batch_rows(engine: Engine) -> int:
-    """Images of one shape that are run together."""
-    most = engine.settings.batch_rows
-    return min(most, KEPT_ROWS) if engine.backbone.resize == "keep" and engine.device.type == "cpu" else most
-
-
 def _slots(engine: Engine, pictures: int) -> int:
     """Always the full batch; on a GPU, where shapes differ from image to image and half precision rounds anyway,
     the next power of two, at least 2.
     """
-    most = batch_rows(engine)
+    most = engine.settings.batch_rows
     if engine.backbone.resize == "keep" and engine.device.type != "cpu":
         return max(pictures, min(most, max(2, 1 << (pictures - 1).bit_length())))
     return max(pictures, most)

@@ -124,6 +124,18 @@ def halved_between(self, images):
     return self.norm(self.first(images) / 2)
 
 
+def asks_its_norm(self, images):
+    return self.relu(self.norm(self.first(images))) * self.norm.eps
+
+
+def test_a_network_that_asks_its_norm_for_something_is_put_back():
+    block = with_values(Block(asks_its_norm))
+    expected = block(IMAGES)
+    replaced, reason = fuse(block, lambda images: [block(images)])
+    assert replaced == {} and reason.startswith("AttributeError")
+    assert torch.equal(block(IMAGES), expected)
+
+
 @pytest.mark.parametrize(
     "forward, fused",
     [(both_read, 0), (one_relu_twice, 1), (added_before_the_relu, 1), (called_twice, 0), (halved_between, 0)],

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from competition.errors import Top7Error
-from features.search import Shortlist, search
+from features.search import search
+from features.shortlist import Shortlist
 
 
 def brute_force(queries, gallery, weights, k, excluded=None):

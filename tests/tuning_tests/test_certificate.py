@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tuning_tests.test_robust import make_scene
 from tuning.certificate import certify
-from tuning.objective import average_precisions, mean_average_precision
+from tuning.objective import mean_average_precision
 from tuning.open_pairs import Pairs
 from tuning.region import random_coordinates, vertices
 

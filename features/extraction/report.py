@@ -1,0 +1,26 @@
+"""What an extraction did."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class ExtractionReport:
+    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason)."""
+
+    paths: list[Path] = field(default_factory=list)
+    images: int = 0
+    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
+    bytes_written: int = 0
+    seconds: float = 0.0
+    limited: int | None = None
+
+    def say(self) -> None:
+        """What was left out, and whether the gallery is a sample."""
+        for split, image_id, reason in self.unreadable:
+            print(f"unreadable: {split} {image_id}: {reason}", file=sys.stderr)
+        if self.limited:
+            print(f"the gallery is a sample of {self.limited} images: scores are optimistic", file=sys.stderr)
