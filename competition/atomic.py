@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 WRITING = ".writing"
@@ -18,7 +19,8 @@ def write_bytes(path: Path, data: bytes) -> Path:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
     try:
         with os.fdopen(handle, "wb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH)  # the system drops it when the process dies
+            with suppress(OSError):  # a file system without locks: what is left there is not removed
+                fcntl.flock(stream, fcntl.LOCK_SH)  # the system drops it when the process dies
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -35,10 +37,10 @@ def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in `folder` that processes left there when they were killed."""
     for path in Path(folder).glob(f".*{WRITING}"):
         try:
-            with open(path, "rb") as stream:
+            with open(path, "rb+") as stream:  # network file systems lock nothing that is only read
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
-        except (FileNotFoundError, BlockingIOError):  # it has got its name, or is being written
+        except OSError:  # it has got its name, or is being written, or cannot be locked
             continue
 
 

@@ -65,3 +65,14 @@ def test_other_files_are_not_taken_for_abandoned(tmp_path):
         (tmp_path / name).touch()
     remove_abandoned(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_file_system_without_locks_is_written_to_and_nothing_is_removed_there(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("competition.atomic.fcntl.flock", refuse)
+    assert write_text(tmp_path / "a.txt", "whole").read_text() == "whole"
+    (tmp_path / ".b.txt.ab12cd34.writing").touch()
+    remove_abandoned(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".b.txt.ab12cd34.writing", "a.txt"]
