@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from competition.errors import Top7Error
+from features.without_compiler import without_compiler
+
+with without_compiler():
+    from timm.layers import BatchNormAct2d, Conv2dSame
+    from timm.layers.padding import pad_same
 
 PROBE_SIDE_PX = 64
 TOLERANCE = 1e-4  # of a layer's largest value; rounding alone gives some 1e-6
@@ -59,7 +62,11 @@ class FusedConvolution(nn.Module):
 
 
 def with_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias, float32, of the convolution that gives what `norm` makes of `convolution`; in float64."""
+    """Weight and bias, float32, of the convolution that gives what `norm` makes of `convolution`; in float64.
+
+    y = g (W x + b - m) / s + o is the convolution g W / s with bias g (b - m) / s + o; m, s: running mean and standard
+    deviation.
+    """
     weight, bias = convolution.weight.detach(), convolution.bias
     if norm is None:
         return weight, None if bias is None else bias.detach()

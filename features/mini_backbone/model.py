@@ -16,6 +16,8 @@ from timm.models._registry import generate_default_cfgs
 from timm.models.vgg import VGG
 from torch import nn
 
+from features.fusing import with_norm
+
 NAME = "top7_vgg16_quarter"
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
 LAYOUT = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")  # "M": 2 x 2 maximum
@@ -66,8 +68,7 @@ def training_features() -> nn.Sequential:
 def folded(features: nn.Sequential) -> dict[str, torch.Tensor]:
     """Return the state of the plain network that computes what `features` (with batch norms) computes in evaluation.
 
-    y = g (W x + b - m) / s + o is the convolution g W / s with bias g (b - m) / s + o; m, s: running mean and standard
-    deviation. Keys as in timm's VGG, "features.0.weight" and so on; float32.
+    Keys as in timm's VGG, "features.0.weight" and so on; float32.
     """
     state: dict[str, torch.Tensor] = {}
     position = 0
@@ -76,12 +77,8 @@ def folded(features: nn.Sequential) -> dict[str, torch.Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             continue
         if isinstance(module, nn.Conv2d):
-            weight = module.weight.detach().double()
-            bias = module.bias.detach().double() if module.bias is not None else weight.new_zeros(weight.shape[0])
-            if isinstance(following, nn.BatchNorm2d):
-                gain = following.weight.detach().double() / torch.sqrt(following.running_var.double() + following.eps)
-                weight = weight * gain[:, None, None, None]
-                bias = (bias - following.running_mean.double()) * gain + following.bias.detach().double()
-            state[f"features.{position}.weight"], state[f"features.{position}.bias"] = weight.float(), bias.float()
+            weight, bias = with_norm(module, following if isinstance(following, nn.BatchNorm2d) else None)
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            state[f"features.{position}.weight"], state[f"features.{position}.bias"] = weight, bias
         position += 1
     return state

@@ -36,6 +36,12 @@ print(torch._dynamo.utils.__file__ is not None, torch.compile(lambda x: 2 * x, b
     assert said.splitlines() == ["False", "False", "[[[[1.0, 1.0], [1.0, 1.0]]]]", "True [2.0]"]
 
 
+@pytest.mark.parametrize("module", ["features.fusing", "features.backbones", "features.extraction.engine"])
+def test_the_compiler_stays_away_whichever_module_is_imported_first(module):
+    said = fresh(f"import sys, {module}; print(any(name.startswith('torch._dynamo') for name in sys.modules))")
+    assert said == "False\n"
+
+
 def test_whatever_else_is_asked_of_the_stand_in_is_the_real_thing():
     said = fresh("""
 import sys
