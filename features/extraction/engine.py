@@ -52,11 +52,9 @@ class Engine:
     def __init__(self, backbone: Backbone, settings: Settings, *, cores: int | None = None) -> None:
         check_poolings(backbone.pooling)
         self.backbone, self.settings = backbone, settings
-        self.at_once, self.decode_threads = settings.at_once, settings.decode_threads
-        if cores is not None:
-            self.decode_threads = min(self.decode_threads, cores)
-            if settings.device == "cpu":
-                self.at_once = min(self.at_once, max(1, cores // (settings.batch_threads or settings.threads)))
+        shared = settings if cores is None else replace(settings, threads=min(settings.threads, cores))
+        self.at_once = shared.at_once
+        self.decode_threads = min(settings.decode_threads, cores or settings.decode_threads)
         if settings.device == "cpu":
             torch.set_num_threads(settings.threads)
             keep_freed_memory()
@@ -248,8 +246,8 @@ class Engine:
         finite = torch.ones(len(maps[0]), dtype=torch.bool, device=self.device)
         for layer, found in zip(self.network.layers, maps):
             pooled = self._pool_layer(layer, found, targets)
-            results |= {t: rows for t, (_, rows) in pooled.items()}
-            averages = [rows for name, rows in pooled.values() if name == "spoc"]  # finite only if all values are
+            results |= pooled
+            averages = [pooled[t] for t in pooled if targets[t].pooling == "spoc"]  # finite only if all values are
             finite &= torch.isfinite(averages[0]).all(1) if averages else finite_images([found])
         return results, finite
 
@@ -265,10 +263,8 @@ class Engine:
     def for_parts(self, maps: Tensor) -> Tensor:
         return maps.clamp_min(0) if self.clamped else maps
 
-    def _pool_layer(
-        self, layer: int | str, maps: Tensor, targets: Sequence[Target]
-    ) -> dict[int, tuple[str, Tensor]]:
-        """{target's number: (name of the pooling, rows (B, C))} of one layer."""
+    def _pool_layer(self, layer: int | str, maps: Tensor, targets: Sequence[Target]) -> dict[int, Tensor]:
+        """{target's number: rows (B, C)} of one layer."""
         names = {
             target.pooling: t
             for t, target in enumerate(targets)
@@ -290,7 +286,7 @@ class Engine:
                     f"[[backbone]] {self.backbone.name}, layer {layer!r}: {error}; or write "
                     "clamp = true there"
                 ) from None
-        return {t: (name, pooled[name]) for name, t in names.items()}
+        return {t: pooled[name] for name, t in names.items()}
 
 
 def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
