@@ -41,7 +41,9 @@ class Network:
         if self.transformer:
             return self  # no batch norm follows its convolutions
         replaced, reason = fuse(self.module, self.forward)
-        notes = [f"{name}: its convolutions run as timm has them, which is slower: {reason}"] if reason else []
+        notes = (
+            [f"{name}: its convolutions run as timm has them, which is slower: {reason}"] if reason else []
+        )
         return replace(self, replaced=replaced, notes=self.notes + notes)
 
     def compiled(self) -> Network:

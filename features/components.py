@@ -73,14 +73,20 @@ def check_choice(configuration: Configuration, choice: Choice) -> None:
     known = choices(configuration)
     for name in choice:
         if name not in known:
-            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name!r}, which the configuration does not "
-                                     f"have: {nearest(name, known)}")
+            raise ConfigurationError(
+                f"{configuration.path}: the recipe chooses {name!r}, which the configuration does not "
+                f"have: {nearest(name, known)}"
+            )
     for name, values in known.items():
         if name not in choice:
-            raise ConfigurationError(f"{configuration.path}: the recipe lacks a choice for {name!r}, one of {values}")
+            raise ConfigurationError(
+                f"{configuration.path}: the recipe lacks a choice for {name!r}, one of {values}"
+            )
         if choice[name] not in values:
-            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name} = {choice[name]!r}, the "
-                                     f"configuration has {values}: add it there and extract again")
+            raise ConfigurationError(
+                f"{configuration.path}: the recipe chooses {name} = {choice[name]!r}, the "
+                f"configuration has {values}: add it there and extract again"
+            )
 
 
 def components_of(configuration: Configuration, choice: Choice) -> tuple[Component, ...]:
@@ -92,15 +98,24 @@ def components_of(configuration: Configuration, choice: Choice) -> tuple[Compone
         found += [layer_component(backbone, layer, pooling) for layer in depth_order(backbone.layers)]
         for number in range(len(backbone.parts)):
             label = parts_label(backbone, number)
-            found.append(parts_component(backbone, number, int(choice[f"{label}.count"]), int(choice[f"{label}.dim"]),
-                                         float(choice[f"{label}.exponent"])))
+            found.append(
+                parts_component(
+                    backbone,
+                    number,
+                    int(choice[f"{label}.count"]),
+                    int(choice[f"{label}.dim"]),
+                    float(choice[f"{label}.exponent"]),
+                )
+            )
     found += [external_component(external) for external in configuration.externals]
     return tuple(found)
 
 
 def layer_component(backbone: Backbone, layer: int | str, pooling: str) -> Component:
     """Return the component of one layer under one pooling."""
-    return Component(f"{backbone.name}/{layer}/{pooling}", f"{backbone.name}/{pooling}", backbone.name, layer, pooling)
+    return Component(
+        f"{backbone.name}/{layer}/{pooling}", f"{backbone.name}/{pooling}", backbone.name, layer, pooling
+    )
 
 
 def parts_component(backbone: Backbone, number: int, count: int, dim: int, exponent: float) -> Component:
@@ -121,8 +136,10 @@ def backbone_named(configuration: Configuration, name: str) -> Backbone:
     for backbone in configuration.backbones:
         if backbone.name == name:
             return backbone
-    raise ConfigurationError(f"{configuration.path}: no backbone {name!r}: "
-                             f"{nearest(name, [b.name for b in configuration.backbones])}")
+    raise ConfigurationError(
+        f"{configuration.path}: no backbone {name!r}: "
+        f"{nearest(name, [b.name for b in configuration.backbones])}"
+    )
 
 
 def external_named(configuration: Configuration, name: str) -> External:
@@ -130,8 +147,10 @@ def external_named(configuration: Configuration, name: str) -> External:
     for external in configuration.externals:
         if external.name == name:
             return external
-    raise ConfigurationError(f"{configuration.path}: no external {name!r}: "
-                             f"{nearest(name, [e.name for e in configuration.externals])}")
+    raise ConfigurationError(
+        f"{configuration.path}: no external {name!r}: "
+        f"{nearest(name, [e.name for e in configuration.externals])}"
+    )
 
 
 def component_from(values: Mapping[str, object]) -> Component:
@@ -139,5 +158,7 @@ def component_from(values: Mapping[str, object]) -> Component:
     known = Component.__dataclass_fields__
     for key in values:
         if key not in known:
-            raise ConfigurationError(f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}")
+            raise ConfigurationError(
+                f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}"
+            )
     return Component(**values)

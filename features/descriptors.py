@@ -22,13 +22,20 @@ def gallery_ids(configuration: Configuration) -> tuple[str, ...]:
     ids = tuple(extracted_images(configuration, "gallery").ids)
     top_k = configuration.competition.top_k
     if top_k > len(ids):
-        raise ConfigurationError(f"{configuration.path}: [competition] top_k = {top_k}, but the gallery "
-                                 f"{configuration.competition.gallery} holds {len(ids)} images: lower top_k")
+        raise ConfigurationError(
+            f"{configuration.path}: [competition] top_k = {top_k}, but the gallery "
+            f"{configuration.competition.gallery} holds {len(ids)} images: lower top_k"
+        )
     return ids
 
 
-def open_components(configuration: Configuration, components: Sequence[Component], split: str, ids: Sequence[str] | None,
-                    folder: Path | None = None) -> list[Dump]:
+def open_components(
+    configuration: Configuration,
+    components: Sequence[Component],
+    split: str,
+    ids: Sequence[str] | None,
+    folder: Path | None = None,
+) -> list[Dump]:
     """Open one dump a component, in order; whitened part components are made on first use and kept.
 
     ids: the rows expected (None: whatever the first dump holds, and all the same). folder: instead of the split's
@@ -42,17 +49,31 @@ def open_components(configuration: Configuration, components: Sequence[Component
     return dumps
 
 
-def component_path(configuration: Configuration, component: Component, split: str, folder: Path | None = None) -> Path:
+def component_path(
+    configuration: Configuration, component: Component, split: str, folder: Path | None = None
+) -> Path:
     """Return where the component's dump lies; a whitened part component is made there if it is missing."""
     if component.external is not None:
         if folder is not None:
-            raise ConfigurationError(f"{component.name}: descriptors made elsewhere cannot describe new images: tune a "
-                                     "recipe without [[external]] components for predict")
+            raise ConfigurationError(
+                f"{component.name}: descriptors made elsewhere cannot describe new images: tune a "
+                "recipe without [[external]] components for predict"
+            )
         return external_dump_path(configuration, split, external_named(configuration, component.external))
     backbone = backbone_named(configuration, component.backbone)
     if component.parts is None:
-        return component_dump_path(configuration, split, backbone, component.layer, component.pooling, folder=folder)
+        return component_dump_path(
+            configuration, split, backbone, component.layer, component.pooling, folder=folder
+        )
     from features.parts.whitened import whitened_dump
 
-    return whitened_dump(configuration, split, backbone, backbone.parts[component.parts], component.count, component.dim,
-                         component.exponent, folder=folder)
+    return whitened_dump(
+        configuration,
+        split,
+        backbone,
+        backbone.parts[component.parts],
+        component.count,
+        component.dim,
+        component.exponent,
+        folder=folder,
+    )

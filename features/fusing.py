@@ -87,7 +87,9 @@ def can_fuse() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def fuse(module: nn.Module, forward: Callable[[Tensor], list[Tensor]]) -> tuple[dict[str, nn.Module], str | None]:
+def fuse(
+    module: nn.Module, forward: Callable[[Tensor], list[Tensor]]
+) -> tuple[dict[str, nn.Module], str | None]:
     """Put one module for each convolution with what follows it; ({name: module put there}, why nothing was put).
 
     module: in evaluation mode, float32, on the CPU; forward: runs it on (B, 3, H, W) and returns the maps wanted.
@@ -103,8 +105,12 @@ def fuse(module: nn.Module, forward: Callable[[Tensor], list[Tensor]]) -> tuple[
             before = {name: module.get_submodule(name) for name in replaced}
             put(module, replaced)
             found = forward(images)
-        worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(flow.maps, found))
-        reason = None if worst <= TOLERANCE else f"its maps would differ by {worst:.1e} of their largest value"
+        worst = max(
+            float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(flow.maps, found)
+        )
+        reason = (
+            None if worst <= TOLERANCE else f"its maps would differ by {worst:.1e} of their largest value"
+        )
     except Top7Error:
         put(module, before)
         raise
@@ -172,7 +178,9 @@ class _Flow:
         """The module that alone reads what `name` gives; None where several do, or where it is wanted itself."""
         output = self.outputs[name]
         readers = self.readers.get(id(output), set())
-        return None if len(readers) != 1 or any(output is found for found in self.maps) else next(iter(readers))
+        return (
+            None if len(readers) != 1 or any(output is found for found in self.maps) else next(iter(readers))
+        )
 
 
 def _known(convolution: nn.Conv2d) -> bool:

@@ -71,7 +71,9 @@ def no_such_layer(
 ) -> ConfigurationError:
     try:
         known = [
-            str(info["index"]) for info in create_model(backbone, options).feature_info.info if "index" in info
+            str(info["index"])
+            for info in create_model(backbone, options).feature_info.info
+            if "index" in info
         ]
         known = known or [str(n) for n in range(len(create_model(backbone, options).feature_info.info))]
     except Exception as failure:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from features.regions import region_maxima, row_bands
 
-POWER = 3.0  # of the power mean that positions must exceed in GRMAC and AMAC: not published; GeM's is our choice
+POWER = (
+    3.0  # of the power mean that positions must exceed in GRMAC and AMAC: not published; GeM's is our choice
+)
 GROUP_BYTES = 2**20  # maps read together on a CPU: fewer calls, still in the caches
 ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
 
@@ -141,8 +143,9 @@ class _Reading:
     @cached_property
     def attended_maximum(self) -> Tensor:
         attended = attention(self.summed, POWER)
-        return torch.stack([f[:, inside].amax(1) if inside.any() else f.amax(1)
-                            for f, inside in zip(self.flat, attended)])
+        return torch.stack(
+            [f[:, inside].amax(1) if inside.any() else f.amax(1) for f, inside in zip(self.flat, attended)]
+        )
 
 
 def _aligned(values: Tensor) -> Tensor:

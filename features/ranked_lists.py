@@ -29,9 +29,18 @@ class RankedLists:
     unreadable: tuple[str, ...]
 
 
-def ranked_lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: Sequence[str] | None,
-                 gallery_ids: Sequence[str] | None, *, k: int | None = None, folder: Path | None = None,
-                 left_out: np.ndarray | None = None, progress: bool = False) -> RankedLists:
+def ranked_lists(
+    configuration: Configuration,
+    recipe: Recipe,
+    split: str,
+    query_ids: Sequence[str] | None,
+    gallery_ids: Sequence[str] | None,
+    *,
+    k: int | None = None,
+    folder: Path | None = None,
+    left_out: np.ndarray | None = None,
+    progress: bool = False,
+) -> RankedLists:
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
     Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
@@ -44,10 +53,16 @@ def ranked_lists(configuration: Configuration, recipe: Recipe, split: str, query
     gallery = open_components(configuration, components, "gallery", gallery_ids)
     no_query = np.logical_or.reduce([dump.unreadable for dump in queries])
     groups = [recipe.groups[number] if recipe.groups else number for number in used]
-    ranks, scores = rank_dumps(queries, gallery, recipe.weight_array[used], recipe.steps,
-                               k or configuration.competition.top_k, groups=groups, left_out=left_out,
-                               folder=Path(configuration.competition.work) / "ranking" if recipe.steps else None,
-                               progress=progress)
+    ranks, scores = rank_dumps(
+        queries,
+        gallery,
+        recipe.weight_array[used],
+        recipe.steps,
+        k or configuration.competition.top_k,
+        groups=groups,
+        left_out=left_out,
+        folder=Path(configuration.competition.work) / "ranking" if recipe.steps else None,
+        progress=progress,
+    )
     unreadable = tuple(queries[0].ids[row] for row in np.flatnonzero(no_query))
     return RankedLists(tuple(queries[0].ids), tuple(gallery[0].ids), ranks, scores, unreadable)
-

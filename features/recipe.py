@@ -45,7 +45,9 @@ def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
     """Raise ConfigurationError unless `weights` are `n_components` finite numbers >= 0 of sum 1."""
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (n_components,):
-        raise ConfigurationError(f"{where}: {weights.size} weights for {n_components} components: give one each")
+        raise ConfigurationError(
+            f"{where}: {weights.size} weights for {n_components} components: give one each"
+        )
     if not np.isfinite(weights).all() or (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
         raise ConfigurationError(f"{where}: weights {weights.tolist()} must be numbers >= 0 of sum 1")
 
@@ -53,12 +55,23 @@ def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
 def write_recipe(path: Path, recipe: Recipe) -> Path:
     """Write `recipe` to `path`, atomically; weights keep every bit (repr round-trips)."""
     check_weights(recipe.weight_array, len(recipe.components), str(path))
-    components = [{key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components]
-    return write_json(path, {
-        "format": FORMAT, "name": recipe.name, "components": components, "weights": list(recipe.weights),
-        "choice": recipe.choice, "scores": recipe.scores, "provenance": recipe.provenance, "steps": list(recipe.steps),
-        "groups": list(recipe.groups),
-    })
+    components = [
+        {key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components
+    ]
+    return write_json(
+        path,
+        {
+            "format": FORMAT,
+            "name": recipe.name,
+            "components": components,
+            "weights": list(recipe.weights),
+            "choice": recipe.choice,
+            "scores": recipe.scores,
+            "provenance": recipe.provenance,
+            "steps": list(recipe.steps),
+            "groups": list(recipe.groups),
+        },
+    )
 
 
 def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
@@ -100,8 +113,16 @@ def _found(configuration: Configuration, named: str | None) -> Recipe:
     found = resolve(named_recipe(named), configuration)
     for note in found.notes:
         print(f"top7: recipe {named}: {note}", file=sys.stderr)
-    return Recipe(Path(named).stem, found.components, found.weights, {}, {}, {"source": "named recipe"},
-                  tuple(map(dict, found.steps)), found.groups)
+    return Recipe(
+        Path(named).stem,
+        found.components,
+        found.weights,
+        {},
+        {},
+        {"source": "named recipe"},
+        tuple(map(dict, found.steps)),
+        found.groups,
+    )
 
 
 def _is_own_format(path: Path) -> bool:
@@ -117,7 +138,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such recipe: run ./run.sh tune first, or give --recipe FILE") from None
+        raise ConfigurationError(
+            f"{path}: no such recipe: run ./run.sh tune first, or give --recipe FILE"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -127,7 +150,17 @@ def read_recipe(path: Path) -> Recipe:
         weights = tuple(float(weight) for weight in values["weights"])
         name = str(values["name"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{path}: not a recipe: {error!r}; components, weights and name are expected") from None
+        raise ConfigurationError(
+            f"{path}: not a recipe: {error!r}; components, weights and name are expected"
+        ) from None
     check_weights(np.array(weights), len(components), str(path))
-    return Recipe(name, components, weights, dict(values.get("choice", {})), dict(values.get("scores", {})),
-                  dict(values.get("provenance", {})), tuple(values.get("steps", ())), tuple(values.get("groups", ())))
+    return Recipe(
+        name,
+        components,
+        weights,
+        dict(values.get("choice", {})),
+        dict(values.get("scores", {})),
+        dict(values.get("provenance", {})),
+        tuple(values.get("steps", ())),
+        tuple(values.get("groups", ())),
+    )

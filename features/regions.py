@@ -58,7 +58,9 @@ def region_maxima(bands: Tensor, height: int, width: int, *, channels_last: bool
     rows, columns = _cuts(squares, 0), _cuts(squares, 1)
     if not channels_last:
         bands = bands.permute(0, 2, 3, 1).contiguous()
-    cells = torch.stack([_maximum(bands[:, :, a:b], 2) for a, b in pairwise(columns)], 1)  # (B, columns, bands, C)
+    cells = torch.stack(
+        [_maximum(bands[:, :, a:b], 2) for a, b in pairwise(columns)], 1
+    )  # (B, columns, bands, C)
     stripes: dict[tuple[int, int], Tensor] = {}  # regions below one another share their columns
     regions = []
     for top, left, side in squares:

@@ -144,5 +144,7 @@ def noted_digest(weights: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         fits = False
     if not fits:
-        raise Top7Error(f"{digest_note(weights)}: does not belong to the weights beside it: make the bundle anew")
+        raise Top7Error(
+            f"{digest_note(weights)}: does not belong to the weights beside it: make the bundle anew"
+        )
     return note["digest"]

@@ -46,12 +46,16 @@ def without_compiler() -> Iterator[None]:
     """Leave `torch._dynamo` out of what is imported inside, unless it is there or more of it is needed."""
     try:
         from torch import _disable_dynamo
-    except ImportError:  # another torch than the pinned one: the compiler is imported, and the start is slower
+    except (
+        ImportError
+    ):  # another torch than the pinned one: the compiler is imported, and the start is slower
         yield
         return
     if "torch._dynamo" not in sys.modules:
         stand_ins = {name: _StandIn(name) for name in COMPILER}
-        stand_ins["torch._dynamo"].disable = lambda function=None, recursive=True, **_: _disable_dynamo(function, recursive)
+        stand_ins["torch._dynamo"].disable = lambda function=None, recursive=True, **_: _disable_dynamo(
+            function, recursive
+        )
         stand_ins["torch._dynamo.utils"].is_compile_supported = _is_compile_supported
         sys.modules.update(stand_ins)
     try:

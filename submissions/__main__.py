@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("top7: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; Python must not complain
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader left; Python must not complain
         return 1
     except Exception as error:
         if options.debug:

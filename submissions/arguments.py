@@ -22,46 +22,96 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="./run.sh", description="top7: from product images to a top-7 submission you trust")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    demo = _command(commands, "demo", "the whole road on the embedded mini competition, offline", config=False)
+    demo = _command(
+        commands, "demo", "the whole road on the embedded mini competition, offline", config=False
+    )
     demo.add_argument("--seed", type=_whole(0), default=0, help="seed of the competition's generator (0)")
-    demo.add_argument("--trials", type=_whole(1), default=None, help="trials of the study (the configuration's)")
+    demo.add_argument(
+        "--trials", type=_whole(1), default=None, help="trials of the study (the configuration's)"
+    )
 
-    extract = _command(commands, "extract", "fill the descriptor dumps of gallery, validation and test; what is there is kept")
+    extract = _command(
+        commands,
+        "extract",
+        "fill the descriptor dumps of gallery, validation and test; what is there is kept",
+    )
     extract.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    extract.add_argument("--limit", type=_whole(1), metavar="N",
-                         help="a seeded sample of the gallery that holds every labelled positive; its scores are optimistic")
-    extract.add_argument("--jobs", type=_whole(1), default=1, metavar="N", help="processes on this machine (1)")
-    extract.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler whose workers see the same files")
-    extract.add_argument("--check-content", action="store_true",
-                         help="compare content hashes, not only where a file's size or time differ")
+    extract.add_argument(
+        "--limit",
+        type=_whole(1),
+        metavar="N",
+        help="a seeded sample of the gallery that holds every labelled positive; its scores are optimistic",
+    )
+    extract.add_argument(
+        "--jobs", type=_whole(1), default=1, metavar="N", help="processes on this machine (1)"
+    )
+    extract.add_argument(
+        "--cluster", metavar="ADDRESS", help="a Dask scheduler whose workers see the same files"
+    )
+    extract.add_argument(
+        "--check-content",
+        action="store_true",
+        help="compare content hashes, not only where a file's size or time differ",
+    )
 
     _command(commands, "verify", "prove every dump whole, or name its bad rows, which extract then repairs")
 
-    duplicates = _command(commands, "duplicates", "list gallery images with the same content, or that look alike")
-    duplicates.add_argument("--near", type=_cosine, metavar="COSINE",
-                            help="pairs at or above this cosine in the deepest layer's dump; time grows with the square")
+    duplicates = _command(
+        commands, "duplicates", "list gallery images with the same content, or that look alike"
+    )
+    duplicates.add_argument(
+        "--near",
+        type=_cosine,
+        metavar="COSINE",
+        help="pairs at or above this cosine in the deepest layer's dump; time grows with the square",
+    )
 
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
-    tune.add_argument("--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)")
+    tune.add_argument(
+        "--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)"
+    )
     tune.add_argument("--seed", type=_whole(0), metavar="S", help="seed of the study (the configuration's)")
-    tune.add_argument("--folds", type=_whole(0), metavar="K", help="folds of the cross-validation (5; 0: none)")
-    tune.add_argument("--repeats", type=_whole(1), default=2, metavar="R", help="repeats of the cross-validation (2)")
-    tune.add_argument("--certify", type=_positive, metavar="SECONDS",
-                      help="then search the region by branch and bound: best weights and a proven bound on MAP")
-    tune.add_argument("--certify-all", action="store_true", help="certify over all discrete choices, not the best recipe's")
+    tune.add_argument(
+        "--folds", type=_whole(0), metavar="K", help="folds of the cross-validation (5; 0: none)"
+    )
+    tune.add_argument(
+        "--repeats", type=_whole(1), default=2, metavar="R", help="repeats of the cross-validation (2)"
+    )
+    tune.add_argument(
+        "--certify",
+        type=_positive,
+        metavar="SECONDS",
+        help="then search the region by branch and bound: best weights and a proven bound on MAP",
+    )
+    tune.add_argument(
+        "--certify-all", action="store_true", help="certify over all discrete choices, not the best recipe's"
+    )
     _recipe(tune, "a recipe to tune: its weights and steps; one that tune wrote: its choices, fixed")
 
     submit = _command(commands, "submit", "write the submission of the best recipe")
     submit.add_argument("--split", choices=("test", "validation"), default="test")
-    submit.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/RECIPE-SPLIT.csv)")
-    submit.add_argument("--distinct", nargs="?", type=_cosine, const=True, default=False, metavar="COSINE",
-                        help="of gallery files with the same content list only the first; with a COSINE (such as 0.98): nor "
-                             "any image that looks like a better one of its list, by the deepest layer's dump")
-    submit.add_argument("--sheet", action="store_true", help="also write an HTML sheet of queries and their lists")
+    submit.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/RECIPE-SPLIT.csv)"
+    )
+    submit.add_argument(
+        "--distinct",
+        nargs="?",
+        type=_cosine,
+        const=True,
+        default=False,
+        metavar="COSINE",
+        help="of gallery files with the same content list only the first; with a COSINE (such as 0.98): nor "
+        "any image that looks like a better one of its list, by the deepest layer's dump",
+    )
+    submit.add_argument(
+        "--sheet", action="store_true", help="also write an HTML sheet of queries and their lists"
+    )
     _recipe(submit, "the recipe (best)")
     _index(submit)
 
-    check = _command(commands, "check", "say whether a CSV would be accepted: every fault with its line number")
+    check = _command(
+        commands, "check", "say whether a CSV would be accepted: every fault with its line number"
+    )
     check.add_argument("file", type=Path, metavar="FILE")
 
     score = _command(commands, "score", "MAP@7 of a CSV against labels; records it on the leaderboard")
@@ -69,34 +119,57 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     score.add_argument("--labels", type=Path, metavar="FILE", help="label file (the configuration's)")
 
     leaderboard = _command(commands, "leaderboard", "the local leaderboard")
-    leaderboard.add_argument("--record", nargs=2, metavar=("FILE", "SCORE"), help="note the official score of an uploaded file")
+    leaderboard.add_argument(
+        "--record", nargs=2, metavar=("FILE", "SCORE"), help="note the official score of an uploaded file"
+    )
 
     predict = _command(commands, "predict", "a folder of unseen query images in, the submission out")
     predict.add_argument("input_dir", type=Path, metavar="INPUT_DIR")
     predict.add_argument("output_csv", type=Path, metavar="OUTPUT_CSV")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    predict.add_argument("--bundle", type=Path, metavar="DIR", default=os.environ.get("TOP7_BUNDLE"),
-                         help="answer from a bundle alone, without --config (default: the variable TOP7_BUNDLE)")
-    predict.add_argument("--check-content", action="store_true", help="first compare every byte of the bundle with its manifest")
+    predict.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get("TOP7_BUNDLE"),
+        help="answer from a bundle alone, without --config (default: the variable TOP7_BUNDLE)",
+    )
+    predict.add_argument(
+        "--check-content",
+        action="store_true",
+        help="first compare every byte of the bundle with its manifest",
+    )
     _recipe(predict, "the recipe (best)")
     _index(predict)
 
-    bundle = _command(commands, "bundle", "one folder that predict needs and no more: recipe, dumps, weights, checksums")
+    bundle = _command(
+        commands, "bundle", "one folder that predict needs and no more: recipe, dumps, weights, checksums"
+    )
     bundle.add_argument("--out", type=Path, metavar="DIR", help="where to make it (work/…/bundle)")
     _recipe(bundle, "the recipe (best)")
     _index(bundle)
 
-    compare = _command(commands, "compare", "several recipes on the same dumps: one table with paired intervals")
-    compare.add_argument("recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)")
+    compare = _command(
+        commands, "compare", "several recipes on the same dumps: one table with paired intervals"
+    )
+    compare.add_argument(
+        "recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)"
+    )
     _index(compare)
 
     blend = _command(commands, "blend", "average finished submissions of one split by rank or score")
     blend.add_argument("files", nargs="+", type=Path, metavar="CSV")
     blend.add_argument("--weights", nargs="+", type=_positive_weight, metavar="W", help="one each (equal)")
     blend.add_argument("--method", choices=("rank", "reciprocal", "score"), default="rank")
-    blend.add_argument("--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/blend-SPLIT.csv)")
+    blend.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/blend-SPLIT.csv)"
+    )
 
-    parts = _command(commands, "parts", "a page of the part detectors: the images that excite each most, weight maps on top")
+    parts = _command(
+        commands,
+        "parts",
+        "a page of the part detectors: the images that excite each most, weight maps on top",
+    )
     parts.add_argument("--top", type=_whole(1), default=12, help="detectors shown (12)")
     parts.add_argument("--images", type=_whole(1), default=6, help="pictures a detector (6)")
     parts.add_argument("--out", type=Path, metavar="FILE", help="where to write the page (work/…/parts.html)")
@@ -107,8 +180,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _command(commands, name: str, description: str, *, config: bool = True) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=description, description=description)
     if config:
-        command.add_argument("--config", type=Path, metavar="FILE",
-                             help="TOML configuration (without it: the embedded mini competition)")
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="TOML configuration (without it: the embedded mini competition)",
+        )
     command.add_argument("--work", type=Path, metavar="DIR", help="where dumps, studies and submissions go")
     command.add_argument("--json", action="store_true", help="the result as one JSON object on stdout")
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -120,8 +197,12 @@ def _recipe(command: argparse.ArgumentParser, text: str) -> None:
 
 
 def _index(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--index", metavar="KIND", help="search by an approximate index, built once, instead of exactly: "
-                         "hnsw, ivfpq or ivf_ondisk; its recall is printed")
+    command.add_argument(
+        "--index",
+        metavar="KIND",
+        help="search by an approximate index, built once, instead of exactly: "
+        "hnsw, ivfpq or ivf_ondisk; its recall is printed",
+    )
 
 
 def _whole(minimum: int):

@@ -17,7 +17,13 @@ from competition.errors import Top7Error
 from features.recipe import Recipe, read_recipe
 
 FORMAT = 1
-MANIFEST, CONFIGURATION, RECIPE, WORK, WEIGHTS = "bundle.json", "config.toml", "recipe.json", "work", "weights"
+MANIFEST, CONFIGURATION, RECIPE, WORK, WEIGHTS = (
+    "bundle.json",
+    "config.toml",
+    "recipe.json",
+    "work",
+    "weights",
+)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -47,7 +53,9 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
-            raise Top7Error(f"{path}: {found}: the bundle is damaged: copy it again, or make it anew with ./run.sh bundle")
+            raise Top7Error(
+                f"{path}: {found}: the bundle is damaged: copy it again, or make it anew with ./run.sh bundle"
+            )
     if check_content:
         _check_content(folder, manifest["files"])
     configuration = load_configuration(folder / CONFIGURATION, work=folder / WORK)
@@ -59,10 +67,14 @@ def _manifest(folder: Path) -> dict:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["bundle"] != FORMAT:
-            raise Top7Error(f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it anew")
+            raise Top7Error(
+                f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it anew"
+            )
         whole = manifest["sha256"] == content_digest(manifest)
     except FileNotFoundError:
-        raise Top7Error(f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one") from None
+        raise Top7Error(
+            f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
@@ -73,15 +85,19 @@ def _manifest(folder: Path) -> dict:
 def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
     from tqdm import tqdm
 
-    with tqdm(total=sum(entry["bytes"] for entry in files.values()), unit="B", unit_scale=True, desc="checking") as bar:
+    with tqdm(
+        total=sum(entry["bytes"] for entry in files.values()), unit="B", unit_scale=True, desc="checking"
+    ) as bar:
         for name, entry in files.items():
             digest = hashlib.sha256()
             for block in blocks_of(folder / name):
                 digest.update(block)
                 bar.update(len(block))
             if digest.hexdigest() != entry["sha256"]:
-                raise Top7Error(f"{folder / name}: its content is not what the manifest says: the bundle is damaged: copy it "
-                                "again, or make it anew with ./run.sh bundle")
+                raise Top7Error(
+                    f"{folder / name}: its content is not what the manifest says: the bundle is damaged: copy it "
+                    "again, or make it anew with ./run.sh bundle"
+                )
 
 
 def blocks_of(path: Path, size_bytes: int = 16 << 20) -> Iterable[bytes]:
@@ -96,6 +112,9 @@ def _with_training(configuration: Configuration, folders: Mapping[str, list]) ->
     backbones = []
     for backbone in configuration.backbones:
         named = folders[backbone.name]
-        parts = tuple(replace(table, training=Path(name) if name else None) for table, name in zip(backbone.parts, named))
+        parts = tuple(
+            replace(table, training=Path(name) if name else None)
+            for table, name in zip(backbone.parts, named)
+        )
         backbones.append(replace(backbone, parts=parts))
     return replace(configuration, backbones=tuple(backbones))

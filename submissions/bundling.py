@@ -21,8 +21,18 @@ from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import Dump, beside, file_label
 from features.recipe import Recipe, write_recipe
-from submissions.bundle import (CONFIGURATION, FORMAT, MANIFEST, RECIPE, WEIGHTS, WORK, blocks_of, content_digest, is_bundle,
-                                open_bundle)
+from submissions.bundle import (
+    CONFIGURATION,
+    FORMAT,
+    MANIFEST,
+    RECIPE,
+    WEIGHTS,
+    WORK,
+    blocks_of,
+    content_digest,
+    is_bundle,
+    open_bundle,
+)
 from submissions.predicting import needed, predict
 
 
@@ -54,28 +64,41 @@ def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress:
     tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
     out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
-    print(f"top7: bundle of recipe {recipe.name}: {len(files)} files of {work} {_size(copied)}, weights {_size(tensors)}: "
-          f"{_size(copied + tensors)} in {out}, {_size(free)} free there", file=sys.stderr)
+    print(
+        f"top7: bundle of recipe {recipe.name}: {len(files)} files of {work} {_size(copied)}, weights {_size(tensors)}: "
+        f"{_size(copied + tensors)} in {out}, {_size(free)} free there",
+        file=sys.stderr,
+    )
     if (copied + tensors) * 1.01 + (16 << 20) > free:
-        raise Top7Error(f"{out}: the bundle needs {_size(copied + tensors)}, {_size(free)} are free: make room, or give --out")
+        raise Top7Error(
+            f"{out}: the bundle needs {_size(copied + tensors)}, {_size(free)} are free: make room, or give --out"
+        )
     with _staging(out) as folder:
         try:
             noted = _write(folder, configuration, recipe, files, states, progress)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Top7Error(f"{out}: the disk is full ({error.strerror}); nothing of the bundle is left") from None
+                raise Top7Error(
+                    f"{out}: the disk is full ({error.strerror}); nothing of the bundle is left"
+                ) from None
             raise
         _answer_once(folder)
         _put(folder, out)
     return Bundle(out, len(noted), sum(entry["bytes"] for entry in noted.values()), gallery)
 
 
-def files_of_recipe(configuration: Configuration, recipe: Recipe, *, progress: bool = False) -> tuple[list[Path], int]:
+def files_of_recipe(
+    configuration: Configuration, recipe: Recipe, *, progress: bool = False
+) -> tuple[list[Path], int]:
     """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
     from features.descriptors import open_components
 
     gallery = open_components(configuration, recipe.components, "gallery", None)
-    found = [beside(dump.path, suffix) for dump in gallery for suffix in (".npy", ".norms.npy", ".sums.npy", ".json")]
+    found = [
+        beside(dump.path, suffix)
+        for dump in gallery
+        for suffix in (".npy", ".norms.npy", ".sums.npy", ".json")
+    ]
     for backbone in configuration.backbones:
         found += _backbone_files(configuration, backbone)
     found += _derived_files(configuration, recipe, gallery, progress)
@@ -102,7 +125,9 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
             yield from home.glob(f"components-N{count}-*.safetensors")
 
 
-def _derived_files(configuration: Configuration, recipe: Recipe, gallery: Sequence[Dump], progress: bool) -> list[Path]:
+def _derived_files(
+    configuration: Configuration, recipe: Recipe, gallery: Sequence[Dump], progress: bool
+) -> list[Path]:
     """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
     from features.ranking.derived import noting_files
     from features.ranking.pipeline import rank_dumps
@@ -110,18 +135,32 @@ def _derived_files(configuration: Configuration, recipe: Recipe, gallery: Sequen
     steps = []
     for step in recipe.steps:
         if step.get("transductive"):
-            print(f"top7: {step['step']} is transductive: it learns from the queries too, so this step and what follows is "
-                  "computed by every predict", file=sys.stderr)
+            print(
+                f"top7: {step['step']} is transductive: it learns from the queries too, so this step and what follows is "
+                "computed by every predict",
+                file=sys.stderr,
+            )
             break
         steps.append(step)
     if not steps:
         return []
     unreadable = np.logical_or.reduce([dump.unreadable for dump in gallery])
     row = int(np.argmin(unreadable))
-    query = [replace(dump, descriptors=dump.descriptors[row : row + 1], norms=dump.norms[row : row + 1]) for dump in gallery]
+    query = [
+        replace(dump, descriptors=dump.descriptors[row : row + 1], norms=dump.norms[row : row + 1])
+        for dump in gallery
+    ]
     with noting_files() as used:
-        rank_dumps(query, gallery, recipe.weight_array, steps, configuration.competition.top_k, groups=recipe.groups or None,
-                   folder=Path(configuration.competition.work) / "ranking", progress=progress)
+        rank_dumps(
+            query,
+            gallery,
+            recipe.weight_array,
+            steps,
+            configuration.competition.top_k,
+            groups=recipe.groups or None,
+            folder=Path(configuration.competition.work) / "ranking",
+            progress=progress,
+        )
     return used
 
 
@@ -134,11 +173,21 @@ def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:
     for key in create_network(backbone).module.state_dict():
         wanted |= {plain_name(key), plain_name(key.removeprefix("model."))}
     state = source_state(backbone)[0]
-    return {key: tensor.detach().cpu().contiguous().numpy() for key, tensor in state.items() if plain_name(key) in wanted}
+    return {
+        key: tensor.detach().cpu().contiguous().numpy()
+        for key, tensor in state.items()
+        if plain_name(key) in wanted
+    }
 
 
-def _write(folder: Path, configuration: Configuration, recipe: Recipe, files: Sequence[Path],
-           states: Mapping[str, Mapping[str, np.ndarray]], progress: bool) -> dict[str, dict]:
+def _write(
+    folder: Path,
+    configuration: Configuration,
+    recipe: Recipe,
+    files: Sequence[Path],
+    states: Mapping[str, Mapping[str, np.ndarray]],
+    progress: bool,
+) -> dict[str, dict]:
     """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest."""
     from safetensors.numpy import save_file
     from tqdm import tqdm
@@ -148,8 +197,13 @@ def _write(folder: Path, configuration: Configuration, recipe: Recipe, files: Se
 
     noted: dict[str, dict] = {}
     work = Path(configuration.competition.work)
-    with tqdm(total=sum(path.stat().st_size for path in files), unit="B", unit_scale=True, desc="bundle",
-              disable=not progress) as bar:
+    with tqdm(
+        total=sum(path.stat().st_size for path in files),
+        unit="B",
+        unit_scale=True,
+        desc="bundle",
+        disable=not progress,
+    ) as bar:
         for path in files:
             name = Path(WORK) / path.relative_to(work)
             noted[name.as_posix()] = _copy(path, folder / name, bar.update)
@@ -157,7 +211,9 @@ def _write(folder: Path, configuration: Configuration, recipe: Recipe, files: Se
         path = folder / _weights_name(backbone)
         path.parent.mkdir(exist_ok=True)
         save_file(dict(states[backbone.name]), path)
-        write_json(digest_note(path), {"bytes": path.stat().st_size, "digest": weights_digest(backbone, work)})
+        write_json(
+            digest_note(path), {"bytes": path.stat().st_size, "digest": weights_digest(backbone, work)}
+        )
         for number, parts in enumerate(backbone.parts):
             if isinstance(parts.selection, Path):
                 _copy(parts.selection, folder / _selection_name(backbone, number), lambda count: None)
@@ -170,10 +226,17 @@ def _write(folder: Path, configuration: Configuration, recipe: Recipe, files: Se
     import timm
     import torch
 
-    manifest = {"bundle": FORMAT, "name": configuration.competition.name, "recipe": recipe.name, "files": noted,
-                "training": {backbone.name: [str(parts.training) if parts.training else None for parts in backbone.parts]
-                             for backbone in configuration.backbones},
-                "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}}
+    manifest = {
+        "bundle": FORMAT,
+        "name": configuration.competition.name,
+        "recipe": recipe.name,
+        "files": noted,
+        "training": {
+            backbone.name: [str(parts.training) if parts.training else None for parts in backbone.parts]
+            for backbone in configuration.backbones
+        },
+        "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
+    }
     write_json(folder / MANIFEST, manifest | {"sha256": content_digest(manifest)})
     return noted
 
@@ -214,12 +277,19 @@ def _copy(source: Path, target: Path, done) -> dict:
 def configuration_text(configuration: Configuration) -> str:
     """Return the bundle's config.toml: what predict needs, paths relative to it, no gallery."""
     competition = configuration.competition
-    lines = ["[competition]", f"name = {_toml(competition.name)}", 'gallery = "not in the bundle"',
-             f"top_k = {competition.top_k}"]
+    lines = [
+        "[competition]",
+        f"name = {_toml(competition.name)}",
+        'gallery = "not in the bundle"',
+        f"top_k = {competition.top_k}",
+    ]
     for backbone in configuration.backbones:
         lines += ["", "[[backbone]]"]
         values = {key: value for key, value in vars(backbone).items() if value is not None and value != ()}
-        values |= {"weights": _weights_name(backbone), "pooling": backbone.pooling or ("spoc",)}  # one has to stand there
+        values |= {
+            "weights": _weights_name(backbone),
+            "pooling": backbone.pooling or ("spoc",),
+        }  # one has to stand there
         if backbone.parts:
             values["parts"] = [_parts_values(backbone, number) for number in range(len(backbone.parts))]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
@@ -259,7 +329,9 @@ def _staging(out: Path):
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.unlink(missing_ok=True)
     except Timeout:
-        raise Top7Error(f"{out}: another ./run.sh bundle is writing there: wait for it, or give another --out") from None
+        raise Top7Error(
+            f"{out}: another ./run.sh bundle is writing there: wait for it, or give another --out"
+        ) from None
 
 
 def _answer_once(folder: Path) -> None:
@@ -270,7 +342,9 @@ def _answer_once(folder: Path) -> None:
         images = Path(scratch) / "images"
         images.mkdir()
         Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
-        predict(*open_bundle(folder), images, Path(scratch) / "answer.csv", device="cpu", scratch=Path(scratch))
+        predict(
+            *open_bundle(folder), images, Path(scratch) / "answer.csv", device="cpu", scratch=Path(scratch)
+        )
 
 
 def _put(folder: Path, out: Path) -> None:

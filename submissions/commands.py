@@ -67,14 +67,30 @@ def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
 
-    report = run_extraction(configuration_of(options), device=options.device, limit=options.limit, jobs=options.jobs,
-                            cluster=options.cluster, check_content=options.check_content)
-    values = {"dumps": [str(path) for path in report.paths], "images": report.images, "seconds": round(report.seconds, 3),
-              "bytes_written": report.bytes_written, "limited": report.limited,
-              "unreadable": [{"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable]}
+    report = run_extraction(
+        configuration_of(options),
+        device=options.device,
+        limit=options.limit,
+        jobs=options.jobs,
+        cluster=options.cluster,
+        check_content=options.check_content,
+    )
+    values = {
+        "dumps": [str(path) for path in report.paths],
+        "images": report.images,
+        "seconds": round(report.seconds, 3),
+        "bytes_written": report.bytes_written,
+        "limited": report.limited,
+        "unreadable": [
+            {"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable
+        ],
+    }
     unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
-    return Outcome(values, f"{len(report.paths)} dumps complete; {report.images} images run in {report.seconds:.1f} s"
-                           f"{unreadable}\n" + "\n".join(str(path) for path in report.paths))
+    return Outcome(
+        values,
+        f"{len(report.paths)} dumps complete; {report.images} images run in {report.seconds:.1f} s"
+        f"{unreadable}\n" + "\n".join(str(path) for path in report.paths),
+    )
 
 
 def verify(options: Namespace) -> Outcome:
@@ -82,36 +98,56 @@ def verify(options: Namespace) -> Outcome:
     from features.extraction import verify as check_dumps
 
     report = check_dumps(configuration_of(options))
-    values = {"dumps": report.dumps, "rows": report.rows, "missing": [str(path) for path in report.missing],
-              "damaged": {str(path): ids for path, ids in report.damaged.items()}}
+    values = {
+        "dumps": report.dumps,
+        "rows": report.rows,
+        "missing": [str(path) for path in report.missing],
+        "damaged": {str(path): ids for path, ids in report.damaged.items()},
+    }
     if report.whole:
         return Outcome(values, f"{report.dumps} dumps, {report.rows} rows: whole")
     lines = [f"{path}: missing" for path in report.missing]
-    lines += [f"{path}: {len(ids)} bad rows: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}"
-              for path, ids in report.damaged.items()]
-    print(f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} damaged: ./run.sh extract repairs them",
-          file=sys.stderr)
+    lines += [
+        f"{path}: {len(ids)} bad rows: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}"
+        for path, ids in report.damaged.items()
+    ]
+    print(
+        f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} damaged: ./run.sh extract repairs them",
+        file=sys.stderr,
+    )
     return Outcome(values, "\n".join(lines), exit_code=1)
 
 
 def duplicates(options: Namespace) -> Outcome:
     """List exact duplicates of the gallery, or near ones by descriptor."""
-    from features.extraction import exact_duplicates, near_duplicates
     from features.descriptors import gallery_ids
+    from features.extraction import exact_duplicates, near_duplicates
     from submissions.distinct import look_dump
 
     configuration = configuration_of(options)
     ids = gallery_ids(configuration)
     if options.near is None:
         first = exact_duplicates(configuration)
-        pairs = [{"id": ids[row], "same_as": ids[int(earlier)]} for row, earlier in enumerate(first) if earlier != row]
-        return Outcome({"exact": pairs}, "\n".join(f"{pair['id']} = {pair['same_as']}" for pair in pairs)
-                       or "no two gallery files have the same content")
+        pairs = [
+            {"id": ids[row], "same_as": ids[int(earlier)]}
+            for row, earlier in enumerate(first)
+            if earlier != row
+        ]
+        return Outcome(
+            {"exact": pairs},
+            "\n".join(f"{pair['id']} = {pair['same_as']}" for pair in pairs)
+            or "no two gallery files have the same content",
+        )
     component, dump = look_dump(configuration, ids)
-    pairs = [{"id": ids[a], "like": ids[b], "cosine": round(cosine, 6)} for a, b, cosine in near_duplicates(dump, options.near)]
-    return Outcome({"near": pairs, "component": component.name},
-                   "\n".join(f"{pair['id']} ~ {pair['like']}  {pair['cosine']:.4f}" for pair in pairs)
-                   or f"no two gallery images reach a cosine of {options.near} in {component.name}")
+    pairs = [
+        {"id": ids[a], "like": ids[b], "cosine": round(cosine, 6)}
+        for a, b, cosine in near_duplicates(dump, options.near)
+    ]
+    return Outcome(
+        {"near": pairs, "component": component.name},
+        "\n".join(f"{pair['id']} ~ {pair['like']}  {pair['cosine']:.4f}" for pair in pairs)
+        or f"no two gallery images reach a cosine of {options.near} in {component.name}",
+    )
 
 
 def tune(options: Namespace) -> Outcome:
@@ -125,8 +161,16 @@ def tune(options: Namespace) -> Outcome:
         from features.recipe import find_recipe
 
         recipe = find_recipe(configuration, options.recipe)
-    tuned = run_study(configuration, trials=options.trials, seed=options.seed, folds=options.folds, repeats=options.repeats,
-                      certify_seconds=options.certify, certify_all=options.certify_all, recipe=recipe)
+    tuned = run_study(
+        configuration,
+        trials=options.trials,
+        seed=options.seed,
+        folds=options.folds,
+        repeats=options.repeats,
+        certify_seconds=options.certify,
+        certify_all=options.certify_all,
+        recipe=recipe,
+    )
     return Outcome(report_values(tuned), report(tuned, configuration.competition.top_k))
 
 
@@ -136,8 +180,13 @@ def submit(options: Namespace) -> Outcome:
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
-    written = write(configuration, find_recipe(configuration, options.recipe, options.index), options.split, options.out,
-                    distinct=options.distinct)
+    written = write(
+        configuration,
+        find_recipe(configuration, options.recipe, options.index),
+        options.split,
+        options.out,
+        distinct=options.distinct,
+    )
     values, text = dict(written), f"{written['file']}"
     if options.sheet:
         from submissions.retrieval_sheet import write_sheet
@@ -153,15 +202,26 @@ def check(options: Namespace) -> Outcome:
 
     configuration = configuration_of(options)
     found = splits_of(configuration)
-    checked = check_submission(options.file, splits=found.queries, gallery_ids=found.gallery,
-                               top_k=configuration.competition.top_k)
-    values = {"file": str(options.file), "accepted": not checked.faults, "split": checked.split,
-              "faults": [{"line": fault.line, "fault": fault.text} for fault in checked.faults]}
+    checked = check_submission(
+        options.file, splits=found.queries, gallery_ids=found.gallery, top_k=configuration.competition.top_k
+    )
+    values = {
+        "file": str(options.file),
+        "accepted": not checked.faults,
+        "split": checked.split,
+        "faults": [{"line": fault.line, "fault": fault.text} for fault in checked.faults],
+    }
     if checked.faults:
-        print(f"top7: {options.file}: {len(checked.faults)} fault{'s' if len(checked.faults) > 1 else ''}", file=sys.stderr)
+        print(
+            f"top7: {options.file}: {len(checked.faults)} fault{'s' if len(checked.faults) > 1 else ''}",
+            file=sys.stderr,
+        )
         return Outcome(values, "\n".join(str(fault) for fault in checked.faults), exit_code=1)
-    return Outcome(values, f"{options.file}: accepted, {len(checked.answers)} queries of {checked.split}, "
-                           f"{configuration.competition.top_k} gallery ids each")
+    return Outcome(
+        values,
+        f"{options.file}: accepted, {len(checked.answers)} queries of {checked.split}, "
+        f"{configuration.competition.top_k} gallery ids each",
+    )
 
 
 def score(options: Namespace) -> Outcome:
@@ -179,7 +239,9 @@ def score(options: Namespace) -> Outcome:
     lines += [f"MAP@{top_k} {value:.4f}  ({convention})" for convention, value in values["maps"].items()]
     if "public" in values:
         private = f", private {values['private']:.4f}" if "private" in values else ""
-        lines.append(f"public {values['public']:.4f}{private}  (min(m,k); what the study saw and did not see)")
+        lines.append(
+            f"public {values['public']:.4f}{private}  (min(m,k); what the study saw and did not see)"
+        )
     return Outcome(values, "\n".join(lines))
 
 
@@ -194,7 +256,9 @@ def show_leaderboard(options: Namespace) -> Outcome:
         except ValueError:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
         if not leaderboard.record_official(work, file, official):
-            print(f"top7: {file} has no local score yet: ./run.sh score or submit records one", file=sys.stderr)
+            print(
+                f"top7: {file} has no local score yet: ./run.sh score or submit records one", file=sys.stderr
+            )
     rows = leaderboard.read_rows(work)
     values = {"rows": [{key: value for key, value in vars(row).items()} for row in rows]}
     return Outcome(values, render(rows, published=published))
@@ -208,8 +272,13 @@ def predict(options: Namespace) -> Outcome:
     if options.bundle is not None and options.config is None:
         return _predict_from_bundle(options)
     configuration = configuration_of(options)
-    written = answer(configuration, find_recipe(configuration, options.recipe, options.index), options.input_dir,
-                     options.output_csv, device=options.device)
+    written = answer(
+        configuration,
+        find_recipe(configuration, options.recipe, options.index),
+        options.input_dir,
+        options.output_csv,
+        device=options.device,
+    )
     return Outcome(written, written["file"])
 
 
@@ -219,12 +288,20 @@ def _predict_from_bundle(options: Namespace) -> Outcome:
 
     for option, value in (("--recipe", options.recipe), ("--index", options.index)):
         if value is not None:
-            raise ConfigurationError(f"{option} {value}: the bundle {options.bundle} holds one recipe, searched as it was "
-                                     f"bundled: leave {option} out, or give it to ./run.sh bundle")
+            raise ConfigurationError(
+                f"{option} {value}: the bundle {options.bundle} holds one recipe, searched as it was "
+                f"bundled: leave {option} out, or give it to ./run.sh bundle"
+            )
     configuration, recipe = open_bundle(Path(options.bundle), check_content=options.check_content)
     with tempfile.TemporaryDirectory(prefix="top7-") as scratch:  # the bundle itself may be read-only
-        written = answer(configuration, recipe, options.input_dir, options.output_csv, device=options.device,
-                         scratch=Path(scratch))
+        written = answer(
+            configuration,
+            recipe,
+            options.input_dir,
+            options.output_csv,
+            device=options.device,
+            scratch=Path(scratch),
+        )
     return Outcome(written, written["file"])
 
 
@@ -234,10 +311,21 @@ def bundle(options: Namespace) -> Outcome:
     from submissions.bundling import bundle as make
 
     configuration = configuration_of(options)
-    made = make(configuration, find_recipe(configuration, options.recipe, options.index),
-                options.out or Path(configuration.competition.work) / "bundle")
-    values = {"bundle": str(made.path), "files": made.files, "bytes": made.size_bytes, "gallery": made.gallery}
-    return Outcome(values, f"{made.path}: {made.files} files, {made.size_bytes / 1e6:.1f} MB, {made.gallery} gallery images")
+    made = make(
+        configuration,
+        find_recipe(configuration, options.recipe, options.index),
+        options.out or Path(configuration.competition.work) / "bundle",
+    )
+    values = {
+        "bundle": str(made.path),
+        "files": made.files,
+        "bytes": made.size_bytes,
+        "gallery": made.gallery,
+    }
+    return Outcome(
+        values,
+        f"{made.path}: {made.files} files, {made.size_bytes / 1e6:.1f} MB, {made.gallery} gallery images",
+    )
 
 
 def compare(options: Namespace) -> Outcome:
@@ -260,7 +348,9 @@ def compare(options: Namespace) -> Outcome:
                 raise
             print(f"top7: left out: {error}", file=sys.stderr)
     if not recipes:
-        raise ConfigurationError(f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune")
+        raise ConfigurationError(
+            f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
+        )
     rows = comparison_values(*compare_recipes(configuration, recipes))
     return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition.top_k))
 
@@ -273,21 +363,30 @@ def blend(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     found = splits_of(configuration)
     top_k = configuration.competition.top_k
-    lists = blend_files(options.files, options.weights, splits=found.queries, gallery_ids=found.gallery, top_k=top_k,
-                        method=options.method)
+    lists = blend_files(
+        options.files,
+        options.weights,
+        splits=found.queries,
+        gallery_ids=found.gallery,
+        top_k=top_k,
+        method=options.method,
+    )
     path = options.out or Path(configuration.competition.work) / "submissions" / f"blend-{lists.split}.csv"
     write_submission(path, lists.query_ids, lists.ranks, found.gallery, top_k)
     if lists.scores is not None:
         write_scores(path, lists.query_ids, lists.scores)
-    return Outcome({"file": str(path), "split": lists.split, "of": [str(file) for file in options.files]}, str(path))
+    return Outcome(
+        {"file": str(path), "split": lists.split, "of": [str(file) for file in options.files]}, str(path)
+    )
 
 
 def parts(options: Namespace) -> Outcome:
     """Write the page of the part detectors."""
     from submissions.parts_page import write_parts_page
 
-    page = write_parts_page(configuration_of(options), options.out, top=options.top, images=options.images,
-                            device=options.device)
+    page = write_parts_page(
+        configuration_of(options), options.out, top=options.top, images=options.images, device=options.device
+    )
     return Outcome({"page": str(page)}, str(page))
 
 
@@ -300,7 +399,18 @@ def demo(options: Namespace) -> Outcome:
 
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
-    "demo": demo, "extract": extract, "tune": tune, "submit": submit, "check": check, "score": score,
-    "leaderboard": show_leaderboard, "predict": predict, "bundle": bundle, "compare": compare, "blend": blend, "parts": parts,
-    "verify": verify, "duplicates": duplicates,
+    "demo": demo,
+    "extract": extract,
+    "tune": tune,
+    "submit": submit,
+    "check": check,
+    "score": score,
+    "leaderboard": show_leaderboard,
+    "predict": predict,
+    "bundle": bundle,
+    "compare": compare,
+    "blend": blend,
+    "parts": parts,
+    "verify": verify,
+    "duplicates": duplicates,
 }

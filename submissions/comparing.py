@@ -28,7 +28,9 @@ class Compared:
     against_first: Comparison | None
 
 
-def compare_recipes(configuration: Configuration, recipes: Sequence[Recipe]) -> tuple[list[Compared], Labelled]:
+def compare_recipes(
+    configuration: Configuration, recipes: Sequence[Recipe]
+) -> tuple[list[Compared], Labelled]:
     """Rank the validation queries under every recipe; gains are paired over groups of queries (bootstrap)."""
     ids = gallery_ids(configuration)
     labelled = labelled_queries(configuration, ids)
@@ -48,13 +50,20 @@ def comparison_values(found: Sequence[Compared], labelled: Labelled) -> list[dic
     """Return plain values, one dict a recipe."""
     rows = []
     for row in found:
-        values = {"recipe": row.name, "all": float(row.average_precisions.mean()), "seconds": round(row.seconds, 3),
-                  "public": float(row.average_precisions[labelled.public].mean())}
+        values = {
+            "recipe": row.name,
+            "all": float(row.average_precisions.mean()),
+            "seconds": round(row.seconds, 3),
+            "public": float(row.average_precisions[labelled.public].mean()),
+        }
         if labelled.private.any():
             values["private"] = float(row.average_precisions[labelled.private].mean())
         if row.against_first is not None:
-            values |= {"gain": row.against_first.gain, "interval": list(row.against_first.interval),
-                       "probability": row.against_first.probability}
+            values |= {
+                "gain": row.against_first.gain,
+                "interval": list(row.against_first.interval),
+                "probability": row.against_first.probability,
+            }
         rows.append(values)
     return rows
 
@@ -63,8 +72,18 @@ def comparison_table(rows: Sequence[dict], top_k: int) -> str:
     """Return the table as text."""
     lines = [["recipe", "public", "private", "all", f"gain over {rows[0]['recipe']}", "95 %", "probability"]]
     for row in rows:
-        gain = [f"{row['gain']:+.4f}", f"{row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}", f"{row['probability']:.2f}"] \
-            if "gain" in row else ["", "", ""]
+        gain = (
+            [
+                f"{row['gain']:+.4f}",
+                f"{row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}",
+                f"{row['probability']:.2f}",
+            ]
+            if "gain" in row
+            else ["", "", ""]
+        )
         private = f"{row['private']:.4f}" if "private" in row else "-"
         lines.append([row["recipe"], f"{row['public']:.4f}", private, f"{row['all']:.4f}", *gain])
-    return table(lines, left=(0,)) + f"\nMAP@{top_k}, hits over min(m, k); gains paired over groups of queries (bootstrap)"
+    return (
+        table(lines, left=(0,))
+        + f"\nMAP@{top_k}, hits over min(m, k); gains paired over groups of queries (bootstrap)"
+    )

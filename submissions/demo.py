@@ -34,25 +34,42 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     tuned = tune(configuration, trials=trials)
     print(report(tuned, competition.top_k), file=sys.stderr)
     _say(3, "submit, check and score three recipes: best single layer, equal weights, tuned")
-    recipes = {"best single layer": _best_single_layer(configuration, tuned), "equal weights": tuned.paths["untuned"],
-               "tuned fusion": tuned.paths["recipe"]}
+    recipes = {
+        "best single layer": _best_single_layer(configuration, tuned),
+        "equal weights": tuned.paths["untuned"],
+        "tuned fusion": tuned.paths["recipe"],
+    }
     held_back = configuration.path.parent / "held_back" / "test.csv"
     gallery = gallery_ids(configuration)
     queries = {split: split_images(configuration, split).ids for split in ("validation", "test")}
     figures, files = {}, {}
     for name, recipe in recipes.items():
-        files[name] = {split: Path(submit(configuration, read_recipe(recipe), split)["file"]) for split in ("validation", "test")}
+        files[name] = {
+            split: Path(submit(configuration, read_recipe(recipe), split)["file"])
+            for split in ("validation", "test")
+        }
         for file in files[name].values():
             found = check_submission(file, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
             if found.faults:
                 raise Top7Error(f"{file}: {found.faults[0]}")
-        validation = score_and_record(configuration, files[name]["validation"], competition.labels, queries, gallery)
+        validation = score_and_record(
+            configuration, files[name]["validation"], competition.labels, queries, gallery
+        )
         test = score_and_record(configuration, files[name]["test"], held_back, queries, gallery)
-        figures[name] = {"public": validation["public"], "private": validation["private"], "test": test["maps"]["min(m,k)"]}
+        figures[name] = {
+            "public": validation["public"],
+            "private": validation["private"],
+            "test": test["maps"]["min(m,k)"],
+        }
     sheet = write_sheet(configuration, files["tuned fusion"]["test"], labels=held_back)
     seconds = time.perf_counter() - begun
-    values = {"figures": figures, "sheet": str(sheet), "submission": str(files["tuned fusion"]["test"]),
-              "work": str(competition.work), "seconds": round(seconds, 1)}
+    values = {
+        "figures": figures,
+        "sheet": str(sheet),
+        "submission": str(files["tuned fusion"]["test"]),
+        "work": str(competition.work),
+        "seconds": round(seconds, 1),
+    }
     return values, _closing(configuration, figures, values)
 
 
@@ -74,11 +91,19 @@ def _best_single_layer(configuration: Configuration, tuned) -> Path:
         components = landscape.combination(choice).components
         for number, component in enumerate(components):
             if component.pooling is not None:
-                values = full_precisions([queries[number]], [gallery[number]], np.ones(1), landscape.labelled.relevant,
-                                         configuration.competition.top_k)
+                values = full_precisions(
+                    [queries[number]],
+                    [gallery[number]],
+                    np.ones(1),
+                    landscape.labelled.relevant,
+                    configuration.competition.top_k,
+                )
                 if values[public].mean() > best[0]:
-                    scores = {"public": float(values[public].mean()), "private": float(values[~public].mean()),
-                              "all": float(values.mean())}
+                    scores = {
+                        "public": float(values[public].mean()),
+                        "private": float(values[~public].mean()),
+                        "all": float(values.mean()),
+                    }
                     best = (values[public].mean(), component, scores)
     recipe = Recipe("single-layer", (best[1],), (1.0,), {}, best[2], {"component": best[1].name})
     return write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", recipe)
@@ -94,8 +119,20 @@ def _pooling_choices(default: dict, choice_lists: dict) -> list[dict]:
 
 def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
     work, top_k = configuration.competition.work, configuration.competition.top_k
-    lines = ["", render(leaderboard.read_rows(work)), "",
-             f"MAP@{top_k}               public  private  true test (labels that tuning never reads)"]
-    lines += [f"{name:<18}  {row['public']:7.4f}  {row['private']:7.4f}  {row['test']:9.4f}" for name, row in figures.items()]
-    lines += ["", f"done in {values['seconds']:.0f} s. Look at:", f"  {values['sheet']}", f"  {values['submission']}"]
+    lines = [
+        "",
+        render(leaderboard.read_rows(work)),
+        "",
+        f"MAP@{top_k}               public  private  true test (labels that tuning never reads)",
+    ]
+    lines += [
+        f"{name:<18}  {row['public']:7.4f}  {row['private']:7.4f}  {row['test']:9.4f}"
+        for name, row in figures.items()
+    ]
+    lines += [
+        "",
+        f"done in {values['seconds']:.0f} s. Look at:",
+        f"  {values['sheet']}",
+        f"  {values['submission']}",
+    ]
     return "\n".join(lines)

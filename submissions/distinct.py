@@ -69,5 +69,8 @@ def distinct_looks(
                 "choose a higher cosine"
             )
         depth *= DEEPER
-    return replace(lists, ranks=np.take_along_axis(lists.ranks, places, 1),
-                   scores=np.take_along_axis(lists.scores, places, 1))
+    return replace(
+        lists,
+        ranks=np.take_along_axis(lists.ranks, places, 1),
+        scores=np.take_along_axis(lists.scores, places, 1),
+    )

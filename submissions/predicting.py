@@ -18,8 +18,15 @@ from features.recipe import Recipe
 from submissions.writing import write_submission
 
 
-def predict(configuration: Configuration, recipe: Recipe, input_dir: Path, output_csv: Path, *,
-            device: str = "auto", scratch: Path | None = None) -> dict:
+def predict(
+    configuration: Configuration,
+    recipe: Recipe,
+    input_dir: Path,
+    output_csv: Path,
+    *,
+    device: str = "auto",
+    scratch: Path | None = None,
+) -> dict:
     """Describe the images of `input_dir` as extract does, rank the gallery under the recipe, write `output_csv`.
 
     Only the networks the recipe weighs are run; the gallery is read from its dumps alone. scratch: where the images'
@@ -40,10 +47,18 @@ def predict(configuration: Configuration, recipe: Recipe, input_dir: Path, outpu
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for query in lists.unreadable:
-        print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
-    write_submission(output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, configuration.competition.top_k)
-    return {"file": str(output_csv), "queries": len(lists.query_ids), "recipe": recipe.name,
-            "unreadable": list(lists.unreadable)}
+        print(
+            f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
+        )
+    write_submission(
+        output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, configuration.competition.top_k
+    )
+    return {
+        "file": str(output_csv),
+        "queries": len(lists.query_ids),
+        "recipe": recipe.name,
+        "unreadable": list(lists.unreadable),
+    }
 
 
 def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe]:
@@ -56,8 +71,10 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     used = [(recipe.components[number], recipe.weights[number]) for number in numbers]
     outside = [component.name for component, _ in used if component.external is not None]
     if outside:
-        raise ConfigurationError(f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
-                                 "tune a recipe without [[external]] components for predict")
+        raise ConfigurationError(
+            f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
+            "tune a recipe without [[external]] components for predict"
+        )
     backbones, tables_of = [], {}
     for name in dict.fromkeys(component.backbone for component, _ in used):
         own = [component for component, _ in used if component.backbone == name]
@@ -65,15 +82,27 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
         layered = [component for component in own if component.parts is None]
         tables_of[name] = sorted({component.parts for component in own if component.parts is not None})
         counts = {number: {c.count for c in own if c.parts == number} for number in tables_of[name]}
-        backbones.append(replace(
-            backbone,
-            layers=tuple(layer for layer in backbone.layers if layer in {component.layer for component in own}),
-            pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
-            parts=tuple(replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables_of[name]),
-        ))
+        backbones.append(
+            replace(
+                backbone,
+                layers=tuple(
+                    layer for layer in backbone.layers if layer in {component.layer for component in own}
+                ),
+                pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
+                parts=tuple(
+                    replace(backbone.parts[number], counts=tuple(sorted(counts[number])))
+                    for number in tables_of[name]
+                ),
+            )
+        )
     groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
-    components = tuple(component if component.parts is None
-                       else replace(component, parts=tables_of[component.backbone].index(component.parts))
-                       for component, _ in used)
-    return (replace(configuration, backbones=tuple(backbones), externals=()),
-            replace(recipe, components=components, weights=tuple(weight for _, weight in used), groups=groups))
+    components = tuple(
+        component
+        if component.parts is None
+        else replace(component, parts=tables_of[component.backbone].index(component.parts))
+        for component, _ in used
+    )
+    return (
+        replace(configuration, backbones=tuple(backbones), externals=()),
+        replace(recipe, components=components, weights=tuple(weight for _, weight in used), groups=groups),
+    )

@@ -21,8 +21,14 @@ from submissions.scoring import score_submission
 from submissions.writing import write_submission
 
 
-def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path | None = None, *,
-           distinct: bool | float = False) -> dict:
+def submit(
+    configuration: Configuration,
+    recipe: Recipe,
+    split: str,
+    out: Path | None = None,
+    *,
+    distinct: bool | float = False,
+) -> dict:
     """Write the submission of a recipe for `split` and note it on the leaderboard; returns what it is.
 
     It is noted with its recipe's figures on the labelled validation queries. distinct: of gallery files with the
@@ -33,16 +39,33 @@ def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path |
     queries = split_images(configuration, split)
     lists = _lists(configuration, recipe, split, queries.ids, distinct)
     for query in lists.unreadable:
-        print(f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr)
-    path = Path(out) if out is not None else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
+        print(
+            f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
+        )
+    path = (
+        Path(out)
+        if out is not None
+        else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
+    )
     write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k)
     write_scores(path, lists.query_ids, lists.scores)
     weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
-    values = {"file": str(path), "sha256": file_digest(path), "split": split, "queries": len(lists.query_ids),
-              "recipe": recipe.name, "weights": weights, "expected": recipe.scores}
+    values = {
+        "file": str(path),
+        "sha256": file_digest(path),
+        "split": split,
+        "queries": len(lists.query_ids),
+        "recipe": recipe.name,
+        "weights": weights,
+        "expected": recipe.scores,
+    }
     if "all" in recipe.scores:
-        entry = {**{key: values[key] for key in ("file", "sha256", "split", "recipe", "weights")},
-                 "measured_on": "validation", "maps": {"min(m,k)": recipe.scores["all"]}, "top_k": competition.top_k}
+        entry = {
+            **{key: values[key] for key in ("file", "sha256", "split", "recipe", "weights")},
+            "measured_on": "validation",
+            "maps": {"min(m,k)": recipe.scores["all"]},
+            "top_k": competition.top_k,
+        }
         entry |= {part: recipe.scores[part] for part in ("public", "private") if part in recipe.scores}
         if "cross-validated" in recipe.scores:
             entry["cross_validated"] = recipe.scores["cross-validated"]
@@ -50,8 +73,9 @@ def submit(configuration: Configuration, recipe: Recipe, split: str, out: Path |
     return values
 
 
-def _lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: Sequence[str],
-           distinct: bool | float) -> RankedLists:
+def _lists(
+    configuration: Configuration, recipe: Recipe, split: str, query_ids: Sequence[str], distinct: bool | float
+) -> RankedLists:
     ids = gallery_ids(configuration)
     if not distinct:
         return ranked_lists(configuration, recipe, split, query_ids, ids, progress=True)
@@ -62,7 +86,9 @@ def _lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: 
     repeated = first != np.arange(len(first))
 
     def lists_of(depth: int | None = None) -> RankedLists:
-        return ranked_lists(configuration, recipe, split, query_ids, ids, k=depth, left_out=repeated, progress=True)
+        return ranked_lists(
+            configuration, recipe, split, query_ids, ids, k=depth, left_out=repeated, progress=True
+        )
 
     if distinct is True:
         return lists_of()
@@ -71,16 +97,28 @@ def _lists(configuration: Configuration, recipe: Recipe, split: str, query_ids: 
     return distinct_looks(lists_of, dump, distinct, configuration.competition.top_k, listable)
 
 
-def score_and_record(configuration: Configuration, file: Path, labels: Path, queries: Mapping[str, Sequence[str]],
-                     gallery: Sequence[str]) -> dict:
+def score_and_record(
+    configuration: Configuration,
+    file: Path,
+    labels: Path,
+    queries: Mapping[str, Sequence[str]],
+    gallery: Sequence[str],
+) -> dict:
     """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
 
     A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
     competition = configuration.competition
     scored = score_submission(file, labels, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
-    values = {"file": str(file), "sha256": scored.sha256, "split": scored.split, "queries": len(scored.labels),
-              "top_k": competition.top_k, "maps": scored.maps, "unlabelled": scored.n_unlabelled}
+    values = {
+        "file": str(file),
+        "sha256": scored.sha256,
+        "split": scored.split,
+        "queries": len(scored.labels),
+        "top_k": competition.top_k,
+        "maps": scored.maps,
+        "unlabelled": scored.n_unlabelled,
+    }
     if scored.split == "validation" and not scored.n_unlabelled:
         groups = query_groups(relevant_rows(scored.labels, gallery))
         private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
@@ -91,6 +129,10 @@ def score_and_record(configuration: Configuration, file: Path, labels: Path, que
     entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled")}
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
-        entry = {**known.details, **{part: value for part, value in noted.items() if value is not None}, **entry}
+        entry = {
+            **known.details,
+            **{part: value for part, value in noted.items() if value is not None},
+            **entry,
+        }
     record_score(competition.work, entry)
     return values

@@ -29,8 +29,16 @@ def tiny_competition(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     generator = np.random.default_rng(0)
-    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (200, 30, 200), (30, 200, 200), (120, 120, 120),
-               (240, 140, 60)]
+    colours = [
+        (200, 30, 30),
+        (30, 200, 30),
+        (30, 30, 200),
+        (200, 200, 30),
+        (200, 30, 200),
+        (30, 200, 200),
+        (120, 120, 120),
+        (240, 140, 60),
+    ]
 
     def draw(path: Path, colour: tuple[int, int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

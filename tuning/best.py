@@ -33,12 +33,16 @@ def best_point(landscape: Landscape, study) -> tuple[dict[str, object], np.ndarr
     return choice, coordinates, best
 
 
-def _centred(landscape: Landscape, choice: Choice, coordinates: np.ndarray, value: float) -> tuple[np.ndarray, float]:
+def _centred(
+    landscape: Landscape, choice: Choice, coordinates: np.ndarray, value: float
+) -> tuple[np.ndarray, float]:
     """Move to the centre of the best cell where that keeps the figure; returns (coordinates, radius)."""
     combination = landscape.combination(choice)
     if combination.scene is None:
         return coordinates, 0.0
-    ball = largest_ball(combination.scene.of_queries(landscape.labelled.public), coordinates, combination.corners)
+    ball = largest_ball(
+        combination.scene.of_queries(landscape.labelled.public), coordinates, combination.corners
+    )
     if landscape.map_inside(choice, ball.centre, landscape.labelled.public) >= value - TIE:
         return ball.centre, ball.radius
     return coordinates, 0.0
@@ -50,16 +54,27 @@ def other_figures(landscape: Landscape, study) -> str | None:
     if not finished:
         return None
     best = max(finished, key=lambda trial: trial.value)
-    value = landscape.map_inside(*studies.point_of(best.params, landscape.choice_lists), landscape.labelled.public)
+    value = landscape.map_inside(
+        *studies.point_of(best.params, landscape.choice_lists), landscape.labelled.public
+    )
     if abs(value - best.value) <= SAME:
         return None
-    return (f"trial {best.number} of study {study.study_name} scored {best.value:.4f} when it ran and scores {value:.4f} now: its "
-            "trials come from other descriptors or other code, and their figures do not compare with new ones: give --seed "
-            "another number, which is a new study, or copy one machine's dumps to all")
+    return (
+        f"trial {best.number} of study {study.study_name} scored {best.value:.4f} when it ran and scores {value:.4f} now: its "
+        "trials come from other descriptors or other code, and their figures do not compare with new ones: give --seed "
+        "another number, which is a new study, or copy one machine's dumps to all"
+    )
 
 
-def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, public: float, seconds: float,
-               every_choice: bool, progress: bool):
+def certified(
+    landscape: Landscape,
+    choice: Choice,
+    coordinates: np.ndarray,
+    public: float,
+    seconds: float,
+    every_choice: bool,
+    progress: bool,
+):
     """Branch and bound over the recipe's region, or those of all choices; the better of study and certificate."""
     from tqdm import tqdm
 
@@ -68,7 +83,9 @@ def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, pub
         tried += [other for other in landscape.all_choices() if other != dict(choice)]
     made = [landscape.combination(other) for other in tried]
     if any(combination.scene is None for combination in made):
-        raise Top7Error("--certify needs lossless candidates, and the region prunes badly here: use region = \"similarity\"")
+        raise Top7Error(
+            '--certify needs lossless candidates, and the region prunes badly here: use region = "similarity"'
+        )
     scenes = [combination.scene.of_queries(landscape.labelled.public) for combination in made]
     with tqdm(total=round(seconds), unit="s", desc="certify", disable=None if progress else True) as bar:
         begun = time.perf_counter()
@@ -77,8 +94,13 @@ def certified(landscape: Landscape, choice: Choice, coordinates: np.ndarray, pub
             bar.n = round(time.perf_counter() - begun, 1)
             bar.set_postfix_str(f"best {best:.4f} bound {bound:.4f}")
 
-        certificate = certify(scenes, [combination.corners for combination in made], seconds,
-                              known=[(0, coordinates)], watch=watch)
+        certificate = certify(
+            scenes,
+            [combination.corners for combination in made],
+            seconds,
+            known=[(0, coordinates)],
+            watch=watch,
+        )
     if certificate.best > public + TIE:
         choice, public = tried[certificate.combination], certificate.best
         coordinates, _ = _centred(landscape, choice, certificate.coordinates, public)
@@ -90,8 +112,12 @@ def check_certifiable(landscape: Landscape) -> None:
     for choice in landscape.space.single_changes():
         _, after = landscape.steps(choice)
         if after:
-            raise ConfigurationError(f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
-                                     "trial, so that the whole gallery is ranked: certify a study without that step")
+            raise ConfigurationError(
+                f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
+                "trial, so that the whole gallery is ranked: certify a study without that step"
+            )
     if landscape.combination(landscape.space.default).scene is None:
-        raise ConfigurationError("--certify needs lossless candidates, and the region prunes badly here: leave --certify out, or "
-                                 f"use another region than [tuning] region = {landscape.configuration.tuning.region!r}")
+        raise ConfigurationError(
+            "--certify needs lossless candidates, and the region prunes badly here: leave --certify out, or "
+            f"use another region than [tuning] region = {landscape.configuration.tuning.region!r}"
+        )

@@ -38,8 +38,9 @@ class Candidates:
         return float(np.mean([len(rows) for rows in self.rows])) if self.rows else 0.0
 
 
-def exclusion_counts(coordinates: np.ndarray, similarities: np.ndarray, rows: np.ndarray, k: int,
-                     margin: float = SCORE_MARGIN) -> np.ndarray:
+def exclusion_counts(
+    coordinates: np.ndarray, similarities: np.ndarray, rows: np.ndarray, k: int, margin: float = SCORE_MARGIN
+) -> np.ndarray:
     """Return how many items exclude each item, (n,) int64 (exact below `k`, at least `k` otherwise).
 
     `coordinates`: t, (n, J) float64; `similarities`: s, (n, L) float64; `rows`: gallery rows, the tie order.
@@ -84,8 +85,9 @@ def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
     return np.unique(np.array(best), axis=0)
 
 
-def settled(rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int,
-            limit: int) -> tuple[np.ndarray, np.ndarray]:
+def settled(
+    rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (n,) and similarities (n, L) that fewer than k of them exclude, by the exact rule."""
     coordinates = similarities @ corners.T
     keep = np.ones(len(rows), dtype=bool)
@@ -98,10 +100,20 @@ def settled(rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: 
     return rows[keep], similarities[keep]
 
 
-def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoordinates, k: int, *, n_queries: int,
-                    similarity_margin: np.ndarray, excluded: np.ndarray | None = None,
-                    always: Sequence[np.ndarray] | None = None, sample: Sequence[np.ndarray] | None = None,
-                    limit: int = 20_000, threads: int = 2) -> Candidates:
+def find_candidates(
+    blocks: Iterable[Block],
+    canonical: Canonical,
+    fast: FastCoordinates,
+    k: int,
+    *,
+    n_queries: int,
+    similarity_margin: np.ndarray,
+    excluded: np.ndarray | None = None,
+    always: Sequence[np.ndarray] | None = None,
+    sample: Sequence[np.ndarray] | None = None,
+    limit: int = 20_000,
+    threads: int = 2,
+) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery.
 
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
@@ -114,7 +126,9 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
-        slack[chain[::-1]] = np.cumsum((similarity_margin + (len(chain) + 3) * 2.0**-23 * fast.scale)[chain[::-1]])
+        slack[chain[::-1]] = np.cumsum(
+            (similarity_margin + (len(chain) + 3) * 2.0**-23 * fast.scale)[chain[::-1]]
+        )
 
     def settle(query: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return settled(rows, canonical(query, rows), fast.corners, k, limit)
@@ -127,12 +141,17 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
             running.first_look(fast.in_place(sample), pool, parts)
         for start, layers in blocks:
             if not np.isfinite(running.thresholds).any():
-                usable = slice(FIRST_LOOK) if excluded is None else \
-                    np.flatnonzero(~excluded[start:start + layers[0].shape[1]])[:FIRST_LOOK]
+                usable = (
+                    slice(FIRST_LOOK)
+                    if excluded is None
+                    else np.flatnonzero(~excluded[start : start + layers[0].shape[1]])[:FIRST_LOOK]
+                )
                 looked_at = [layer[:, usable].copy() for layer in layers]
                 if looked_at[0].shape[1] >= k:
                     running.first_look(fast.in_place(looked_at), pool, parts)
-            for found in pool.map(lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts):
+            for found in pool.map(
+                lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts
+            ):
                 running.waiting += found
             if running.is_due:
                 running.sharpen()
@@ -147,10 +166,18 @@ def find_candidates(blocks: Iterable[Block], canonical: Canonical, fast: FastCoo
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 
 
-def _with_always(rows: np.ndarray, similarities: np.ndarray, number: int, always: Sequence[np.ndarray] | None,
-                 excluded: np.ndarray | None, canonical: Canonical) -> tuple[np.ndarray, np.ndarray]:
+def _with_always(
+    rows: np.ndarray,
+    similarities: np.ndarray,
+    number: int,
+    always: Sequence[np.ndarray] | None,
+    excluded: np.ndarray | None,
+    canonical: Canonical,
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows, similarities) by ascending row, the rows to keep in any case among them."""
-    missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows) if always is not None else rows[:0]
+    missing = (
+        np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows) if always is not None else rows[:0]
+    )
     if excluded is not None:
         missing = missing[~excluded[missing]]
     if len(missing):

@@ -55,9 +55,16 @@ class _Best:
             self.value, self.number, self.coordinates = value, number, coordinates
 
 
-def certify(scenes: Sequence[Scene], corners: Sequence[np.ndarray], seconds: float, *,
-            known: Sequence[tuple[int, np.ndarray]] = (), watch: Callable[[float, float], None] | None = None,
-            max_nodes: int | None = None, memory_bytes: int = MEMORY_BYTES) -> Certificate:
+def certify(
+    scenes: Sequence[Scene],
+    corners: Sequence[np.ndarray],
+    seconds: float,
+    *,
+    known: Sequence[tuple[int, np.ndarray]] = (),
+    watch: Callable[[float, float], None] | None = None,
+    max_nodes: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Certificate:
     """Search the regions of one or more combinations for at most `seconds`; exact when the gap reaches 0.
 
     scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points to
@@ -102,12 +109,20 @@ def certify(scenes: Sequence[Scene], corners: Sequence[np.ndarray], seconds: flo
     bound = max([best.value, let_go, *(-entry[0] for entry in heap[:1])])
     bound = best.value if bound <= best.value + TOLERANCE else bound
     still_open = sum(-entry[0] > best.value + TOLERANCE for entry in heap)
-    return Certificate(best.value, bound, best.number, best.coordinates, nodes, still_open, time.perf_counter() - begun,
-                       let_go if let_go > best.value + TOLERANCE else 0.0)
+    return Certificate(
+        best.value,
+        bound,
+        best.number,
+        best.coordinates,
+        nodes,
+        still_open,
+        time.perf_counter() - begun,
+        let_go if let_go > best.value + TOLERANCE else 0.0,
+    )
 
 
 def _lightened(heap: list[Entry], let_go: float) -> tuple[list[Entry], float]:
     """Return the more promising half of the heap, and the highest bound of all that was ever let go."""
     heap.sort()
     half = (len(heap) + 1) // 2
-    return heap[:half], max([let_go, *(-entry[0] for entry in heap[half:half + 1])])
+    return heap[:half], max([let_go, *(-entry[0] for entry in heap[half : half + 1])])

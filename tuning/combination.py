@@ -75,12 +75,24 @@ def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: 
     n_pairs = max(1, int(used.sum())) * max(1, int((~no_row).sum()))
     with ThreadPoolExecutor(2) as pool:  # where sums are not kept, reading is what takes the time
         sums = list(pool.map(lambda dump: dump.column_sum(no_row), gallery))
-    return np.array([float(column_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)])
+    return np.array(
+        [float(column_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)]
+    )
 
 
-def make_combination(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
-                     relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str, folder: Path | None, *,
-                     progress: bool = False, say: Callable[[str], None] = lambda text: None) -> Combination:
+def make_combination(
+    components: Sequence[Component],
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    relevant: Sequence[np.ndarray],
+    public: np.ndarray,
+    k: int,
+    region: str,
+    folder: Path | None,
+    *,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Combination:
     """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
 
     queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries whose
@@ -104,55 +116,104 @@ def make_combination(components: Sequence[Component], queries: Sequence[Dump], g
     seconds = time.perf_counter() - begun
     if candidates is not None:
         scene = make_scene(candidates, relevant, k)
-        return Combination(tuple(components), mean_similarity, sums, chains, corners, scene, None, seconds,
-                           candidates.mean_count)
+        return Combination(
+            tuple(components),
+            mean_similarity,
+            sums,
+            chains,
+            corners,
+            scene,
+            None,
+            seconds,
+            candidates.mean_count,
+        )
 
     excluded = excluded_rows(gallery)
 
     def stream(weights: np.ndarray) -> np.ndarray:
-        found, _ = search([q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k, excluded=excluded)
+        found, _ = search(
+            [q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k, excluded=excluded
+        )
         hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
         return hits_precision(hits, np.array([len(rows) for rows in relevant]))
 
     begun = time.perf_counter()
     stream(np.full(len(components), 1.0 / len(components)))
-    say(f"the region prunes badly here ({len(components)} components, {region}): each trial recombines the full lists, "
-        f"about {time.perf_counter() - begun:.2f} s a trial")
-    return Combination(tuple(components), mean_similarity, sums, chains, corners, None, stream, seconds,
-                       float(len(gallery[0].ids)))
+    say(
+        f"the region prunes badly here ({len(components)} components, {region}): each trial recombines the full lists, "
+        f"about {time.perf_counter() - begun:.2f} s a trial"
+    )
+    return Combination(
+        tuple(components),
+        mean_similarity,
+        sums,
+        chains,
+        corners,
+        None,
+        stream,
+        seconds,
+        float(len(gallery[0].ids)),
+    )
 
 
-def _candidates(queries: Sequence[Dump], gallery: Sequence[Dump], corners: np.ndarray, chains: Sequence[str], k: int,
-                relevant: Sequence[np.ndarray], progress: bool) -> Candidates | None:
+def _candidates(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    corners: np.ndarray,
+    chains: Sequence[str],
+    k: int,
+    relevant: Sequence[np.ndarray],
+    progress: bool,
+) -> Candidates | None:
     """One pass over the gallery; None where the region prunes badly."""
     from tqdm import tqdm
 
     query_arrays = [np.ascontiguousarray(dump.descriptors) for dump in queries]
-    arrays = [np.asarray(dump.descriptors) for dump in gallery]  # plain views: a memmap costs at each indexing
+    arrays = [
+        np.asarray(dump.descriptors) for dump in gallery
+    ]  # plain views: a memmap costs at each indexing
     fast = FastCoordinates(corners, tuple(chain_members(chains)))
     scaled = [(query * scale).astype(np.float32) for query, scale in zip(query_arrays, fast.scale)]
 
     def canonical(number: int, rows: np.ndarray) -> np.ndarray:
-        return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1)
+        return np.stack(
+            [component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1
+        )
 
-    bounds = np.array([margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)])
+    bounds = np.array(
+        [margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)]
+    )
     n_rows, excluded = len(gallery[0].ids), excluded_rows(gallery)
     block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(query_arrays[0]))), 256, 8192))
-    with tqdm(total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False) as bar:
+    with tqdm(
+        total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False
+    ) as bar:
+
         def blocks():
             for start, layers in similarity_blocks(scaled, arrays, block_rows):
                 yield start, layers
                 bar.update(layers[0].shape[1])
 
         try:
-            return find_candidates(blocks(), canonical, fast, k, n_queries=len(query_arrays[0]),
-                                   similarity_margin=bounds, excluded=excluded, always=relevant,
-                                   sample=_sample(scaled, arrays, excluded), limit=candidate_limit(n_rows))
+            return find_candidates(
+                blocks(),
+                canonical,
+                fast,
+                k,
+                n_queries=len(query_arrays[0]),
+                similarity_margin=bounds,
+                excluded=excluded,
+                always=relevant,
+                sample=_sample(scaled, arrays, excluded),
+                limit=candidate_limit(n_rows),
+            )
         except PrunesBadly:
             return None
 
 
-def _sample(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], excluded: np.ndarray) -> list[np.ndarray]:
+def _sample(
+    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], excluded: np.ndarray
+) -> list[np.ndarray]:
     """Return the similarities (Q, m) of short runs of rows from all over the gallery, one array a component."""
     starts = np.unique(np.linspace(0, max(0, len(excluded) - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64))
     rows = np.unique(starts[:, None] + np.arange(min(SAMPLE_RUN, len(excluded))))
@@ -165,10 +226,20 @@ def candidate_limit(n_rows: int) -> int:
     return min(CANDIDATE_LIMIT, max(1000, n_rows // 4))
 
 
-def _digest(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump],
-            relevant: Sequence[np.ndarray], public: np.ndarray, k: int, region: str) -> str:
+def _digest(
+    components: Sequence[Component],
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    relevant: Sequence[np.ndarray],
+    public: np.ndarray,
+    k: int,
+    region: str,
+) -> str:
     described = {
-        "format": FORMAT, "k": k, "region": region, "limit": candidate_limit(len(gallery[0].ids)),
+        "format": FORMAT,
+        "k": k,
+        "region": region,
+        "limit": candidate_limit(len(gallery[0].ids)),
         "public": np.flatnonzero(public).tolist(),
         "components": [[component.name, component.chain] for component in components],
         "dumps": [_identity(dump) for dump in [*queries, *gallery]],
@@ -207,9 +278,8 @@ def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
         if "counts" not in arrays:
             return arrays["mean_similarity"], None
         ends = np.cumsum(arrays["counts"])[:-1]
-        return arrays["mean_similarity"], Candidates(tuple(np.split(arrays["rows"], ends)),
-                                                     tuple(np.split(arrays["similarities"], ends)))
+        return arrays["mean_similarity"], Candidates(
+            tuple(np.split(arrays["rows"], ends)), tuple(np.split(arrays["similarities"], ends))
+        )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None  # a damaged file is made anew; it holds nothing but what can be made again
-
-

@@ -28,7 +28,9 @@ from tuning.space import space_of
 from tuning.step_choices import Step, with_weights
 
 Choice = Mapping[str, object]
-SEARCH = 1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
+SEARCH = (
+    1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
+)
 KEPT_SCENES = 64
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
 LARGE_GALLERY = 20_000  # rows past which one trial over a neighbour graph shows its own bars
@@ -56,8 +58,10 @@ class Landscape:
     def dumps(self, choice: Choice) -> tuple[list, list]:
         """Open the query and gallery dumps of a choice, as they are before any step."""
         components = self.space.components_of(choice)
-        return (open_components(self.configuration, components, "validation", self.labelled.query_ids),
-                open_components(self.configuration, components, "gallery", self.gallery_ids))
+        return (
+            open_components(self.configuration, components, "validation", self.labelled.query_ids),
+            open_components(self.configuration, components, "gallery", self.gallery_ids),
+        )
 
     def steps(self, choice: Choice) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """Return the steps of a choice that no weights change, and those after them."""
@@ -70,8 +74,14 @@ class Landscape:
         if key not in self._prepared:
             while len(self._prepared) >= KEPT_DUMPS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = prepare(components, *self.dumps(choice), own, self.top_k, self.work / "ranking",
-                                          progress=self.progress)
+            self._prepared[key] = prepare(
+                components,
+                *self.dumps(choice),
+                own,
+                self.top_k,
+                self.work / "ranking",
+                progress=self.progress,
+            )
         return self._prepared[key]
 
     def combination(self, choice: Choice) -> Combination:
@@ -89,8 +99,17 @@ class Landscape:
             prepared = self.prepared(choice)
             components, queries, gallery = prepared.components, prepared.queries, prepared.gallery
         return make_combination(
-            components, queries, gallery, self.labelled.relevant, self.labelled.public,
-            self.top_k, self.configuration.tuning.region, self.work / "candidates", progress=self.progress, say=_say)
+            components,
+            queries,
+            gallery,
+            self.labelled.relevant,
+            self.labelled.public,
+            self.top_k,
+            self.configuration.tuning.region,
+            self.work / "candidates",
+            progress=self.progress,
+            say=_say,
+        )
 
     def _ranked_in_full(self, choice: Choice, key: str) -> Combination:
         begun = time.perf_counter()
@@ -106,8 +125,17 @@ class Landscape:
                 self._precisions[at] = self.full_precisions(choice, weights, corners)
             return self._precisions[at]
 
-        return Combination(prepared.components, mean_similarity, sums, chains, corners, None, stream,
-                           time.perf_counter() - begun, float(len(self.gallery_ids)))
+        return Combination(
+            prepared.components,
+            mean_similarity,
+            sums,
+            chains,
+            corners,
+            None,
+            stream,
+            time.perf_counter() - begun,
+            float(len(self.gallery_ids)),
+        )
 
     def full_precisions(self, choice: Choice, weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query by ranking the whole gallery through all steps, (Q,) float64.
@@ -116,7 +144,9 @@ class Landscape:
         """
         _, after = self.steps(choice)
         long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
-        ranks = self.prepared(choice).lists(np.asarray(weights), with_weights(after, weights, corners), progress=long)
+        ranks = self.prepared(choice).lists(
+            np.asarray(weights), with_weights(after, weights, corners), progress=long
+        )
         return average_precisions(ranks, self.labelled.relevant, self.top_k)
 
     def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
@@ -140,7 +170,9 @@ class Landscape:
         else:
             value = float(combination.average_precisions(weights)[inside].mean())
         if not np.isfinite(value):
-            raise Top7Error(f"MAP@k came out as {value}: descriptors are not finite; run ./run.sh extract again")
+            raise Top7Error(
+                f"MAP@k came out as {value}: descriptors are not finite; run ./run.sh extract again"
+            )
         return value
 
     def _scene_inside(self, choice: Choice, inside: np.ndarray) -> Scene:
@@ -170,25 +202,39 @@ class Landscape:
     def kept_files(self) -> tuple[int, int]:
         """Return how many files stand in work/candidates and work/ranking, of this and of earlier configurations, and
         their bytes. All can be made again, so all may be deleted."""
-        sizes = [path.stat().st_size for name in ("candidates", "ranking") for path in (self.work / name).rglob("*")
-                 if path.is_file()]
+        sizes = [
+            path.stat().st_size
+            for name in ("candidates", "ranking")
+            for path in (self.work / name).rglob("*")
+            if path.is_file()
+        ]
         return len(sizes), sum(sizes)
 
     def study_name(self) -> str:
         """Name what a trial's value depends on: a study of other data, other choices or another search is another study."""
         tuning, competition = self.configuration.tuning, self.configuration.competition
         described = {
-            "choices": {name: list(values) for name, values in self.choice_lists.items()}, "region": tuning.region,
-            "gallery": ids_digest(self.gallery_ids), "queries": ids_digest(self.labelled.query_ids),
-            "relevant": [rows.tolist() for rows in self.labelled.relevant], "top_k": competition.top_k,
-            "private": np.flatnonzero(self.labelled.private).tolist(), "sampler": tuning.sampler,
-            "dumps": self.identity(), "search": SEARCH,
+            "choices": {name: list(values) for name, values in self.choice_lists.items()},
+            "region": tuning.region,
+            "gallery": ids_digest(self.gallery_ids),
+            "queries": ids_digest(self.labelled.query_ids),
+            "relevant": [rows.tolist() for rows in self.labelled.relevant],
+            "top_k": competition.top_k,
+            "private": np.flatnonzero(self.labelled.private).tolist(),
+            "sampler": tuning.sampler,
+            "dumps": self.identity(),
+            "search": SEARCH,
         }
         if self.space.steps:
-            described["steps"] = [[step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
-                                  for step in self.space.steps]
+            described["steps"] = [
+                [step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
+                for step in self.space.steps
+            ]
         if self.space.recipe is not None:
-            described["recipe"] = [[part.name for part in self.space.recipe.components], list(self.space.recipe.weights)]
+            described["recipe"] = [
+                [part.name for part in self.space.recipe.components],
+                list(self.space.recipe.weights),
+            ]
         return f"{competition.name}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def identity(self) -> list[str]:

@@ -30,8 +30,15 @@ class Miss:
     reachable: bool
 
 
-def find_misses(scene: Scene, relevant: Sequence[np.ndarray], weights: np.ndarray, corners: np.ndarray,
-                queries: Sequence[Dump], gallery: Sequence[Dump], excluded: np.ndarray) -> list[Miss]:
+def find_misses(
+    scene: Scene,
+    relevant: Sequence[np.ndarray],
+    weights: np.ndarray,
+    corners: np.ndarray,
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    excluded: np.ndarray,
+) -> list[Miss]:
     """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
 
     scene: candidates of all labelled queries, every readable relevant image among them; corners: (J, L) vertices;
@@ -51,14 +58,25 @@ def find_misses(scene: Scene, relevant: Sequence[np.ndarray], weights: np.ndarra
                 missing.append((query, row, np.nan, np.nan, False))
             elif there[position[0]] not in top:
                 score = scores[query, there[position[0]]]
-                missing.append((query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < scene.k)))
-    places = _places([(query, score) for query, _, score, _, _ in missing], weights, queries, gallery, excluded)
-    return [Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
-            for (query, row, score, short_by, reachable), place in zip(missing, places)]
+                missing.append(
+                    (query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < scene.k))
+                )
+    places = _places(
+        [(query, score) for query, _, score, _, _ in missing], weights, queries, gallery, excluded
+    )
+    return [
+        Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
+        for (query, row, score, short_by, reachable), place in zip(missing, places)
+    ]
 
 
-def _places(wanted: Sequence[tuple[int, float]], weights: np.ndarray, queries: Sequence[Dump], gallery: Sequence[Dump],
-            excluded: np.ndarray) -> list[int]:
+def _places(
+    wanted: Sequence[tuple[int, float]],
+    weights: np.ndarray,
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    excluded: np.ndarray,
+) -> list[int]:
     """Return the place of each (query, score) among all gallery rows, 1 the best."""
     ahead = np.zeros(len(wanted), dtype=np.int64)
     if not len(wanted):
@@ -68,23 +86,35 @@ def _places(wanted: Sequence[tuple[int, float]], weights: np.ndarray, queries: S
     left = [queries[number].descriptors[asked] for number in used]
     for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used]):
         fused = sum(np.float32(weights[number]) * layer for number, layer in zip(used, layers))
-        fused[:, excluded[start:start + fused.shape[1]]] = -np.inf
+        fused[:, excluded[start : start + fused.shape[1]]] = -np.inf
         for number, (query, score) in enumerate(wanted):
             ahead[number] += np.count_nonzero(fused[asked.index(query)] > score)
     return (ahead + 1).tolist()
 
 
-def write_misses(path: Path, misses: Sequence[Miss], query_ids: Sequence[str], gallery_ids: Sequence[str],
-                 private: np.ndarray) -> Path:
+def write_misses(
+    path: Path,
+    misses: Sequence[Miss],
+    query_ids: Sequence[str],
+    gallery_ids: Sequence[str],
+    private: np.ndarray,
+) -> Path:
     """Write the misses as a CSV, one a line, nearest first; returns its path."""
     stream = io.StringIO()
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(["query", "part", "missed", "place", "short by", "some weights of the region may show it"])
     for miss in sorted(misses, key=lambda miss: (miss.place == 0, miss.place, miss.query)):
         seen = miss.place > 0
-        rows.writerow([query_ids[miss.query], "private" if private[miss.query] else "public", gallery_ids[miss.row],
-                       miss.place if seen else "unreadable", f"{miss.short_by:.6f}" if seen else "",
-                       "yes" if miss.reachable else "no"])
+        rows.writerow(
+            [
+                query_ids[miss.query],
+                "private" if private[miss.query] else "public",
+                gallery_ids[miss.row],
+                miss.place if seen else "unreadable",
+                f"{miss.short_by:.6f}" if seen else "",
+                "yes" if miss.reachable else "no",
+            ]
+        )
     return write_text(path, stream.getvalue())
 
 
@@ -92,8 +122,10 @@ def misses_text(misses: Sequence[Miss], n_correct: int, top_k: int) -> str:
     """Return one line on what is missed and why."""
     seen = [miss for miss in misses if miss.place]
     never = sum(not miss.reachable for miss in seen)
-    text = (f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
-            f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else ""))
+    text = (
+        f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
+        f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else "")
+    )
     if seen:
         near = sum(miss.place <= 2 * top_k for miss in seen)
         text += f"; median place {np.median([miss.place for miss in seen]):.0f}, {near} within the first {2 * top_k}"

@@ -68,22 +68,39 @@ def named_weights(components: Sequence[Component]) -> dict[str, np.ndarray]:
     return points
 
 
-def full_precisions(queries: Sequence[Dump], gallery: Sequence[Dump], weights: np.ndarray,
-                    relevant: Sequence[np.ndarray], k: int) -> np.ndarray:
+def full_precisions(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: np.ndarray,
+    relevant: Sequence[np.ndarray],
+    k: int,
+) -> np.ndarray:
     """Return AP@k of every query by the full ranking, (Q,) float64; any weights."""
-    found, _ = search([dump.descriptors for dump in queries], [dump.descriptors for dump in gallery], weights, k,
-                      excluded=excluded_rows(gallery))
+    found, _ = search(
+        [dump.descriptors for dump in queries],
+        [dump.descriptors for dump in gallery],
+        weights,
+        k,
+        excluded=excluded_rows(gallery),
+    )
     hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
     return hits_precision(hits, np.array([len(rows) for rows in relevant]))
 
 
-def evaluate_named(combination: Combination, queries: Sequence[Dump], gallery: Sequence[Dump],
-                   relevant: Sequence[np.ndarray], k: int) -> list[NamedPoint]:
+def evaluate_named(
+    combination: Combination,
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    relevant: Sequence[np.ndarray],
+    k: int,
+) -> list[NamedPoint]:
     """Score every named point of `combination` by full ranking."""
     return named_points(combination, lambda weights: full_precisions(queries, gallery, weights, relevant, k))
 
 
-def named_points(combination: Combination, precisions: Callable[[np.ndarray], np.ndarray]) -> list[NamedPoint]:
+def named_points(
+    combination: Combination, precisions: Callable[[np.ndarray], np.ndarray]
+) -> list[NamedPoint]:
     """Score every named point of `combination` by `precisions` (L,) -> (Q,), which knows no region."""
     found = []
     for name, weights in named_weights(combination.components).items():

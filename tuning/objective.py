@@ -33,23 +33,30 @@ class Scene:
 
     def of_queries(self, queries: np.ndarray) -> Scene:
         """Return the scene of a subset of the queries (mask or indices, repeats allowed)."""
-        return Scene(np.ascontiguousarray(self.similarities[:, queries]), self.rows[queries], self.relevant[queries],
-                     self.n_relevant[queries], self.k)
+        return Scene(
+            np.ascontiguousarray(self.similarities[:, queries]),
+            self.rows[queries],
+            self.relevant[queries],
+            self.n_relevant[queries],
+            self.k,
+        )
 
 
 def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int) -> Scene:
     """Pack `candidates` and the relevant gallery rows of each query; a query without any is an error."""
     n_queries, n_components = len(candidates.rows), candidates.similarities[0].shape[1]
     if any(len(rows) == 0 for rows in relevant):
-        raise Top7Error("a query without a correct gallery image has no average precision: take it out of the labels")
+        raise Top7Error(
+            "a query without a correct gallery image has no average precision: take it out of the labels"
+        )
     widest = max(k, max(len(rows) for rows in candidates.rows))
     rows = np.full((n_queries, widest), -1, dtype=np.int64)
     similarities = np.zeros((n_components, n_queries, widest))
     hits = np.zeros((n_queries, widest), dtype=bool)
     for query, (found, values) in enumerate(zip(candidates.rows, candidates.similarities)):
-        rows[query, :len(found)] = found
-        similarities[:, query, :len(found)] = values.T
-        hits[query, :len(found)] = np.isin(found, relevant[query])
+        rows[query, : len(found)] = found
+        similarities[:, query, : len(found)] = values.T
+        hits[query, : len(found)] = np.isin(found, relevant[query])
     counts = np.array([len(set(map(int, rows_))) for rows_ in relevant], dtype=np.int64)
     return Scene(similarities, rows, hits, counts, k)
 

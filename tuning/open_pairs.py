@@ -18,7 +18,10 @@ from tuning.candidates import SCORE_MARGIN
 from tuning.objective import Scene, mean_average_precision
 
 SMALLEST_EDGE = 1e-9  # barycentric; a shorter one is not split: what it leaves open is within rounding
-EVERY, LEAST_SHARE = 2, 0.2  # generations between splits that favour long edges; of an edge on each side of a split
+EVERY, LEAST_SHARE = (
+    2,
+    0.2,
+)  # generations between splits that favour long edges; of an edge on each side of a split
 OBJECTS_BYTES = 600  # Python's own, of a node
 
 
@@ -83,7 +86,12 @@ class Pairs:
         self._gains = np.where(place + count <= scene.k, place / (place + count), 0.0)
         self._first, self._second = np.triu_indices(len(self.corners), 1)
         whole = counts.ravel().astype(np.int16)
-        self.root = Node(np.eye(len(self.corners)), float(self.upper(whole)), np.arange(len(self.slots), dtype=np.int32), whole)
+        self.root = Node(
+            np.eye(len(self.corners)),
+            float(self.upper(whole)),
+            np.arange(len(self.slots), dtype=np.int32),
+            whole,
+        )
 
     def upper(self, counts: np.ndarray) -> np.ndarray:
         """Return the bound on MAP@k where each relevant item has `counts` (..., n_slots) rivals ahead at least."""
@@ -103,9 +111,17 @@ class Pairs:
         behind = t < -SCORE_MARGIN
         n_behind, n = behind.sum(axis=1), len(node.simplex)
         left = np.flatnonzero((n_behind > 0) & (n_behind < n) & (node.counts[slots] < self.scene.k))
-        open_, slots, t, behind, n_behind = node.open[left], slots[left], t[left], behind[left], n_behind[left]
+        open_, slots, t, behind, n_behind = (
+            node.open[left],
+            slots[left],
+            t[left],
+            behind[left],
+            n_behind[left],
+        )
         counts = node.counts[slots].astype(np.float64)
-        worth = self._share_of_slot[slots] / ((counts + 1) * (counts + 2))  # what one more rival ahead takes from the bound
+        worth = self._share_of_slot[slots] / (
+            (counts + 1) * (counts + 2)
+        )  # what one more rival ahead takes from the bound
         edge = self._edge(node, behind, worth)
         if edge is None:
             return Split()
@@ -113,15 +129,28 @@ class Pairs:
         share = _dividing(t[:, a], t[:, b], behind[:, a] != behind[:, b], worth)
         middle_t = (1 - share) * t[:, a] + share * t[:, b]
         middle_behind, total = middle_t < -SCORE_MARGIN, t.sum(axis=1)
-        decided = np.stack([np.bincount(slots[ahead], minlength=len(node.counts)) for ahead in (
-            n_behind - behind[:, a] + middle_behind == n, n_behind - behind[:, b] + middle_behind == n,
-            total - t[:, a] + middle_t < -n * SCORE_MARGIN, total - t[:, b] + middle_t < -n * SCORE_MARGIN)])
+        decided = np.stack(
+            [
+                np.bincount(slots[ahead], minlength=len(node.counts))
+                for ahead in (
+                    n_behind - behind[:, a] + middle_behind == n,
+                    n_behind - behind[:, b] + middle_behind == n,
+                    total - t[:, a] + middle_t < -n * SCORE_MARGIN,
+                    total - t[:, b] + middle_t < -n * SCORE_MARGIN,
+                )
+            ]
+        )
         decided = np.minimum(decided + node.counts, self.scene.k).astype(np.int16)
         first_bound, second_bound, *hopes = map(float, self.upper(decided))
         first, second = node.simplex.copy(), node.simplex.copy()
         first[a] = second[b] = (1 - share) * node.simplex[a] + share * node.simplex[b]
-        return Split((Node(first, min(first_bound, node.bound), open_, decided[0].copy(), node.generation + 1),
-                      Node(second, min(second_bound, node.bound), open_, decided[1].copy(), node.generation + 1)), tuple(hopes))
+        return Split(
+            (
+                Node(first, min(first_bound, node.bound), open_, decided[0].copy(), node.generation + 1),
+                Node(second, min(second_bound, node.bound), open_, decided[1].copy(), node.generation + 1),
+            ),
+            tuple(hopes),
+        )
 
     def _edge(self, node: Node, behind: np.ndarray, worth: np.ndarray) -> tuple[int, int] | None:
         """Return the edge along which the pairs that change sign are worth most; None where no edge of length has any."""
@@ -132,7 +161,9 @@ class Pairs:
         if node.generation % EVERY == EVERY - 1:  # or slivers along one plane would keep all splits
             crossed = crossed * lengths
         best = int(crossed.argmax()) if len(crossed) else 0
-        return (int(self._first[best]), int(self._second[best])) if len(crossed) and crossed[best] > 0 else None
+        return (
+            (int(self._first[best]), int(self._second[best])) if len(crossed) and crossed[best] > 0 else None
+        )
 
 
 def _dividing(t_a: np.ndarray, t_b: np.ndarray, crossing: np.ndarray, worth: np.ndarray) -> float:

@@ -54,8 +54,16 @@ def _scratch(folder: Path, steps: Sequence[Step]) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def prepare(components: Sequence[Component], queries: Sequence[Dump], gallery: Sequence[Dump], own: Sequence[Step], k: int,
-            folder: Path, *, progress: bool = False) -> Prepared:
+def prepare(
+    components: Sequence[Component],
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    own: Sequence[Step],
+    k: int,
+    folder: Path,
+    *,
+    progress: bool = False,
+) -> Prepared:
     """Return dumps, one a component, after the steps `own`; kept in `folder` (`<work>/ranking`), where submit looks.
 
     After whitening and z-normalisation rows are centred: each component is then a chain of its own.

@@ -63,7 +63,7 @@ def vertices(sums: np.ndarray, chains: Sequence[str], names: Sequence[str] | Non
                 name = names[member] if names is not None else f"component {member}"
                 raise Top7Error(
                     f"{name}: its similarities sum to {sums[member]:.3g}, and the region orders only layers whose sum is "
-                    "positive (eq. 3): leave the layer out, clamp its maps, or set [tuning] region = \"simplex\""
+                    'positive (eq. 3): leave the layer out, clamp its maps, or set [tuning] region = "simplex"'
                 )
         inverse = 1.0 / sums[members]
         for j in range(len(members)):

@@ -23,32 +23,47 @@ def ratio_form(weights: Sequence[float]) -> str:
 def report(tuned: Tuned, top_k: int) -> str:
     """Return the closing table of `tune`."""
     scores, untuned = tuned.recipe.scores, tuned.untuned.scores
-    lines = [f"study: {tuned.trials} trials ({tuned.new_trials} new), region "
-             f"{tuned.recipe.provenance['region']}, {len(tuned.labelled.groups)} labelled queries in "
-             f"{len(np.unique(tuned.labelled.groups))} groups, {int(tuned.labelled.private.sum())} private", ""]
+    lines = [
+        f"study: {tuned.trials} trials ({tuned.new_trials} new), region "
+        f"{tuned.recipe.provenance['region']}, {len(tuned.labelled.groups)} labelled queries in "
+        f"{len(np.unique(tuned.labelled.groups))} groups, {int(tuned.labelled.private.sum())} private",
+        "",
+    ]
     lines += [f"  {'weight':>7}  component"]
-    lines += [f"  {weight:7.4f}  {component.name}" for weight, component in zip(tuned.recipe.weights, tuned.recipe.components)]
+    lines += [
+        f"  {weight:7.4f}  {component.name}"
+        for weight, component in zip(tuned.recipe.weights, tuned.recipe.components)
+    ]
     lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
     lines += [f"  step {json.dumps(step)}" for step in tuned.recipe.steps] + [""]
     lines += [f"  MAP@{top_k} (hits over min(m, {top_k}))   public  private      all"]
     lines += [_row("tuned", scores)]
     studied = tuned.untuned.provenance.get("studied")
-    lines += [_row("untuned (equal weights)" if studied is None else f"untuned ({studied} as it stands)", untuned)]
+    lines += [
+        _row("untuned (equal weights)" if studied is None else f"untuned ({studied} as it stands)", untuned)
+    ]
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         lines.append(_row(point.name + ("" if point.inside else " *"), _point_scores(point, tuned)))
     if any(not point.inside for point in tuned.named):
         lines.append("  * outside the region: scored by full ranking; no certificate speaks of it")
     if tuned.cross_validated is not None:
         found = tuned.cross_validated
-        lines += ["", f"tuning as a procedure earns {found.mean:.4f} on queries it did not see (repeated k-fold over groups, "
-                  f"95 % interval {found.interval[0]:.4f} to {found.interval[1]:.4f}, folds spread {found.spread:.4f})"]
+        lines += [
+            "",
+            f"tuning as a procedure earns {found.mean:.4f} on queries it did not see (repeated k-fold over groups, "
+            f"95 % interval {found.interval[0]:.4f} to {found.interval[1]:.4f}, folds spread {found.spread:.4f})",
+        ]
     gain = tuned.comparison
     basis = "cross-validated" if tuned.cross_validated is not None else "on the queries it was tuned on"
-    lines.append(f"gain over untuned, {basis}: {gain.gain:+.4f} (95 % {gain.interval[0]:+.4f} to {gain.interval[1]:+.4f}), "
-                 f"real with probability {gain.probability:.2f}")
+    lines.append(
+        f"gain over untuned, {basis}: {gain.gain:+.4f} (95 % {gain.interval[0]:+.4f} to {gain.interval[1]:+.4f}), "
+        f"real with probability {gain.probability:.2f}"
+    )
     if gain.within_noise:
-        lines.append("WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended "
-                     "(--recipe untuned)")
+        lines.append(
+            "WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended "
+            "(--recipe untuned)"
+        )
     if tuned.mixed is not None:
         lines.append(f"WARNING: {tuned.mixed}")
     if tuned.certificate is not None:
@@ -56,52 +71,83 @@ def report(tuned: Tuned, top_k: int) -> str:
         state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
         if found.let_go > found.best and found.let_go >= found.bound:
             state += ", which more time does not close: what memory could not hold or only rounding decides"
-        lines.append(f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
-                     f"{found.nodes} sub-simplices in {found.seconds:.1f} s, public queries)")
+        lines.append(
+            f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
+            f"{found.nodes} sub-simplices in {found.seconds:.1f} s, public queries)"
+        )
     lines.append(f"share of the region within one standard error of the best: {tuned.near_best_share:.0%}")
     if tuned.importances:
         top = list(tuned.importances.items())[:6]
         lines.append("importances: " + ", ".join(f"{name} {value:.2f}" for name, value in top))
     combination = tuned.combination
     if combination.scene is not None:
-        lines.append(f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries")
+        lines.append(
+            f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries"
+        )
     if tuned.misses is not None:
         n_correct = sum(map(len, tuned.labelled.relevant))
         lines.append(f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
     number, size_bytes = tuned.kept_files
     if number:
-        lines.append(f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
-                     "configurations too; deleted ones are made again")
-    lines.append(f"recipe: {tuned.paths['recipe']}" + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""))
+        lines.append(
+            f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
+            "configurations too; deleted ones are made again"
+        )
+    lines.append(
+        f"recipe: {tuned.paths['recipe']}"
+        + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else "")
+    )
     return "\n".join(lines)
 
 
 def report_values(tuned: Tuned) -> dict:
     """Return the same as plain values, for --json."""
     values = {
-        "recipe": str(tuned.paths["recipe"]), "untuned": str(tuned.paths["untuned"]), "trials": tuned.trials,
-        "new_trials": tuned.new_trials, "scores": tuned.recipe.scores, "untuned_scores": tuned.untuned.scores,
+        "recipe": str(tuned.paths["recipe"]),
+        "untuned": str(tuned.paths["untuned"]),
+        "trials": tuned.trials,
+        "new_trials": tuned.new_trials,
+        "scores": tuned.recipe.scores,
+        "untuned_scores": tuned.untuned.scores,
         "weights": {part.name: weight for part, weight in zip(tuned.recipe.components, tuned.recipe.weights)},
-        "choice": tuned.recipe.choice, "steps": list(tuned.recipe.steps),
+        "choice": tuned.recipe.choice,
+        "steps": list(tuned.recipe.steps),
         "seconds_per_trial": {kind.name: kind.seconds for kind in tuned.kinds},
         "importances": tuned.importances,
-        "gain": {"mean": tuned.comparison.gain, "interval": list(tuned.comparison.interval),
-                 "probability": tuned.comparison.probability, "within_noise": tuned.comparison.within_noise},
-        "named": {point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named},
-        "near_best_share": tuned.near_best_share, "mean_candidates": tuned.combination.mean_candidates,
+        "gain": {
+            "mean": tuned.comparison.gain,
+            "interval": list(tuned.comparison.interval),
+            "probability": tuned.comparison.probability,
+            "within_noise": tuned.comparison.within_noise,
+        },
+        "named": {
+            point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named
+        },
+        "near_best_share": tuned.near_best_share,
+        "mean_candidates": tuned.combination.mean_candidates,
     }
     if tuned.mixed is not None:
         values["mixed"] = tuned.mixed
     if tuned.misses is not None:
-        values["missed"] = {"images": len(tuned.misses), "file": str(tuned.paths["missed"]),
-                            "never reachable": sum(not miss.reachable for miss in tuned.misses)}
+        values["missed"] = {
+            "images": len(tuned.misses),
+            "file": str(tuned.paths["missed"]),
+            "never reachable": sum(not miss.reachable for miss in tuned.misses),
+        }
     if tuned.cross_validated is not None:
-        values["cross_validated"] = {"mean": tuned.cross_validated.mean, "interval": list(tuned.cross_validated.interval),
-                                     "spread": tuned.cross_validated.spread}
+        values["cross_validated"] = {
+            "mean": tuned.cross_validated.mean,
+            "interval": list(tuned.cross_validated.interval),
+            "spread": tuned.cross_validated.spread,
+        }
     if tuned.certificate is not None:
-        values["certificate"] = {"best": tuned.certificate.best, "bound": tuned.certificate.bound,
-                                 "gap": tuned.certificate.gap, "nodes": tuned.certificate.nodes}
+        values["certificate"] = {
+            "best": tuned.certificate.best,
+            "bound": tuned.certificate.bound,
+            "gap": tuned.certificate.gap,
+            "nodes": tuned.certificate.nodes,
+        }
     return values
 
 
@@ -114,5 +160,7 @@ def _point_scores(point: NamedPoint, tuned: Tuned) -> dict[str, float]:
 
 
 def _row(name: str, scores: dict[str, float]) -> str:
-    cells = [f"{scores[part]:8.4f}" if part in scores else "       -" for part in ("public", "private", "all")]
+    cells = [
+        f"{scores[part]:8.4f}" if part in scores else "       -" for part in ("public", "private", "all")
+    ]
     return f"  {name[:34]:<34}" + "".join(f" {cell}" for cell in cells)

@@ -42,7 +42,7 @@ def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
         outside = np.flatnonzero(~inside & (scene.rows[query] >= 0))
         values = similarities[query]
         for place, item in enumerate(top):
-            for other in top[place + 1:]:
+            for other in top[place + 1 :]:
                 if hit[item] != hit[other]:
                     pairs.append(values[item] - values[other])
             rivals = outside[hit[outside] != hit[item]]
@@ -70,9 +70,13 @@ def largest_ball(scene: Scene, coordinates: np.ndarray, corners: np.ndarray) -> 
     lengths = np.linalg.norm(in_plane, axis=1)
     result = linprog(
         c=np.append(np.zeros(n), -1.0),
-        A_ub=np.column_stack([-planes, lengths]), b_ub=np.zeros(len(planes)),
-        A_eq=np.append(np.ones(n), 0.0)[None], b_eq=[1.0],
-        bounds=[(0, 1)] * n + [(0, None)], method="highs")
+        A_ub=np.column_stack([-planes, lengths]),
+        b_ub=np.zeros(len(planes)),
+        A_eq=np.append(np.ones(n), 0.0)[None],
+        b_eq=[1.0],
+        bounds=[(0, 1)] * n + [(0, None)],
+        method="highs",
+    )
     if result.status == 2:  # infeasible: only a tie holds the order, the point is its own cell
         return Ball(coordinates, 0.0)
     if result.status != 0:

@@ -62,16 +62,25 @@ class Running:
     def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
         self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
         self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
-        self.kept: Found = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, len(slack)), np.float32))
+        self.kept: Found = (
+            np.empty(0, np.int64),
+            np.empty(0, np.int64),
+            np.empty((0, len(slack)), np.float32),
+        )
         self.waiting: list[Found] = []
 
     @property
     def is_due(self) -> bool:
         """Whether enough waits to be worth a sharpening."""
-        return sum(len(rows) for _, rows, _ in self.waiting) > max(WAITING * self.n_queries, 2 * len(self.kept[0]))
+        return sum(len(rows) for _, rows, _ in self.waiting) > max(
+            WAITING * self.n_queries, 2 * len(self.kept[0])
+        )
 
-    def first_look(self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]) -> None:
+    def first_look(
+        self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]
+    ) -> None:
         """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
+
         def look(part: np.ndarray) -> np.ndarray:
             f = np.stack([value[part] for value in values])
             return self._sharpest(f, _champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
@@ -94,7 +103,9 @@ class Running:
         for first in range(0, self.n_queries, size):
             last = min(first + size, self.n_queries)
             own = slice(ends[first], ends[last])
-            sharper, kept = self._sharpen_some(queries[own] - first, ends[first:last + 1] - ends[first], f[own])
+            sharper, kept = self._sharpen_some(
+                queries[own] - first, ends[first : last + 1] - ends[first], f[own]
+            )
             thresholds.append(sharper)
             keep[own] = kept
         self.thresholds = np.concatenate(thresholds)
@@ -107,7 +118,9 @@ class Running:
             keep[own] = np.isin(rows[own], exact)
         self.kept = queries[keep], rows[keep], f[keep]
 
-    def _sharpen_some(self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _sharpen_some(
+        self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return thresholds (q, G, J) and which of the items (sorted by query) stay."""
         n, widest = len(ends) - 1, max(self.k, int(np.diff(ends).max(initial=0)))
         places = np.arange(len(queries)) - ends[queries]
@@ -123,7 +136,7 @@ class Running:
         rivals &= there
         lower = padded + 2 * self.slack[:, None, None].astype(np.float32) * (1 + 2.0**-20)
         counts = np.zeros((n, widest), dtype=np.int16)
-        rival = np.argsort(~rivals, axis=1, kind="stable")[:, :rivals.sum(axis=1).max(initial=0)]
+        rival = np.argsort(~rivals, axis=1, kind="stable")[:, : rivals.sum(axis=1).max(initial=0)]
         lines = np.arange(n)
         for column in rival.T:
             above = np.repeat((rivals[lines, column])[:, None], widest, axis=1)
@@ -146,12 +159,20 @@ class Running:
         return np.take_along_axis(np.moveaxis(thresholds, 0, 1), order[:, :, None], axis=1)
 
 
-def above(part: np.ndarray, start: int, layers: Sequence[np.ndarray], fast: FastCoordinates, thresholds: np.ndarray,
-           excluded: np.ndarray | None) -> list[Found]:
+def above(
+    part: np.ndarray,
+    start: int,
+    layers: Sequence[np.ndarray],
+    fast: FastCoordinates,
+    thresholds: np.ndarray,
+    excluded: np.ndarray | None,
+) -> list[Found]:
     """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
     width, found = layers[0].shape[1], []
     size = max(1, FILTER_BYTES // (4 * len(layers) * max(1, width)))
-    for first in range(int(part[0]), int(part[-1]) + 1, size):  # so few queries that they stay in the core's cache
+    for first in range(
+        int(part[0]), int(part[-1]) + 1, size
+    ):  # so few queries that they stay in the core's cache
         own = slice(first, min(first + size, int(part[-1]) + 1))
         values = fast.in_place([layer[own] for layer in layers])
         hopeful = np.zeros(values[0].shape, dtype=bool)
@@ -162,8 +183,13 @@ def above(part: np.ndarray, start: int, layers: Sequence[np.ndarray], fast: Fast
             places = places[~excluded[start + places % width]]
         if len(places):
             queries, columns = np.divmod(places, width)
-            found.append((queries + first, columns + start,
-                          np.stack([value[queries, columns] for value in values], axis=1)))
+            found.append(
+                (
+                    queries + first,
+                    columns + start,
+                    np.stack([value[queries, columns] for value in values], axis=1),
+                )
+            )
     return found
 
 
@@ -181,7 +207,9 @@ def _champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:
     count = np.maximum(there.sum(axis=1), 1)[:, None]
     known = np.where(there, f, 0)
     mean = known.sum(axis=2, keepdims=True) / count
-    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count) + np.float32(1e-12)
+    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count) + np.float32(
+        1e-12
+    )
     standard = (known - mean) / deviation
     worst, total = standard.min(axis=0), standard.sum(axis=0)
     criteria = [worst, total + worst, total, *(line + np.float32(0.3) * worst for line in standard)]

@@ -10,6 +10,7 @@ import optuna
 
 from competition.errors import ConfigurationError, nearest
 
+
 def _quietly(make: Callable[[], optuna.samplers.BaseSampler]) -> optuna.samplers.BaseSampler:
     """QMC calls itself experimental since version 3; versions are pinned here."""
     with warnings.catch_warnings():
@@ -20,8 +21,11 @@ def _quietly(make: Callable[[], optuna.samplers.BaseSampler]) -> optuna.samplers
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
     "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-    "qmc": lambda seed: _quietly(lambda: optuna.samplers.QMCSampler(
-        seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False)),
+    "qmc": lambda seed: _quietly(
+        lambda: optuna.samplers.QMCSampler(
+            seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+        )
+    ),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 

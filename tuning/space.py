@@ -42,8 +42,12 @@ class Space:
 
     def single_changes(self) -> list[dict[str, object]]:
         """Return the first choices, and those with one other value of a step."""
-        return [self.default] + [{**self.default, name: value} for step in self.steps
-                                 for name, values in step.choice_lists.items() for value in values[1:]]
+        return [self.default] + [
+            {**self.default, name: value}
+            for step in self.steps
+            for name, values in step.choice_lists.items()
+            for value in values[1:]
+        ]
 
     def steps_of(self, choice: Choice) -> tuple[Step, ...]:
         """Return the steps of one choice."""
@@ -73,17 +77,23 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     return Space(lists, made, steps, (1.0,) * n_components)
 
 
-def _fixed(configuration: Configuration, choice: Choice, known: Mapping, lists: Mapping[str, tuple]) -> dict[str, tuple]:
+def _fixed(
+    configuration: Configuration, choice: Choice, known: Mapping, lists: Mapping[str, tuple]
+) -> dict[str, tuple]:
     """Return `lists` with the chosen values alone; ConfigurationError where the choice is not one of them."""
     for name in choice:
         if name not in lists:
-            raise ConfigurationError(f"{configuration.path}: the recipe chooses {name!r}, which the study does not have: "
-                                     f"{nearest(name, lists)}")
+            raise ConfigurationError(
+                f"{configuration.path}: the recipe chooses {name!r}, which the study does not have: "
+                f"{nearest(name, lists)}"
+            )
     check_choice(configuration, {name: choice[name] for name in known if name in choice})
     for name, values in lists.items():
         if name not in choice or choice[name] not in values:
-            raise ConfigurationError(f"{configuration.path}: the recipe has no choice for {name!r} among {list(values)}: "
-                                     "write it anew with ./run.sh tune")
+            raise ConfigurationError(
+                f"{configuration.path}: the recipe has no choice for {name!r} among {list(values)}: "
+                "write it anew with ./run.sh tune"
+            )
     return {name: (choice[name],) for name in lists}
 
 
@@ -105,8 +115,13 @@ def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
             step["stages"] = [{**stage, "weights": each(stage["weights"])} for stage in step["stages"]]
         steps.append(step)
     weights = recipe.weight_array[order]
-    arranged = replace(recipe, components=tuple(recipe.components[number] for number in order),
-                       weights=tuple(map(float, weights)), groups=(), steps=tuple(steps))
+    arranged = replace(
+        recipe,
+        components=tuple(recipe.components[number] for number in order),
+        weights=tuple(map(float, weights)),
+        groups=(),
+        steps=tuple(steps),
+    )
     chosen = recipe_steps(steps, len(order))
     lists: dict[str, tuple] = {}
     for step in chosen:

@@ -38,20 +38,31 @@ class StepChoices:
     def choice_lists(self) -> dict[str, tuple]:
         """The discrete parameters of the study this step adds, first values first."""
         used = {f"{self.label}.used": (True, False)} if self.optional else {}
-        return used | {f"{self.label}.{key}": tuple(map(parameter_value, values))
-                       for key, values in self.values.items() if len(values) > 1}
+        return used | {
+            f"{self.label}.{key}": tuple(map(parameter_value, values))
+            for key, values in self.values.items()
+            if len(values) > 1
+        }
 
     def step(self, choice: Choice) -> Step | None:
         """Return the step as `choice` has it; None where it is left out or joins no neighbours."""
         if not choice.get(f"{self.label}.used", True):
             return None
-        found = {key: values[list(map(parameter_value, values)).index(choice[f"{self.label}.{key}"])]
-                 if len(values) > 1 else values[0] for key, values in self.values.items()}
+        found = {
+            key: values[list(map(parameter_value, values)).index(choice[f"{self.label}.{key}"])]
+            if len(values) > 1
+            else values[0]
+            for key, values in self.values.items()
+        }
         if self.name == "cascade":
             return {"step": self.name, "stages": _stages(found)}
         if self.name in ("augment", "expand") and found.get("neighbours") == 0:
             return None
-        if "alpha" in found and "kind" in parameters_of(self.name) and found.get("kind", "average") != "alpha":
+        if (
+            "alpha" in found
+            and "kind" in parameters_of(self.name)
+            and found.get("kind", "average") != "alpha"
+        ):
             del found["alpha"]  # says nothing there
         return {"step": self.name, **found}
 
@@ -66,11 +77,15 @@ def _stages(found: Mapping[str, object]) -> list[dict]:
     stages: list[dict] = []
     for number in range(1, len(found) // 2 + 1):
         keep = found[f"{number}.keep"]
-        stages.append({"weights": found[f"{number}.weights"], "keep": min([keep, *(s["keep"] for s in stages[-1:])])})
+        stages.append(
+            {"weights": found[f"{number}.weights"], "keep": min([keep, *(s["keep"] for s in stages[-1:])])}
+        )
     return stages
 
 
-def concrete_steps(steps: Sequence[StepChoices], choice: Choice, graph_weights: Sequence[float]) -> tuple[Step, ...]:
+def concrete_steps(
+    steps: Sequence[StepChoices], choice: Choice, graph_weights: Sequence[float]
+) -> tuple[Step, ...]:
     """Return the steps of one choice. An augmentation without weights of its own takes `graph_weights`, one for each
     component, so that its neighbours depend on no trial's weights (not after a step that depends on them anyway; not
     where it says weights = "own").
@@ -98,7 +113,9 @@ def with_weights(steps: Sequence[Step], weights: np.ndarray, corners: np.ndarray
     found = []
     for step in steps:
         if step["step"] == "cascade":
-            stages = [{**stage, "weights": _numbers(stage["weights"], weights, corners)} for stage in step["stages"]]
+            stages = [
+                {**stage, "weights": _numbers(stage["weights"], weights, corners)} for stage in step["stages"]
+            ]
             step = {**step, "stages": stages}
         found.append(step)
     return tuple(found)
@@ -114,7 +131,9 @@ def _numbers(named: object, weights: np.ndarray, corners: np.ndarray) -> list[fl
     return corners[int(named.split()[1]) - 1].tolist()
 
 
-def configured_steps(tables: Sequence[Mapping[str, object]], path: Path, n_components: int) -> tuple[StepChoices, ...]:
+def configured_steps(
+    tables: Sequence[Mapping[str, object]], path: Path, n_components: int
+) -> tuple[StepChoices, ...]:
     """Return the steps of `[tuning] steps`; ConfigurationError, one line, for what cannot be."""
     where = f"{path}: [tuning] steps"
     labels = _labels([str(table["step"]) for table in tables])
@@ -123,16 +142,22 @@ def configured_steps(tables: Sequence[Mapping[str, object]], path: Path, n_compo
         name = str(table["step"])
         written = {key: value for key, value in table.items() if key not in ("step", "optional", "tune")}
         if name == "cascade" and not _are_stages(written.get("stages")):
-            raise ConfigurationError(f"{where}: cascade has stages = {written.get('stages')!r}: expected a list of tables "
-                                     "like { weights = \"own\", keep = 100 }")
+            raise ConfigurationError(
+                f"{where}: cascade has stages = {written.get('stages')!r}: expected a list of tables "
+                'like { weights = "own", keep = 100 }'
+            )
         values = {key: _listed(key, value) for key, value in written.items() if key != "stages"}
         for number, stage in enumerate(written.get("stages", ()), start=1):
             values |= {f"{number}.{key}": _listed(key, value) for key, value in stage.items()}
         if table.get("tune"):
             if name not in TUNABLE:
-                raise ConfigurationError(f"{where}: tune = true for {name}, which has no list of values worth trying "
-                                         f"(those that have: {', '.join(TUNABLE)}): write its values")
-            values |= {key: _own_first(name, key, worth) for key, worth in TUNABLE[name].items() if key not in values}
+                raise ConfigurationError(
+                    f"{where}: tune = true for {name}, which has no list of values worth trying "
+                    f"(those that have: {', '.join(TUNABLE)}): write its values"
+                )
+            values |= {
+                key: _own_first(name, key, worth) for key, worth in TUNABLE[name].items() if key not in values
+            }
         found.append(StepChoices(name, label, values, bool(table.get("optional", False))))
     _check(found, where, n_components)
     return tuple(found)
@@ -168,31 +193,44 @@ def _own_first(name: str, key: str, worth: tuple, *own: object) -> tuple:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
-            for place, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 def _listed(key: str, value: object) -> tuple:
     """The values an argument may take; a list of numbers for `weights` is one value."""
-    if not isinstance(value, list) or key == "weights" and all(isinstance(item, (int, float)) for item in value):
+    if (
+        not isinstance(value, list)
+        or key == "weights"
+        and all(isinstance(item, (int, float)) for item in value)
+    ):
         return (value,)
     return tuple(value)
 
 
 def _are_stages(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(
-        isinstance(stage, Mapping) and set(stage) == {"weights", "keep"} for stage in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(stage, Mapping) and set(stage) == {"weights", "keep"} for stage in value)
+    )
 
 
 def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
     """Check every value each step may take, and the order of the steps, before anything runs."""
     for step in steps:
         if step.name == "approximate":
-            raise ConfigurationError(f"{where}: approximate would build an index for the weights of every trial: leave it out, "
-                                     "trials rank exactly, and give --index to submit, predict or bundle")
+            raise ConfigurationError(
+                f"{where}: approximate would build an index for the weights of every trial: leave it out, "
+                "trials rank exactly, and give --index to submit, predict or bundle"
+            )
         for key, values in step.values.items():
             if not values or len(set(map(str, map(parameter_value, values)))) < len(values):
-                raise ConfigurationError(f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once")
+                raise ConfigurationError(
+                    f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once"
+                )
             if key.endswith("weights"):
                 words = ("own", "equal", "centroid") if step.name == "cascade" else ("own", "equal")
                 for value in values:
@@ -200,12 +238,21 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
             elif key.endswith(".keep"):
                 for value in values:
                     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                        raise ConfigurationError(f"{where}: {step.label}.{key} = {value!r}: expected a whole number of at least 1")
+                        raise ConfigurationError(
+                            f"{where}: {step.label}.{key} = {value!r}: expected a whole number of at least 1"
+                        )
     every = max([len(values) for step in steps for values in step.values.values()], default=1)
     for place in range(every):  # each value once; those of different arguments side by side
-        drawn = [{key: values[min(place, len(values) - 1)] for key, values in step.values.items()} for step in steps]
-        made = [{"step": step.name, "stages": _stages(values)} if step.name == "cascade" else {"step": step.name, **values}
-                for step, values in zip(steps, drawn)]
+        drawn = [
+            {key: values[min(place, len(values) - 1)] for key, values in step.values.items()}
+            for step in steps
+        ]
+        made = [
+            {"step": step.name, "stages": _stages(values)}
+            if step.name == "cascade"
+            else {"step": step.name, **values}
+            for step, values in zip(steps, drawn)
+        ]
         try:
             check_steps(made)
         except ConfigurationError as error:
@@ -219,6 +266,10 @@ def _check_weights(where: str, value: object, n_components: int, words: Sequence
             return
         known = ", ".join([*words, *([f"vertex 1 to vertex {n_components}"] if "centroid" in words else [])])
         raise ConfigurationError(f"{where} = {value!r}: expected numbers, or one of {known}")
-    numbers = isinstance(value, list) and all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in value)
+    numbers = isinstance(value, list) and all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) for x in value
+    )
     if not numbers or len(value) != n_components or min(value) < 0 or sum(value) <= 0:
-        raise ConfigurationError(f"{where} = {value!r}: expected {n_components} numbers >= 0, one a component, not all 0")
+        raise ConfigurationError(
+            f"{where} = {value!r}: expected {n_components} numbers >= 0, one a component, not all 0"
+        )

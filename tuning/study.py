@@ -36,12 +36,16 @@ def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage
 
         path = Path(work) / "study" / "journal.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        return optuna.storages.JournalStorage(
+            JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
+        )
     try:
         return optuna.storages.RDBStorage(storage)
     except Exception as error:  # SQLAlchemy's and the driver's own errors have no common root
         reason = str(error).strip().splitlines()[0]
-        raise ConfigurationError(f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {reason}") from error
+        raise ConfigurationError(
+            f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {reason}"
+        ) from error
 
 
 def _without_password(url: str) -> str:
@@ -49,15 +53,19 @@ def _without_password(url: str) -> str:
     return f"{head.split('://')[0]}://…@{tail}" if at else url
 
 
-def open_study(storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
     """Return the study `name` (maximising), made if it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the progress bar says how the trials go
-    return optuna.create_study(storage=storage, study_name=name, sampler=sampler, direction="maximize",
-                               load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+    )
 
 
-def first_points(choice_lists: Mapping[str, Sequence], n_vertices: int,
-                 alone: Sequence[tuple[int, Sequence[str]]] = ()) -> Iterator[dict[str, object]]:
+def first_points(
+    choice_lists: Mapping[str, Sequence], n_vertices: int, alone: Sequence[tuple[int, Sequence[str]]] = ()
+) -> Iterator[dict[str, object]]:
     """Yield the named points to try first, as parameters: the best known places before any sampling.
 
     The first values of every choice: the centroid and all vertices; then each chain alone under every combination of
@@ -89,24 +97,38 @@ def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> dict[str, 
     return {**choice, **{f"u{vertex}": float(u) for vertex, u in enumerate(uniforms)}}
 
 
-def point_of(values: Mapping[str, object], choice_lists: Mapping[str, Sequence]) -> tuple[dict[str, object], np.ndarray]:
+def point_of(
+    values: Mapping[str, object], choice_lists: Mapping[str, Sequence]
+) -> tuple[dict[str, object], np.ndarray]:
     """Return (choice, barycentric coordinates) of a trial's parameters."""
-    uniforms = [values[f"u{vertex}"] for vertex in range(sum(name.startswith("u") and name[1:].isdigit() for name in values))]
-    return {name: values[name] for name in choice_lists}, uniform_coordinates(np.array(uniforms, dtype=np.float64))
+    uniforms = [
+        values[f"u{vertex}"]
+        for vertex in range(sum(name.startswith("u") and name[1:].isdigit() for name in values))
+    ]
+    return {name: values[name] for name in choice_lists}, uniform_coordinates(
+        np.array(uniforms, dtype=np.float64)
+    )
 
 
 def suggest(trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertices: int) -> dict[str, object]:
     """Let the sampler fill in a trial's parameters."""
-    values: dict[str, object] = {name: trial.suggest_categorical(name, list(known)) for name, known in choice_lists.items()}
+    values: dict[str, object] = {
+        name: trial.suggest_categorical(name, list(known)) for name, known in choice_lists.items()
+    }
     uniforms = [trial.suggest_float(f"u{vertex}", SMALLEST_U, 1.0) for vertex in range(n_vertices)]
     if n_vertices and max(uniforms) == min(uniforms) == 1.0:
         uniforms = list(face_uniforms(range(n_vertices), n_vertices))  # no direction at all: the centroid
     return parameters(values, np.array(uniforms))
 
 
-def enqueue_first_points(study: optuna.Study, choice_lists: Mapping[str, Sequence], n_vertices: int, share: int,
-                         alone: Sequence[tuple[int, Sequence[str]]] = (),
-                         known: Sequence[Mapping[str, object]] = ()) -> None:
+def enqueue_first_points(
+    study: optuna.Study,
+    choice_lists: Mapping[str, Sequence],
+    n_vertices: int,
+    share: int,
+    alone: Sequence[tuple[int, Sequence[str]]] = (),
+    known: Sequence[Mapping[str, object]] = (),
+) -> None:
     """Enqueue `known` parameters and the named points (see `first_points`), at most `share`, once in a study's life."""
     if study.user_attrs.get("first points enqueued"):
         return
@@ -122,8 +144,15 @@ def completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def run_trials(study: optuna.Study, evaluate: Evaluate, choice_lists: Mapping[str, Sequence], n_vertices: int,
-               total: int, *, finished: Callable[[optuna.Study], None] | None = None) -> None:
+def run_trials(
+    study: optuna.Study,
+    evaluate: Evaluate,
+    choice_lists: Mapping[str, Sequence],
+    n_vertices: int,
+    total: int,
+    *,
+    finished: Callable[[optuna.Study], None] | None = None,
+) -> None:
     """Run trials until the study holds `total` in all, this and any other worker's counted.
 
     evaluate(choice, coordinates) -> MAP@k. A trial that asks for a place beyond the total is given back unused; one
@@ -134,7 +163,9 @@ def run_trials(study: optuna.Study, evaluate: Evaluate, choice_lists: Mapping[st
         if len(study.get_trials(deepcopy=False, states=COUNTED)) >= total:
             if len(completed(study)) >= total or not _others_running(study):
                 return
-            threading.Event().wait(0.2)  # another worker holds the last places: wait whether it gives one back
+            threading.Event().wait(
+                0.2
+            )  # another worker holds the last places: wait whether it gives one back
             close_abandoned(study)
             continue
         trial = study.ask()
@@ -189,8 +220,9 @@ def close_abandoned(study: optuna.Study) -> int:
         else:
             gone = time.time() - float(trial.user_attrs.get("started", time.time())) > GRACE_S
         if gone:
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker closed it just now
+            with contextlib.suppress(
+                optuna.exceptions.UpdateFinishedTrialError
+            ):  # another worker closed it just now
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                 closed += 1
     return closed
-

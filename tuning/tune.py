@@ -23,7 +23,9 @@ from tuning.samplers import make_sampler
 from tuning.timing import Kind, kinds_text, measured_kinds
 from tuning.validation import Comparison, CrossValidated, compare, cross_validate, resampled_means
 
-FOLDS_LIMIT = 2e13  # multiplications of query and gallery entries, some ten minutes, that cross-validation may take
+FOLDS_LIMIT = (
+    2e13  # multiplications of query and gallery entries, some ten minutes, that cross-validation may take
+)
 
 
 @dataclass
@@ -51,9 +53,18 @@ class Tuned:
     kept_files: tuple[int, int] = (0, 0)
 
 
-def tune(configuration: Configuration, *, trials: int | None = None, seed: int | None = None, folds: int | None = None,
-         repeats: int = 2, certify_seconds: float | None = None, certify_all: bool = False,
-         recipe: Recipe | None = None, progress: bool = True) -> Tuned:
+def tune(
+    configuration: Configuration,
+    *,
+    trials: int | None = None,
+    seed: int | None = None,
+    folds: int | None = None,
+    repeats: int = 2,
+    certify_seconds: float | None = None,
+    certify_all: bool = False,
+    recipe: Recipe | None = None,
+    progress: bool = True,
+) -> Tuned:
     """Run the study until it holds `trials` in all, validate it, and write the recipe of its best point.
 
     folds: of the cross-validation, None for 5 where trials are cheap; certify_seconds: then search by branch and
@@ -80,11 +91,16 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     mixed = other_figures(landscape, study)
     if mixed is not None:
         print(f"WARNING: {mixed}", file=sys.stderr)
-    study.sampler = make_sampler(settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0)
+    study.sampler = make_sampler(
+        settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0
+    )
     known = _recipe_point(landscape)
-    studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(),
-                                 known)
-    with tqdm(total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True) as bar:
+    studies.enqueue_first_points(
+        study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(), known
+    )
+    with tqdm(
+        total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True
+    ) as bar:
         best_so_far = max((trial.value for trial in studies.completed(study)), default=0.0)
 
         def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:
@@ -94,20 +110,28 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
             bar.set_postfix_str(f"best MAP@{landscape.top_k} {best_so_far:.4f}", refresh=False)
             return value
 
-        studies.run_trials(study, evaluate, landscape.choice_lists, n_vertices, total, finished=lambda _: bar.update())
+        studies.run_trials(
+            study, evaluate, landscape.choice_lists, n_vertices, total, finished=lambda _: bar.update()
+        )
 
     choice, coordinates, public = best_point(landscape, study)
     certificate = None
     if certify_seconds:
-        certificate, choice, coordinates, public = certified(landscape, choice, coordinates, public, certify_seconds,
-                                                             certify_all, progress)
+        certificate, choice, coordinates, public = certified(
+            landscape, choice, coordinates, public, certify_seconds, certify_all, progress
+        )
     combination = landscape.combination(choice)
     weights = coordinates @ combination.corners
     tuned_precisions = combination.average_precisions(weights)
-    best = Recipe("best", landscape.space.components_of(choice), tuple(map(float, weights)), dict(choice),
-                  _scores(tuned_precisions, labelled),
-                  _provenance(landscape, combination, name, seed, total, certificate),
-                  tuple(landscape.recipe_steps(choice, weights)))
+    best = Recipe(
+        "best",
+        landscape.space.components_of(choice),
+        tuple(map(float, weights)),
+        dict(choice),
+        _scores(tuned_precisions, labelled),
+        _provenance(landscape, combination, name, seed, total, certificate),
+        tuple(landscape.recipe_steps(choice, weights)),
+    )
     untuned, untuned_precisions = _untuned(landscape)
     named = _named(landscape, choice, combination)
     cross_validated = None
@@ -115,26 +139,47 @@ def tune(configuration: Configuration, *, trials: int | None = None, seed: int |
     if folds is None:
         folds = _affordable_folds(landscape, combination, total * repeats)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
-        cross_validated = _cross_validated(landscape, total, seed, n_vertices, folds, repeats, known, progress)
+        cross_validated = _cross_validated(
+            landscape, total, seed, n_vertices, folds, repeats, known, progress
+        )
         compared = np.full(len(labelled.groups), np.nan)
         compared[labelled.public] = cross_validated.out_of_fold.mean(axis=0)
         best.scores["cross-validated"] = cross_validated.mean
     public_mask = labelled.public
     comparison = compare(compared[public_mask], untuned_precisions[public_mask], labelled.groups[public_mask])
     recipes = landscape.work / "recipes"
-    paths = {"recipe": write_recipe(recipes / "best.json", best),
-             "untuned": write_recipe(recipes / "untuned.json", untuned)}
+    paths = {
+        "recipe": write_recipe(recipes / "best.json", best),
+        "untuned": write_recipe(recipes / "untuned.json", untuned),
+    }
     if landscape.space.recipe is not None:
         own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
         paths["tuned"] = write_recipe(recipes / f"{own}.json", replace(best, name=own))
     misses = _misses(landscape, choice, combination, weights)
     if misses is not None:
-        paths["missed"] = write_misses(recipes / "best-missed.csv", misses, labelled.query_ids, landscape.gallery_ids,
-                                       labelled.private)
-    return Tuned(best, untuned, combination, coordinates, labelled, len(studies.completed(study)),
-                 len(studies.completed(study)) - before, named, comparison, cross_validated, certificate,
-                 _importances(study), _near_best_share(combination, tuned_precisions, labelled), paths, kinds, misses, mixed,
-                 landscape.kept_files())
+        paths["missed"] = write_misses(
+            recipes / "best-missed.csv", misses, labelled.query_ids, landscape.gallery_ids, labelled.private
+        )
+    return Tuned(
+        best,
+        untuned,
+        combination,
+        coordinates,
+        labelled,
+        len(studies.completed(study)),
+        len(studies.completed(study)) - before,
+        named,
+        comparison,
+        cross_validated,
+        certificate,
+        _importances(study),
+        _near_best_share(combination, tuned_precisions, labelled),
+        paths,
+        kinds,
+        misses,
+        mixed,
+        landscape.kept_files(),
+    )
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
@@ -144,8 +189,11 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
         return []
     combination = landscape.combination(default)
     if not contains(recipe.weight_array, combination.sums, combination.chains):
-        print(f"the weights of {recipe.name} lie outside the region [tuning] region = "
-              f"{landscape.configuration.tuning.region!r}: it is scored beside the study, which cannot try it", file=sys.stderr)
+        print(
+            f"the weights of {recipe.name} lie outside the region [tuning] region = "
+            f"{landscape.configuration.tuning.region!r}: it is scored beside the study, which cannot try it",
+            file=sys.stderr,
+        )
         return []
     coordinates = np.maximum(barycentric(recipe.weight_array, combination.sums, combination.chains), 0.0)
     return [studies.parameters(default, np.exp(-coordinates))]
@@ -154,17 +202,30 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
 def _named(landscape: Landscape, choice: Choice, combination: Combination) -> list[NamedPoint]:
     """Points worth knowing under the best's choices, by full ranking."""
     if not landscape.space.steps:
-        return evaluate_named(combination, *landscape.dumps(choice), landscape.labelled.relevant, landscape.top_k)
-    return named_points(combination, lambda weights: landscape.full_precisions(choice, weights, combination.corners))
+        return evaluate_named(
+            combination, *landscape.dumps(choice), landscape.labelled.relevant, landscape.top_k
+        )
+    return named_points(
+        combination, lambda weights: landscape.full_precisions(choice, weights, combination.corners)
+    )
 
 
-def _misses(landscape: Landscape, choice: Choice, combination: Combination, weights: np.ndarray) -> list[Miss] | None:
+def _misses(
+    landscape: Landscape, choice: Choice, combination: Combination, weights: np.ndarray
+) -> list[Miss] | None:
     """The correct images the best recipe misses; None where there are no candidates to explain them by."""
     if combination.scene is None:
         return None
     prepared = landscape.prepared(choice)
-    return find_misses(combination.scene, landscape.labelled.relevant, weights, combination.corners, prepared.queries,
-                       prepared.gallery, excluded_rows(prepared.gallery))
+    return find_misses(
+        combination.scene,
+        landscape.labelled.relevant,
+        weights,
+        combination.corners,
+        prepared.queries,
+        prepared.gallery,
+        excluded_rows(prepared.gallery),
+    )
 
 
 def _affordable_folds(landscape: Landscape, combination: Combination, trials: int) -> int:
@@ -176,13 +237,23 @@ def _affordable_folds(landscape: Landscape, combination: Combination, trials: in
     work = 5.0 * trials * len(landscape.labelled.query_ids) * len(landscape.gallery_ids) * width
     if full and 2 * work <= FOLDS_LIMIT:
         return 5
-    print("no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it",
-          file=sys.stderr)
+    print(
+        "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it",
+        file=sys.stderr,
+    )
     return 0
 
 
-def _cross_validated(landscape: Landscape, total: int, seed: int, n_vertices: int, folds: int, repeats: int,
-                     known: list[dict[str, object]], progress: bool) -> CrossValidated:
+def _cross_validated(
+    landscape: Landscape,
+    total: int,
+    seed: int,
+    n_vertices: int,
+    folds: int,
+    repeats: int,
+    known: list[dict[str, object]],
+    progress: bool,
+) -> CrossValidated:
     """The same procedure inside each fold of the public queries, scored outside it."""
     import optuna
     from tqdm import tqdm
@@ -190,17 +261,26 @@ def _cross_validated(landscape: Landscape, total: int, seed: int, n_vertices: in
     public = np.flatnonzero(landscape.labelled.public)
     groups = landscape.labelled.groups[public]
     folds = min(folds, len(np.unique(groups)))
-    with tqdm(total=folds * repeats, unit="fold", desc="cross-validate", disable=None if progress else True) as bar:
+    with tqdm(
+        total=folds * repeats, unit="fold", desc="cross-validate", disable=None if progress else True
+    ) as bar:
+
         def tune_inside(inside: np.ndarray, fold_seed: int) -> np.ndarray:
             mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
             mask[public[inside]] = True
             storage = optuna.storages.InMemoryStorage()
             sampler = make_sampler(landscape.configuration.tuning.sampler, seed, fold_seed + 1)
             study = studies.open_study(storage, "fold", sampler)
-            studies.enqueue_first_points(study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(),
-                                         known)
-            studies.run_trials(study, lambda choice, point: landscape.map_inside(choice, point, mask),
-                               landscape.choice_lists, n_vertices, total)
+            studies.enqueue_first_points(
+                study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(), known
+            )
+            studies.run_trials(
+                study,
+                lambda choice, point: landscape.map_inside(choice, point, mask),
+                landscape.choice_lists,
+                n_vertices,
+                total,
+            )
             choice, coordinates = studies.point_of(study.best_trial.params, landscape.choice_lists)
             combination = landscape.combination(choice)
             bar.update()
@@ -216,9 +296,15 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     components = landscape.space.components_of(choice)
     weights = np.full(len(components), 1.0 / len(components)) if recipe is None else recipe.weight_array
     values = landscape.full_precisions(choice, weights, landscape.combination(choice).corners)
-    return Recipe("untuned", components, tuple(map(float, weights)), dict(choice), _scores(values, landscape.labelled),
-                  {"competition": landscape.configuration.competition.name, **_studied(landscape)},
-                  landscape.recipe_steps(choice, weights)), values
+    return Recipe(
+        "untuned",
+        components,
+        tuple(map(float, weights)),
+        dict(choice),
+        _scores(values, landscape.labelled),
+        {"competition": landscape.configuration.competition.name, **_studied(landscape)},
+        landscape.recipe_steps(choice, weights),
+    ), values
 
 
 def _studied(landscape: Landscape) -> dict[str, str]:
@@ -233,13 +319,25 @@ def _scores(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
     return found
 
 
-def _provenance(landscape: Landscape, combination: Combination, study: str, seed: int, trials: int,
-                certificate: Certificate | None) -> dict[str, object]:
+def _provenance(
+    landscape: Landscape,
+    combination: Combination,
+    study: str,
+    seed: int,
+    trials: int,
+    certificate: Certificate | None,
+) -> dict[str, object]:
     settings = landscape.configuration.tuning
     found: dict[str, object] = {
-        "competition": landscape.configuration.competition.name, "convention": "min(m,k)", "region": settings.region,
-        "sums": list(map(float, combination.sums)), "study": study, "seed": seed, "trials": trials,
-        "sampler": settings.sampler, "private share": settings.private,
+        "competition": landscape.configuration.competition.name,
+        "convention": "min(m,k)",
+        "region": settings.region,
+        "sums": list(map(float, combination.sums)),
+        "study": study,
+        "seed": seed,
+        "trials": trials,
+        "sampler": settings.sampler,
+        "private share": settings.private,
     }
     found |= _studied(landscape)
     if certificate is not None:
@@ -255,15 +353,23 @@ def _importances(study) -> dict[str, float]:
     if len(finished) < 10 or len({trial.value for trial in finished}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return {name: float(value) for name, value in
-            optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
+    return {
+        name: float(value)
+        for name, value in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
+    }
 
 
-def _near_best_share(combination: Combination, values: np.ndarray, labelled: Labelled, n_points: int = 500) -> float:
+def _near_best_share(
+    combination: Combination, values: np.ndarray, labelled: Labelled, n_points: int = 500
+) -> float:
     """Share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
     public = labelled.public
     error = float(resampled_means(values[public], labelled.groups[public], 2000, 0).std())
     n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
-    points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0)) @ combination.corners
+    points = (
+        random_coordinates(n_points, len(combination.corners), np.random.default_rng(0)) @ combination.corners
+    )
     threshold = values[public].mean() - error
-    return float(np.mean([combination.average_precisions(point)[public].mean() >= threshold for point in points]))
+    return float(
+        np.mean([combination.average_precisions(point)[public].mean() >= threshold for point in points])
+    )

@@ -47,8 +47,14 @@ class Comparison:
         return self.probability < 0.95
 
 
-def cross_validate(tune_inside: Callable[[np.ndarray, int], Callable[[], np.ndarray]], groups: np.ndarray, *,
-                   n_folds: int = 5, repeats: int = 2, seed: int = 0) -> CrossValidated:
+def cross_validate(
+    tune_inside: Callable[[np.ndarray, int], Callable[[], np.ndarray]],
+    groups: np.ndarray,
+    *,
+    n_folds: int = 5,
+    repeats: int = 2,
+    seed: int = 0,
+) -> CrossValidated:
     """Tune inside each fold and score outside it.
 
     tune_inside(inside (Q,) bool, seed) -> average precisions (Q,) of all queries under what was tuned on `inside`;
@@ -68,8 +74,9 @@ def cross_validate(tune_inside: Callable[[np.ndarray, int], Callable[[], np.ndar
     return CrossValidated(values, fold_maps, group_interval(values.mean(axis=0), groups, seed=seed))
 
 
-def group_interval(values: np.ndarray, groups: np.ndarray, *, level: float = 0.95, n_samples: int = 4000,
-                   seed: int = 0) -> tuple[float, float]:
+def group_interval(
+    values: np.ndarray, groups: np.ndarray, *, level: float = 0.95, n_samples: int = 4000, seed: int = 0
+) -> tuple[float, float]:
     """Return the bootstrap interval of the mean of `values` (Q,), whole groups resampled."""
     means = resampled_means(values, groups, n_samples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -82,8 +89,9 @@ def resampled_means(values: np.ndarray, groups: np.ndarray, n_samples: int, seed
     return counts @ np.asarray(values, dtype=np.float64) / counts.sum(axis=1)
 
 
-def compare(first: np.ndarray, second: np.ndarray, groups: np.ndarray, *, n_samples: int = 4000,
-            seed: int = 0) -> Comparison:
+def compare(
+    first: np.ndarray, second: np.ndarray, groups: np.ndarray, *, n_samples: int = 4000, seed: int = 0
+) -> Comparison:
     """Compare two recipes by their average precisions on the same queries: the gain of `first` over `second`.
 
     Bootstrap over groups; a resample without difference counts half, so equal recipes have probability 0.5.

@@ -1,10 +1,10 @@
 """The embedded competition as files: gallery, validation, test, labels in the real format, a configuration.
 
-    folder/gallery/0001_180889/n0001_0000123.jpg …   catalogue pictures and distractors, ids in no order
-    folder/val/v000001.jpg …, folder/val.csv         user photos with their labels
-    folder/test/t000001.jpg …                        user photos
-    folder/held_back/test.csv                        the truth of the test queries; no configuration names it
-    folder/config.toml, folder/competition.json      what to run; what drew it
+folder/gallery/0001_180889/n0001_0000123.jpg …   catalogue pictures and distractors, ids in no order
+folder/val/v000001.jpg …, folder/val.csv         user photos with their labels
+folder/test/t000001.jpg …                        user photos
+folder/held_back/test.csv                        the truth of the test queries; no configuration names it
+folder/config.toml, folder/competition.json      what to run; what drew it
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
     shown: list[tuple[Product, int]] = []  # gallery pictures: product, number of the asked-for product or -1
     for _ in range(sizes.families):
         family = draw_family(generator, sizes.members + sizes.lookalikes)
-        for product in family[:sizes.members]:
+        for product in family[: sizes.members]:
             shown += [(product, len(products))] * int(generator.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
             products.append(product)
-        shown += [(product, -1) for product in family[sizes.members:]]
+        shown += [(product, -1) for product in family[sizes.members :]]
     shown += [(draw_product(generator), -1) for _ in range(sizes.strangers)]
     order = generator.permutation(len(shown))
     positives: dict[int, list[str]] = {}
@@ -115,11 +115,19 @@ def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
     asked = generator.permutation(len(products))
     queries = min(sizes.queries, len(products))
     truth: list[dict[str, tuple[str, ...]]] = []
-    for split, letter, chosen in (("val", "v", asked[:queries]), ("test", "t", asked[len(asked) - queries:])):
-        named = {f"{letter}{place + 1:06d}": int(number) for place, number in enumerate(generator.permutation(chosen))}
+    for split, letter, chosen in (
+        ("val", "v", asked[:queries]),
+        ("test", "t", asked[len(asked) - queries :]),
+    ):
+        named = {
+            f"{letter}{place + 1:06d}": int(number)
+            for place, number in enumerate(generator.permutation(chosen))
+        }
         truth.append({query: tuple(sorted(positives[number])) for query, number in named.items()})
-        pictures += [Picture(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
-                     for place, (query, number) in enumerate(named.items())]
+        pictures += [
+            Picture(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
+            for place, (query, number) in enumerate(named.items())
+        ]
     return Contest(tuple(pictures), *truth)
 
 
@@ -137,7 +145,10 @@ def draw(picture: Picture) -> bytes:
 
 def label_file(truth: dict[str, tuple[str, ...]]) -> bytes:
     """Return a label file as the real competition's: a byte-order mark, a header, ragged rows."""
-    rows = ["Validation Image ID,Training Image ID", *(",".join([query, *correct]) for query, correct in truth.items())]
+    rows = [
+        "Validation Image ID,Training Image ID",
+        *(",".join([query, *correct]) for query, correct in truth.items()),
+    ]
     return b"\xef\xbb\xbf" + "".join(f"{row}\n" for row in rows).encode()
 
 
@@ -151,7 +162,9 @@ def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, si
     if _made_from(folder) == made_from:
         return folder / "config.toml"
     if folder.exists() and _made_from(folder) is None:
-        raise Top7Error(f"{folder}: holds files that top7 did not draw: move them away, or choose another --work")
+        raise Top7Error(
+            f"{folder}: holds files that top7 did not draw: move them away, or choose another --work"
+        )
     contest = plan_contest(seed, sizes)
     folder.parent.mkdir(parents=True, exist_ok=True)
     drawing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
@@ -189,6 +202,13 @@ def _drawn(pictures: tuple[Picture, ...], processes: int | None):
     if processes <= 1:
         yield from map(draw, tqdm(pictures, desc="drawing", unit="picture", disable=None))
         return
-    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from tqdm(pool.map(draw, pictures, chunksize=16), total=len(pictures), desc="drawing", unit="picture",
-                        disable=None)
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        yield from tqdm(
+            pool.map(draw, pictures, chunksize=16),
+            total=len(pictures),
+            desc="drawing",
+            unit="picture",
+            disable=None,
+        )

@@ -14,8 +14,15 @@ from competition.mini.products import Product, colour
 SIDE = 240  # pixels of every picture
 
 
-def placed(layer: Image.Image, *, size: float, angle: float, centre: tuple[float, float], squeeze: float = 1.0,
-           tilt: float = 0.0) -> Image.Image:
+def placed(
+    layer: Image.Image,
+    *,
+    size: float,
+    angle: float,
+    centre: tuple[float, float],
+    squeeze: float = 1.0,
+    tilt: float = 0.0,
+) -> Image.Image:
     """Return a `SIDE` x `SIDE` RGBA layer with `layer` scaled, turned and seen in perspective.
 
     `size`: pixels of its longer side; `angle`: degrees; `centre`: pixels; `squeeze`: width factor of an oblique view;
@@ -36,16 +43,26 @@ def placed(layer: Image.Image, *, size: float, angle: float, centre: tuple[float
         values += [u, v]
     coefficients = np.linalg.solve(np.asarray(rows, np.float64), np.asarray(values, np.float64))
     padded = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
-    moved = small.transform((SIDE, SIDE), Image.Transform.PERSPECTIVE, tuple(coefficients), Image.Resampling.BICUBIC)
+    moved = small.transform(
+        (SIDE, SIDE), Image.Transform.PERSPECTIVE, tuple(coefficients), Image.Resampling.BICUBIC
+    )
     padded.alpha_composite(moved)
     return padded
 
 
-def cast_shadow(picture: Image.Image, layer: Image.Image, shift: tuple[float, float], blur: float, strength: float) -> None:
+def cast_shadow(
+    picture: Image.Image, layer: Image.Image, shift: tuple[float, float], blur: float, strength: float
+) -> None:
     """Darken `picture` by the blurred outline of `layer`, moved by `shift` pixels."""
     outline = layer.getchannel("A").resize((SIDE // 2, SIDE // 2))
-    outline = outline.transform(outline.size, Image.Transform.AFFINE, (1, 0, -shift[0] / 2, 0, 1, -shift[1] / 2))
-    soft = outline.filter(ImageFilter.GaussianBlur(blur / 2)).resize((SIDE, SIDE)).point(lambda v: int(v * strength))
+    outline = outline.transform(
+        outline.size, Image.Transform.AFFINE, (1, 0, -shift[0] / 2, 0, 1, -shift[1] / 2)
+    )
+    soft = (
+        outline.filter(ImageFilter.GaussianBlur(blur / 2))
+        .resize((SIDE, SIDE))
+        .point(lambda v: int(v * strength))
+    )
     picture.paste((18, 16, 20), (0, 0), soft)
 
 
@@ -53,15 +70,26 @@ def draw_props(picture: Image.Image, generator: np.random.Generator) -> None:
     """Decorate a catalogue ground: a pastel backdrop, a pedestal, leaves, petals, pebbles or drops."""
     hue = generator.random()
     draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, SIDE, SIDE), fill=colour(hue, generator.uniform(0.05, 0.25), generator.uniform(0.9, 0.99)))
+    draw.rectangle(
+        (0, 0, SIDE, SIDE), fill=colour(hue, generator.uniform(0.05, 0.25), generator.uniform(0.9, 0.99))
+    )
     if generator.random() < 0.6:
         floor = SIDE * generator.uniform(0.6, 0.85)
-        draw.rectangle((0, floor, SIDE, SIDE), fill=colour(hue, generator.uniform(0.1, 0.3), generator.uniform(0.8, 0.92)))
+        draw.rectangle(
+            (0, floor, SIDE, SIDE),
+            fill=colour(hue, generator.uniform(0.1, 0.3), generator.uniform(0.8, 0.92)),
+        )
     else:
         r = SIDE * generator.uniform(0.25, 0.42)
-        draw.ellipse((SIDE / 2 - r, SIDE / 2 - r, SIDE / 2 + r, SIDE / 2 + r), fill=colour(hue + 0.08, 0.2, 0.95))
+        draw.ellipse(
+            (SIDE / 2 - r, SIDE / 2 - r, SIDE / 2 + r, SIDE / 2 + r), fill=colour(hue + 0.08, 0.2, 0.95)
+        )
     icon = str(generator.choice(("leaf", "flower", "drop", "circle")))
-    fill = colour(0.3 if icon == "leaf" else generator.random(), generator.uniform(0.3, 0.6), generator.uniform(0.5, 0.9))
+    fill = colour(
+        0.3 if icon == "leaf" else generator.random(),
+        generator.uniform(0.3, 0.6),
+        generator.uniform(0.5, 0.9),
+    )
     for _ in range(int(generator.integers(2, 7))):
         edge = generator.uniform(0, 0.28) * SIDE
         x = edge if generator.random() < 0.5 else SIDE - edge
@@ -85,7 +113,12 @@ def draw_catalogue(product: Product, generator: np.random.Generator, *, plain: b
     centre = (SIDE * (0.5 + generator.normal(0, offset)), SIDE * (0.5 + generator.normal(0, offset / 2)))
     angle = 0.0 if plain or generator.random() < 0.6 else generator.normal(0, 8)
     moved = placed(layer, size=size, angle=angle, centre=centre)
-    cast_shadow(picture, moved, (generator.uniform(-6, 6), generator.uniform(2, 7)), generator.uniform(3, 8),
-                generator.uniform(0.1, 0.35))
+    cast_shadow(
+        picture,
+        moved,
+        (generator.uniform(-6, 6), generator.uniform(2, 7)),
+        generator.uniform(3, 8),
+        generator.uniform(0.1, 0.35),
+    )
     picture.paste(moved, (0, 0), moved)
     return picture

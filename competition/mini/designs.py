@@ -17,8 +17,14 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def fitted_text(draw: ImageDraw.ImageDraw, text: str, centre: tuple[float, float], width: float, height: float,
-                fill: Colour) -> None:
+def fitted_text(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    centre: tuple[float, float],
+    width: float,
+    height: float,
+    fill: Colour,
+) -> None:
     """Write `text` in one line around `centre`, as large as `width` and `height` (pixels) allow."""
     size = int(max(7, min(height, 1.45 * width / max(1, len(text)))))
     while size > 7 and draw.textlength(text, font=font(size)) > width:
@@ -32,17 +38,33 @@ def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float
         draw.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=max(2, int(r / 5)))
     elif icon == "drop":
         draw.ellipse((x - 0.7 * r, y - 0.3 * r, x + 0.7 * r, y + r), fill=fill)
-        draw.polygon(((x, y - 1.1 * r), (x - 0.66 * r, y + 0.15 * r), (x + 0.66 * r, y + 0.15 * r)), fill=fill)
+        draw.polygon(
+            ((x, y - 1.1 * r), (x - 0.66 * r, y + 0.15 * r), (x + 0.66 * r, y + 0.15 * r)), fill=fill
+        )
     elif icon == "leaf":
-        draw.polygon([(x + 0.45 * r * math.sin(math.pi * t / 8) * side, y - r + 2 * r * t / 8)
-                      for side, steps in ((1, range(9)), (-1, range(8, -1, -1))) for t in steps], fill=fill)
+        draw.polygon(
+            [
+                (x + 0.45 * r * math.sin(math.pi * t / 8) * side, y - r + 2 * r * t / 8)
+                for side, steps in ((1, range(9)), (-1, range(8, -1, -1)))
+                for t in steps
+            ],
+            fill=fill,
+        )
     elif icon == "flower":
         for k in range(6):
             px, py = x + 0.6 * r * math.cos(math.pi * k / 3), y + 0.6 * r * math.sin(math.pi * k / 3)
             draw.ellipse((px - 0.38 * r, py - 0.38 * r, px + 0.38 * r, py + 0.38 * r), fill=fill)
     elif icon == "star":
-        draw.polygon([(x + r * (1 - 0.55 * (k % 2)) * math.sin(math.pi * k / 5),
-                       y - r * (1 - 0.55 * (k % 2)) * math.cos(math.pi * k / 5)) for k in range(10)], fill=fill)
+        draw.polygon(
+            [
+                (
+                    x + r * (1 - 0.55 * (k % 2)) * math.sin(math.pi * k / 5),
+                    y - r * (1 - 0.55 * (k % 2)) * math.cos(math.pi * k / 5),
+                )
+                for k in range(10)
+            ],
+            fill=fill,
+        )
     elif icon == "moon":
         draw.chord((x - r, y - r, x + r, y + r), 60, 240, fill=fill)
     elif icon == "diamond":
@@ -53,13 +75,20 @@ def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float
         draw.polygon(((x - 0.95 * r, y - 0.1 * r), (x + 0.95 * r, y - 0.1 * r), (x, y + r)), fill=fill)
 
 
-def draw_pattern(draw: ImageDraw.ImageDraw, pattern: str, box: tuple[float, float, float, float], scale: float,
-                 fill: Colour) -> None:
+def draw_pattern(
+    draw: ImageDraw.ImageDraw,
+    pattern: str,
+    box: tuple[float, float, float, float],
+    scale: float,
+    fill: Colour,
+) -> None:
     """Fill `box` (left, top, right, bottom) with a pattern whose period grows with `scale`."""
     left, top, right, bottom = box
     step = 16 * scale
     columns, rows = int((right - left) / step) + 1, int((bottom - top) / step) + 1
-    grid = [(left + (i + 0.5) * step, top + (j + 0.5) * step, i, j) for j in range(rows) for i in range(columns)]
+    grid = [
+        (left + (i + 0.5) * step, top + (j + 0.5) * step, i, j) for j in range(rows) for i in range(columns)
+    ]
     if pattern == "stripes":
         for j in range(rows):
             draw.rectangle((left, top + j * step, right, min(bottom, top + (j + 0.4) * step)), fill=fill)
@@ -69,15 +98,27 @@ def draw_pattern(draw: ImageDraw.ImageDraw, pattern: str, box: tuple[float, floa
     elif pattern == "dots":
         for x, y, _, j in grid:
             shift = step / 2 * (j % 2)
-            draw.ellipse((x + shift - 0.25 * step, y - 0.25 * step, x + shift + 0.25 * step, y + 0.25 * step), fill=fill)
+            draw.ellipse(
+                (x + shift - 0.25 * step, y - 0.25 * step, x + shift + 0.25 * step, y + 0.25 * step),
+                fill=fill,
+            )
     elif pattern == "waves":
         for j in range(rows):
-            draw.line([(x, top + (j + 0.5) * step + 0.3 * step * math.sin(x / step * 3.1))
-                       for x in np.arange(left, right, 4)], fill=fill, width=3)
+            draw.line(
+                [
+                    (x, top + (j + 0.5) * step + 0.3 * step * math.sin(x / step * 3.1))
+                    for x in np.arange(left, right, 4)
+                ],
+                fill=fill,
+                width=3,
+            )
     elif pattern == "chevrons":
         for j in range(rows):
-            draw.line([(left + k * step, top + (j + 0.25 + 0.5 * (k % 2)) * step) for k in range(columns + 1)],
-                      fill=fill, width=3)
+            draw.line(
+                [(left + k * step, top + (j + 0.25 + 0.5 * (k % 2)) * step) for k in range(columns + 1)],
+                fill=fill,
+                width=3,
+            )
     elif pattern in ("leaves", "petals"):
         for x, y, i, j in grid:
             if (i + j) % 2:
@@ -89,7 +130,9 @@ def draw_pattern(draw: ImageDraw.ImageDraw, pattern: str, box: tuple[float, floa
     elif pattern == "rings":
         for x, y, i, j in grid:
             if not (i % 2 or j % 2):
-                draw.ellipse((x - 0.7 * step, y - 0.7 * step, x + 0.7 * step, y + 0.7 * step), outline=fill, width=3)
+                draw.ellipse(
+                    (x - 0.7 * step, y - 0.7 * step, x + 0.7 * step, y + 0.7 * step), outline=fill, width=3
+                )
 
 
 def between(first: Colour, second: Colour, share: float) -> Colour:
@@ -112,7 +155,9 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
         top, bottom = 0.28 * height, 0.78 * height
         draw.rectangle((0, top, around, bottom), fill=product.label)
     elif shape == "panel":
-        draw.rounded_rectangle((middle - half, top, middle + half, bottom), radius=0.08 * width, fill=product.label)
+        draw.rounded_rectangle(
+            (middle - half, top, middle + half, bottom), radius=0.08 * width, fill=product.label
+        )
     elif shape == "oval":
         draw.ellipse((middle - half, top, middle + half, bottom), fill=product.label)
         top, bottom, half = top + 0.12 * height, bottom - 0.12 * height, 0.85 * half
@@ -123,18 +168,37 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
         draw.rectangle((0, bottom - 0.04 * height, around, bottom), fill=product.accent)
     room = bottom - top
     pattern_box = {
-        "top": (top + 0.55 * room, bottom), "middle": (top, top + 0.25 * room),
-        "bottom": (top, top + 0.42 * room), "split": (top + 0.36 * room, top + 0.6 * room),
+        "top": (top + 0.55 * room, bottom),
+        "middle": (top, top + 0.25 * room),
+        "bottom": (top, top + 0.42 * room),
+        "split": (top + 0.36 * room, top + 0.6 * room),
     }[product.layout]
     if product.pattern != "none":
         wide = around / 2 if shape in ("band", "wrap") else (0.8 if shape == "oval" else 0.94) * half
-        draw_pattern(draw, product.pattern, (middle - wide, pattern_box[0] + 2, middle + wide, pattern_box[1] - 2),
-                     product.pattern_scale, between(product.label, product.accent, 0.8))
-    lines = {"top": (0.12, 0.3, 0.44), "middle": (0.4, 0.56, 0.7), "bottom": (0.56, 0.72, 0.84), "split": (0.14, 0.72, 0.86)}
+        draw_pattern(
+            draw,
+            product.pattern,
+            (middle - wide, pattern_box[0] + 2, middle + wide, pattern_box[1] - 2),
+            product.pattern_scale,
+            between(product.label, product.accent, 0.8),
+        )
+    lines = {
+        "top": (0.12, 0.3, 0.44),
+        "middle": (0.4, 0.56, 0.7),
+        "bottom": (0.56, 0.72, 0.84),
+        "split": (0.14, 0.72, 0.86),
+    }
     brand, category, variant = (top + share * room for share in lines[product.layout])
     fitted_text(draw, product.words[0], (middle, brand), 1.8 * half, 0.2 * room, product.ink)
     fitted_text(draw, product.words[1], (middle, category), 1.5 * half, 0.12 * room, product.ink)
-    fitted_text(draw, f"{product.words[2]} {product.number:02d}", (middle, variant), 1.4 * half, 0.1 * room, product.ink)
+    fitted_text(
+        draw,
+        f"{product.words[2]} {product.number:02d}",
+        (middle, variant),
+        1.4 * half,
+        0.1 * room,
+        product.ink,
+    )
     if product.icon != "none":
         radius = 0.28 * min(half, 0.5 * room)
         draw_icon(draw, product.icon, middle, sum(pattern_box) / 2, max(radius, 5.0), product.ink)

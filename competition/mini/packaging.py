@@ -51,7 +51,10 @@ def segments_of(product: Product) -> list[Segment]:
         lid = tall * {"bottle": 0.12 + 0.1 * c, "pump": 0.1, "spray": 0.2 + 0.08 * c, "dropper": 0.1}[kind]
         tops = []
         if kind == "pump":
-            tops = [Segment(straight(tall * 0.03, half * 0.55), cap, shine), Segment(straight(tall * 0.08, half * 0.1), cap, shine)]
+            tops = [
+                Segment(straight(tall * 0.03, half * 0.55), cap, shine),
+                Segment(straight(tall * 0.08, half * 0.1), cap, shine),
+            ]
         elif kind == "dropper":
             bulb = rounded(straight(tall * 0.13, neck * 0.6, neck * 0.72), neck * 0.6, 0)
             tops = [Segment(bulb, shifted(product.accent, 0, 0, -0.1), "matte")]
@@ -61,38 +64,61 @@ def segments_of(product: Product) -> list[Segment]:
         tops.append(Segment(rounded(straight(lid, lid_half), 4 + 8 * d, 0), cap, shine))
         used = sum(len(top.half_widths) for top in tops)
         main = straight(tall - used, half * (0.86 + 0.14 * d), half)
-        return [*tops, Segment(rounded(main, half * (0.15 + 0.6 * d), 4 + 14 * c), body, product.finish, True)]
+        return [
+            *tops,
+            Segment(rounded(main, half * (0.15 + 0.6 * d), 4 + 14 * c), body, product.finish, True),
+        ]
     if kind == "tube":
         half = tall * (0.13 + 0.1 * a)
         lid = tall * (0.1 + 0.12 * c)
         crimp = Segment(straight(tall * 0.05, half * 1.08), shifted(body, 0, 0, -0.08), "matte")
         main = straight(tall * 0.95 - lid, half * 1.08, half * (0.7 + 0.25 * b))
-        return [crimp, Segment(rounded(main, 0, half * 0.25), body, product.finish, True),
-                Segment(rounded(straight(lid, half * (0.55 + 0.25 * d)), 2, 5), cap, shine)]
+        return [
+            crimp,
+            Segment(rounded(main, 0, half * 0.25), body, product.finish, True),
+            Segment(rounded(straight(lid, half * (0.55 + 0.25 * d)), 2, 5), cap, shine),
+        ]
     if kind == "jar":
         tall *= 0.45 + 0.2 * b
         half = HEIGHT * (0.24 + 0.12 * a)
         lid = tall * (0.25 + 0.2 * c)
-        return [Segment(rounded(straight(lid, half * (0.94 + 0.08 * d)), 4 + 10 * d, 0), cap, shine),
-                Segment(rounded(straight(tall - lid, half), 4, 8 + 26 * d), body, product.finish, True)]
+        return [
+            Segment(rounded(straight(lid, half * (0.94 + 0.08 * d)), 4 + 10 * d, 0), cap, shine),
+            Segment(rounded(straight(tall - lid, half), 4, 8 + 26 * d), body, product.finish, True),
+        ]
     if kind == "lipstick":
         half = tall * (0.1 + 0.04 * a)
         bullet = rounded(straight(tall * (0.2 + 0.1 * b), half * 0.62), half * (0.3 + 0.3 * c), 0)
-        return [Segment(bullet, product.shades[0], "glossy"),
-                Segment(straight(tall * 0.14, half * 0.72), cap, "metal" if shine == "metal" else "glossy"),
-                Segment(rounded(straight(tall * 0.5, half), 2, 4), body, product.finish, True)]
+        return [
+            Segment(bullet, product.shades[0], "glossy"),
+            Segment(straight(tall * 0.14, half * 0.72), cap, "metal" if shine == "metal" else "glossy"),
+            Segment(rounded(straight(tall * 0.5, half), 2, 4), body, product.finish, True),
+        ]
     if kind == "mascara":
         half = tall * (0.065 + 0.04 * a)
         top = tall * (0.38 + 0.14 * b)
-        return [Segment(rounded(straight(top, half * (0.8 + 0.2 * c), half), 3 + 8 * d, 0), cap, shine),
-                Segment(straight(tall * 0.03, half * 0.96), product.accent, "metal"),
-                Segment(rounded(straight(tall * 0.97 - top, half), 0, 6), body, product.finish, True)]
+        return [
+            Segment(rounded(straight(top, half * (0.8 + 0.2 * c), half), 3 + 8 * d, 0), cap, shine),
+            Segment(straight(tall * 0.03, half * 0.96), product.accent, "metal"),
+            Segment(rounded(straight(tall * 0.97 - top, half), 0, 6), body, product.finish, True),
+        ]
     # nail polish: a small bottle that shows its contents, under a long cap
     tall *= 0.8
     half = tall * (0.17 + 0.09 * a)
     top = tall * (0.4 + 0.15 * b)
-    return [Segment(rounded(straight(top, half * (0.38 + 0.1 * c), half * (0.45 + 0.12 * c)), 4 + 6 * d, 0), cap, shine),
-            Segment(rounded(straight(tall - top, half), half * (0.2 + 0.5 * d), half * 0.25), product.shades[0], "glass", True)]
+    return [
+        Segment(
+            rounded(straight(top, half * (0.38 + 0.1 * c), half * (0.45 + 0.12 * c)), 4 + 6 * d, 0),
+            cap,
+            shine,
+        ),
+        Segment(
+            rounded(straight(tall - top, half), half * (0.2 + 0.5 * d), half * 0.25),
+            product.shades[0],
+            "glass",
+            True,
+        ),
+    ]
 
 
 def shine_of(u: np.ndarray, finish: str, light: float) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +128,9 @@ def shine_of(u: np.ndarray, finish: str, light: float) -> tuple[np.ndarray, np.n
         factor = 0.62 + 0.3 * np.cos(5.2 * (u - 0.3 * light)) + 0.1 * np.cos(11 * u)
         return np.clip(factor, 0.25, 1.1), 0.55 * np.exp(-(((u - 0.42 * light) / 0.09) ** 2))
     if finish == "glossy":
-        white = 0.6 * np.exp(-(((u - 0.5 * light) / 0.08) ** 2)) + 0.2 * np.exp(-(((u + 0.72 * light) / 0.05) ** 2))
+        white = 0.6 * np.exp(-(((u - 0.5 * light) / 0.08) ** 2)) + 0.2 * np.exp(
+            -(((u + 0.72 * light) / 0.05) ** 2)
+        )
         return 0.5 + 0.5 * facing, white
     if finish == "glass":
         white = 0.45 * np.exp(-(((u - 0.62 * light) / 0.06) ** 2)) + 0.25 * np.exp(-((u / 0.5) ** 2))
@@ -140,7 +168,9 @@ def draw_revolved(product: Product, yaw: float, light: float) -> Image.Image:
     if product.kind == "pump":  # the spout
         spout = ImageDraw.Draw(layer)
         reach = side / 2 + (1 if yaw >= 0 else -1) * widest * 0.85
-        spout.rectangle((min(side / 2, reach), 2, max(side / 2, reach), 9), fill=(*shifted(product.cap, 0, 0, -0.12), 255))
+        spout.rectangle(
+            (min(side / 2, reach), 2, max(side / 2, reach), 9), fill=(*shifted(product.cap, 0, 0, -0.12), 255)
+        )
     return layer
 
 
@@ -155,14 +185,18 @@ def lit(image: Image.Image, light: float) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8), "RGBA")
 
 
-def draw_pan(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], shade: Colour, round_pan: bool) -> None:
+def draw_pan(
+    draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], shade: Colour, round_pan: bool
+) -> None:
     """Draw a pan of powder with its dark rim and a lighter upper left."""
     left, top, right, bottom = box
     inner = (left + 3, top + 3, right - 3, bottom - 3)
     if round_pan:
         draw.ellipse(box, fill=shifted(shade, 0, 0, -0.3))
         draw.ellipse(inner, fill=shade)
-        draw.arc((left + 8, top + 8, right - 8, bottom - 8), 150, 300, fill=shifted(shade, 0, -0.1, 0.12), width=3)
+        draw.arc(
+            (left + 8, top + 8, right - 8, bottom - 8), 150, 300, fill=shifted(shade, 0, -0.1, 0.12), width=3
+        )
     else:
         draw.rounded_rectangle(box, radius=6, fill=shifted(shade, 0, 0, -0.3))
         draw.rounded_rectangle(inner, radius=5, fill=shade)
@@ -190,9 +224,22 @@ def draw_flat(product: Product, light: float) -> Image.Image:
         draw_pan(draw, (wide * 0.12, tall * 0.56, wide * 0.88, tall * 0.94), product.shades[0], b < 0.5)
         if product.pattern != "none":
             emboss = shifted(product.shades[0], 0, 0, -0.12)
-            draw_pattern(draw, product.pattern, (wide * 0.27, tall * 0.64, wide * 0.73, tall * 0.86), product.pattern_scale, emboss)
+            draw_pattern(
+                draw,
+                product.pattern,
+                (wide * 0.27, tall * 0.64, wide * 0.73, tall * 0.86),
+                product.pattern_scale,
+                emboss,
+            )
         fitted_text(draw, product.words[0], (wide / 2, tall * 0.2), wide * 0.7, tall * 0.1, product.ink)
-        fitted_text(draw, f"{product.words[2]} {product.number:02d}", (wide / 2, tall * 0.3), wide * 0.6, tall * 0.06, product.ink)
+        fitted_text(
+            draw,
+            f"{product.words[2]} {product.number:02d}",
+            (wide / 2, tall * 0.3),
+            wide * 0.6,
+            tall * 0.06,
+            product.ink,
+        )
         return lit(image, light)
     columns, rows = 2 + int(a * 3), 1 + int(b * 3)
     pan_px = HEIGHT * 0.9 / max(columns, rows + 1)
@@ -203,8 +250,17 @@ def draw_flat(product: Product, light: float) -> Image.Image:
     for k in range(columns * rows):
         left, top = 8 + (k % columns) * pan_px + 3, 8 + (k // columns) * pan_px + 3
         draw_pan(draw, (left, top, left + pan_px - 6, top + pan_px - 6), product.shades[k % 12], d < 0.5)
-    fitted_text(draw, product.words[0], (wide / 2, tall - 0.6 * pan_px), wide * 0.7, pan_px * 0.4, product.ink)
-    fitted_text(draw, f"{product.words[2]} {product.number:02d}", (wide / 2, tall - 0.28 * pan_px), wide * 0.6, pan_px * 0.2, product.ink)
+    fitted_text(
+        draw, product.words[0], (wide / 2, tall - 0.6 * pan_px), wide * 0.7, pan_px * 0.4, product.ink
+    )
+    fitted_text(
+        draw,
+        f"{product.words[2]} {product.number:02d}",
+        (wide / 2, tall - 0.28 * pan_px),
+        wide * 0.6,
+        pan_px * 0.2,
+        product.ink,
+    )
     return lit(image, light)
 
 

@@ -20,7 +20,7 @@ def lighting(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     pixels = pixels * gains * float(np.exp(generator.normal(-0.05, 0.2)))
     contrast = float(generator.uniform(0.72, 1.12))
     pixels = (pixels - 128) * contrast + 128 + float(generator.normal(0, 8))
-    y, x = np.mgrid[-1:1:SIDE * 1j, -1:1:SIDE * 1j].astype(np.float32)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)
     turn = float(generator.uniform(0, 2 * np.pi))
     slope = np.cos(turn) * x + np.sin(turn) * y
     light = 1 + float(generator.uniform(0, 0.3)) * slope - float(generator.uniform(0, 0.18)) * (x * x + y * y)
@@ -46,7 +46,9 @@ def blurred(picture: Image.Image, generator: np.random.Generator) -> Image.Image
         total = np.zeros((SIDE, SIDE, 3), np.float32)
         for t in np.linspace(-0.5, 0.5, 5):
             shift = (1, 0, t * length * np.cos(turn), 0, 1, t * length * np.sin(turn))
-            total += np.asarray(picture.transform(picture.size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR))
+            total += np.asarray(
+                picture.transform(picture.size, Image.Transform.AFFINE, shift, Image.Resampling.BILINEAR)
+            )
         return Image.fromarray((total / 5).astype(np.uint8), "RGB")
     return picture
 
@@ -62,7 +64,9 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     if generator.random() < 0.45:  # something else of the shop beside it
         other = draw_packaging(draw_product(generator), yaw=generator.normal(0, 0.5), light=1.0)
         beside = (SIDE * float(generator.choice((0.08, 0.92))), SIDE * generator.uniform(0.2, 0.8))
-        layer = placed(other, size=SIDE * generator.uniform(0.4, 0.65), angle=generator.normal(0, 25), centre=beside)
+        layer = placed(
+            other, size=SIDE * generator.uniform(0.4, 0.65), angle=generator.normal(0, 25), centre=beside
+        )
         cast_shadow(picture, layer, (4, 5), 5, 0.4)
         picture.paste(layer, (0, 0), layer)
     light = float(generator.choice((-1.0, 1.0)))
@@ -71,16 +75,27 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     centre = (SIDE * (0.5 + generator.normal(0, 0.06)), SIDE * (0.5 + generator.normal(0, 0.05)))
     held = generator.random() < 0.4
     angle = generator.normal(0, 10 if held else 18)
-    layer = placed(product_layer, size=size, angle=angle, centre=centre, squeeze=generator.uniform(0.82, 1.05),
-                   tilt=generator.normal(0, 0.14))
+    layer = placed(
+        product_layer,
+        size=size,
+        angle=angle,
+        centre=centre,
+        squeeze=generator.uniform(0.82, 1.05),
+        tilt=generator.normal(0, 0.14),
+    )
     reach = 0.5 * size * min(1.0, product_layer.width / max(product_layer.size))
     if held:
         behind, front = draw_hand(generator, centre, reach)
         cast_shadow(picture, behind, (-6 * light, 8), 8, 0.3)
         picture.paste(behind, (0, 0), behind)
     else:
-        cast_shadow(picture, layer, (-light * generator.uniform(3, 14), generator.uniform(3, 12)),
-                    generator.uniform(3, 9), generator.uniform(0.3, 0.7))
+        cast_shadow(
+            picture,
+            layer,
+            (-light * generator.uniform(3, 14), generator.uniform(3, 12)),
+            generator.uniform(3, 9),
+            generator.uniform(0.3, 0.7),
+        )
     picture.paste(layer, (0, 0), layer)
     if held:
         cast_shadow(picture, front, (-2 * light, 3), 3, 0.4)
@@ -88,8 +103,12 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     elif generator.random() < 0.25:  # a corner of something lies over it
         x = centre[0] + float(generator.choice((-1, 1))) * reach
         cover = Image.new("RGBA", (48, 30), (*random_colour(generator), 255))
-        over = placed(cover, size=generator.uniform(45, 90), angle=generator.uniform(0, 180),
-                      centre=(x, centre[1] + generator.normal(0, 0.25) * size))
+        over = placed(
+            cover,
+            size=generator.uniform(45, 90),
+            angle=generator.uniform(0, 180),
+            centre=(x, centre[1] + generator.normal(0, 0.25) * size),
+        )
         cast_shadow(picture, over, (3, 4), 4, 0.4)
         picture.paste(over, (0, 0), over)
     picture = blurred(picture, generator)

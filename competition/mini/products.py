@@ -9,21 +9,100 @@ import numpy as np
 
 Colour = tuple[int, int, int]  # red, green, blue, 0-255
 
-KINDS = ("bottle", "pump", "spray", "dropper", "tube", "jar", "lipstick", "mascara", "polish", "compact", "palette",
-         "carton")
+KINDS = (
+    "bottle",
+    "pump",
+    "spray",
+    "dropper",
+    "tube",
+    "jar",
+    "lipstick",
+    "mascara",
+    "polish",
+    "compact",
+    "palette",
+    "carton",
+)
 LABEL_SHAPES = ("print", "band", "panel", "oval", "wrap")
 PATTERNS = ("none", "stripes", "bars", "dots", "waves", "chevrons", "leaves", "petals", "checks", "rings")
 ICONS = ("none", "leaf", "flower", "drop", "star", "circle", "moon", "diamond", "heart")
 LAYOUTS = ("top", "middle", "bottom", "split")
 FINISHES = ("matte", "glossy", "metal", "glass")
 
-ONSETS = ("b", "br", "c", "cl", "d", "f", "fl", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z")
+ONSETS = (
+    "b",
+    "br",
+    "c",
+    "cl",
+    "d",
+    "f",
+    "fl",
+    "g",
+    "gl",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "st",
+    "t",
+    "v",
+    "z",
+)
 VOWELS = ("a", "e", "i", "o", "u", "ae", "ia", "ea", "io")
 CODAS = ("", "", "", "n", "r", "l", "s", "x", "ne", "lle", "que")
-CATEGORIES = ("SERUM", "CREAM", "LOTION", "TONER", "MILK", "GEL", "OIL", "BALM", "MIST", "MASK", "WASH", "TINT", "SHINE",
-              "GLOW", "VELVET", "SILK", "LIFT", "CALM", "PURE", "REPAIR")
-SCENTS = ("ROSE", "ALOE", "HONEY", "CITRUS", "MINT", "COCOA", "LILAC", "PEACH", "MUSK", "FIG", "PEARL", "CORAL", "OLIVE",
-          "AMBER", "PLUM", "CHERRY", "ALMOND", "SAGE", "VANILLA", "OCEAN", "LOTUS", "BERRY", "MANGO", "TEA")
+CATEGORIES = (
+    "SERUM",
+    "CREAM",
+    "LOTION",
+    "TONER",
+    "MILK",
+    "GEL",
+    "OIL",
+    "BALM",
+    "MIST",
+    "MASK",
+    "WASH",
+    "TINT",
+    "SHINE",
+    "GLOW",
+    "VELVET",
+    "SILK",
+    "LIFT",
+    "CALM",
+    "PURE",
+    "REPAIR",
+)
+SCENTS = (
+    "ROSE",
+    "ALOE",
+    "HONEY",
+    "CITRUS",
+    "MINT",
+    "COCOA",
+    "LILAC",
+    "PEACH",
+    "MUSK",
+    "FIG",
+    "PEARL",
+    "CORAL",
+    "OLIVE",
+    "AMBER",
+    "PLUM",
+    "CHERRY",
+    "ALMOND",
+    "SAGE",
+    "VANILLA",
+    "OCEAN",
+    "LOTUS",
+    "BERRY",
+    "MANGO",
+    "TEA",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +134,9 @@ class Product:
 
 def colour(hue: float, saturation: float, value: float) -> Colour:
     """Return the colour of `hue` (turns, any real), `saturation` and `value` (clipped to [0, 1])."""
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1)))
+    red, green, blue = colorsys.hsv_to_rgb(
+        hue % 1.0, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1))
+    )
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
@@ -96,7 +177,11 @@ def readable_on(ground: Colour, generator: np.random.Generator) -> Colour:
     """Return an ink colour that stands out from `ground`."""
     bright = 0.3 * ground[0] + 0.59 * ground[1] + 0.11 * ground[2] > 128
     hue, saturation = generator.random(), generator.uniform(0, 0.8)
-    return colour(hue, saturation, generator.uniform(0.05, 0.4)) if bright else colour(hue, saturation * 0.4, 0.97)
+    return (
+        colour(hue, saturation, generator.uniform(0.05, 0.4))
+        if bright
+        else colour(hue, saturation * 0.4, 0.97)
+    )
 
 
 def draw_product(generator: np.random.Generator) -> Product:
@@ -109,9 +194,14 @@ def draw_product(generator: np.random.Generator) -> Product:
     metals = ((212, 175, 90), (200, 202, 206), (214, 160, 130))
     cap = metals[generator.integers(3)] if cap_finish == "metal" else random_colour(generator)
     finish = str(generator.choice(FINISHES, p=(0.35, 0.35, 0.1, 0.2)))
-    first = cosmetic_shade(generator) if kind in ("lipstick", "compact", "palette", "polish") else random_colour(generator)
+    first = (
+        cosmetic_shade(generator)
+        if kind in ("lipstick", "compact", "palette", "polish")
+        else random_colour(generator)
+    )
     shades = tuple(
-        shifted(first, generator.normal(0, 0.04), generator.normal(0, 0.15), generator.normal(0, 0.2)) for _ in range(12)
+        shifted(first, generator.normal(0, 0.04), generator.normal(0, 0.15), generator.normal(0, 0.2))
+        for _ in range(12)
     )
     return Product(
         kind=kind,
@@ -129,8 +219,11 @@ def draw_product(generator: np.random.Generator) -> Product:
         pattern=str(generator.choice(PATTERNS)),
         pattern_scale=float(generator.uniform(0.6, 1.6)),
         icon=str(generator.choice(ICONS)),
-        words=(word(generator, int(generator.integers(2, 4))), str(generator.choice(CATEGORIES)),
-               str(generator.choice(SCENTS))),
+        words=(
+            word(generator, int(generator.integers(2, 4))),
+            str(generator.choice(CATEGORIES)),
+            str(generator.choice(SCENTS)),
+        ),
         number=int(generator.integers(1, 100)),
     )
 
@@ -174,5 +267,7 @@ def other_label(product: Product, generator: np.random.Generator) -> Product:
 def draw_family(generator: np.random.Generator, members: int) -> list[Product]:
     """Return `members` products of one packaging: a range of shades, a range of labels, or some of both."""
     first = draw_product(generator)
-    changes = ((other_shade,), (other_label,), (other_shade, other_label))[generator.choice(3, p=(0.4, 0.35, 0.25))]
+    changes = ((other_shade,), (other_label,), (other_shade, other_label))[
+        generator.choice(3, p=(0.4, 0.35, 0.25))
+    ]
     return [first] + [changes[generator.integers(len(changes))](first, generator) for _ in range(members - 1)]

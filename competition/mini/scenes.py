@@ -22,7 +22,9 @@ def draw_ground(generator: np.random.Generator) -> Image.Image:
     """Draw a surface: wood, stone, cloth, tiles or a plain wall. Returns RGB, `SIDE` square."""
     kind = generator.choice(("wood", "stone", "cloth", "tiles", "wall"))
     if kind == "wood":
-        base = colour(generator.uniform(0.05, 0.11), generator.uniform(0.2, 0.6), generator.uniform(0.3, 0.85))
+        base = colour(
+            generator.uniform(0.05, 0.11), generator.uniform(0.2, 0.6), generator.uniform(0.3, 0.85)
+        )
         texture = 16 * noise(generator, 60, 4) + 10 * noise(generator, 12, 3)
     elif kind == "stone":
         base = colour(generator.random(), generator.uniform(0, 0.15), generator.uniform(0.4, 0.95))
@@ -41,8 +43,13 @@ def draw_ground(generator: np.random.Generator) -> Image.Image:
             draw.line((0, k * step, SIDE, k * step), fill=grout, width=3)
             draw.line((k * step, 0, k * step, SIDE), fill=grout, width=3)
     elif kind == "cloth" and generator.random() < 0.7:
-        draw_pattern(draw, str(generator.choice(PATTERNS)), (0, 0, SIDE, SIDE), generator.uniform(0.8, 2.5),
-                     shifted(base, 0, 0.05, generator.uniform(-0.25, 0.25)))
+        draw_pattern(
+            draw,
+            str(generator.choice(PATTERNS)),
+            (0, 0, SIDE, SIDE),
+            generator.uniform(0.8, 2.5),
+            shifted(base, 0, 0.05, generator.uniform(-0.25, 0.25)),
+        )
     return picture
 
 
@@ -59,31 +66,52 @@ def draw_clutter(picture: Image.Image, generator: np.random.Generator, count: in
         along, across = (math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))
         if kind in (0, 1):  # a book, a phone
             long, wide = (size, 0.7 * size) if kind == 0 else (0.8 * size, 0.4 * size)
-            corners = [(x + sx * long * along[0] + sy * wide * across[0], y + sx * long * along[1] + sy * wide * across[1])
-                       for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+            corners = [
+                (
+                    x + sx * long * along[0] + sy * wide * across[0],
+                    y + sx * long * along[1] + sy * wide * across[1],
+                )
+                for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+            ]
             draw.polygon(corners, fill=fill, outline=edge)
             draw.line((corners[0], corners[3]), fill=edge, width=4)
         elif kind == 2:  # a cup from above
-            draw.ellipse((x - size / 2, y - size / 2, x + size / 2, y + size / 2), fill=fill, outline=edge, width=3)
-            draw.ellipse((x - size / 3, y - size / 3, x + size / 3, y + size / 3), fill=colour(0.07, 0.6, 0.25))
+            draw.ellipse(
+                (x - size / 2, y - size / 2, x + size / 2, y + size / 2), fill=fill, outline=edge, width=3
+            )
+            draw.ellipse(
+                (x - size / 3, y - size / 3, x + size / 3, y + size / 3), fill=colour(0.07, 0.6, 0.25)
+            )
         elif kind == 3:  # a pen
-            draw.line((x - size * along[0], y - size * along[1], x + size * along[0], y + size * along[1]), fill=fill, width=7)
+            draw.line(
+                (x - size * along[0], y - size * along[1], x + size * along[0], y + size * along[1]),
+                fill=fill,
+                width=7,
+            )
         elif kind == 4:  # a cable
             t = np.linspace(0, 1, 30)
-            draw.line([(x + size * 4 * (k - 0.5), y + size * math.sin(6 * k + turn)) for k in t], fill=edge, width=3)
+            draw.line(
+                [(x + size * 4 * (k - 0.5), y + size * math.sin(6 * k + turn)) for k in t], fill=edge, width=3
+            )
         else:  # fruit, a ball
             draw.ellipse((x - size / 2.4, y - size / 2.4, x + size / 2.4, y + size / 2.4), fill=fill)
-            draw.ellipse((x - size / 4, y - size / 4, x - size / 10, y - size / 10), fill=shifted(fill, 0, -0.3, 0.2))
+            draw.ellipse(
+                (x - size / 4, y - size / 4, x - size / 10, y - size / 10), fill=shifted(fill, 0, -0.3, 0.2)
+            )
 
 
-def capsule(draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], r: float, fill: Colour) -> None:
+def capsule(
+    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], r: float, fill: Colour
+) -> None:
     """Draw a thick line with round ends."""
     draw.line((start, end), fill=fill, width=round(2 * r))
     for x, y in (start, end):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
 
-def draw_hand(generator: np.random.Generator, centre: tuple[float, float], reach: float) -> tuple[Image.Image, Image.Image]:
+def draw_hand(
+    generator: np.random.Generator, centre: tuple[float, float], reach: float
+) -> tuple[Image.Image, Image.Image]:
     """Draw a hand that holds what stands at `centre`: the palm behind it and the fingertips in front of it.
 
     `reach`: half width (pixels) of what is held. Returns two RGBA layers, `SIDE` square.
@@ -104,6 +132,8 @@ def draw_hand(generator: np.random.Generator, centre: tuple[float, float], reach
         start, end = (centre[0] + side * (reach + 1.4 * thick), y + 0.8 * thick), (tip, y)
         capsule(draw_front, start, end, thick, dark)
         capsule(draw_front, (start[0], start[1] - 2), (end[0], end[1] - 2), thick * 0.86, skin)
-        draw_front.ellipse((tip - thick * 0.5, y - thick * 0.6, tip + thick * 0.5, y + thick * 0.3),
-                           fill=shifted(skin, -0.01, -0.1, 0.08))
+        draw_front.ellipse(
+            (tip - thick * 0.5, y - thick * 0.6, tip + thick * 0.5, y + thick * 0.3),
+            fill=shifted(skin, -0.01, -0.1, 0.08),
+        )
     return behind, front

@@ -36,9 +36,14 @@ def compiling_helps(engine: Engine, clock: Callable[[], float] = time.perf_count
     except Exception as error:  # dynamo's, the compiler's and the device's own errors have no common root
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return False, f"{backbone.name}: not compiled: torch.compile fails here: {reason[:200]}"
-    worst = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(plain, found, strict=True))
+    worst = max(
+        float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(plain, found, strict=True)
+    )
     if not worst <= TOLERANCE:
-        return False, f"{backbone.name}: not compiled: its maps would differ by {worst:.1e} of their largest value"
+        return (
+            False,
+            f"{backbone.name}: not compiled: its maps would differ by {worst:.1e} of their largest value",
+        )
     return plain_s > WORTH * compiled_s, (
         f"{backbone.name}: {rows / compiled_s:.0f} images/s compiled, {rows / plain_s:.0f} as it is; the faster one is taken"
         f" if by {100 * (WORTH - 1):.0f} %"

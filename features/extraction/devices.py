@@ -36,7 +36,11 @@ def device_names(count: int, visible: str | None) -> list[str]:
     may number them otherwise in each process.
     """
     listed = [name.strip() for name in visible.split(",")] if visible else []
-    return [name.replace("/", "_") for name in listed[:count]] if len(listed) >= count else list(map(str, range(count)))
+    return (
+        [name.replace("/", "_") for name in listed[:count]]
+        if len(listed) >= count
+        else list(map(str, range(count)))
+    )
 
 
 @cache

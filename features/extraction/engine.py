@@ -59,14 +59,20 @@ class Engine:
             torch.set_num_threads(settings.threads)
             keep_freed_memory()
         self.network: Network = create_network(backbone)
-        if self.network.transformer and backbone.resize == "keep" and not backbone.options.get("dynamic_img_size"):
+        if (
+            self.network.transformer
+            and backbone.resize == "keep"
+            and not backbone.options.get("dynamic_img_size")
+        ):
             raise ConfigurationError(
                 f'[[backbone]] {backbone.name}: resize = "keep" gives images of many shapes, which {backbone.model!r}'
                 " takes only with options = { dynamic_img_size = true, dynamic_img_pad = true }: add them, or"
                 ' resize = "squash" or "pad"'
             )
         self.device = torch.device(settings.device)
-        if settings.device == "cuda":  # by number: which device is the current one differs from thread to thread
+        if (
+            settings.device == "cuda"
+        ):  # by number: which device is the current one differs from thread to thread
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.format = getattr(torch, settings.memory_format)
         self.network.module.to(self.device, memory_format=self.format)
@@ -247,7 +253,9 @@ class Engine:
         for layer, found in zip(self.network.layers, maps):
             pooled = self._pool_layer(layer, found, targets)
             results |= pooled
-            averages = [pooled[t] for t in pooled if targets[t].pooling == "spoc"]  # finite only if all values are
+            averages = [
+                pooled[t] for t in pooled if targets[t].pooling == "spoc"
+            ]  # finite only if all values are
             finite &= torch.isfinite(averages[0]).all(1) if averages else finite_images([found])
         return results, finite
 

@@ -247,7 +247,9 @@ class _Held:
 
 
 @lru_cache(maxsize=1)
-def _engine(path: object, work: object, name: str, held: _Held, settings: Settings, cores: int | None) -> Engine:
+def _engine(
+    path: object, work: object, name: str, held: _Held, settings: Settings, cores: int | None
+) -> Engine:
     from features.extraction.learning import open_part_model
 
     if settings.device == "cuda" and (devices := torch.cuda.device_count()) > 1:

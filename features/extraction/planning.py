@@ -53,7 +53,10 @@ class Plan:
         if not self.passes and not self.externals:
             return "every dump is there already: nothing to extract"
         named = "; ".join(
-            [f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps" for p in self.passes]
+            [
+                f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps"
+                for p in self.passes
+            ]
             + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
         )
         return (

@@ -40,7 +40,9 @@ def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
                 records[kind][:, column] = values
     _, records["by"] = settings_by_row(sidecar["settings"], len(records))
     path_of = dict(zip(images.ids, images.paths.texts))
-    for row, image_id in enumerate(tqdm(sidecar["ids"], desc="hash", unit="img", file=sys.stderr, leave=False)):
+    for row, image_id in enumerate(
+        tqdm(sidecar["ids"], desc="hash", unit="img", file=sys.stderr, leave=False)
+    ):
         try:
             found = os.stat(path_of[image_id])
             records["size_bytes"][row], records["mtime_ns"][row] = found.st_size, found.st_mtime_ns

@@ -13,7 +13,6 @@ import numpy as np
 
 from features.dumps import row_sums
 
-
 KEPT_WINDOWS = 8
 
 

@@ -115,7 +115,9 @@ class StartedWindow:
                 self.first[picture.sha256] = picture.row
                 shape = tuple(view.shape for view in picture.pixels)
                 groups.setdefault(shape, []).append(picture)
-                if len(groups[shape]) >= self.engine.settings.batch_rows:  # fewer than before once memory ran out
+                if (
+                    len(groups[shape]) >= self.engine.settings.batch_rows
+                ):  # fewer than before once memory ran out
                     self.batches.put(groups.pop(shape))
         for waiting in groups.values():
             self.batches.put(waiting)

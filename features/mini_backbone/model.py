@@ -20,17 +20,48 @@ from features.fusing import with_norm
 
 NAME = "top7_vgg16_quarter"
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
-LAYOUT = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")  # "M": 2 x 2 maximum
+LAYOUT = (
+    16,
+    16,
+    "M",
+    32,
+    32,
+    "M",
+    64,
+    64,
+    64,
+    "M",
+    128,
+    128,
+    128,
+    "M",
+    128,
+    128,
+    128,
+    "M",
+)  # "M": 2 x 2 maximum
 WIDTH = 128  # channels of the last block
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-default_cfgs = generate_default_cfgs({
-    NAME: {
-        "url": "", "file": str(WEIGHTS), "num_classes": 0, "input_size": (3, 160, 160), "pool_size": (5, 5),
-        "fixed_input_size": False, "crop_pct": 1.0, "interpolation": "bilinear", "mean": MEAN, "std": STD,
-        "first_conv": "features.0", "classifier": None, "license": "mit",
-    },
-})
+default_cfgs = generate_default_cfgs(
+    {
+        NAME: {
+            "url": "",
+            "file": str(WEIGHTS),
+            "num_classes": 0,
+            "input_size": (3, 160, 160),
+            "pool_size": (5, 5),
+            "fixed_input_size": False,
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": MEAN,
+            "std": STD,
+            "first_conv": "features.0",
+            "classifier": None,
+            "license": "mit",
+        },
+    }
+)
 
 
 def complete_state(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -49,8 +80,14 @@ def top7_vgg16_quarter(pretrained: bool = False, **kwargs) -> nn.Module:
     kwargs.setdefault("num_classes", 0)
     # timm's VGG always makes two 4096-wide layers; they are made as small as it allows and dropped below
     model = build_model_with_cfg(
-        VGG, NAME, pretrained, model_cfg=list(LAYOUT), mlp_ratio=1 / 4096,
-        feature_cfg={"flatten_sequential": True, "out_indices": out_indices}, pretrained_filter_fn=complete_state, **kwargs,
+        VGG,
+        NAME,
+        pretrained,
+        model_cfg=list(LAYOUT),
+        mlp_ratio=1 / 4096,
+        feature_cfg={"flatten_sequential": True, "out_indices": out_indices},
+        pretrained_filter_fn=complete_state,
+        **kwargs,
     )
     if isinstance(model, VGG):
         model.pre_logits = nn.Identity()

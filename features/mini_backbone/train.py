@@ -73,7 +73,9 @@ def draw_training_family(settings: Settings, family: int) -> np.ndarray:
         for picture, quality in pictures:
             file = io.BytesIO()
             picture.save(file, "JPEG", quality=quality)
-            small = Image.open(file).resize((settings.stored_px, settings.stored_px), Image.Resampling.BILINEAR)
+            small = Image.open(file).resize(
+                (settings.stored_px, settings.stored_px), Image.Resampling.BILINEAR
+            )
             images.append(np.asarray(small))
     return np.stack(images)
 
@@ -89,7 +91,9 @@ def draw_training_set(settings: Settings, processes: int) -> tuple[torch.Tensor,
     else:
         families = [draw_training_family(settings, family) for family in jobs]
     images = torch.from_numpy(np.concatenate(families)).permute(0, 3, 1, 2).contiguous()
-    return images, torch.arange(settings.families * settings.members).repeat_interleave(len(families[0]) // settings.members)
+    return images, torch.arange(settings.families * settings.members).repeat_interleave(
+        len(families[0]) // settings.members
+    )
 
 
 def augmented(images: torch.Tensor, side: int, jitter: float, generator: torch.Generator) -> torch.Tensor:
@@ -102,10 +106,13 @@ def augmented(images: torch.Tensor, side: int, jitter: float, generator: torch.G
     angle = torch.randn(count, generator=generator) * 0.12
     room = (1 - zoom).clamp(min=0.05)
     shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * room[:, None]
-    theta = torch.stack((
-        torch.stack((zoom * angle.cos(), -zoom * angle.sin(), shift[:, 0]), 1),
-        torch.stack((zoom * angle.sin(), zoom * angle.cos(), shift[:, 1]), 1),
-    ), 1)
+    theta = torch.stack(
+        (
+            torch.stack((zoom * angle.cos(), -zoom * angle.sin(), shift[:, 0]), 1),
+            torch.stack((zoom * angle.sin(), zoom * angle.cos(), shift[:, 1]), 1),
+        ),
+        1,
+    )
     grid = functional.affine_grid(theta, (count, 3, side, side), align_corners=False)
     views = functional.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
     gains = torch.exp(torch.randn(count, 3, 1, 1, generator=generator) * jitter)
@@ -131,7 +138,7 @@ def tapped(features: nn.Sequential, views: torch.Tensor) -> dict[str, torch.Tens
     """Return the maps (B, C, H, W) of the layers in TAPS, after their ReLU."""
     names = {number: name for name, (number, _, _) in TAPS.items()}
     found = {}
-    for number, module in enumerate(features[:max(names) + 1]):
+    for number, module in enumerate(features[: max(names) + 1]):
         views = module(views)
         if number in names:
             found[names[number]] = views
@@ -156,7 +163,9 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
     drawn_s = time.perf_counter() - began
     features = training_features().to(memory_format=torch.channels_last)
     products = settings.families * settings.members
-    heads = nn.ModuleDict({name: Head(channels, products, settings.scale) for name, (_, channels, _) in TAPS.items()})
+    heads = nn.ModuleDict(
+        {name: Head(channels, products, settings.scale) for name, (_, channels, _) in TAPS.items()}
+    )
     heads["family"] = Head(WIDTH, settings.families, settings.scale)
     parameters = [*features.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -169,17 +178,22 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
     for step in bar:
         if len(order) < settings.batch:
             order = torch.cat((order, torch.randperm(len(images), generator=draws)))
-        rows, order = order[: settings.batch], order[settings.batch:]
+        rows, order = order[: settings.batch], order[settings.batch :]
         side = settings.small_px if step < settings.small_share * settings.steps else settings.large_px
-        views = augmented(images[rows], side, settings.colour_jitter, draws).to(memory_format=torch.channels_last)
+        views = augmented(images[rows], side, settings.colour_jitter, draws).to(
+            memory_format=torch.channels_last
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             maps = tapped(features, views)
         wanted = labels[rows]
         logits = {name: heads[name](maps[name]) for name in TAPS}
-        loss = sum(share * functional.cross_entropy(logits[name], wanted, label_smoothing=0.05)
-                   for name, (_, _, share) in TAPS.items())
+        loss = sum(
+            share * functional.cross_entropy(logits[name], wanted, label_smoothing=0.05)
+            for name, (_, _, share) in TAPS.items()
+        )
         loss = loss + FAMILY_SHARE * functional.cross_entropy(
-            heads["family"](maps["conv5_3"]), wanted // settings.members, label_smoothing=0.05)
+            heads["family"](maps["conv5_3"]), wanted // settings.members, label_smoothing=0.05
+        )
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"training diverged at step {step}: loss {loss.item()}")
         optimiser.zero_grad(set_to_none=True)
@@ -193,20 +207,33 @@ def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps
         if (step + 1) % checkpoint_steps == 0 and step + 1 < settings.steps:
             save_weights(features, out)
     save_weights(features, out)
-    write_json(out.with_name("recipe.json"), {
-        "model": NAME, "task": "product and family, of products that no competition holds", "settings": asdict(settings),
-        "images": len(images), "loss_last_50_steps": round(float(np.mean(losses[-50:])), 4),
-        "accuracy_last_50_steps": round(float(np.mean(hits[-50:])), 4), "drawing_s": round(drawn_s, 1),
-        "total_s": round(time.perf_counter() - began, 1), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-        "machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__,
-        "numpy": np.__version__,
-    })
+    write_json(
+        out.with_name("recipe.json"),
+        {
+            "model": NAME,
+            "task": "product and family, of products that no competition holds",
+            "settings": asdict(settings),
+            "images": len(images),
+            "loss_last_50_steps": round(float(np.mean(losses[-50:])), 4),
+            "accuracy_last_50_steps": round(float(np.mean(hits[-50:])), 4),
+            "drawing_s": round(drawn_s, 1),
+            "total_s": round(time.perf_counter() - began, 1),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    )
     return out
 
 
 def main() -> None:
     """Command line of the training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--families", type=int, default=Settings.families)
     parser.add_argument("--seed", type=int, default=Settings.seed)

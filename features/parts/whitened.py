@@ -49,7 +49,9 @@ def whitened_dump(
     path = component_dump_path(configuration, split, backbone, dim=dim, exponent=exponent, **named)
     projection = component_dump_path(configuration, split, backbone, **named)
     if not beside(projection, ".json").exists():
-        if beside(path, ".json").exists():  # a bundle holds components without the projection they were made from
+        if beside(
+            path, ".json"
+        ).exists():  # a bundle holds components without the projection they were made from
             return path
         raise Top7Error(
             f"{projection}: no such dump: {where}, {count} detectors need one more pass of the {split} images through"

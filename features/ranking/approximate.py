@@ -49,19 +49,28 @@ def approximate_search(
     weights = np.asarray(weights, dtype=np.float64)
     queries = [np.asarray(part) for part in queries]
     found = _proposed(index, queries, weights, min(max(candidates, k), len(index.rows)))
-    ranks, scores = rerank(queries, gallery, weights, np.where(found >= 0, index.rows[np.maximum(found, 0)], -1), k)
+    ranks, scores = rerank(
+        queries, gallery, weights, np.where(found >= 0, index.rows[np.maximum(found, 0)], -1), k
+    )
 
     def exact(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return search([q[chosen] for q in queries], gallery, weights, k, excluded=excluded, norm_bounds=norm_bounds)
+        return search(
+            [q[chosen] for q in queries], gallery, weights, k, excluded=excluded, norm_bounds=norm_bounds
+        )
 
-    zero = np.all([~q.any(axis=1) for q, weight in zip(queries, weights) if weight] or [np.ones(len(ranks), bool)], axis=0)
+    zero = np.all(
+        [~q.any(axis=1) for q, weight in zip(queries, weights) if weight] or [np.ones(len(ranks), bool)],
+        axis=0,
+    )
     short = ~zero & (np.sum(ranks >= 0, axis=1) < min(k, len(index.rows)))
     if (zero | short).any():
         ranks[zero | short], scores[zero | short] = exact(zero | short)
     checked = np.sort(np.random.default_rng(seed).permutation(len(ranks))[:sample])
     share = recall(ranks[checked], exact(checked)[0])
     found_too_few = (
-        f"; it found fewer than {k} images for {short.sum()} queries, which were searched exactly" if short.any() else ""
+        f"; it found fewer than {k} images for {short.sum()} queries, which were searched exactly"
+        if short.any()
+        else ""
     )
     print(
         f"top7: approximate search ({index.kind}): recall@{k} {share:.4f} against the exact lists of "
@@ -76,7 +85,11 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
     import faiss
 
     # the folder may have moved, and may be read-only; a graph's vectors stay on the disk
-    flags = faiss.IO_FLAG_MMAP_IFC if index.kind == "hnsw" else faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
+    flags = (
+        faiss.IO_FLAG_MMAP_IFC
+        if index.kind == "hnsw"
+        else faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
+    )
     try:
         with without_notes():
             loaded = faiss.read_index(str(index.path), flags)

@@ -40,7 +40,9 @@ def _read(fused, rows: np.ndarray) -> np.ndarray:
 
 
 def sample_rows(fused, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    found = _read(fused, np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False)))
+    found = _read(
+        fused, np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
+    )
     return found if len(found) > 1 else np.repeat(found, 2, axis=0)  # a codebook has at least two entries
 
 

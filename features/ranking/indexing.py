@@ -52,10 +52,14 @@ def check_parameters(kind: str, parameters: Mapping[str, object]) -> None:
         raise ConfigurationError(f"unknown kind of index {kind!r}: {nearest(kind, PARAMETERS)}")
     for name, value in parameters.items():
         if name not in PARAMETERS[kind]:
-            raise ConfigurationError(f"an index of kind {kind} has no {name!r}: {nearest(name, PARAMETERS[kind])}")
+            raise ConfigurationError(
+                f"an index of kind {kind} has no {name!r}: {nearest(name, PARAMETERS[kind])}"
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value < (2 if name == "links" else 1):
             least = 2 if name == "links" else 1
-            raise ConfigurationError(f"an index has {name} = {value!r}: expected a whole number of at least {least}")
+            raise ConfigurationError(
+                f"an index has {name} = {value!r}: expected a whole number of at least {least}"
+            )
 
 
 def default_parameters(kind: str, rows: int, dimension: int) -> dict[str, int]:
@@ -139,31 +143,42 @@ def _faiss_version() -> str:
 
 def _check_fit(chosen: Mapping[str, int], rows: int, dimension: int) -> None:
     if chosen.get("lists", 1) > rows:
-        raise ConfigurationError(f"an index of {chosen['lists']} lists for {rows} images: expected at most {rows}")
+        raise ConfigurationError(
+            f"an index of {chosen['lists']} lists for {rows} images: expected at most {rows}"
+        )
     if dimension % chosen.get("code_bytes", 1):
         fitting = [count for count in range(1, dimension + 1) if dimension % count == 0]
         near = sorted(sorted(fitting, key=lambda count: abs(count - chosen["code_bytes"]))[:4])
-        raise ConfigurationError(f"an index has code_bytes = {chosen['code_bytes']}: expected a number that divides the "
-                                 f"{dimension} dimensions, such as {', '.join(map(str, near))}")
+        raise ConfigurationError(
+            f"an index has code_bytes = {chosen['code_bytes']}: expected a number that divides the "
+            f"{dimension} dimensions, such as {', '.join(map(str, near))}"
+        )
 
 
 def _build(fused, rows, kind: str, chosen, seed: int, path: Path, progress: bool) -> None:
     """Write the index's file; what is half written goes by other names."""
     needed, free = _bytes(kind, chosen, len(rows), fused.shape[1]), shutil.disk_usage(path.parent).free
-    print(f"top7: index {kind} of {len(rows)} images x {fused.shape[1]}, built once: about "
-          f"{duration(_estimated_seconds(fused, rows, kind, chosen))}, {needed / 1e6:.1f} MB in {path.parent}"
-          + (" and as much memory" if kind == "hnsw" else ""), file=sys.stderr)
+    print(
+        f"top7: index {kind} of {len(rows)} images x {fused.shape[1]}, built once: about "
+        f"{duration(_estimated_seconds(fused, rows, kind, chosen))}, {needed / 1e6:.1f} MB in {path.parent}"
+        + (" and as much memory" if kind == "hnsw" else ""),
+        file=sys.stderr,
+    )
     if needed > free:
-        raise Top7Error(f"{path.parent}: an index of kind {kind} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: "
-                        "free some space, take ivfpq, or give another --work")
+        raise Top7Error(
+            f"{path.parent}: an index of kind {kind} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: "
+            "free some space, take ivfpq, or give another --work"
+        )
     partial = path.with_name(path.name + ".partial")
     try:
         with threadpool_limits(chosen["threads"]):
             BUILDERS[kind](fused, rows, chosen, seed, partial, path, progress or len(rows) > 20_000)
     except RuntimeError as error:  # faiss's own, a full disk among them
         partial.unlink(missing_ok=True)
-        raise Top7Error(f"{path}: the index could not be built: {str(error).splitlines()[-1][:160]}: run the same command "
-                        "again once that is mended") from None
+        raise Top7Error(
+            f"{path}: the index could not be built: {str(error).splitlines()[-1][:160]}: run the same command "
+            "again once that is mended"
+        ) from None
     os.replace(partial, path)
     sync_folder(path.parent)
 

@@ -66,10 +66,26 @@ def approximate(
     as by the exact search; at most `checked` queries are searched exactly as well, and the recall is printed. Earlier
     looks (an expansion's) stay exact. links to threads: see `features.ranking.indexing.default_parameters`.
     """
-    given = dict(links=links, construction=construction, breadth=breadth, lists=lists, probes=probes, training=training,
-                 code_bytes=code_bytes, threads=threads)
-    used = state.of(np.flatnonzero(state.weights), state.weights[state.weights != 0]) if state.weights.any() else state
-    with nullcontext(state.folder) if state.folder else tempfile.TemporaryDirectory(prefix="top7-index-") as folder:
+    given = dict(
+        links=links,
+        construction=construction,
+        breadth=breadth,
+        lists=lists,
+        probes=probes,
+        training=training,
+        code_bytes=code_bytes,
+        threads=threads,
+    )
+    used = (
+        state.of(np.flatnonzero(state.weights), state.weights[state.weights != 0])
+        if state.weights.any()
+        else state
+    )
+    with (
+        nullcontext(state.folder)
+        if state.folder
+        else tempfile.TemporaryDirectory(prefix="top7-index-") as folder
+    ):
         built = build_index(
             used.gallery,
             used.weights,

@@ -155,7 +155,9 @@ def with_index(steps: Sequence[Step], kind: str, recipe: str) -> tuple[Step, ...
     check_parameters(kind, {})
     last = steps[-1] if steps else {}
     if last.get("step") == "approximate":
-        return tuple(steps) if last["index"] == kind else (*steps[:-1], {"step": "approximate", "index": kind})
+        return (
+            tuple(steps) if last["index"] == kind else (*steps[:-1], {"step": "approximate", "index": kind})
+        )
     if last.get("step") in FINAL:
         raise ConfigurationError(
             f"--index {kind}: recipe {recipe} ends in {last['step']}, which makes the lists itself: there is no plain "
@@ -206,15 +208,15 @@ def check_steps(steps: Sequence[Step]) -> None:
             raise ConfigurationError(f"{where} comes after {last}, which makes the lists: put it before")
         for place, stage in enumerate(step.get("stages", ()), start=1):
             if not isinstance(stage, Mapping) or set(stage) != {"weights", "keep"}:
-                raise ConfigurationError(f"stage {place} of the cascade is {stage!r}: expected weights and keep")
+                raise ConfigurationError(
+                    f"stage {place} of the cascade is {stage!r}: expected weights and keep"
+                )
         if name == "approximate":
             check_approximate(step)
         last = name
 
 
-def _check_argument(
-    where: str, key: str, value: object, parameters: Mapping[str, inspect.Parameter]
-) -> None:
+def _check_argument(where: str, key: str, value: object, parameters: Mapping[str, inspect.Parameter]) -> None:
     if key not in parameters:
         raise ConfigurationError(f"{where} no {key!r}: {nearest(key, parameters)}")
     fits, words = KINDS.get(str(parameters[key].annotation), (lambda value: True, ""))

@@ -79,7 +79,11 @@ def main() -> None:
 
     def child(work: Path) -> subprocess.Popen:
         code = CHILD.format(
-            root=str(ROOT), folder=str(options.images), work=str(work), commit_s=options.commit_s, rows=WINDOW_ROWS
+            root=str(ROOT),
+            folder=str(options.images),
+            work=str(work),
+            commit_s=options.commit_s,
+            rows=WINDOW_ROWS,
         )
         return subprocess.Popen(
             [sys.executable, "-c", code],
@@ -105,7 +109,9 @@ def main() -> None:
                 ran_images(process, moments.uniform(0, whole_s))
                 finished += 1
                 if other := different(contents(work), expected):
-                    sys.exit(f"an interrupted extraction ended in other bytes: {other}; after {len(kept)} kills")
+                    sys.exit(
+                        f"an interrupted extraction ended in other bytes: {other}; after {len(kept)} kills"
+                    )
                 shutil.rmtree(work / "dumps" / "gallery")  # finished before its moment: begin again
                 continue
             except subprocess.TimeoutExpired:

@@ -208,14 +208,22 @@ def main() -> None:
         chosen.mkdir()
         for path in sorted(p for p in options.images.rglob("*") if p.is_file())[: options.count]:
             shutil.copy(path, chosen)
-        tell(measure(f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads, options.rounds))
+        tell(
+            measure(
+                f"{backbone.name}, {options.images.name}", backbone, chosen, options.threads, options.rounds
+            )
+        )
         if options.made_up:
             large = made_up(Path(folder) / "large", options.count)
-            tell(measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads, options.rounds))
+            tell(
+                measure(f"{backbone.name}, made-up 1000 px", backbone, large, options.threads, options.rounds)
+            )
 
 
 def tell(row: dict) -> None:
-    rounded = {key: round(float(value), 3) if isinstance(value, float) else value for key, value in row.items()}
+    rounded = {
+        key: round(float(value), 3) if isinstance(value, float) else value for key, value in row.items()
+    }
     print(json.dumps(rounded), flush=True)
 
 

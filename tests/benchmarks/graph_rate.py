@@ -34,7 +34,9 @@ A_CENTRE = 10  # descriptors around each
 def write_clustered(folder: Path, rows: int, dimensions: int, dtype: str) -> np.ndarray:
     """Write (rows, dimensions) unit vectors to a file in `folder`, a block in memory at a time; returns them mapped."""
     generator = np.random.default_rng(0)
-    centres = np.lib.format.open_memmap(folder / "centres.npy", "w+", np.float32, (max(1, rows // A_CENTRE), dimensions))
+    centres = np.lib.format.open_memmap(
+        folder / "centres.npy", "w+", np.float32, (max(1, rows // A_CENTRE), dimensions)
+    )
     for start in range(0, len(centres), WRITTEN_ROWS):
         block = centres[start : start + WRITTEN_ROWS]
         block[:] = generator.standard_normal(block.shape, dtype=np.float32)
@@ -56,10 +58,14 @@ def clocked(work) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=520_000)
     parser.add_argument("--dimensions", type=int, default=1472)
-    parser.add_argument("--graph-rows", type=int, default=4096, help=f"rows looked up, in blocks of {QUERY_ROWS}")
+    parser.add_argument(
+        "--graph-rows", type=int, default=4096, help=f"rows looked up, in blocks of {QUERY_ROWS}"
+    )
     parser.add_argument("--neighbours", type=int, default=20)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16"])
     options = parser.parse_args()
@@ -71,7 +77,9 @@ def main() -> None:
         graph, bare = np.zeros(2), np.zeros(2)
 
         def block(start: int) -> None:
-            graph_block([gallery], np.ones(1), options.neighbours, start, start + size, norm_bounds=[UNIT_NORM])
+            graph_block(
+                [gallery], np.ones(1), options.neighbours, start, start + size, norm_bounds=[UNIT_NORM]
+            )
 
         with AnonymousPeak() as memory:  # on a block of its own: sampling takes time
             block(0)
@@ -83,21 +91,40 @@ def main() -> None:
         report(options, len(starts) * size, graph, bare, memory.peak_bytes)
 
 
-def report(options: argparse.Namespace, looked_up: int, graph: np.ndarray, bare: np.ndarray, peak_bytes: int) -> None:
-    print(f"{looked_up} of {options.rows} rows x {options.dimensions} {options.dtype}, {options.neighbours} neighbours; "
-          f"load at the end {os.getloadavg()[0]:.1f}; anonymous peak {peak_bytes / 2**30:.2f} GiB")
+def report(
+    options: argparse.Namespace, looked_up: int, graph: np.ndarray, bare: np.ndarray, peak_bytes: int
+) -> None:
+    print(
+        f"{looked_up} of {options.rows} rows x {options.dimensions} {options.dtype}, {options.neighbours} neighbours; "
+        f"load at the end {os.getloadavg()[0]:.1f}; anonymous peak {peak_bytes / 2**30:.2f} GiB"
+    )
     found = {}
     for name, (wall, cpu) in (("neighbour graph", graph), ("bare product", bare)):
         if not wall:
             continue
         whole = options.rows / looked_up
         operations = 2 * looked_up * options.rows * options.dimensions
-        print(f"{name:16} {looked_up / wall:8.1f} rows/s ({looked_up / cpu:8.1f} a processor second), "
-              f"{operations / wall / 1e9:6.1f} GFLOP/s, {wall / bare[0] if bare[0] else np.nan:5.2f} x the bare product "
-              f"(processor {cpu / bare[1] if bare[1] else np.nan:5.2f} x); all rows: {duration(wall * whole)}")
-        found[name] = {"rows_s": looked_up / wall, "rows_cpu_s": looked_up / cpu, "hours": wall * whole / 3600}
-    print(json.dumps({"rows": options.rows, "dimensions": options.dimensions, "graph_rows": looked_up,
-                      "peak_bytes": peak_bytes, **found}))
+        print(
+            f"{name:16} {looked_up / wall:8.1f} rows/s ({looked_up / cpu:8.1f} a processor second), "
+            f"{operations / wall / 1e9:6.1f} GFLOP/s, {wall / bare[0] if bare[0] else np.nan:5.2f} x the bare product "
+            f"(processor {cpu / bare[1] if bare[1] else np.nan:5.2f} x); all rows: {duration(wall * whole)}"
+        )
+        found[name] = {
+            "rows_s": looked_up / wall,
+            "rows_cpu_s": looked_up / cpu,
+            "hours": wall * whole / 3600,
+        }
+    print(
+        json.dumps(
+            {
+                "rows": options.rows,
+                "dimensions": options.dimensions,
+                "graph_rows": looked_up,
+                "peak_bytes": peak_bytes,
+                **found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def row(name: str, values: np.ndarray, labelled, note: str = "") -> str:
 
 def main() -> None:
     """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=None, help="kept; default: a temporary folder")
     parser.add_argument("--trials", type=int, default=200)
     options = parser.parse_args()
@@ -57,7 +59,10 @@ def main() -> None:
             choice = {"mobilenetv1_100.pooling": pooling}
             components = components_of(plain, choice)
             queries, gallery = landscape.dumps(choice)
-            single = [full_precisions([q], [g], np.ones(1), labelled.relevant, top_k) for q, g in zip(queries, gallery)]
+            single = [
+                full_precisions([q], [g], np.ones(1), labelled.relevant, top_k)
+                for q, g in zip(queries, gallery)
+            ]
             best = int(np.argmax([values[labelled.public].mean() for values in single]))
             print(row(f"best single layer, {pooling}", single[best], labelled, components[best].name))
             if pooling == "fcrow":
@@ -66,7 +71,14 @@ def main() -> None:
         with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
             fused = tune(plain, trials=options.trials, progress=False)
         values = fused.combination.average_precisions(np.array(fused.recipe.weights))
-        print(row("tuned fusion", values, labelled, f"{fused.recipe.choice}, cross-validated {fused.cross_validated.mean:.3f}"))
+        print(
+            row(
+                "tuned fusion",
+                values,
+                labelled,
+                f"{fused.recipe.choice}, cross-validated {fused.cross_validated.mean:.3f}",
+            )
+        )
         both_landscape = Landscape(configuration, progress=False)
         best_parts = None
         for choice in both_landscape.all_choices():
@@ -84,7 +96,14 @@ def main() -> None:
             both = tune(configuration, trials=options.trials, progress=False)
         values = both.combination.average_precisions(np.array(both.recipe.weights))
         chosen = ", ".join(str(value) for value in both.recipe.choice.values())
-        print(row("tuned fusion with PWA", values, labelled, f"{chosen}, cross-validated {both.cross_validated.mean:.3f}"))
+        print(
+            row(
+                "tuned fusion with PWA",
+                values,
+                labelled,
+                f"{chosen}, cross-validated {both.cross_validated.mean:.3f}",
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -20,14 +20,18 @@ from submissions.demo import demo
 
 def main() -> None:
     """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--trials", type=int, default=None)
     parser.add_argument("--work", type=Path, default=None, help="kept; default: a temporary folder")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        print("| seed | best single layer | equal weights | tuned fusion | public | private | drawing, s | the rest, s |")
+        print(
+            "| seed | best single layer | equal weights | tuned fusion | public | private | drawing, s | the rest, s |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         for seed in options.seeds:
             with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
@@ -37,9 +41,12 @@ def main() -> None:
                 values, _ = demo(configuration, trials=options.trials)
             figures = values["figures"]
             tuned = figures["tuned fusion"]
-            print(f"| {seed} | {figures['best single layer']['test']:.4f} | {figures['equal weights']['test']:.4f} | "
-                  f"{tuned['test']:.4f} | {tuned['public']:.4f} | {tuned['private']:.4f} | {drawing_s:.0f} | "
-                  f"{values['seconds']:.0f} |", flush=True)
+            print(
+                f"| {seed} | {figures['best single layer']['test']:.4f} | {figures['equal weights']['test']:.4f} | "
+                f"{tuned['test']:.4f} | {tuned['public']:.4f} | {tuned['private']:.4f} | {drawing_s:.0f} | "
+                f"{values['seconds']:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

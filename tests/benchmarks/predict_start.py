@@ -47,15 +47,19 @@ from submissions.bundle import open_bundle  # noqa: E402
 from submissions.commands import MINI_WORK, mini_configuration  # noqa: E402
 from submissions.predicting import needed  # noqa: E402
 
-LISTING = ("import sys; from submissions.__main__ import main; code = main(sys.argv[2:]); names = list(sys.modules); "
-           "open(sys.argv[1], 'w').write(chr(10).join(names)); sys.exit(code)")
-IMPORTING = ("import importlib, sys\n"
-             "for name in open(sys.argv[1]).read().split():\n"
-             "    if name not in sys.modules and not name.startswith('__'):\n"
-             "        try:\n"
-             "            importlib.import_module(name)\n"
-             "        except ImportError:\n"
-             "            pass\n")
+LISTING = (
+    "import sys; from submissions.__main__ import main; code = main(sys.argv[2:]); names = list(sys.modules); "
+    "open(sys.argv[1], 'w').write(chr(10).join(names)); sys.exit(code)"
+)
+IMPORTING = (
+    "import importlib, sys\n"
+    "for name in open(sys.argv[1]).read().split():\n"
+    "    if name not in sys.modules and not name.startswith('__'):\n"
+    "        try:\n"
+    "            importlib.import_module(name)\n"
+    "        except ImportError:\n"
+    "            pass\n"
+)
 
 
 def drop_pages(folder: Path) -> None:
@@ -70,7 +74,9 @@ def drop_pages(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def smallest(run: Callable[[], None], repeats: int, clock: Callable[[], float], before=lambda: None) -> tuple[float, float]:
+def smallest(
+    run: Callable[[], None], repeats: int, clock: Callable[[], float], before=lambda: None
+) -> tuple[float, float]:
     """(wall seconds, processor seconds by `clock`), the smallest of each over the repeats; `before` is not counted."""
     found = []
     for _ in range(repeats):
@@ -89,7 +95,9 @@ def of_children() -> float:
 def process(*arguments: object) -> None:
     """Run Python to its end; its own words are shown where it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run([sys.executable, "-P", *map(str, arguments)], env=environment, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-P", *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
     if finished.returncode:
         sys.exit(finished.stderr)
 
@@ -107,8 +115,12 @@ def forward(engine: Engine, views: list[list[np.ndarray]]) -> None:
     flips = (False, True) if engine.backbone.flip else (False,)
     threads = engine.settings.batch_threads or engine.settings.threads
     with ThreadPoolExecutor(engine.at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        list(pool.map(lambda task: [maps.shape for maps in engine.maps(task[0], flip=task[1])],
-                      [(batch, flip) for batch in batches for flip in flips]))
+        list(
+            pool.map(
+                lambda task: [maps.shape for maps in engine.maps(task[0], flip=task[1])],
+                [(batch, flip) for batch in batches for flip in flips],
+            )
+        )
 
 
 def parts(configuration: Configuration, images: ImageSet, repeats: int) -> dict[str, tuple[float, float]]:
@@ -121,9 +133,17 @@ def parts(configuration: Configuration, images: ImageSet, repeats: int) -> dict[
         views: list[list[np.ndarray]] = []
 
         def decode() -> None:
-            views[:] = [picture.pixels for picture in read_ahead(
-                images, range(len(images)), engine.sizings(), workers=threads,
-                ahead=max(2 * threads, 4 * engine.settings.batch_rows)) if picture.pixels is not None]
+            views[:] = [
+                picture.pixels
+                for picture in read_ahead(
+                    images,
+                    range(len(images)),
+                    engine.sizings(),
+                    workers=threads,
+                    ahead=max(2 * threads, 4 * engine.settings.batch_rows),
+                )
+                if picture.pixels is not None
+            ]
 
         totals["decode"] += smallest(decode, repeats, time.process_time)
         forward(engine, views)  # warm
@@ -146,10 +166,14 @@ def made_bundle(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=100, metavar="N")
     parser.add_argument("--config", type=Path, help="a configuration to bundle (the embedded competition)")
-    parser.add_argument("--work", type=Path, default=MINI_WORK, help="its work folder; dumps that are there are kept")
+    parser.add_argument(
+        "--work", type=Path, default=MINI_WORK, help="its work folder; dumps that are there are kept"
+    )
     parser.add_argument("--recipe", default="top7")
     parser.add_argument("--bundle", type=Path, help="a bundle that is there already, with --queries")
     parser.add_argument("--queries", type=Path, help="a folder of images to answer (the competition's own)")
@@ -173,9 +197,15 @@ def main() -> None:
 
         process("-c", LISTING, folder / "modules", *command)
         rows = {
-            "predict, cold": smallest(lambda: process("-m", "submissions", *command), options.repeats, of_children, cold),
-            "predict, warm": smallest(lambda: process("-m", "submissions", *command), options.repeats, of_children),
-            "imports": smallest(lambda: process("-c", IMPORTING, folder / "modules"), options.repeats, of_children),
+            "predict, cold": smallest(
+                lambda: process("-m", "submissions", *command), options.repeats, of_children, cold
+            ),
+            "predict, warm": smallest(
+                lambda: process("-m", "submissions", *command), options.repeats, of_children
+            ),
+            "imports": smallest(
+                lambda: process("-c", IMPORTING, folder / "modules"), options.repeats, of_children
+            ),
             "torch alone": smallest(lambda: process("-c", "import torch"), options.repeats, of_children),
         }
         rows |= parts(needed(*open_bundle(bundle))[0], images, options.repeats)
@@ -188,7 +218,11 @@ def report(rows: dict[str, tuple[float, float]], images: int, bundle: Path) -> N
     print(f"{images} images; load at the end {os.getloadavg()[0]:.1f}")
     print("| what | wall, s | share | processor, s | share |\n| --- | --- | --- | --- | --- |")
     rest = [whole[axis] - rows["imports"][axis] - limit[axis] for axis in (0, 1)]
-    for name, values in {**rows, "limit: forward + decode": limit, "predict, cold, less imports and limit": rest}.items():
+    for name, values in {
+        **rows,
+        "limit: forward + decode": limit,
+        "predict, cold, less imports and limit": rest,
+    }.items():
         wall, cpu = values
         print(f"| {name} | {wall:.2f} | {wall / whole[0]:.2f} | {cpu:.2f} | {cpu / whole[1]:.2f} |")
     print(json.dumps({name: [round(float(value), 3) for value in values] for name, values in rows.items()}))

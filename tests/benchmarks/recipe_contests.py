@@ -19,7 +19,9 @@ from features.extraction import extract
 from tests.grocery import SHARED, grocery_configuration
 
 POOLINGS = ("spoc", "mac", "gem", "crow", "fcrow", "rmac", "ramac", "grmac")
-GROCERY_PARTS = "{ layer = 4, counts = [25, 50, 100, 150], dims = [64, 128, 256, 512], exponents = [0.5, 1.0] }"
+GROCERY_PARTS = (
+    "{ layer = 4, counts = [25, 50, 100, 150], dims = [64, 128, 256, 512], exponents = [0.5, 1.0] }"
+)
 SECOND_BACKBONE = f"""
 [[backbone]]
 model = "mobilenetv2_100"
@@ -72,19 +74,26 @@ def contest(name: str, configuration: Configuration, labels: dict[str, Path]) ->
 def configured(config: Path) -> Contest:
     """The validation queries of a configuration whose dumps `./run.sh extract` made."""
     configuration = load_configuration(config)
-    return contest(configuration.competition.name, configuration, {"validation": configuration.competition.labels})
+    return contest(
+        configuration.competition.name, configuration, {"validation": configuration.competition.labels}
+    )
 
 
 def grocery(work: Path, backbones: int) -> Contest:
     """../shared/grocery with mobilenetv1_100, or with mobilenetv2_100 beside it, extracted under `work`."""
-    text = grocery_configuration(SHARED, list(POOLINGS), GROCERY_PARTS) + (SECOND_BACKBONE if backbones == 2 else "")
+    text = grocery_configuration(SHARED, list(POOLINGS), GROCERY_PARTS) + (
+        SECOND_BACKBONE if backbones == 2 else ""
+    )
     work.mkdir(parents=True, exist_ok=True)
     config = work / f"grocery-{backbones}.toml"
     config.write_text(text)
     configuration = load_configuration(config, work=work / "grocery")
     _extracted(configuration, ("gallery", "validation"))  # the labels of its test queries are not here
-    return contest(f"grocery, {backbones} backbone{'s' * (backbones > 1)}", configuration,
-                   {"validation": configuration.competition.labels})
+    return contest(
+        f"grocery, {backbones} backbone{'s' * (backbones > 1)}",
+        configuration,
+        {"validation": configuration.competition.labels},
+    )
 
 
 def embedded(work: Path, seed: int) -> Contest:
@@ -93,13 +102,16 @@ def embedded(work: Path, seed: int) -> Contest:
     """
     configuration = load_configuration(build(work / f"seed{seed}", seed=seed), work=work / f"dumps{seed}")
     own = configuration.backbones[0]
-    parts = tuple(Parts(layer=table.layer, counts=(25, 50, 100), dims=(32, 64, 128, 256), exponents=table.exponents)
-                  for table in own.parts)
+    parts = tuple(
+        Parts(layer=table.layer, counts=(25, 50, 100), dims=(32, 64, 128, 256), exponents=table.exponents)
+        for table in own.parts
+    )
     configuration = replace(configuration, backbones=(replace(own, pooling=POOLINGS, parts=parts),))
     _extracted(configuration, SPLITS)
     held_back = configuration.path.parent / "held_back" / "test.csv"
-    return contest(f"seed {seed}", configuration,
-                   {"validation": configuration.competition.labels, "test": held_back})
+    return contest(
+        f"seed {seed}", configuration, {"validation": configuration.competition.labels, "test": held_back}
+    )
 
 
 def _extracted(configuration: Configuration, splits: tuple[str, ...]) -> None:

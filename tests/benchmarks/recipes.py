@@ -44,11 +44,17 @@ class Pool:
         self.contests = contests
         self.opened: dict = {}
         parts = [(contest, split) for contest in contests for split in contest.queries.values()]
-        self.seeds = np.concatenate([np.full(len(split.ids), self.contests.index(contest)) for contest, split in parts])
+        self.seeds = np.concatenate(
+            [np.full(len(split.ids), self.contests.index(contest)) for contest, split in parts]
+        )
         self.splits = np.concatenate([np.full(len(split.ids), split.split) for _, split in parts])
         self.private = np.concatenate([split.private for _, split in parts])
         self.groups = query_groups(
-            [[(contest.name, int(row)) for row in rows] for contest, split in parts for rows in split.relevant]
+            [
+                [(contest.name, int(row)) for row in rows]
+                for contest, split in parts
+                for rows in split.relevant
+            ]
         )
 
     def precisions(self, recipe: NamedRecipe) -> tuple[np.ndarray, float, list[str]]:
@@ -115,9 +121,14 @@ def without(recipe: NamedRecipe) -> dict[str, NamedRecipe]:
 
 def words(entry: Mapping[str, object]) -> str:
     """Return a step or a component's pattern in a few words; of several poolings the first."""
-    values = {key: value[0] if key == "pooling" and isinstance(value, list) else value for key, value in entry.items()}
+    values = {
+        key: value[0] if key == "pooling" and isinstance(value, list) else value
+        for key, value in entry.items()
+    }
     return " ".join(
-        str(value) if key in ("step", "pooling") else f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+        str(value)
+        if key in ("step", "pooling")
+        else f"{key} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in values.items()
         if key != "optional"
     )
@@ -125,11 +136,21 @@ def words(entry: Mapping[str, object]) -> str:
 
 def columns(pool: Pool, chosen: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the columns of the pooled table, each with the queries (Q,) bool it is the mean over."""
-    every, validation, test = np.ones(len(pool.groups), bool), pool.splits == "validation", pool.splits == "test"
+    every, validation, test = (
+        np.ones(len(pool.groups), bool),
+        pool.splits == "validation",
+        pool.splits == "test",
+    )
     if test.any():
         seen = validation & np.isin(pool.seeds, chosen)
-        found = {"chosen on": seen, "held out": ~seen, "validation": validation, "its private": validation & pool.private,
-                 "test": test, "all": every}
+        found = {
+            "chosen on": seen,
+            "held out": ~seen,
+            "validation": validation,
+            "its private": validation & pool.private,
+            "test": test,
+            "all": every,
+        }
     else:
         found = {"public": ~pool.private, "private": pool.private, "all": every}
     return {name: among for name, among in found.items() if among.any()}
@@ -139,39 +160,65 @@ def table(pool: Pool, recipes: Mapping[str, NamedRecipe], base: str, chosen: Seq
     """Return the lines of the pooled table, of the rows by seed, and of the notes; the first recipe is `base`."""
     among = columns(pool, chosen)
     compared = [name for name in ("held out", "private", "all") if name in among]
-    lines = ["| recipe | " + " | ".join(among) + " | "
-             + " | ".join(f"{name}, difference from {base} [95 %]" for name in compared) + " | ranking, ms |",
-             "|" + "---|" * (2 + len(among) + len(compared))]
+    lines = [
+        "| recipe | "
+        + " | ".join(among)
+        + " | "
+        + " | ".join(f"{name}, difference from {base} [95 %]" for name in compared)
+        + " | ranking, ms |",
+        "|" + "---|" * (2 + len(among) + len(compared)),
+    ]
     by_seed, notes, first = [], [], None
     for name, recipe in recipes.items():
         values, seconds, more = pool.precisions(recipe)
         notes += [f"{recipe.name}: {note}" for note in more if not name.startswith("- ")]
         cells = [f"{values[queries].mean():.3f}" for queries in among.values()]
-        cells += ["" if first is None else pool.difference(values, first, among[column]) for column in compared]
+        cells += [
+            "" if first is None else pool.difference(values, first, among[column]) for column in compared
+        ]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds * 1e3:.0f} |")
         first = values if first is None else first
-        by_seed.append(f"| {name} | " + " | ".join(
-            " / ".join(f"{values[(pool.seeds == seed) & (pool.splits == split)].mean():.3f}" for split in contest.queries)
-            for seed, contest in enumerate(pool.contests)) + " |")
+        by_seed.append(
+            f"| {name} | "
+            + " | ".join(
+                " / ".join(
+                    f"{values[(pool.seeds == seed) & (pool.splits == split)].mean():.3f}"
+                    for split in contest.queries
+                )
+                for seed, contest in enumerate(pool.contests)
+            )
+            + " |"
+        )
     if len(pool.contests) > 1:
-        lines += ["", "By seed, validation / test:", "",
-                  "| recipe | " + " | ".join(contest.name for contest in pool.contests) + " |",
-                  "|" + "---|" * (1 + len(pool.contests)), *by_seed]
+        lines += [
+            "",
+            "By seed, validation / test:",
+            "",
+            "| recipe | " + " | ".join(contest.name for contest in pool.contests) + " |",
+            "|" + "---|" * (1 + len(pool.contests)),
+            *by_seed,
+        ]
     return lines + [line for note in notes for line in ("", note)]
 
 
 def main() -> None:
     """Parse the arguments, extract what is missing, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="a configuration whose dumps are there")
     what.add_argument("--grocery", type=int, choices=(1, 2), help="that many backbones")
     what.add_argument("--embedded", type=int, nargs="*", metavar="SEED", help="default: 0 1 2 3 4")
-    parser.add_argument("--chosen", type=int, nargs="*", default=[0, 1, 2], help="seeds that ours was chosen on")
+    parser.add_argument(
+        "--chosen", type=int, nargs="*", default=[0, 1, 2], help="seeds that ours was chosen on"
+    )
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--recipe", nargs="+", default=None, help="names or files (default: all by name)")
     parser.add_argument("--base", default="top7", help="what differences are taken from")
-    parser.add_argument("--ablation", action="store_true", help="also the base with one step or component less")
+    parser.add_argument(
+        "--ablation", action="store_true", help="also the base with one step or component less"
+    )
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -184,14 +231,20 @@ def main() -> None:
             contests = [embedded(work, seed) for seed in seeds]
         pool = Pool(contests)
         recipes = {options.base: named_recipe(options.base)}
-        recipes |= {Path(name).stem: named_recipe(name) for name in options.recipe or recipe_names() if name != options.base}
+        recipes |= {
+            Path(name).stem: named_recipe(name)
+            for name in options.recipe or recipe_names()
+            if name != options.base
+        }
         if options.ablation:
             recipes |= without(recipes[options.base])
         chosen = [place for place, seed in enumerate(seeds) if seed in options.chosen]
         galleries = ", ".join(str(len(contest.gallery)) for contest in contests)
-        print(f"{', '.join(contest.name for contest in contests)}: {len(pool.groups)} queries in "
-              f"{len(set(pool.groups.tolist()))} groups ({int(pool.private.sum())} private), {galleries} gallery images; "
-              f"MAP@{TOP_K} divided by min(m, {TOP_K})\n")
+        print(
+            f"{', '.join(contest.name for contest in contests)}: {len(pool.groups)} queries in "
+            f"{len(set(pool.groups.tolist()))} groups ({int(pool.private.sum())} private), {galleries} gallery images; "
+            f"MAP@{TOP_K} divided by min(m, {TOP_K})\n"
+        )
         print("\n".join(table(pool, recipes, options.base, chosen)))
 
 

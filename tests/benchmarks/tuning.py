@@ -39,11 +39,20 @@ from tuning.samplers import make_sampler
 from tuning.study import completed, open_study, run_trials
 
 LAYERS = {"conv1_2": 64, "conv2_2": 128, "conv3_3": 256, "conv4_3": 512, "conv5_3": 512}
-COMMON = (14.0, 18.0, 13.0, 8.0, 2.0)  # length of the part all images share: lifts the mean cosine to that of grocery
+COMMON = (
+    14.0,
+    18.0,
+    13.0,
+    8.0,
+    2.0,
+)  # length of the part all images share: lifts the mean cosine to that of grocery
 OWN_NOISE = (0.7, 0.6, 0.5, 0.5, 0.7)  # what a layer knows alone, beside the latent that all share
 LATENT = 48
 TURNS = 5  # of the pass and the bare product
-SEEN_ANEW, SEEN_BY_LAYER = 1.2, (0.6, 0.5, 0.4, 0.4, 0.5)  # how far a photo is from its shop picture: common, by layer
+SEEN_ANEW, SEEN_BY_LAYER = (
+    1.2,
+    (0.6, 0.5, 0.4, 0.4, 0.5),
+)  # how far a photo is from its shop picture: common, by layer
 
 
 def latents(rows: range, seed: int) -> np.ndarray:
@@ -61,14 +70,18 @@ def describe(z: np.ndarray, layer: int, dimension: int, seed: int, key: int) -> 
     common = np.abs(fixed.standard_normal(dimension, dtype=np.float32))
     common *= COMMON[layer] * np.sqrt(LATENT) / 4 / np.linalg.norm(common)
     noise = np.random.default_rng((seed, key, layer)).standard_normal((len(z), dimension), dtype=np.float32)
-    x = np.maximum(common + (z @ basis) * 0.5 + noise * (OWN_NOISE[layer] * 0.5 * np.sqrt(LATENT / dimension) / 2), 0)
+    x = np.maximum(
+        common + (z @ basis) * 0.5 + noise * (OWN_NOISE[layer] * 0.5 * np.sqrt(LATENT / dimension) / 2), 0
+    )
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def free_component(z: np.ndarray, dimension: int, seed: int, number: int, key: int) -> np.ndarray:
     """Return centred unit descriptors (m, D), as whitened part detectors give them."""
     basis = np.random.default_rng((seed, 99, number)).standard_normal((LATENT, dimension), dtype=np.float32)
-    noise = np.random.default_rng((seed, key, 99 + number)).standard_normal((len(z), dimension), dtype=np.float32)
+    noise = np.random.default_rng((seed, key, 99 + number)).standard_normal(
+        (len(z), dimension), dtype=np.float32
+    )
     x = z @ basis / np.sqrt(LATENT) + 0.8 * noise
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -79,34 +92,53 @@ def seen_by_layer(n_queries: int, layer: int, seed: int) -> np.ndarray:
     return SEEN_BY_LAYER[layer] * generator.standard_normal((n_queries, LATENT), dtype=np.float32)
 
 
-def make(folder: Path, n_rows: int, n_queries: int, free: int, seed: int = 0, chains: int = 1, deepest: int = 5):
+def make(
+    folder: Path, n_rows: int, n_queries: int, free: int, seed: int = 0, chains: int = 1, deepest: int = 5
+):
     """Write the gallery's files, return (components, query dumps, gallery dumps, relevant rows)."""
-    specs = [(f"net{chain}/{name}", f"net{chain}", layer, dimension) for chain in range(chains)
-             for layer, (name, dimension) in list(enumerate(LAYERS.items()))[-deepest:]]
+    specs = [
+        (f"net{chain}/{name}", f"net{chain}", layer, dimension)
+        for chain in range(chains)
+        for layer, (name, dimension) in list(enumerate(LAYERS.items()))[-deepest:]
+    ]
     components = [Component(name, chain, pooling="fcrow") for name, chain, _, _ in specs]
     components += [Component(f"parts{number}", f"parts{number}") for number in range(free)]
     widths = [dimension for _, _, _, dimension in specs] + [256] * free
 
     def of(z: np.ndarray, key: int, by_layer: float = 0.0) -> list[np.ndarray]:
-        found = [describe(z + by_layer * seen_by_layer(len(z), layer, seed), layer, dimension, seed + int(name[3]), key)
-                 for name, _, layer, dimension in specs]
+        found = [
+            describe(
+                z + by_layer * seen_by_layer(len(z), layer, seed), layer, dimension, seed + int(name[3]), key
+            )
+            for name, _, layer, dimension in specs
+        ]
         return found + [free_component(z, 256, seed, number, key) for number in range(free)]
 
-    files = [np.lib.format.open_memmap(folder / f"{number}.npy", "w+", np.float32, (n_rows, width))
-             for number, width in enumerate(widths)]
+    files = [
+        np.lib.format.open_memmap(folder / f"{number}.npy", "w+", np.float32, (n_rows, width))
+        for number, width in enumerate(widths)
+    ]
     for start in range(0, n_rows, 8192):
         block = range(start, min(start + 8192, n_rows))
         for file, values in zip(files, of(latents(block, seed), start)):
-            file[block.start:block.stop] = values
+            file[block.start : block.stop] = values
     generator = np.random.default_rng(seed + 5)
     relevant = [generator.choice(n_rows, 1) for _ in range(n_queries)]
-    z = np.concatenate([latents(range(r[0] // 8192 * 8192, min(r[0] // 8192 * 8192 + 8192, n_rows)), seed)[r[0] % 8192][None]
-                        for r in relevant])
+    z = np.concatenate(
+        [
+            latents(range(r[0] // 8192 * 8192, min(r[0] // 8192 * 8192 + 8192, n_rows)), seed)[r[0] % 8192][
+                None
+            ]
+            for r in relevant
+        ]
+    )
     z = z + SEEN_ANEW * generator.standard_normal(z.shape).astype(np.float32)
     ids = tuple(map(str, range(n_rows)))
 
     def dump(path: Path, values: np.ndarray, names: tuple[str, ...], **sidecar: object) -> Dump:
-        return Dump(path, names, values, np.ones(len(values), np.float32), np.zeros(len(values), bool), {}, sidecar)
+        return Dump(
+            path, names, values, np.ones(len(values), np.float32), np.zeros(len(values), bool), {}, sidecar
+        )
 
     def opened(number: int) -> Dump:  # with the sum of its rows, as extraction keeps it
         values = np.load(folder / f"{number}.npy", mmap_mode="r")
@@ -125,14 +157,23 @@ def structure(queries, gallery, components) -> str:
     from scipy.stats import spearmanr
 
     rows = np.linspace(0, len(gallery[0].ids) - 1, min(5000, len(gallery[0].ids))).astype(int)
-    s = [np.stack([component_similarity(q, g.descriptors[rows]) for q in d.descriptors[:20]]) for d, g in zip(queries, gallery)]
+    s = [
+        np.stack([component_similarity(q, g.descriptors[rows]) for q in d.descriptors[:20]])
+        for d, g in zip(queries, gallery)
+    ]
     lines = []
     for number, (component, values) in enumerate(zip(components, s)):
         quantiles = np.quantile(values, [0.05, 0.5, 0.95])
         next_ = s[number + 1] if number + 1 < len(s) else None
-        rho = np.mean([spearmanr(a, b).statistic for a, b in zip(values, next_)]) if next_ is not None else float("nan")
-        lines.append(f"  {component.name:<16} 5 % {quantiles[0]:.3f}  median {quantiles[1]:.3f}  95 % {quantiles[2]:.3f}"
-                     f"   rank correlation with the next {rho:.2f}")
+        rho = (
+            np.mean([spearmanr(a, b).statistic for a, b in zip(values, next_)])
+            if next_ is not None
+            else float("nan")
+        )
+        lines.append(
+            f"  {component.name:<16} 5 % {quantiles[0]:.3f}  median {quantiles[1]:.3f}  95 % {quantiles[2]:.3f}"
+            f"   rank correlation with the next {rho:.2f}"
+        )
     return "\n".join(lines)
 
 
@@ -140,7 +181,11 @@ def grocery_structure() -> str:
     """Return `structure` of grocery's descriptors, five layers, extracted into a temporary folder."""
     if not (SHARED / "grocery").is_dir():
         return f"  {SHARED / 'grocery'} is not there: no real descriptors to compare with"
-    with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open(os.devnull, "w") as silence,
+        contextlib.redirect_stderr(silence),
+    ):
         file = Path(name) / "grocery.toml"
         file.write_text(grocery_configuration(SHARED, ["fcrow"]))
         configuration = load_configuration(file, work=Path(name))
@@ -168,28 +213,52 @@ def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
     return time.perf_counter() - begun, spent
 
 
-def recombined(points: np.ndarray, values: list[float], combination: Combination, queries, gallery, relevant, k: int) -> str:
+def recombined(
+    points: np.ndarray, values: list[float], combination: Combination, queries, gallery, relevant, k: int
+) -> str:
     """Return how long recombining stored similarities takes a trial, and on how many trials the figures agree.
 
     The recombination is float32; where it differs, the exact ranking of the whole gallery says which one is right.
     """
-    stored = np.stack([np.concatenate([layers[number].copy() for _, layers in similarity_blocks(
-        [q.descriptors for q in queries], [g.descriptors for g in gallery])], axis=1) for number in range(len(gallery))])
+    stored = np.stack(
+        [
+            np.concatenate(
+                [
+                    layers[number].copy()
+                    for _, layers in similarity_blocks(
+                        [q.descriptors for q in queries], [g.descriptors for g in gallery]
+                    )
+                ],
+                axis=1,
+            )
+            for number in range(len(gallery))
+        ]
+    )
     begun = time.perf_counter()
     slow = [recombine(stored, point, relevant, k) for point in points]
     seconds = (time.perf_counter() - begun) / len(points)
     del stored
     other = [number for number, value in enumerate(slow) if abs(value - values[number]) > 1e-9]
-    exact = sum(abs(full_precisions(queries, gallery, points[number], relevant, k).mean() - values[number]) < 1e-12
-                for number in other)
-    text = f"recombined {seconds:.2f} s a trial; figures agree on {len(slow) - len(other)} of {len(slow)} trials"
-    return text + (f", on the others the exact full ranking agrees with the trial {exact} of {len(other)} times" if other else "")
+    exact = sum(
+        abs(full_precisions(queries, gallery, points[number], relevant, k).mean() - values[number]) < 1e-12
+        for number in other
+    )
+    text = (
+        f"recombined {seconds:.2f} s a trial; figures agree on {len(slow) - len(other)} of {len(slow)} trials"
+    )
+    return text + (
+        f", on the others the exact full ranking agrees with the trial {exact} of {len(other)} times"
+        if other
+        else ""
+    )
 
 
 def bare_product(queries, gallery, block_rows: int) -> float:
     """Return the seconds of the matrix products alone, one a component and block, the gallery memory-mapped."""
     begun = time.perf_counter()
-    for _ in similarity_blocks([q.descriptors for q in queries], [g.descriptors for g in gallery], block_rows):
+    for _ in similarity_blocks(
+        [q.descriptors for q in queries], [g.descriptors for g in gallery], block_rows
+    ):
         pass
     return time.perf_counter() - begun
 
@@ -204,13 +273,27 @@ def recombine(stored: np.ndarray, weights: np.ndarray, relevant, k: int) -> floa
     return float(hits_precision(hits, np.array([len(rows) for rows in relevant])).mean())
 
 
-def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains: int, certify_seconds, k: int = 7,
-            deepest: int = 5, n_recombined: int = 5):
+def measure(
+    n_rows: int,
+    n_queries: int,
+    trials: int,
+    regions,
+    free: int,
+    chains: int,
+    certify_seconds,
+    k: int = 7,
+    deepest: int = 5,
+    n_recombined: int = 5,
+):
     """Run one setting and print its figures; the first region's trials are recombined `n_recombined` times."""
     with tempfile.TemporaryDirectory(dir=".") as name:
-        components, queries, gallery, relevant = make(Path(name), n_rows, n_queries, free, chains=chains, deepest=deepest)
-        print(f"\n{n_rows} rows, {n_queries} queries, {len(components)} components "
-              f"({sum(g.descriptors.shape[1] for g in gallery)} dimensions), float32")
+        components, queries, gallery, relevant = make(
+            Path(name), n_rows, n_queries, free, chains=chains, deepest=deepest
+        )
+        print(
+            f"\n{n_rows} rows, {n_queries} queries, {len(components)} components "
+            f"({sum(g.descriptors.shape[1] for g in gallery)} dimensions), float32"
+        )
         print(structure(queries, gallery, components))
         bare_product(queries, gallery, 8192)  # the files into the page cache
         for region in regions:
@@ -226,49 +309,78 @@ def measure(n_rows: int, n_queries: int, trials: int, regions, free: int, chains
             if combination.scene is None:
                 print(f"  {region:<10} prunes badly: exact recombination is streamed")
                 continue
-            points = random_coordinates(trials, len(components), np.random.default_rng(1)) @ combination.corners
+            points = (
+                random_coordinates(trials, len(components), np.random.default_rng(1)) @ combination.corners
+            )
             begun = time.perf_counter()
             values = [mean_average_precision(combination.scene, point) for point in points]
             trial_s = (time.perf_counter() - begun) / trials
             study_s, evaluations_s = overhead(combination, trials)
-            print(f"  {region:<10} bare product {bare_s:.2f} s, pass {pass_s:.2f} s ({pass_s / bare_s:.2f} x, medians of "
-                  f"{len(bare)} and {len(passes)}; least {min(bare):.2f} and {min(passes):.2f}), anonymous peak "
-                  f"{memory.peak_bytes / 2**30:.2f} GiB, candidates {combination.mean_candidates:.1f} a query\n"
-                  f"    trial {1e3 * trial_s:.3f} ms; MAP@{k} {min(values):.3f} to {max(values):.3f}; {trials} trials by TPE "
-                  f"{study_s:.2f} s, of which Optuna's own {study_s - evaluations_s:.2f} s", flush=True)
+            print(
+                f"  {region:<10} bare product {bare_s:.2f} s, pass {pass_s:.2f} s ({pass_s / bare_s:.2f} x, medians of "
+                f"{len(bare)} and {len(passes)}; least {min(bare):.2f} and {min(passes):.2f}), anonymous peak "
+                f"{memory.peak_bytes / 2**30:.2f} GiB, candidates {combination.mean_candidates:.1f} a query\n"
+                f"    trial {1e3 * trial_s:.3f} ms; MAP@{k} {min(values):.3f} to {max(values):.3f}; {trials} trials by TPE "
+                f"{study_s:.2f} s, of which Optuna's own {study_s - evaluations_s:.2f} s",
+                flush=True,
+            )
             n_slow = min(trials, n_recombined if region == regions[0] else 5)
             if n_queries * n_rows * len(components) * 4 < 4 << 30:
-                print(f"    {recombined(points[:n_slow], values, combination, queries, gallery, relevant, k)}", flush=True)
+                print(
+                    f"    {recombined(points[:n_slow], values, combination, queries, gallery, relevant, k)}",
+                    flush=True,
+                )
             for seconds in certify_seconds:
                 found = certify([combination.scene], [combination.corners], seconds)
-                print(f"    certificate after {found.seconds:.1f} s: best {found.best:.4f}, bound {found.bound:.4f}, "
-                      f"gap {found.gap:.4f}, {found.nodes} sub-simplices", flush=True)
+                print(
+                    f"    certificate after {found.seconds:.1f} s: best {found.best:.4f}, bound {found.bound:.4f}, "
+                    f"gap {found.gap:.4f}, {found.nodes} sub-simplices",
+                    flush=True,
+                )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"  largest resident set so far {peak:.2f} GiB, mapped file pages and the stored similarities included")
+    print(
+        f"  largest resident set so far {peak:.2f} GiB, mapped file pages and the stored similarities included"
+    )
 
 
 def main() -> None:
     """Parse the arguments and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=520_000, help="0: the sweep alone")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--free", type=int, default=0, help="components outside the order, like part detectors")
+    parser.add_argument(
+        "--free", type=int, default=0, help="components outside the order, like part detectors"
+    )
     parser.add_argument("--chains", type=int, default=1)
     parser.add_argument("--regions", nargs="+", default=["similarity", "distance", "simplex"])
     parser.add_argument("--certify", type=float, nargs="*", default=[], metavar="SECONDS")
-    parser.add_argument("--recombined", type=int, default=200, help="trials compared with recombination, first region")
+    parser.add_argument(
+        "--recombined", type=int, default=200, help="trials compared with recombination, first region"
+    )
     parser.add_argument("--sweep", action="store_true", help="then gallery sizes and component counts")
     options = parser.parse_args()
     if options.rows:
-        measure(options.rows, options.queries, options.trials, options.regions, options.free, options.chains, options.certify,
-                n_recombined=options.recombined)
+        measure(
+            options.rows,
+            options.queries,
+            options.trials,
+            options.regions,
+            options.free,
+            options.chains,
+            options.certify,
+            n_recombined=options.recombined,
+        )
         print("\ngrocery, mobilenetv1_100, FCroW: its five layers\n" + grocery_structure())
     if options.sweep:
         for rows in (10_000, 100_000, 1_000_000):  # sizes, then counts of components
             measure(rows, options.queries, options.trials, ["similarity"], 0, 1, ())
         for free, chains, deepest in ((0, 1, 2), (0, 1, 3), (1, 1, 5), (2, 1, 5), (0, 2, 5), (2, 2, 5)):
-            measure(100_000, options.queries, options.trials, ["similarity"], free, chains, (), deepest=deepest)
+            measure(
+                100_000, options.queries, options.trials, ["similarity"], free, chains, (), deepest=deepest
+            )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ SMALL = Sizes(families=3, members=2, lookalikes=2, strangers=2, queries=5)
 
 
 def digests(folder):
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,9 @@ def test_the_contest_has_what_was_promised(seed):
     asked_for = sizes.families * sizes.members
     distractors = sizes.families * sizes.lookalikes + sizes.strangers
     assert asked_for >= 150 and distractors >= 300 and max(shown.values()) == 3
-    assert len(gallery) - distractors == sum(len(contest_ids) for contest_ids in _positives(contest, gallery).values())
+    assert len(gallery) - distractors == sum(
+        len(contest_ids) for contest_ids in _positives(contest, gallery).values()
+    )
     for truth in (contest.validation, contest.test):
         assert len(truth) == 100
         for query, correct in truth.items():
@@ -93,7 +98,7 @@ def _positives(contest, gallery):
     found = {}
     for _ in range(sizes.families):
         family = draw_family(generator, sizes.members + sizes.lookalikes)
-        for product in family[:sizes.members]:
+        for product in family[: sizes.members]:
             generator.choice((1, 2, 3), p=(0.4, 0.35, 0.25))
             found[product] = [picture.name for picture in gallery if picture.product == product]
     return found
@@ -116,7 +121,8 @@ def test_pictures_are_jpegs_that_depend_on_their_own_seed_alone():
 def test_the_label_file_looks_like_the_real_one():
     assert label_file({"v000001": ("n0001_0000011",), "v000002": ("n0001_0000001", "n0002_0000002")}) == (
         b"\xef\xbb\xbfValidation Image ID,Training Image ID\nv000001,n0001_0000011\n"
-        b"v000002,n0001_0000001,n0002_0000002\n")
+        b"v000002,n0001_0000001,n0002_0000002\n"
+    )
 
 
 def test_families_share_their_packaging_and_differ():

@@ -17,7 +17,12 @@ def test_table():
 
 
 def test_columns():
-    text = render([row("a.csv", 0.5, public=0.6, private=0.25, cross_validated=0.375, moved=-1), Row("b.csv", "b", official=0.125)])
+    text = render(
+        [
+            row("a.csv", 0.5, public=0.6, private=0.25, cross_validated=0.375, moved=-1),
+            Row("b.csv", "b", official=0.125),
+        ]
+    )
     lines = text.splitlines()
     assert lines[0].split("  ")[1:] and "MAP@7 min(m,k)" in lines[0] and "MAP@7 hits" in lines[0]
     assert lines[1].split() == [

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from competition.configuration import load_configuration
 from features.extraction import extract, passes
 from features.extraction.engine import Engine
-from PIL import Image
 
 
 def draw(folder: Path, names: list[str], seed: int = 0, size: tuple[int, int] = (40, 30)) -> None:

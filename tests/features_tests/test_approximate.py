@@ -111,17 +111,37 @@ def test_what_the_index_is_of_names_its_file(data, tmp_path, capsys):
 
     def built(steps, identity=("a", "b"), weights=WEIGHTS, excluded=excluded, **more):
         last = {"step": "approximate", "index": "ivfpq", **more}
-        rank(queries, gallery, weights, [*steps, last], 7, excluded=excluded, folder=tmp_path, identity=identity)
+        rank(
+            queries,
+            gallery,
+            weights,
+            [*steps, last],
+            7,
+            excluded=excluded,
+            folder=tmp_path,
+            identity=identity,
+        )
         return frozenset(path.name for path in tmp_path.glob("index-*.faiss"))
 
     whitened = [{"step": "whiten", "dim": 12}]
-    found = [built(whitened), built([]), built([], identity=("a", "c")), built([], weights=[0.5, 0.5]),
-             built([], excluded=None), built([], seed=1), built([], lists=5), built([{"step": "whiten", "dim": 11}])]
+    found = [
+        built(whitened),
+        built([]),
+        built([], identity=("a", "c")),
+        built([], weights=[0.5, 0.5]),
+        built([], excluded=None),
+        built([], seed=1),
+        built([], lists=5),
+        built([{"step": "whiten", "dim": 11}]),
+    ]
     assert [len(names) for names in found] == list(range(1, 9))
     capsys.readouterr()
     expanded = [*whitened, {"step": "expand", "neighbours": 2}]
     assert built(expanded) == built([], probes=3) == built([], candidates=20) == found[-1]  # the same gallery
-    assert built([], weights=[0.0, 1.0]) - found[-1] == built([], weights=[0.0, 1.0], identity=("x", "b")) - found[-1]
+    assert (
+        built([], weights=[0.0, 1.0]) - found[-1]
+        == built([], weights=[0.0, 1.0], identity=("x", "b")) - found[-1]
+    )
     assert capsys.readouterr().err.count("built once") == 1
 
 
@@ -129,10 +149,19 @@ def test_what_the_index_is_of_names_its_file(data, tmp_path, capsys):
 def test_an_index_is_built_to_the_same_bytes_and_by_one_of_several_processes(kind, data, tmp_path):
     _, gallery, _ = data
     np.save(tmp_path / "g.npy", gallery[1])
-    code = ("import sys, numpy as np; from pathlib import Path; from features.ranking.indexing import build_index; "
-            "build_index([np.load(sys.argv[1])], [1.0], sys.argv[2], Path(sys.argv[3]))")
-    together = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "g.npy", kind, tmp_path / "shared"], cwd=ROOT,
-                                 stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from features.ranking.indexing import build_index; "
+        "build_index([np.load(sys.argv[1])], [1.0], sys.argv[2], Path(sys.argv[3]))"
+    )
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "g.npy", kind, tmp_path / "shared"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
     said = [process.communicate()[1] for process in together]
     assert [process.returncode for process in together] == [0, 0], said
     assert sum("built once" in text for text in said) == 1
@@ -148,7 +177,9 @@ def test_an_index_is_built_to_the_same_bytes_and_by_one_of_several_processes(kin
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_lists_depend_on_no_other_query_and_on_no_threads(kind, data, tmp_path):
     queries, gallery, excluded = data
-    many = [np.concatenate([part, clustered(60, part.shape[1], 5)]) for part in queries]  # past faiss's limit for products
+    many = [
+        np.concatenate([part, clustered(60, part.shape[1], 5)]) for part in queries
+    ]  # past faiss's limit for products
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded)
     expected = approximate_search(index, many, gallery, WEIGHTS, 7, candidates=10, excluded=excluded)
     for threads in (1, 2):

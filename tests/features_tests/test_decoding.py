@@ -269,7 +269,10 @@ def test_scaled_decoding_differs_from_full_decoding_by_little(monkeypatch, sizin
 @pytest.mark.parametrize(
     "size, sizing",
     [
-        ((4099, 4096), Sizing(0, "keep", max_size=1024)),  # halved twice: 2049, 1024; its draft has 2050 columns
+        (
+            (4099, 4096),
+            Sizing(0, "keep", max_size=1024),
+        ),  # halved twice: 2049, 1024; its draft has 2050 columns
         ((600, 480), Sizing(500, "keep", scale=0.25)),  # its draft is smaller than 500
         ((1999, 1501), Sizing(160, "keep")),
         ((1999, 1501), Sizing(160, "pad")),

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from competition.errors import Top7Error
-from features.dumps import beside, column_sum, file_label, npy_header, open_dump, recipe_digest, row_sums, sidecar_for
+from features.dumps import (
+    beside,
+    column_sum,
+    file_label,
+    npy_header,
+    open_dump,
+    recipe_digest,
+    row_sums,
+    sidecar_for,
+)
 
 IDS = ["a", "b", "c"]
 RECIPE = {"model": "m", "layer": 4, "pooling": "spoc", "options": {"x": 1}}

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+
 from competition.images import list_images
 from features.decoding import decode
 from features.dumps import open_dump
@@ -27,8 +29,6 @@ from features.extraction import (
 )
 from features.extraction.engine import Engine
 from features.pooling import POOLING
-from PIL import Image
-
 from tests.features_tests.extraction_competition import (
     BACKBONE,
     Stops,
@@ -38,7 +38,6 @@ from tests.features_tests.extraction_competition import (
     run,
     stopping_after,
 )
-
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -306,7 +305,9 @@ def test_an_interrupted_journal_line_is_cut_off(folder, monkeypatch):
 
 def test_a_copy_of_an_image_that_fails_in_the_window_before_fails_too(folder, monkeypatch):
     """Copies are known as such before the window of their original is finished."""
-    shutil.copy(folder / "gallery" / "g007.jpg", folder / "gallery" / "g008.jpg")  # the last of one window, the first
+    shutil.copy(
+        folder / "gallery" / "g007.jpg", folder / "gallery" / "g008.jpg"
+    )  # the last of one window, the first
     shutil.copy(folder / "gallery" / "g001.jpg", folder / "gallery" / "g009.jpg")  # of the next
     configuration = configured(folder)
     describe_batch = Engine.describe

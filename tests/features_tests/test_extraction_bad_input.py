@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import open_dump
 from features.extraction import (
@@ -24,7 +25,6 @@ from features.extraction import (
 from features.extraction.disk import Disk, DiskFull
 from features.extraction.journal import journal_line, read_journal
 from features.extraction.running import alone
-
 from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,9 @@ def test_the_plan_is_said_first_and_a_small_disk_refused(folder, monkeypatch, ca
     with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
         run(configuration)
     said = capsys.readouterr()
-    assert re.search(r"gallery: 37 images, 4 dumps; .*MiB needed, 0.0 MiB free; about [0-9.]+ hours", said.err)
+    assert re.search(
+        r"gallery: 37 images, 4 dumps; .*MiB needed, 0.0 MiB free; about [0-9.]+ hours", said.err
+    )
     assert not said.out and not list((folder / "work").rglob("*.partial"))
 
 

@@ -15,8 +15,16 @@ import torch
 
 from competition.images import list_images
 from features.dumps import beside, open_dump
-from features.extraction import describe, exact_duplicates, near_duplicates, plan, verify
-from features.extraction import passes, settings, sources
+from features.extraction import (
+    describe,
+    exact_duplicates,
+    near_duplicates,
+    passes,
+    plan,
+    settings,
+    sources,
+    verify,
+)
 from features.extraction.engine import Engine
 from tests.features_tests.conftest import BACKBONE
 from tests.features_tests.extraction_competition import Stops, counted, stopping_after

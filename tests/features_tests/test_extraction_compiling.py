@@ -54,7 +54,9 @@ def test_only_what_is_faster_is_kept(engine, monkeypatch, compiled_s, helps):
     monkeypatch.setattr("features.backbones.torch.compile", lambda forward, **_: forward)
     monkeypatch.setattr(compiling, "Engine", lambda backbone, settings: engine)
     found, why = compiling_helps(engine, Clock(0, 1.0, 0, compiled_s))
-    assert found is helps and "images/s compiled, 16 as it is" in why  # eight rounds of two images in a second
+    assert (
+        found is helps and "images/s compiled, 16 as it is" in why
+    )  # eight rounds of two images in a second
 
 
 def test_a_compiler_that_fails_is_said(engine, monkeypatch):
@@ -65,7 +67,10 @@ def test_a_compiler_that_fails_is_said(engine, monkeypatch):
         return forward_fails
 
     monkeypatch.setattr("features.backbones.torch.compile", fails)
-    assert compiling_helps(engine) == (False, "test_resnet: not compiled: torch.compile fails here: no compiler here")
+    assert compiling_helps(engine) == (
+        False,
+        "test_resnet: not compiled: torch.compile fails here: no compiler here",
+    )
 
 
 def test_other_maps_are_refused(engine, monkeypatch):

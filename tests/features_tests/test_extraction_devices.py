@@ -83,7 +83,9 @@ def test_a_worker_runs_its_engine_on_the_device_it_claimed(tiny, monkeypatch, tm
     settings = type("Settings", (), {"device": "cuda"})()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(parallel, "Engine", lambda *arguments, **options: type("Engine", (), {"part_models": {}})())
+    monkeypatch.setattr(
+        parallel, "Engine", lambda *arguments, **options: type("Engine", (), {"part_models": {}})()
+    )
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.own_device.cache_clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError
 from features.extraction.engine import Engine
@@ -114,9 +115,13 @@ def test_settings_of_earlier_versions_compute_one_batch_at_a_time(engine_of):
 
 
 @pytest.mark.parametrize("cores, at_once, decoding", [(None, 4, 4), (8, 4, 4), (3, 3, 3), (1, 1, 1)])
-def test_a_process_that_shares_the_machine_computes_fewer_batches_at_once(engine_of, cores, at_once, decoding):
+def test_a_process_that_shares_the_machine_computes_fewer_batches_at_once(
+    engine_of, cores, at_once, decoding
+):
     settings = engine_of(threads=4, batch_threads=1).settings
-    engine = Engine(Backbone("test_resnet", LAYERS, "test_resnet", weights="random", image_size=32), settings, cores=cores)
+    engine = Engine(
+        Backbone("test_resnet", LAYERS, "test_resnet", weights="random", image_size=32), settings, cores=cores
+    )
     assert (engine.at_once, engine.decode_threads) == (at_once, decoding)
     assert engine.settings == settings  # what the manifest records
     targets = [Target(Path("layer4"), {}, "layer4", pooling="spoc")]

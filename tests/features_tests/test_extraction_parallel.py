@@ -22,7 +22,9 @@ def both(tiny):
 def shards_here(configuration, engine, targets, widths, jobs, cluster, shards):
     """What worker processes do, one window after the other in this one."""
     for shard in shards:
-        yield parallel.compute_shard(configuration, engine.backbone, engine.settings, 1, shard, targets, widths)
+        yield parallel.compute_shard(
+            configuration, engine.backbone, engine.settings, 1, shard, targets, widths
+        )
 
 
 def test_processes_run_a_content_once_whichever_window_holds_it(tiny, monkeypatch):

@@ -69,7 +69,11 @@ def test_the_bytes_of_what_is_learnt_are_foretold(tiny):
     learnt = planned.bytes_needed - sum(found.bytes_needed for found in planned.passes)
     assert learnt == 21 * (2 * 32 * 8 + 8 * 3 * 2)
     tiny.run(configuration)
-    files = [path for path in (tiny.folder / "work" / "parts").rglob("*") if path.suffix in (".npy", ".safetensors")]
+    files = [
+        path
+        for path in (tiny.folder / "work" / "parts").rglob("*")
+        if path.suffix in (".npy", ".safetensors")
+    ]
     headers = 1024 * len(files)
     assert learnt <= sum(path.stat().st_size for path in files) <= learnt + headers
     more = plan(configured(tiny, [4, 6]), splits=("gallery",), device="cpu")

@@ -77,7 +77,10 @@ def test_a_norm_goes_into_the_weights_by_hand():
 @pytest.mark.parametrize("groups, stride, bias", [(1, 1, True), (6, 2, False), (2, 1, False)])
 def test_a_convolution_with_norm_and_activation(activation, groups, stride, bias):
     block = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 12, 3, stride, 1, groups=groups, bias=bias), nn.BatchNorm2d(12), activation()
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.Conv2d(6, 12, 3, stride, 1, groups=groups, bias=bias),
+        nn.BatchNorm2d(12),
+        activation(),
     )
     replaced = assert_same_maps(with_values(block), fused=1)
     assert set(replaced) == ({"1", "2"} if activation in (nn.GELU, nn.Identity) else {"1", "2", "3"})
@@ -201,7 +204,9 @@ def test_a_network_that_refuses_the_probe_is_left_alone():
 
 
 def settings(fused: bool | None) -> Settings:
-    return Settings("cpu", 2, "float32", "channels_last", 2, 8, torch.__version__, batch_threads=1, fused=fused)
+    return Settings(
+        "cpu", 2, "float32", "channels_last", 2, 8, torch.__version__, batch_threads=1, fused=fused
+    )
 
 
 def test_the_engine_says_why_a_network_is_not_fused(monkeypatch):
@@ -209,18 +214,27 @@ def test_the_engine_says_why_a_network_is_not_fused(monkeypatch):
     backbone = Backbone("test_resnet", (0, 1), "test_resnet", weights="random", image_size=32)
     with torch.inference_mode(False):
         notes = Engine(backbone, settings(True)).notes
-    assert notes[-1] == f"test_resnet: its convolutions run as timm has them, which is slower: {fusing.NO_FUSING}"
+    assert (
+        notes[-1]
+        == f"test_resnet: its convolutions run as timm has them, which is slower: {fusing.NO_FUSING}"
+    )
 
 
 @pytest.mark.parametrize("layers", [(0, 2, 4), ("conv3_2", "conv5_3")])
 def test_an_engine_and_its_twins_give_the_same_bytes(layers, tmp_path):
-    backbone = Backbone("vgg11_bn", layers[:2], "vgg11_bn", weights="random", image_size=32, pooling=("spoc", "fcrow"))
+    backbone = Backbone(
+        "vgg11_bn", layers[:2], "vgg11_bn", weights="random", image_size=32, pooling=("spoc", "fcrow")
+    )
     if isinstance(layers[0], str):
-        backbone = Backbone("vgg16_bn", layers, "vgg16_bn", weights="random", image_size=32, pooling=("spoc", "fcrow"))
+        backbone = Backbone(
+            "vgg16_bn", layers, "vgg16_bn", weights="random", image_size=32, pooling=("spoc", "fcrow")
+        )
     with torch.inference_mode(False):
         plain, fused = Engine(backbone, settings(None)), Engine(backbone, settings(True))
     assert fused_count(fused.network.module) > 0 == fused_count(plain.network.module)
-    targets = [Target(tmp_path, {}, layer, pooling) for layer in backbone.layers for pooling in backbone.pooling]
+    targets = [
+        Target(tmp_path, {}, layer, pooling) for layer in backbone.layers for pooling in backbone.pooling
+    ]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     expected = plain.describe([pixels], targets)
     with torch.inference_mode(False):

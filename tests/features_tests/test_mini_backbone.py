@@ -64,8 +64,14 @@ def test_the_heads_sit_on_the_papers_layers():
     plain = timm.create_model(model.NAME, pretrained=False)
     plain.load_state_dict(model.complete_state(model.folded(features), plain))
     network = timm.create_model(model.NAME, pretrained=False, features_only=True)
-    network.load_state_dict({name.replace("features.", "features_"): value for name, value in plain.state_dict().items()
-                             if name.startswith("features.")}, strict=False)
+    network.load_state_dict(
+        {
+            name.replace("features.", "features_"): value
+            for name, value in plain.state_dict().items()
+            if name.startswith("features.")
+        },
+        strict=False,
+    )
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         tapped = train.tapped(features, images)
@@ -75,7 +81,9 @@ def test_the_heads_sit_on_the_papers_layers():
 
 
 def test_a_short_training_writes_weights_that_load(tmp_path):
-    settings = train.Settings(families=3, members=2, photos=1, stored_px=48, batch=6, steps=3, small_px=32, large_px=48)
+    settings = train.Settings(
+        families=3, members=2, photos=1, stored_px=48, batch=6, steps=3, small_px=32, large_px=48
+    )
     out = train.train(settings, tmp_path / "weights.safetensors", processes=1, checkpoint_steps=2)
     plain = timm.create_model(model.NAME, pretrained=False)
     with safe_open(out, "pt") as file:
@@ -91,6 +99,9 @@ def test_training_products_are_not_the_competitions():
 
     assert train.TRAINING_STREAM != STREAM
     ours = {picture.product for seed in range(3) for picture in plan_contest(seed).pictures}
-    trained = {product for family in range(40)
-               for product in draw_family(np.random.default_rng([train.TRAINING_STREAM, 0, family]), 3)}
+    trained = {
+        product
+        for family in range(40)
+        for product in draw_family(np.random.default_rng([train.TRAINING_STREAM, 0, family]), 3)
+    }
     assert not ours & trained

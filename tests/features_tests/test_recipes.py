@@ -132,7 +132,10 @@ def test_an_ablation_takes_one_thing_at_a_time(tmp_path):
     components = [{"layer": -1, "pooling": ["rmac", "mac"]}, {"parts": "*", "count": 9}]
     steps = [{"step": "whiten", "dim": 4}, {"step": "expand", "neighbours": 2}]
     recipe = read_named_recipe(written(tmp_path, components=components, weights=[1, 3], steps=steps))
-    found = {name: (list(less.components), list(less.weights), list(less.steps)) for name, less in without(recipe).items()}
+    found = {
+        name: (list(less.components), list(less.weights), list(less.steps))
+        for name, less in without(recipe).items()
+    }
     assert found == {
         "- step 1, whiten dim 4": (components, [1, 3], steps[1:]),
         "- step 2, expand neighbours 2": (components, [1, 3], steps[:1]),

@@ -240,12 +240,21 @@ def test_weights_are_spread_over_groups():
         ([{"step": "approximate"}], "approximate, lacks 'index'"),
         ([{"step": "approximate", "index": "hsnw"}], "unknown kind of index 'hsnw': did you mean 'hnsw'"),
         ([{"step": "approximate", "index": "ivfpq", "links": 8}], "an index of kind ivfpq has no 'links'"),
-        ([{"step": "approximate", "index": "hnsw", "links": 1}], "links = 1: expected a whole number of at least 2"),
+        (
+            [{"step": "approximate", "index": "hnsw", "links": 1}],
+            "links = 1: expected a whole number of at least 2",
+        ),
         ([{"step": "approximate", "index": "hnsw", "links": 2.5}], "links = 2.5: expected a whole number"),
         ([{"step": "approximate", "index": "hnsw", "checked": 0}], "checked = 0: expected at least 1"),
         ([{"step": "approximate", "index": "ivfpq", "lists": 61}], "61 lists for 60 images"),
-        ([{"step": "approximate", "index": "ivfpq", "code_bytes": 7}], "divides the 23 dimensions, such as 1, 23"),
-        ([{"step": "approximate", "index": "hnsw"}, {"step": "expand", "neighbours": 2}], "expand, comes after approx"),
+        (
+            [{"step": "approximate", "index": "ivfpq", "code_bytes": 7}],
+            "divides the 23 dimensions, such as 1, 23",
+        ),
+        (
+            [{"step": "approximate", "index": "hnsw"}, {"step": "expand", "neighbours": 2}],
+            "expand, comes after approx",
+        ),
     ],
 )
 def test_wrong_steps_are_named(steps, words, data):

@@ -38,7 +38,9 @@ print(torch._dynamo.utils.__file__ is not None, torch.compile(lambda x: 2 * x, b
 
 @pytest.mark.parametrize("module", ["features.fusing", "features.backbones", "features.extraction.engine"])
 def test_the_compiler_stays_away_whichever_module_is_imported_first(module):
-    said = fresh(f"import sys, {module}; print(any(name.startswith('torch._dynamo') for name in sys.modules))")
+    said = fresh(
+        f"import sys, {module}; print(any(name.startswith('torch._dynamo') for name in sys.modules))"
+    )
     assert said == "False\n"
 
 
@@ -61,5 +63,7 @@ def test_networks_without_values_have_every_name_and_shape(name):
     with without_values():
         found = create_model(backbone, {}).state_dict()
     expected = create_model(backbone, {}).state_dict()
-    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in expected.items()}
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in expected.items()
+    }
     assert all(value.is_meta for key, value in found.items() if expected[key].ndim)

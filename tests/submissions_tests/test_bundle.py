@@ -34,7 +34,10 @@ def made(tiny_competition, tmp_path_factory):
     values["steps"] = [{"step": "whiten", "dim": 8, "exponent": 0.5}, {"step": "expand", "neighbours": 1}]
     recipe.write_text(json.dumps(values))
     shutil.copytree(folder / "competition" / "test", folder / "queries")
-    assert main(["predict", str(folder / "queries"), str(folder / "expected.csv"), *common, "--device", "cpu"]) == 0
+    assert (
+        main(["predict", str(folder / "queries"), str(folder / "expected.csv"), *common, "--device", "cpu"])
+        == 0
+    )
     assert main(["bundle", *common, "--out", str(folder / "bundle")]) == 0
     os.rename(folder / "competition", folder / "competition-away")
     os.rename(work, folder / "work-away")
@@ -50,10 +53,14 @@ def image_of(folder: Path, bundle: Path) -> tuple[list[str], dict[str, str]]:
             if source == "${BUNDLE}":
                 shutil.copytree(bundle, folder / "bundle")
             elif (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, folder / "top7" / target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(
+                    ROOT / source, folder / "top7" / target, ignore=shutil.ignore_patterns("__pycache__")
+                )
             else:
                 shutil.copy(ROOT / source, folder / "top7" / target / source)
-    variables = dict(pair.split("=", 1) for line in re.findall(r"^ENV (.+)$", text, flags=re.M) for pair in line.split())
+    variables = dict(
+        pair.split("=", 1) for line in re.findall(r"^ENV (.+)$", text, flags=re.M) for pair in line.split()
+    )
     assert variables["TOP7_BUNDLE"] == "/bundle" and variables["PYTHON"] == "python"
     variables |= {"TOP7_BUNDLE": str(folder / "bundle"), "PYTHON": sys.executable}
     return json.loads(re.search(r"^ENTRYPOINT (.+)$", text, flags=re.M)[1]), variables
@@ -61,12 +68,16 @@ def image_of(folder: Path, bundle: Path) -> tuple[list[str], dict[str, str]]:
 
 def without_network(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Return a command prefix and variables that cut the network off: a namespace of its own, or sockets that raise."""
-    if shutil.which("unshare") and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0:
+    if (
+        shutil.which("unshare")
+        and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    ):
         return ["unshare", "-rn"], {}
     (folder / "cut").mkdir()
     (folder / "cut" / "sitecustomize.py").write_text(
         "import socket\ndef refuse(*_, **__):\n    raise OSError('the network is cut off')\n"
-        "socket.socket.connect = socket.socket.connect_ex = refuse\nsocket.getaddrinfo = refuse\n")
+        "socket.socket.connect = socket.socket.connect_ex = refuse\nsocket.getaddrinfo = refuse\n"
+    )
     return [], {"PYTHONPATH": str(folder / "cut")}
 
 
@@ -76,8 +87,13 @@ def test_the_entry_point_answers_as_predict_does_without_network_gallery_and_wor
     entry, variables = image_of(tmp_path, bundle)
     prefix, cut = without_network(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "bundle").rglob("*")}
-    finished = subprocess.run([*prefix, *entry, "predict", queries, tmp_path / "answer.csv", "--device", "cpu"], text=True,
-                              cwd=tmp_path / "top7", env={**os.environ, **variables, **cut}, capture_output=True)
+    finished = subprocess.run(
+        [*prefix, *entry, "predict", queries, tmp_path / "answer.csv", "--device", "cpu"],
+        text=True,
+        cwd=tmp_path / "top7",
+        env={**os.environ, **variables, **cut},
+        capture_output=True,
+    )
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
     assert len(expected.read_text().splitlines()) == 8
@@ -86,21 +102,54 @@ def test_the_entry_point_answers_as_predict_does_without_network_gallery_and_wor
 
 def test_predict_starts_without_what_it_does_not_need(made, tmp_path):
     bundle, queries, expected = made
-    code = ("import sys; from submissions.__main__ import main; code = main(sys.argv[1:]); "
-            "print(*{name.split('.')[0] for name in sys.modules}, *sys.modules, file=sys.stderr); sys.exit(code)")
-    finished = subprocess.run([sys.executable, "-c", code, "predict", queries, tmp_path / "answer.csv", "--bundle", bundle,
-                               "--device", "cpu"], cwd=ROOT, text=True, capture_output=True)
+    code = (
+        "import sys; from submissions.__main__ import main; code = main(sys.argv[1:]); "
+        "print(*{name.split('.')[0] for name in sys.modules}, *sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    finished = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "predict",
+            queries,
+            tmp_path / "answer.csv",
+            "--bundle",
+            bundle,
+            "--device",
+            "cpu",
+        ],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
-    heavy = {"torch._dynamo", "torch._inductor", "scipy", "sklearn", "pandas", "optuna", "faiss", "tuning", "dask"}
+    heavy = {
+        "torch._dynamo",
+        "torch._inductor",
+        "scipy",
+        "sklearn",
+        "pandas",
+        "optuna",
+        "faiss",
+        "tuning",
+        "dask",
+    }
     assert "torch" in finished.stderr.split() and not heavy & set(finished.stderr.split())
 
 
 def test_a_bundle_holds_no_gallery_image_and_says_its_files(made):
     bundle, _, _ = made
     manifest = json.loads((bundle / "bundle.json").read_text())
-    files = {path.relative_to(bundle).as_posix(): path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
-    assert files.pop("bundle.json") and files == {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    files = {
+        path.relative_to(bundle).as_posix(): path.stat().st_size
+        for path in bundle.rglob("*")
+        if path.is_file()
+    }
+    assert files.pop("bundle.json") and files == {
+        name: entry["bytes"] for name, entry in manifest["files"].items()
+    }
     assert not [name for name in files if name.endswith((".jpg", ".png"))]
     assert any(name.startswith("work/ranking/whitened-") for name in files)
 
@@ -118,7 +167,9 @@ def test_a_bundle_carries_its_index(made, tmp_path, capsys, kind):
     common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
     assert main(["bundle", *common, "--index", kind, "--out", str(indexed)]) == 0
     names = json.loads((indexed / "bundle.json").read_text())["files"]
-    assert [name for name in names if name.startswith(f"work/ranking/index-{kind}-") and name.endswith(".faiss")]
+    assert [
+        name for name in names if name.startswith(f"work/ranking/index-{kind}-") and name.endswith(".faiss")
+    ]
     code, said = answer(capsys, indexed, queries, tmp_path / "answer.csv")
     assert code == 0 and "recall@7" in said and "built once" not in said
     assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()  # 24 images are all candidates
@@ -153,7 +204,16 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
     (tmp_path / "mine" / "thesis.txt").write_text("do not lose")
     away = bundle.parent
     capsys.readouterr()
-    code = main(["bundle", "--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away"),
-                 "--out", str(tmp_path / "mine")])
+    code = main(
+        [
+            "bundle",
+            "--config",
+            str(away / "competition-away" / "config.toml"),
+            "--work",
+            str(away / "work-away"),
+            "--out",
+            str(tmp_path / "mine"),
+        ]
+    )
     assert code == 2 and "no bundle" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "do not lose"

@@ -45,13 +45,17 @@ def test_tune_leaves_a_recipe_and_adds_no_trials_the_second_time(done, capsys):
     again = json.loads(out)
     assert again["trials"] == 12 and again["new_trials"] == 0
     assert json.loads((work / "recipes" / "best.json").read_text()) == recipe
-    code, out, _ = run(capsys, "tune", "--config", config, "--work", work, "--trials", 15, "--folds", 0, "--json")
+    code, out, _ = run(
+        capsys, "tune", "--config", config, "--work", work, "--trials", 15, "--folds", 0, "--json"
+    )
     assert json.loads(out)["new_trials"] == 3
 
 
 def test_tune_with_a_certificate(done, capsys):
     config, work = done
-    code, out, _ = run(capsys, "tune", "--config", config, "--work", work, "--folds", 0, "--certify", 3, "--json")
+    code, out, _ = run(
+        capsys, "tune", "--config", config, "--work", work, "--folds", 0, "--certify", 3, "--json"
+    )
     values = json.loads(out)
     assert code == 0 and values["certificate"]["bound"] >= values["certificate"]["best"] - 1e-12
     assert values["scores"]["public"] == pytest.approx(values["certificate"]["best"])
@@ -59,7 +63,9 @@ def test_tune_with_a_certificate(done, capsys):
 
 def test_submit_check_score_leaderboard(done, capsys, tmp_path):
     config, work = done
-    code, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--split", "validation", "--sheet", "--json")
+    code, out, _ = run(
+        capsys, "submit", "--config", config, "--work", work, "--split", "validation", "--sheet", "--json"
+    )
     assert code == 0
     written = json.loads(out)
     file = Path(written["file"])
@@ -81,9 +87,20 @@ def test_submit_check_score_leaderboard(done, capsys, tmp_path):
 
 def test_predict_gives_what_submit_gives(done, capsys, tmp_path):
     config, work = done
-    code, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "submitted.csv")
+    code, out, _ = run(
+        capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "submitted.csv"
+    )
     assert code == 0
-    code, out, _ = run(capsys, "predict", "--config", config, "--work", work, config.parent / "test", tmp_path / "predicted.csv")
+    code, out, _ = run(
+        capsys,
+        "predict",
+        "--config",
+        config,
+        "--work",
+        work,
+        config.parent / "test",
+        tmp_path / "predicted.csv",
+    )
     assert code == 0 and out.strip() == str(tmp_path / "predicted.csv")
     assert (tmp_path / "predicted.csv").read_bytes() == (tmp_path / "submitted.csv").read_bytes()
     assert not list(work.glob("predict-*"))
@@ -105,10 +122,15 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
         assert run(capsys, "submit", *common, "--recipe", recipe, "--out", files[-1])[0] == 0
     for method in ("rank", "reciprocal", "score"):
         out_file = tmp_path / f"{method}.csv"
-        assert run(capsys, "blend", *common, *files, "--method", method, "--weights", 2, 1, "--out", out_file)[0] == 0
+        assert (
+            run(capsys, "blend", *common, *files, "--method", method, "--weights", 2, 1, "--out", out_file)[0]
+            == 0
+        )
         assert run(capsys, "check", *common, out_file)[0] == 0
     # a recipe with steps answers unseen images as submit does
-    code, _, err = run(capsys, "predict", *common, "--recipe", "pwa_qe", config.parent / "test", tmp_path / "p.csv")
+    code, _, err = run(
+        capsys, "predict", *common, "--recipe", "pwa_qe", config.parent / "test", tmp_path / "p.csv"
+    )
     assert code == 0, err
     assert (tmp_path / "p.csv").read_bytes() == files[1].read_bytes()
     code, out, _ = run(capsys, "parts", *common, "--top", 2, "--images", 2, "--out", tmp_path / "parts.html")
@@ -123,17 +145,23 @@ def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
         exact, found, predicted = tmp_path / "exact.csv", tmp_path / "found.csv", tmp_path / "predicted.csv"
         assert run(capsys, "submit", *common, *recipe, "--out", exact)[0] == 0
         code, out, err = run(capsys, "submit", *common, *recipe, "--index", kind, "--out", found, "--json")
-        assert code == 0 and json.loads(out)["recipe"].endswith(f"-{kind}") and json.loads(out)["expected"] == {}
+        assert (
+            code == 0 and json.loads(out)["recipe"].endswith(f"-{kind}") and json.loads(out)["expected"] == {}
+        )
         assert "built once" in err and "recall@7" in err and "8 of 8 queries" in err
         # 24 images are one cluster: every image is a candidate, and the lists are the exact ones
         assert found.read_bytes() == exact.read_bytes()
-        code, _, err = run(capsys, "predict", *common, *recipe, "--index", kind, config.parent / "test", predicted)
+        code, _, err = run(
+            capsys, "predict", *common, *recipe, "--index", kind, config.parent / "test", predicted
+        )
         assert code == 0 and "built once" not in err and "recall@7" in err
         assert predicted.read_bytes() == found.read_bytes()
     code, out, err = run(capsys, "compare", *common, "best", "top7_augmented", "--index", kind, "--json")
     rows = json.loads(out)["recipes"]
     assert code == 0 and [row["recipe"] for row in rows] == [f"best-{kind}", f"top7_augmented-{kind}"]
-    assert rows[0]["all"] == pytest.approx(json.loads((work / "recipes" / "best.json").read_text())["scores"]["all"])
+    assert rows[0]["all"] == pytest.approx(
+        json.loads((work / "recipes" / "best.json").read_text())["scores"]["all"]
+    )
     assert err.count("recall@7") == 2 and "built once" not in err
 
 
@@ -141,10 +169,14 @@ def test_an_index_that_cannot_be_is_refused_in_one_line(done, capsys, tmp_path):
     config, work = done
     common = ("--config", config, "--work", work)
     diffusing = tmp_path / "diffusing.json"
-    diffusing.write_text('{"components": [{"layer": "last"}], "steps": [{"step": "diffuse", "neighbours": 3}]}')
-    for arguments, words in ((("submit", "--index", "hnws"), "unknown kind of index 'hnws': did you mean 'hnsw'"),
-                             (("submit", "--index", "hnsw", "--recipe", diffusing), "recipe diffusing ends in diffuse"),
-                             (("compare", diffusing, "--index", "ivfpq"), "recipe diffusing ends in diffuse")):
+    diffusing.write_text(
+        '{"components": [{"layer": "last"}], "steps": [{"step": "diffuse", "neighbours": 3}]}'
+    )
+    for arguments, words in (
+        (("submit", "--index", "hnws"), "unknown kind of index 'hnws': did you mean 'hnsw'"),
+        (("submit", "--index", "hnsw", "--recipe", diffusing), "recipe diffusing ends in diffuse"),
+        (("compare", diffusing, "--index", "ivfpq"), "recipe diffusing ends in diffuse"),
+    ):
         code, out, err = run(capsys, arguments[0], *common, *arguments[1:])
         assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
 
@@ -162,14 +194,17 @@ def test_check_lists_every_fault(done, capsys, tmp_path):
     assert err.strip().endswith("faults") and len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments, expected", [
-    (["submit", "--recipe", "nothing"], "no recipe and no file"),
-    (["score", "absent.csv"], "absent.csv"),
-    (["leaderboard", "--record", "absent.csv", "much"], "'much' is not a number"),
-    (["tune", "--trials", "0"], "whole number of at least 1"),
-    (["extract", "--device", "tpu"], "invalid choice"),
-    (["extract", "--device", "cuda"], "cuda"),
-])
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["submit", "--recipe", "nothing"], "no recipe and no file"),
+        (["score", "absent.csv"], "absent.csv"),
+        (["leaderboard", "--record", "absent.csv", "much"], "'much' is not a number"),
+        (["tune", "--trials", "0"], "whole number of at least 1"),
+        (["extract", "--device", "tpu"], "invalid choice"),
+        (["extract", "--device", "cuda"], "cuda"),
+    ],
+)
 def test_errors_are_one_line_with_the_right_exit_code(done, capsys, arguments, expected):
     config, work = done
     if arguments[-1] == "cuda":
@@ -301,9 +336,16 @@ def test_run_sh_lists_its_commands_and_refuses_others():
 def test_run_sh_with_python_uses_it_and_every_command_has_help():
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     for command in ("extract", "predict"):
-        found = subprocess.run([ROOT / "run.sh", command, "--help"], capture_output=True, text=True, env=environment)
+        found = subprocess.run(
+            [ROOT / "run.sh", command, "--help"], capture_output=True, text=True, env=environment
+        )
         assert found.returncode == 0 and "--config" in found.stdout
-    wrong = subprocess.run([ROOT / "run.sh", "extract"], capture_output=True, text=True, env={**environment, "PYTHON": "/nowhere"})
+    wrong = subprocess.run(
+        [ROOT / "run.sh", "extract"],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHON": "/nowhere"},
+    )
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
 
 

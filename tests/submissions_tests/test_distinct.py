@@ -19,7 +19,9 @@ def unit(rows: np.ndarray) -> np.ndarray:
 def looks(n: int, seed: int = 0) -> np.ndarray:
     """(n, 8) unit rows of about n / 4 looks."""
     rng = np.random.default_rng(seed)
-    return unit(rng.normal(size=(n // 4 + 1, 8))[rng.integers(0, n // 4 + 1, n)] + 0.05 * rng.normal(size=(n, 8)))
+    return unit(
+        rng.normal(size=(n // 4 + 1, 8))[rng.integers(0, n // 4 + 1, n)] + 0.05 * rng.normal(size=(n, 8))
+    )
 
 
 def test_the_best_of_each_look_by_plain_loops():
@@ -47,15 +49,19 @@ def test_lists_go_as_deep_as_it_takes_and_no_deeper():
 
     def lists_of(depth: int) -> RankedLists:
         depths.append(depth)
-        scores = np.take_along_axis(descriptors[:3].astype(float) @ descriptors.T.astype(float), order[:, :depth], 1)
+        scores = np.take_along_axis(
+            descriptors[:3].astype(float) @ descriptors.T.astype(float), order[:, :depth], 1
+        )
         return RankedLists(("a", "b", "c"), tuple(map(str, range(200))), order[:, :depth], scores, ())
 
     dump = SimpleNamespace(descriptors=descriptors)
     found = distinct_looks(lists_of, dump, 0.9, 5, 200)
     whole = np.take_along_axis(order, first_of_each_look(order, descriptors, 0.9, 5), 1)
     assert np.array_equal(found.ranks, whole) and depths[0] == 5 and 5 < depths[-1] <= 200
-    expected = [[float(descriptors[q].astype(float) @ descriptors[row].astype(float)) for row in rows]
-                for q, rows in enumerate(whole)]
+    expected = [
+        [float(descriptors[q].astype(float) @ descriptors[row].astype(float)) for row in rows]
+        for q, rows in enumerate(whole)
+    ]
     assert np.allclose(found.scores, expected, atol=1e-12)
     depths.clear()
     assert np.array_equal(distinct_looks(lists_of, dump, 1.5, 5, 200).ranks, order[:, :5]) and depths == [5]

@@ -24,13 +24,23 @@ def test_extract_tune_submit_check(shared, tmp_path, capsys):
         return json.loads(capsys.readouterr().out)
 
     extracted = run("extract")
-    assert extracted["unreadable"] == [] and len(extracted["dumps"]) == 18 and extracted["images"] >= 567 + 162 + 324
+    assert (
+        extracted["unreadable"] == []
+        and len(extracted["dumps"]) == 18
+        and extracted["images"] >= 567 + 162 + 324
+    )
     tuned = run("tune", "--trials", "200", "--repeats", "1")
     assert tuned["trials"] == 200
     named = tuned["named"]
-    assert named["mobilenetv1_100/4/spoc"]["all"] == pytest.approx(0.268, abs=0.004)  # FACTS: best single layer
-    assert named["mobilenetv1_100.parts-4/N100-M128-t1"]["all"] == pytest.approx(0.320, abs=0.006)  # FACTS: PWA
-    assert tuned["scores"]["public"] >= named["mobilenetv1_100.parts-4/N100-M128-t1"]["public"] - 1e-9  # a vertex
+    assert named["mobilenetv1_100/4/spoc"]["all"] == pytest.approx(
+        0.268, abs=0.004
+    )  # FACTS: best single layer
+    assert named["mobilenetv1_100.parts-4/N100-M128-t1"]["all"] == pytest.approx(
+        0.320, abs=0.006
+    )  # FACTS: PWA
+    assert (
+        tuned["scores"]["public"] >= named["mobilenetv1_100.parts-4/N100-M128-t1"]["public"] - 1e-9
+    )  # a vertex
     assert {"public", "private", "all"} <= set(tuned["scores"])
     submitted = run("submit", "--split", "test")
     assert submitted["queries"] == 324

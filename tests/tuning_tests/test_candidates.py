@@ -19,7 +19,11 @@ def full_ranking(similarities, weights, k, excluded=None):
     for weight, column in zip(weights, similarities.T):
         scores = scores + weight * column if weight != 0 else scores
     order = np.lexsort((np.arange(len(scores)), -scores))
-    order = [int(r) for r in order if excluded is None or not excluded[r]][:k] if excluded is not None else order[:k].tolist()
+    order = (
+        [int(r) for r in order if excluded is None or not excluded[r]][:k]
+        if excluded is not None
+        else order[:k].tolist()
+    )
     return order + [-1] * (k - len(order))
 
 
@@ -37,7 +41,7 @@ def correlated_similarities(generator, n_queries, n, n_layers, *, decimals=None,
 def blocks_of(similarities, block_rows, error, generator, scale):
     n_queries, n, n_layers = similarities.shape
     for start in range(0, n, block_rows):
-        part = similarities[:, start:start + block_rows] * scale
+        part = similarities[:, start : start + block_rows] * scale
         wrong = part + generator.uniform(-error, error, part.shape)
         yield start, [wrong[:, :, l].astype(np.float32) for l in range(n_layers)]
 
@@ -46,8 +50,14 @@ def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, 
     generator = np.random.default_rng(seed)
     fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
     return find_candidates(
-        blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale), lambda q, rows: similarities[q, rows],
-        fast, K, n_queries=len(similarities), similarity_margin=np.full(len(fast.scale), error), **options)
+        blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale),
+        lambda q, rows: similarities[q, rows],
+        fast,
+        K,
+        n_queries=len(similarities),
+        similarity_margin=np.full(len(fast.scale), error),
+        **options,
+    )
 
 
 def scene_of(candidates, relevant):
@@ -58,8 +68,15 @@ def scene_of(candidates, relevant):
 @pytest.mark.parametrize("layout", ["one chain", "chain and part detectors", "two chains", "simplex"])
 def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
     generator = np.random.default_rng([3, len(layout), decimals or 0])
-    chains = {"one chain": "aaaaa", "chain and part detectors": "aaaap", "two chains": "aaabb", "simplex": "12345"}[layout]
-    similarities = correlated_similarities(generator, 3, 1500, 5, decimals=decimals, free=layout.endswith("detectors"))
+    chains = {
+        "one chain": "aaaaa",
+        "chain and part detectors": "aaaap",
+        "two chains": "aaabb",
+        "simplex": "12345",
+    }[layout]
+    similarities = correlated_similarities(
+        generator, 3, 1500, 5, decimals=decimals, free=layout.endswith("detectors")
+    )
     similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
     sums = np.abs(similarities.mean(axis=(0, 1)))
     corners = region.vertices(sums, list(chains))
@@ -77,8 +94,12 @@ def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
         assert found.mean_count < 150  # of 1500: the pruning prunes
 
 
-LAYOUTS = {"two backbones of four": "aaaabbbb", "two chains and two parts": "aaaaabbbpq", "three chains": "aaaabbbbcccc",
-           "a chain not side by side": "abababpcqaba"}
+LAYOUTS = {
+    "two backbones of four": "aaaabbbb",
+    "two chains and two parts": "aaaaabbbpq",
+    "three chains": "aaaabbbbcccc",
+    "a chain not side by side": "abababpcqaba",
+}
 
 
 @pytest.mark.parametrize("decimals", [None, 2])
@@ -89,14 +110,22 @@ def test_eight_to_twelve_components_rank_as_the_full_list_under_thousands_of_wei
     generator = np.random.default_rng([n, decimals or 0])
     similarities = correlated_similarities(generator, 2, 900, n, decimals=decimals)
     free = [i for i, chain in enumerate(chains) if chains.count(chain) == 1]
-    similarities[:, :, free] = np.round(similarities[:, :, free] - 0.6, decimals or 12)  # as whitened descriptors, around 0
+    similarities[:, :, free] = np.round(
+        similarities[:, :, free] - 0.6, decimals or 12
+    )  # as whitened descriptors, around 0
     similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
     corners = region.vertices(similarities.mean(axis=(0, 1)), chains)
     found = pruned(similarities, corners, chains)
     scene = scene_of(found, [np.array([5, 700])] * 2)
-    sparse = region.random_coordinates(400, n, generator) * (generator.random((400, n)) < 0.4)  # on faces, many weights 0
+    sparse = region.random_coordinates(400, n, generator) * (
+        generator.random((400, n)) < 0.4
+    )  # on faces, many weights 0
     sparse = sparse[sparse.sum(axis=1) > 0]
-    points = [region.random_coordinates(800, n, generator), sparse / sparse.sum(axis=1, keepdims=True), np.eye(n)]
+    points = [
+        region.random_coordinates(800, n, generator),
+        sparse / sparse.sum(axis=1, keepdims=True),
+        np.eye(n),
+    ]
     for weights in np.concatenate(points) @ corners:
         found_ranks = ranks(scene, weights)
         for query in range(2):
@@ -105,7 +134,13 @@ def test_eight_to_twelve_components_rank_as_the_full_list_under_thousands_of_wei
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 0]))
+@given(
+    st.integers(1, 60),
+    st.integers(1, 4),
+    st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([None, 1, 0]),
+)
 def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, decimals):
     generator = np.random.default_rng(seed)
     similarities = correlated_similarities(generator, 2, n, n_layers, decimals=decimals)
@@ -128,7 +163,9 @@ def test_blocks_and_threads_do_not_change_the_result():
     corners = region.vertices(np.full(5, 0.6), ["a"] * 5)
     reference = pruned(similarities, corners, ["a"] * 5, block_rows=2000, threads=1)
     for block_rows, threads in ((64, 2), (333, 1), (1999, 3)):
-        other = pruned(similarities, corners, ["a"] * 5, block_rows=block_rows, threads=threads, seed=block_rows)
+        other = pruned(
+            similarities, corners, ["a"] * 5, block_rows=block_rows, threads=threads, seed=block_rows
+        )
         for a, b in zip(reference.rows, other.rows):
             np.testing.assert_array_equal(a, b)
 
@@ -142,15 +179,21 @@ def test_exclusion_counts_against_the_definition():
     counts = exclusion_counts(t, similarities, rows, 7)
     for a in range(80):
         slow = sum(
-            bool((t[b] > t[a] + 1e-11).all() or ((similarities[b] >= similarities[a]).all() and rows[b] < rows[a]))
-            for b in range(80))
+            bool(
+                (t[b] > t[a] + 1e-11).all()
+                or ((similarities[b] >= similarities[a]).all() and rows[b] < rows[a])
+            )
+            for b in range(80)
+        )
         assert min(counts[a], 7) == min(slow, 7)
 
 
 def test_relevant_items_are_kept_even_when_they_cannot_win():
     similarities = correlated_similarities(np.random.default_rng(2), 1, 500, 3)
     worst = int(similarities[0].sum(axis=1).argmin())
-    found = pruned(similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), "aaa", always=[np.array([worst])])
+    found = pruned(
+        similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), "aaa", always=[np.array([worst])]
+    )
     assert worst in found.rows[0]
 
 
@@ -184,4 +227,6 @@ def test_map_by_hand():
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
 def test_the_places_of_few_true_flags(shape, share):
     flags = np.random.default_rng(0).random(shape) < share
-    assert _true_places(flags).tolist() == [place for place, flag in enumerate(flags.ravel().tolist()) if flag]
+    assert _true_places(flags).tolist() == [
+        place for place, flag in enumerate(flags.ravel().tolist()) if flag
+    ]

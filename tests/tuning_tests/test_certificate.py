@@ -57,7 +57,9 @@ def test_three_components_agree_with_the_line_arrangement(seed):
     relevant[:, 0] |= ~relevant.any(axis=1)
     scene = make_scene(generator.random((4, 8, 3)), relevant, k=3)
     corners = vertices(generator.uniform(0.3, 1, 3), ["a", "a", "b"])
-    exact = max(mean_average_precision(scene, point @ corners) for point in arrangement_points(scene, corners))
+    exact = max(
+        mean_average_precision(scene, point @ corners) for point in arrangement_points(scene, corners)
+    )
     found = certify([scene], [corners], seconds=20, max_nodes=200_000)
     assert found.best == pytest.approx(exact, abs=1e-12)
     assert found.bound == pytest.approx(exact, abs=1e-12) and found.gap == 0
@@ -93,7 +95,9 @@ class Arrangement:
         total = Fraction(0)
         for query, hits in enumerate(self.relevant):
             items, rivals = np.flatnonzero(hits), np.flatnonzero(~hits)
-            before = sorted(sum(self.ahead(query, a, b, point, direction, favour) for b in rivals) for a in items)
+            before = sorted(
+                sum(self.ahead(query, a, b, point, direction, favour) for b in rivals) for a in items
+            )
             places = [i + count for i, count in enumerate(before, start=1)]
             gains = [Fraction(i, place) for i, place in enumerate(places, start=1) if place <= self.k]
             total += sum(gains) / min(len(items), self.k)
@@ -103,11 +107,16 @@ class Arrangement:
         """Every point of the triangle where two lines cross, in whole numbers, with the lines through it."""
         found = {}
         for first, second in itertools.combinations(self.lines, 2):
-            x = [int(value) for value in np.cross(np.array(first, dtype=object), np.array(second, dtype=object))]
+            x = [
+                int(value)
+                for value in np.cross(np.array(first, dtype=object), np.array(second, dtype=object))
+            ]
             total = sum(x)
             x = [value * (1 if total > 0 else -1) for value in x]
             if total and min(x) >= 0:
-                found.setdefault(tuple(Fraction(value, abs(total)) for value in x), set()).update((first, second))
+                found.setdefault(tuple(Fraction(value, abs(total)) for value in x), set()).update(
+                    (first, second)
+                )
         return found
 
     def best_of_cells(self):
@@ -116,8 +125,10 @@ class Arrangement:
         for point, through in self.crossings().items():
             whole = [int(x * np.lcm.reduce([y.denominator for y in point])) for x in point]
             ways = [(b - c, c - a, a - b) for a, b, c in through]  # along each line, in the plane of sum 0
-            ways = sorted(ways + [tuple(-x for x in way) for way in ways],
-                          key=lambda way: np.arctan2((way[1] - way[2]) / np.sqrt(3), way[0]))
+            ways = sorted(
+                ways + [tuple(-x for x in way) for way in ways],
+                key=lambda way: np.arctan2((way[1] - way[2]) / np.sqrt(3), way[0]),
+            )
             for one, next_ in zip(ways, ways[1:] + ways[:1]):
                 direction = tuple(x + y for x, y in zip(one, next_))
                 if any(direction) and all(x > 0 or x == 0 and d > 0 for x, d in zip(whole, direction)):
@@ -146,7 +157,13 @@ def test_three_components_with_ties_and_duplicates_agree_with_whole_number_arith
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 6), st.integers(0, 2**32 - 1), st.sampled_from([None, 2, 1]), st.integers(1, 7), st.integers(0, 12))
+@given(
+    st.integers(2, 6),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([None, 2, 1]),
+    st.integers(1, 7),
+    st.integers(0, 12),
+)
 def test_the_bound_holds_over_every_part_of_the_region(n, seed, decimals, k, depth):
     generator = np.random.default_rng(seed)
     relevant = generator.random((4, 15)) < 0.3
@@ -203,7 +220,10 @@ def hard_scene():
 def test_five_components_are_proven():
     found = certify([hard_scene()], [np.eye(5)], seconds=120, max_nodes=40_000)
     assert found.gap == 0 and found.open_nodes == 0
-    sampled = max(mean_average_precision(hard_scene(), point) for point in random_coordinates(3000, 5, np.random.default_rng(0)))
+    sampled = max(
+        mean_average_precision(hard_scene(), point)
+        for point in random_coordinates(3000, 5, np.random.default_rng(0))
+    )
     assert sampled <= found.best + 1e-12
 
 

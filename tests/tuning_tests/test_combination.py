@@ -30,8 +30,15 @@ def dump(folder, name, rows, unreadable=()):
     path = folder / f"{name}.npy"
     np.save(path, rows)
     path.with_suffix(".json").write_text("{}")
-    return Dump(path, tuple(f"{name}{i}" for i in range(len(rows))), np.load(path, mmap_mode="r"),
-                np.ones(len(rows), np.float32), mask, {}, {})
+    return Dump(
+        path,
+        tuple(f"{name}{i}" for i in range(len(rows))),
+        np.load(path, mmap_mode="r"),
+        np.ones(len(rows), np.float32),
+        mask,
+        {},
+        {},
+    )
 
 
 @pytest.fixture
@@ -56,8 +63,12 @@ def scenery(tmp_path):
 
 def naive_precisions(queries, gallery, weights, relevant):
     """Every similarity in float64, one sort by (-score, row), unreadable rows left out."""
-    scores = sum(w * (q.descriptors[:, None, :].astype(np.float64) * g.descriptors[None].astype(np.float64)).sum(axis=-1)
-                 for w, q, g in zip(weights, queries, gallery) if w != 0)
+    scores = sum(
+        w
+        * (q.descriptors[:, None, :].astype(np.float64) * g.descriptors[None].astype(np.float64)).sum(axis=-1)
+        for w, q, g in zip(weights, queries, gallery)
+        if w != 0
+    )
     scores[:, gallery[0].unreadable] = -np.inf
     ranks = np.stack([np.lexsort((np.arange(len(line)), -line))[:K] for line in scores])
     return average_precisions(ranks, relevant, K)
@@ -90,7 +101,9 @@ def test_a_region_that_prunes_badly_says_so_and_streams_the_same_figures(scenery
     exact = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
     monkeypatch.setattr(combinations, "candidate_limit", lambda n_rows: 8)
     said = []
-    made = make_combination(components, queries, gallery, relevant, public, K, "simplex", tmp_path, say=said.append)
+    made = make_combination(
+        components, queries, gallery, relevant, public, K, "simplex", tmp_path, say=said.append
+    )
     assert made.scene is None and "prunes badly" in said[0] and "s a trial" in said[0]
     for weights in random_coordinates(20, 3, np.random.default_rng(2)):
         np.testing.assert_array_equal(made.average_precisions(weights), exact.average_precisions(weights))
@@ -108,10 +121,14 @@ def test_other_dumps_or_other_queries_are_another_file(scenery, tmp_path):
 
 def test_a_damaged_cache_is_made_anew(scenery, tmp_path):
     components, queries, gallery, relevant, public = scenery
-    first = make_combination(components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache")
+    first = make_combination(
+        components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache"
+    )
     file = next((tmp_path / "cache").iterdir())
     file.write_bytes(file.read_bytes()[:100])
-    again = make_combination(components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache")
+    again = make_combination(
+        components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache"
+    )
     np.testing.assert_array_equal(again.scene.rows, first.scene.rows)
 
 
@@ -121,9 +138,13 @@ def test_named_points_are_ranked_in_full_and_flagged(scenery):
     found = {point.name: point for point in evaluate_named(made, queries, gallery, relevant, K)}
     assert set(found) == {"equal weights", *(component.name for component in components)}
     shallow, deep = found["net/0/fcrow"], found["net/2/fcrow"]
-    assert not shallow.inside and deep.inside  # the deepest layer alone is a vertex, the shallowest is no point of it
+    assert (
+        not shallow.inside and deep.inside
+    )  # the deepest layer alone is a vertex, the shallowest is no point of it
     for point in found.values():
-        np.testing.assert_allclose(point.average_precisions, naive_precisions(queries, gallery, point.weights, relevant))
+        np.testing.assert_allclose(
+            point.average_precisions, naive_precisions(queries, gallery, point.weights, relevant)
+        )
 
 
 def test_the_papers_row_is_found_for_the_five_vgg_layers_only():

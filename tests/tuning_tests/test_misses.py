@@ -15,18 +15,32 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     components, queries, gallery, relevant, public = scenery
     first = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
     shown = ranks(first.scene, first.corners.mean(axis=0))
-    others = [np.setdiff1d(rows[rows >= 0], line)[:1] for rows, line in zip(first.scene.rows, shown)]  # candidates, not shown
-    relevant = [np.union1d(np.append(rows, 3), more) for rows, more in zip(relevant, others)]  # row 3 is unreadable
+    others = [
+        np.setdiff1d(rows[rows >= 0], line)[:1] for rows, line in zip(first.scene.rows, shown)
+    ]  # candidates, not shown
+    relevant = [
+        np.union1d(np.append(rows, 3), more) for rows, more in zip(relevant, others)
+    ]  # row 3 is unreadable
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
     weights = made.corners.mean(axis=0)
-    misses = find_misses(made.scene, relevant, weights, made.corners, queries, gallery, excluded_rows(gallery))
+    misses = find_misses(
+        made.scene, relevant, weights, made.corners, queries, gallery, excluded_rows(gallery)
+    )
     found = {(miss.query, miss.row): miss for miss in misses}
     top = ranks(made.scene, weights)
-    scores = sum(w * q.descriptors.astype(np.float64) @ g.descriptors.astype(np.float64).T
-                 for w, q, g in zip(weights, queries, gallery))
+    scores = sum(
+        w * q.descriptors.astype(np.float64) @ g.descriptors.astype(np.float64).T
+        for w, q, g in zip(weights, queries, gallery)
+    )
     scores[:, gallery[0].unreadable] = -np.inf
-    expected = {(query, int(row)) for query, rows in enumerate(relevant) for row in rows if row not in top[query]}
-    assert set(found) == expected and any(miss.reachable for miss in misses) and not all(miss.reachable for miss in misses)
+    expected = {
+        (query, int(row)) for query, rows in enumerate(relevant) for row in rows if row not in top[query]
+    }
+    assert (
+        set(found) == expected
+        and any(miss.reachable for miss in misses)
+        and not all(miss.reachable for miss in misses)
+    )
     shown = np.zeros((9, 400), dtype=bool)
     for point in random_coordinates(1500, 3, np.random.default_rng(0)) @ made.corners:
         for query, line in enumerate(ranks(made.scene, point)):
@@ -40,7 +54,13 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
             assert abs(miss.place - 1 - int(np.flatnonzero(order == row)[0])) <= 1
         assert abs(miss.short_by - (scores[query, order[K - 1]] - scores[query, row])) < 1e-9
         assert miss.reachable or not shown[query, row]  # what is called out of reach no sampled weights show
-    path = write_misses(tmp_path / "missed.csv", misses, [f"v{n}" for n in range(9)], [f"n{n}" for n in range(400)], ~public)
+    path = write_misses(
+        tmp_path / "missed.csv", misses, [f"v{n}" for n in range(9)], [f"n{n}" for n in range(400)], ~public
+    )
     rows = list(csv.DictReader(path.open()))
-    assert len(rows) == len(misses) and rows[-1]["place"] == "unreadable" and rows[0]["part"] in ("public", "private")
+    assert (
+        len(rows) == len(misses)
+        and rows[-1]["place"] == "unreadable"
+        and rows[0]["part"] in ("public", "private")
+    )
     assert "unreadable" in misses_text(misses, sum(map(len, relevant)), K)

@@ -87,7 +87,9 @@ def test_random_coordinates_are_uniform_on_the_simplex():
 
 def test_faces_are_named_exactly():
     np.testing.assert_array_equal(region.uniform_coordinates(region.face_uniforms([2], 4)), [0, 0, 1, 0])
-    np.testing.assert_array_equal(region.uniform_coordinates(region.face_uniforms([0, 3], 4)), [0.5, 0, 0, 0.5])
+    np.testing.assert_array_equal(
+        region.uniform_coordinates(region.face_uniforms([0, 3], 4)), [0.5, 0, 0, 0.5]
+    )
 
 
 def test_the_readings_of_s():

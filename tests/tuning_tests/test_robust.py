@@ -37,7 +37,9 @@ def test_the_ball_keeps_every_average_precision():
         for _ in range(200):  # points in the ball: a direction in the plane, any length up to the radius
             direction = generator.normal(size=4)
             direction -= direction.mean()
-            point = ball.centre + direction / np.linalg.norm(direction) * ball.radius * 0.999 * generator.random()
+            point = (
+                ball.centre + direction / np.linalg.norm(direction) * ball.radius * 0.999 * generator.random()
+            )
             assert (point >= -1e-12).all()
             np.testing.assert_array_equal(average_precisions(scene, np.clip(point, 0, None)), reference)
 

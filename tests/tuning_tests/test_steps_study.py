@@ -15,8 +15,8 @@ from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import rank
 from features.recipe import Recipe, find_recipe, read_recipe
-from submissions.submitting import submit
 from submissions.__main__ import main
+from submissions.submitting import submit
 from tuning import study as studies
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
@@ -32,13 +32,13 @@ STUDIES = {
     "weighed": '{ step = "augment", neighbours = 2, weights = [[0, 0, 1, 0], "own", "equal"] }',
     "transductive": '{ step = "whiten", dim = 4, transductive = [false, true] }',
     "expanded": '{ step = "whiten", dim = 4 }, { step = "expand", neighbours = [1, 0, 3], kind = ["average", "alpha"] }, '
-                '{ step = "expand", neighbours = [0, 1] }',
+    '{ step = "expand", neighbours = [0, 1] }',
     "concatenated": '{ step = "concatenate" }, { step = "whiten", dim = [4, 6] }, { step = "augment", neighbours = [0, 2] }',
     "distant": '{ step = "measure", name = ["euclidean_raw", "kl_divergence"] }',
     "reciprocal": '{ step = "reciprocal", k1 = [3, 6], k2 = 2, tune = true }',
     "diffused": '{ step = "diffuse", neighbours = [3, 5], alpha = [0.9, 0.5] }',
     "cascaded": '{ step = "cascade", stages = [{ weights = ["equal", "vertex 4", [1, 0, 0, 1]], keep = [20, 5] }, '
-                '{ weights = ["own", "centroid"], keep = 10 }] }',
+    '{ weights = ["own", "centroid"], keep = 10 }] }',
 }
 
 
@@ -68,8 +68,18 @@ def written_trials(configuration, landscape, tuned):
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         weights = coordinates @ landscape.combination(choice).corners
-        yield trial.value, Recipe("trial", landscape.space.components_of(choice), tuple(map(float, weights)), {}, {}, {},
-                                  tuple(landscape.recipe_steps(choice, weights)))
+        yield (
+            trial.value,
+            Recipe(
+                "trial",
+                landscape.space.components_of(choice),
+                tuple(map(float, weights)),
+                {},
+                {},
+                {},
+                tuple(landscape.recipe_steps(choice, weights)),
+            ),
+        )
 
 
 @pytest.mark.parametrize("kind", STUDIES)
@@ -87,21 +97,31 @@ def test_every_trial_is_scored_on_the_ranking_that_submit_writes(awkward, kind, 
     # the recipe on disk, through the command that writes submissions
     best = read_recipe(tuned.paths["recipe"])
     assert best.steps == tuned.recipe.steps and best.scores["public"] == max(
-        value for value, _ in written_trials(configuration, landscape, tuned))
+        value for value, _ in written_trials(configuration, landscape, tuned)
+    )
     written = submit(configuration, best, "validation")
     _, work = awkward
     capsys.readouterr()
-    assert main(["score", "--config", str(configuration.path), "--work", str(work), written["file"], "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["maps"]["min(m,k)"] == pytest.approx(best.scores["all"], abs=1e-12)
+    assert (
+        main(["score", "--config", str(configuration.path), "--work", str(work), written["file"], "--json"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["maps"]["min(m,k)"] == pytest.approx(
+        best.scores["all"], abs=1e-12
+    )
     assert not list((work / "ranking").glob("trial-*"))
 
 
 def test_own_candidates_hold_every_top_seven_of_the_region(awkward):
-    configuration = configured(awkward, STUDIES["whitened"] + ', { step = "augment", neighbours = 2, kind = "alpha" }')
+    configuration = configured(
+        awkward, STUDIES["whitened"] + ', { step = "augment", neighbours = 2, kind = "alpha" }'
+    )
     landscape = Landscape(configuration, progress=False)
     choice = landscape.space.default
     combination, (queries, gallery) = landscape.combination(choice), landscape.dumps(choice)
-    assert combination.scene is not None and len(set(combination.chains)) == 4  # centred: each a chain of its own
+    assert (
+        combination.scene is not None and len(set(combination.chains)) == 4
+    )  # centred: each a chain of its own
     arrays = [[np.array(dump.descriptors) for dump in dumps] for dumps in (queries, gallery)]
     for coordinates in random_coordinates(40, 4, np.random.default_rng(0)):
         weights = coordinates @ combination.corners
@@ -116,21 +136,39 @@ def test_a_plain_study_keeps_its_name_and_its_points(awkward):
     assert "steps" not in landscape.choice_lists and landscape.space.steps == ()
     with_none = Landscape(configured(awkward, ""), progress=False)
     assert with_none.study_name() == landscape.study_name()
-    assert Landscape(configured(awkward, STUDIES["whitened"]), progress=False).study_name() != landscape.study_name()
+    assert (
+        Landscape(configured(awkward, STUDIES["whitened"]), progress=False).study_name()
+        != landscape.study_name()
+    )
 
 
 def test_no_gallery_statistic_sees_a_query_unless_told(awkward):
     """Other validation pictures, same gallery: the derived gallery is the same files."""
     names = {}
-    for label, steps in (("plain", '{ step = "whiten", dim = 3 }'), ("told", '{ step = "whiten", dim = 3, transductive = true }')):
+    for label, steps in (
+        ("plain", '{ step = "whiten", dim = 3 }'),
+        ("told", '{ step = "whiten", dim = 3, transductive = true }'),
+    ):
         landscape = Landscape(configured(awkward, steps), progress=False)
         choice = landscape.space.default
         prepared = landscape.prepared(choice)
         queries, gallery = landscape.dumps(choice)
-        alone = rank([q.descriptors[:1] for q in queries], [g.descriptors for g in gallery], np.full(4, 0.25),
-                     landscape.space.steps_of(choice), 7, unit=True)[1]
-        together = rank([q.descriptors for q in queries], [g.descriptors for g in gallery], np.full(4, 0.25),
-                        landscape.space.steps_of(choice), 7, unit=True)[1]
+        alone = rank(
+            [q.descriptors[:1] for q in queries],
+            [g.descriptors for g in gallery],
+            np.full(4, 0.25),
+            landscape.space.steps_of(choice),
+            7,
+            unit=True,
+        )[1]
+        together = rank(
+            [q.descriptors for q in queries],
+            [g.descriptors for g in gallery],
+            np.full(4, 0.25),
+            landscape.space.steps_of(choice),
+            7,
+            unit=True,
+        )[1]
         names[label] = {dump.path.name for dump in prepared.gallery}
         assert (alone[0] == together[0]).all() == (label == "plain")
     assert not names["plain"] & names["told"]
@@ -140,27 +178,56 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
     path, work = awkward
     common = ("--config", str(path), "--work", str(work))
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"components": [{"parts": "*", "count": 8, "dim": 8}, {"layer": -1, "pooling": "spoc"},
-                                               {"layer": -2, "pooling": "spoc"}],
-                                "weights": [2, 1, 1], "steps": [{"step": "whiten", "dim": 6, "exponent": 0.5},
-                                                                {"step": "expand", "neighbours": 2, "kind": "weighted"}]}))
+    file.write_text(
+        json.dumps(
+            {
+                "components": [
+                    {"parts": "*", "count": 8, "dim": 8},
+                    {"layer": -1, "pooling": "spoc"},
+                    {"layer": -2, "pooling": "spoc"},
+                ],
+                "weights": [2, 1, 1],
+                "steps": [
+                    {"step": "whiten", "dim": 6, "exponent": 0.5},
+                    {"step": "expand", "neighbours": 2, "kind": "weighted"},
+                ],
+            }
+        )
+    )
     configuration = load_configuration(path, work=work)
     recipe = find_recipe(configuration, str(file))
     space = space_of(configuration, recipe)
-    assert [component.layer for component in space.components_of({})] == [2, 1, 2]  # parts, then shallow to deep
-    assert space.default == {"whiten.dim": 6, "whiten.exponent": 0.5, "whiten.shrinkage": 0.0, "expand.neighbours": 2,
-                             "expand.kind": "weighted", "expand.alpha": 3.0}
+    assert [component.layer for component in space.components_of({})] == [
+        2,
+        1,
+        2,
+    ]  # parts, then shallow to deep
+    assert space.default == {
+        "whiten.dim": 6,
+        "whiten.exponent": 0.5,
+        "whiten.shrinkage": 0.0,
+        "expand.neighbours": 2,
+        "expand.kind": "weighted",
+        "expand.alpha": 3.0,
+    }
     capsys.readouterr()
     assert main(["tune", *common, "--recipe", str(file), "--trials", "12", "--repeats", "1", "--json"]) == 0
     captured = capsys.readouterr()
     values = json.loads(captured.out)
-    assert "a trial by full gallery (whiten, expand)" in captured.err and "own candidates (whiten)" in captured.err
+    assert (
+        "a trial by full gallery (whiten, expand)" in captured.err
+        and "own candidates (whiten)" in captured.err
+    )
     assert set(values["seconds_per_trial"]) == {"full gallery (whiten, expand)", "own candidates (whiten)"}
     landscape = Landscape(configuration, recipe=recipe, progress=False)
     first, as_tried = next(written_trials(configuration, landscape, None))
-    assert as_tried.weights == pytest.approx((0.5, 0.25, 0.25)) and first == pytest.approx(values["untuned_scores"]["public"])
+    assert as_tried.weights == pytest.approx((0.5, 0.25, 0.25)) and first == pytest.approx(
+        values["untuned_scores"]["public"]
+    )
     assert values["scores"]["public"] >= values["untuned_scores"]["public"] - 1e-12
-    best, named = (json.loads((work / "recipes" / f"{name}.json").read_text()) for name in ("best", "mine-tuned"))
+    best, named = (
+        json.loads((work / "recipes" / f"{name}.json").read_text()) for name in ("best", "mine-tuned")
+    )
     assert best["name"] == "best" and named["name"] == "mine-tuned"
     assert all(best[key] == named[key] for key in best if key != "name")
     # a tuned recipe is tuned again from itself, and untuned is the recipe as it stood
@@ -168,7 +235,9 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
     assert again.recipe.name == "mine-tuned" and again.recipe.weights == tuple(named["weights"])
     assert read_recipe(work / "recipes" / "untuned.json").weights == pytest.approx((0.5, 0.25, 0.25))
     predicted, submitted = tmp_path / "p.csv", tmp_path / "s.csv"
-    assert main(["predict", *common, "--recipe", "mine-tuned", str(path.parent / "test"), str(predicted)]) == 0
+    assert (
+        main(["predict", *common, "--recipe", "mine-tuned", str(path.parent / "test"), str(predicted)]) == 0
+    )
     assert main(["submit", *common, "--recipe", "mine-tuned", "--out", str(submitted)]) == 0
     assert predicted.read_bytes() == submitted.read_bytes()
 
@@ -176,10 +245,16 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
 def test_predict_keeps_components_that_only_a_step_weighs(awkward, tmp_path):
     configuration = configured(awkward, "")
     components = Landscape(configuration, progress=False).space.components_of(
-        {name: values[0] for name, values in Landscape(configuration, progress=False).choice_lists.items()})
+        {name: values[0] for name, values in Landscape(configuration, progress=False).choice_lists.items()}
+    )
     weights = (0.0, 0.0, 1.0, 0.0)
-    steps = ({"step": "augment", "neighbours": 2, "weights": [0.0, 1.0, 0.0, 0.0]},
-             {"step": "cascade", "stages": [{"weights": [0.0, 0.0, 0.0, 1.0], "keep": 9}, {"weights": [1.0, 0, 1, 0], "keep": 7}]})
+    steps = (
+        {"step": "augment", "neighbours": 2, "weights": [0.0, 1.0, 0.0, 0.0]},
+        {
+            "step": "cascade",
+            "stages": [{"weights": [0.0, 0.0, 0.0, 1.0], "keep": 9}, {"weights": [1.0, 0, 1, 0], "keep": 7}],
+        },
+    )
     from submissions.predicting import predict
 
     recipe = Recipe("kept", components, weights, {}, {}, {}, steps)
@@ -191,26 +266,34 @@ def test_predict_keeps_components_that_only_a_step_weighs(awkward, tmp_path):
 def test_a_certificate_needs_candidates(awkward):
     with pytest.raises(ConfigurationError, match="--certify needs candidates, and expand depends"):
         tune(configured(awkward, STUDIES["expanded"]), trials=2, certify_seconds=1, progress=False)
-    tuned = tune(configured(awkward, STUDIES["augmented"]), trials=8, folds=0, certify_seconds=5, progress=False)
+    tuned = tune(
+        configured(awkward, STUDIES["augmented"]), trials=8, folds=0, certify_seconds=5, progress=False
+    )
     assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
 
 
-@pytest.mark.parametrize("steps, words", [
-    ('{ step = "expnd" }', "steps: step 1 of the recipe is 'expnd'"),
-    ('{ neighbours = 2 }', "number 1 names no step"),
-    ('{ step = "expand", neighbours = [1, "two"] }', "has neighbours = 'two': expected a whole number"),
-    ('{ step = "expand", neighbours = [1, 1] }', "each once"),
-    ('{ step = "expand", neighbours = [] }', "at least one value"),
-    ('{ step = "expand" }', "lacks 'neighbours'"),
-    ('{ step = "expand", neighbours = 1, kind = ["mean"] }', "unknown weighting 'mean'"),
-    ('{ step = "expand", neighbours = 1, optional = 1 }', "expected true or false"),
-    ('{ step = "znormalise", tune = true }', "no list of values worth trying"),
-    ('{ step = "diffuse" }, { step = "whiten", dim = 3 }', "comes after diffuse"),
-    ('{ step = "cascade", stages = [{ keep = 3 }] }', "expected a list of tables"),
-    ('{ step = "cascade", stages = [{ weights = "vertex 5", keep = 3 }] }', "'vertex 5': expected numbers, or one of"),
-    ('{ step = "augment", neighbours = 1, weights = [1, 0] }', "expected 4 numbers"),
-    ('{ step = "approximate", index = "hnsw" }', "trials rank exactly"),
-])
+@pytest.mark.parametrize(
+    "steps, words",
+    [
+        ('{ step = "expnd" }', "steps: step 1 of the recipe is 'expnd'"),
+        ("{ neighbours = 2 }", "number 1 names no step"),
+        ('{ step = "expand", neighbours = [1, "two"] }', "has neighbours = 'two': expected a whole number"),
+        ('{ step = "expand", neighbours = [1, 1] }', "each once"),
+        ('{ step = "expand", neighbours = [] }', "at least one value"),
+        ('{ step = "expand" }', "lacks 'neighbours'"),
+        ('{ step = "expand", neighbours = 1, kind = ["mean"] }', "unknown weighting 'mean'"),
+        ('{ step = "expand", neighbours = 1, optional = 1 }', "expected true or false"),
+        ('{ step = "znormalise", tune = true }', "no list of values worth trying"),
+        ('{ step = "diffuse" }, { step = "whiten", dim = 3 }', "comes after diffuse"),
+        ('{ step = "cascade", stages = [{ keep = 3 }] }', "expected a list of tables"),
+        (
+            '{ step = "cascade", stages = [{ weights = "vertex 5", keep = 3 }] }',
+            "'vertex 5': expected numbers, or one of",
+        ),
+        ('{ step = "augment", neighbours = 1, weights = [1, 0] }', "expected 4 numbers"),
+        ('{ step = "approximate", index = "hnsw" }', "trials rank exactly"),
+    ],
+)
 def test_wrong_steps_are_one_line_before_anything_runs(awkward, steps, words):
     with pytest.raises(ConfigurationError, match=words) as raised:
         Landscape(configured(awkward, steps), progress=False)
@@ -218,10 +301,22 @@ def test_wrong_steps_are_one_line_before_anything_runs(awkward, steps, words):
 
 
 def test_choices_of_steps_by_hand(tmp_path):
-    steps = configured_steps([{"step": "expand", "neighbours": [1, 0]}, {"step": "expand", "neighbours": 2, "optional": True},
-                              {"step": "diffuse", "gamma": 1.0, "tune": True}], tmp_path, 2)
+    steps = configured_steps(
+        [
+            {"step": "expand", "neighbours": [1, 0]},
+            {"step": "expand", "neighbours": 2, "optional": True},
+            {"step": "diffuse", "gamma": 1.0, "tune": True},
+        ],
+        tmp_path,
+        2,
+    )
     lists = {}
     for step in steps:
         lists |= step.choice_lists
-    assert lists == {"expand-1.neighbours": (1, 0), "expand-2.used": (True, False), "diffuse.neighbours": (50, 5, 10),
-                     "diffuse.query_neighbours": (10, 3, 7), "diffuse.alpha": (0.99, 0.5, 0.9)}
+    assert lists == {
+        "expand-1.neighbours": (1, 0),
+        "expand-2.used": (True, False),
+        "diffuse.neighbours": (50, 5, 10),
+        "diffuse.query_neighbours": (10, 3, 7),
+        "diffuse.alpha": (0.99, 0.5, 0.9),
+    }

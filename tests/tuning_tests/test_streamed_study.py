@@ -7,13 +7,15 @@ from competition.errors import ConfigurationError
 from features.extraction import extract
 from tuning import combination as combinations
 from tuning import study as studies
+from tuning.landscape import Landscape
 from tuning.report import report, report_values
 from tuning.samplers import make_sampler
-from tuning.landscape import Landscape
 from tuning.tune import tune
 
 
-def test_a_streamed_study_says_so_first_and_finds_the_same_figures(tiny_competition, tmp_path, monkeypatch, capsys):
+def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
+    tiny_competition, tmp_path, monkeypatch, capsys
+):
     configurations = {}
     for name in ("exact", "streamed"):
         configurations[name] = load_configuration(tiny_competition, work=tmp_path / name)
@@ -24,8 +26,11 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(tiny_competit
     with pytest.raises(ConfigurationError, match="prunes badly"):
         tune(configurations["streamed"], trials=8, certify_seconds=1, progress=False)
     landscape = Landscape(configurations["streamed"], progress=False)
-    study = studies.open_study(studies.open_storage(None, landscape.work), f"{landscape.study_name()}-seed0",
-                               make_sampler("random", 0, 0))
+    study = studies.open_study(
+        studies.open_storage(None, landscape.work),
+        f"{landscape.study_name()}-seed0",
+        make_sampler("random", 0, 0),
+    )
     assert not study.trials
     capsys.readouterr()
     streamed = tune(configurations["streamed"], trials=8, progress=False)

@@ -28,7 +28,9 @@ def evaluate(choice, coordinates):
 
 
 def work_on(storage: str | None, work: str, total: int, worker: int, pause_s: float = 0.0) -> None:
-    study = studies.open_study(studies.open_storage(storage, Path(work)), "s", make_sampler("random", 0, 0, worker))
+    study = studies.open_study(
+        studies.open_storage(storage, Path(work)), "s", make_sampler("random", 0, 0, worker)
+    )
 
     def slowly(choice, coordinates):
         time.sleep(pause_s)
@@ -63,7 +65,9 @@ def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
     lists = {"net.pooling": ("spoc", "fcrow"), "parts.count": (10, 50), "parts.dim": (64, 128, 256)}
     alone = [(1, ("net.pooling",)), (2, ("parts.count", "parts.dim"))]
     points = [studies.point_of(values, lists) for values in studies.first_points(lists, 3, alone)]
-    parts_alone = {(choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)}
+    parts_alone = {
+        (choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)
+    }
     assert parts_alone == {(count, dim) for count in (10, 50) for dim in (64, 128, 256)}
     assert {choice["net.pooling"] for choice, at in points if tuple(at) == (0, 1, 0)} == {"spoc", "fcrow"}
 
@@ -97,7 +101,9 @@ def test_an_error_in_a_trial_closes_it_and_is_raised(tmp_path):
 
 
 def start(storage, work, total, worker, pause_s=0.0):
-    process = multiprocessing.get_context("spawn").Process(target=work_on, args=(storage, str(work), total, worker, pause_s))
+    process = multiprocessing.get_context("spawn").Process(
+        target=work_on, args=(storage, str(work), total, worker, pause_s)
+    )
     process.start()
     return process
 
@@ -128,7 +134,11 @@ def test_several_processes_share_a_journal(tmp_path):
 @pytest.fixture
 def postgresql(tmp_path):
     """A PostgreSQL server of the test's own on the loopback address; its URL."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) if Path("/usr/lib/postgresql").exists() else []
+    folders = (
+        sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if Path("/usr/lib/postgresql").exists()
+        else []
+    )
     initdb = shutil.which("initdb") or (str(folders[-1]) if folders else None)
     if initdb is None:
         pytest.skip("no PostgreSQL server is installed (apt-get install postgresql)")
@@ -142,14 +152,21 @@ def postgresql(tmp_path):
         shutil.chown(tmp_path, "nobody")
         as_user = ["runuser", "-u", "nobody", "--"]
     port = 54000 + os.getpid() % 1000
-    subprocess.run([*as_user, initdb, "-D", data, "-A", "trust", "-U", "top7"], check=True, capture_output=True)
+    subprocess.run(
+        [*as_user, initdb, "-D", data, "-A", "trust", "-U", "top7"], check=True, capture_output=True
+    )
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={tmp_path}"
-    subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", tmp_path / "log", "start"],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [*as_user, programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", tmp_path / "log", "start"],
+        check=True,
+        capture_output=True,
+    )
     try:
         yield f"postgresql+psycopg2://top7@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], capture_output=True)
+        subprocess.run(
+            [*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], capture_output=True
+        )
 
 
 def test_several_processes_share_a_postgresql_study(postgresql, tmp_path):

@@ -32,7 +32,9 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     for trial in range(200):
         effects = generator.normal(0.5, 0.2, 40)
-        low, high = group_interval(effects[groups] + generator.normal(0, 0.01, 80), groups, n_samples=500, seed=trial)
+        low, high = group_interval(
+            effects[groups] + generator.normal(0, 0.01, 80), groups, n_samples=500, seed=trial
+        )
         covered += low <= 0.5 <= high
     assert 176 <= covered <= 200  # 95 % of 200 is 190, binomial sd 3; grouped resampling keeps it honest
 
@@ -51,7 +53,9 @@ def test_a_gain_of_one_query_is_noise():
     first, second = np.zeros(50), np.zeros(50)
     first[3] = 1
     found = compare(first, second, np.arange(50))
-    assert found.within_noise and 0.5 < found.probability < 0.95  # 1 - (49/50)^50 = 0.64 see it, half of the rest
+    assert (
+        found.within_noise and 0.5 < found.probability < 0.95
+    )  # 1 - (49/50)^50 = 0.64 see it, half of the rest
 
 
 def test_a_gain_that_rests_on_one_large_group_is_noise():
