@@ -50,7 +50,10 @@ def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
     if "vgg" not in backbone.model:
         return {}
     with without_values():
-        features = create_model(backbone, whole_options(backbone) | {"num_classes": 0}).features
+        whole = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
+    features = getattr(whole, "features", None)
+    if not isinstance(features, nn.Sequential):  # RepVGG and others with vgg in their name alone
+        return {}
     names: dict[str, tuple[str, int | None]] = {}
     block, number, index = 1, 0, 0
     for position, part in enumerate(features):

@@ -244,7 +244,12 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
     every = max([len(values) for step in steps for values in step.values.values()], default=1)
     for place in range(every):  # each value once; those of different arguments side by side
         drawn = [
-            {key: values[min(place, len(values) - 1)] for key, values in step.values.items()}
+            {
+                key: [1.0] * n_components
+                if key.endswith("weights")  # checked above
+                else values[min(place, len(values) - 1)]
+                for key, values in step.values.items()
+            }
             for step in steps
         ]
         made = [

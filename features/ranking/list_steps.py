@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from competition.errors import ConfigurationError
 from features.ranking import cascade as cascades
 from features.ranking.approximate import SAMPLED_QUERIES, approximate_search
 from features.ranking.expansion import expand
-from features.ranking.indexing import PARAMETERS, build_index, check_parameters
+from features.ranking.indexing import build_index
 from features.ranking.state import State, spread
 
 
@@ -110,12 +109,3 @@ def approximate(
             norm_bounds=used.norm_bounds,
         )
     return replace(state, ranks=ranks, scores=scores)
-
-
-def check_approximate(step: Mapping[str, object]) -> None:
-    """Raise ConfigurationError for an approximate step whose kind of index has no such parameter or value."""
-    named = {name for names in PARAMETERS.values() for name in names}
-    check_parameters(str(step["index"]), {key: value for key, value in step.items() if key in named})
-    for key in ("candidates", "checked"):
-        if step.get(key, 1) < 1:
-            raise ConfigurationError(f"an approximate search has {key} = {step[key]}: expected at least 1")

@@ -68,9 +68,8 @@ def reciprocal(
         sharing, jaccard = jaccard_distances(codes, columns, values)
         inside = sharing < total
         sharing, jaccard = sharing[inside], jaccard[inside]
-        found.append(
-            (sharing, mixed(jaccard, fused_score(single, [g[sharing] for g in gallery], weights), share))
-        )
+        near = fused_score(single, [g[sharing] for g in gallery], weights)
+        found.append((sharing, near, mixed(jaccard, near, share)))
         others = np.sum(~np.isin(ranks[query], sharing) & (ranks[query] >= 0))
         if others < k and (ranks[query] >= 0).all() and depth < total:
             short.append(query)
@@ -80,12 +79,12 @@ def reciprocal(
         lists = replace(state, queries=tuple(q[short] for q in queries), ranks=None).lists(depth)
         deeper = {query: (lists[0][place], lists[1][place]) for place, query in enumerate(short)}
     new_ranks, new_scores = np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf)
-    for query, (sharing, values) in enumerate(found):
+    for query, (sharing, near, values) in enumerate(found):
         rows, similarities = deeper.get(query, (ranks[query], scores[query]))
         other = ~np.isin(rows, sharing) & (rows >= 0)
-        rows = np.concatenate([sharing, rows[other]])
+        rows, near = np.concatenate([sharing, rows[other]]), np.concatenate([near, similarities[other]])
         values = np.concatenate([values, mixed(np.ones(np.sum(other)), similarities[other], share)])
-        order = best_first(values, rows, k)
+        order = np.lexsort((rows, -near, -values))[:k]  # with share = 0 many values are equal
         new_ranks[query, : len(order)], new_scores[query, : len(order)] = rows[order], values[order]
     return replace(state, ranks=new_ranks, scores=new_scores)
 

@@ -19,7 +19,7 @@ from features.ranking.derived import content_digest
 from features.ranking.descriptor_steps import augment, concatenate, independent, measure, whiten, znormalise
 from features.ranking.expansion import WEIGHTINGS
 from features.ranking.indexing import PARAMETERS, check_parameters
-from features.ranking.list_steps import approximate, cascade, check_approximate, expand_queries
+from features.ranking.list_steps import approximate, cascade, expand_queries
 from features.ranking.measures import MEASURES
 from features.ranking.rerankers import diffuse, reciprocal
 from features.ranking.state import State
@@ -58,13 +58,73 @@ TUNABLE: dict[str, dict[str, tuple]] = {
     },
 }
 
-# what an argument's annotation asks of its value, and the words for it
-KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "int | None": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "str": (lambda value: isinstance(value, str), "a text"),
+LARGEST_WHOLE = 2**31 - 1
+LISTED = 10_000  # neighbours or images a list may hold: each query's are in memory
+Check = tuple[Callable[[object], bool], str]  # what a value must be, and the words for it
+
+
+def _whole(low: int, high: int = LARGEST_WHOLE) -> Check:
+    words = f"of at least {low}" if high == LARGEST_WHOLE else f"from {low} to {high}"
+    return lambda value: type(value) is int and low <= value <= high, f"a whole number {words}"
+
+
+def _number(low: float, high: float) -> Check:
+    return (
+        lambda value: type(value) in (int, float) and low <= value <= high,
+        f"a number from {low} to {high}",
+    )
+
+
+def are_weights(value: object) -> bool:
+    """Say whether a value is a list of numbers >= 0 of which one is above 0."""
+    numbers = isinstance(value, list | tuple) and all(_number(0, 1e9)[0](item) for item in value)
+    return numbers and any(value)
+
+
+def are_stages(value: object) -> bool:
+    """Say whether a value is a list of a cascade's stages, none of which keeps more than the one before."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    for stage in value:
+        if not isinstance(stage, Mapping) or set(stage) != {"weights", "keep"}:
+            return False
+        if not are_weights(stage["weights"]) or not _whole(1)[0](stage["keep"]):
+            return False
+    kept = [stage["keep"] for stage in value]
+    return kept == sorted(kept, reverse=True)
+
+
+_TRUTH: Check = (lambda value: isinstance(value, bool), "true or false")
+# what an argument must be, by its name; where a step asks otherwise, by "step.name"
+CHECKS: dict[str, Check] = {
+    "dim": _whole(1),
+    "exponent": _number(0, 4),
+    "shrinkage": _number(0, 1),
+    "samples": _whole(2),
+    "seed": _whole(0),
+    "transductive": _TRUTH,
+    "neighbours": _whole(0, LISTED),
+    "alpha": _number(0, 100),
+    "rounds": _whole(1, 100),
+    "weights": (lambda value: value is None or are_weights(value), "a list of numbers >= 0, not all 0"),
+    "stages": (
+        are_stages,
+        'a list of stages like {"weights": [1, 2], "keep": 100}, with weights >= 0 that are not all 0 and none '
+        "that keeps more than the one before",
+    ),
+    "k1": _whole(1, 1000),
+    "k2": _whole(1, 1000),
+    "share": _number(0, 1),
+    "diffuse.neighbours": _whole(1, LISTED),
+    "query_neighbours": _whole(1, LISTED),
+    "diffuse.alpha": (
+        lambda value: type(value) in (int, float) and 0 <= value < 1,
+        "a number >= 0 and below 1",
+    ),
+    "gamma": _number(0, 100),
+    "iterations": _whole(1),
+    "candidates": _whole(1),
+    "checked": _whole(1),
 }
 WORDS = {
     "kind": ("weighting", WEIGHTINGS),
@@ -189,39 +249,37 @@ def parameters_of(name: str) -> dict[str, inspect.Parameter]:
 
 
 def check_steps(steps: Sequence[Step]) -> None:
-    """Raise ConfigurationError unless every step is known, has the arguments it needs and stands in a place
-    it can.
-    """
+    """Raise ConfigurationError unless every step is known, has the arguments it needs and stands where it can."""
+    if not isinstance(steps, list | tuple):
+        raise ConfigurationError(
+            f'steps of the recipe: {steps!r}: expected a list like [{{"step": "expand", …}}]'
+        )
     last = None
     for number, step in enumerate(steps, start=1):
         name = step.get("step") if isinstance(step, Mapping) else None
-        if name not in STEPS:
-            raise ConfigurationError(f"step {number} of the recipe is {name!r}: {nearest(name, STEPS)}")
+        if not isinstance(name, str) or name not in STEPS:
+            raise ConfigurationError(f"step {number} of the recipe is {name!r}: {nearest(str(name), STEPS)}")
         parameters, where = parameters_of(name), f"step {number} of the recipe, {name},"
         for key, value in step.items():
             if key != "step":
-                _check_argument(f"{where} has", key, value, parameters)
+                _check_argument(f"{where} has", name, key, value, parameters)
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in step:
                 raise ConfigurationError(f"{where} lacks {key!r}")
         if last in FINAL:
             raise ConfigurationError(f"{where} comes after {last}, which makes the lists: put it before")
-        for place, stage in enumerate(step.get("stages", ()), start=1):
-            if not isinstance(stage, Mapping) or set(stage) != {"weights", "keep"}:
-                raise ConfigurationError(
-                    f"stage {place} of the cascade is {stage!r}: expected weights and keep"
-                )
         if name == "approximate":
-            check_approximate(step)
+            named = {parameter for kind in PARAMETERS.values() for parameter in kind}
+            check_parameters(step["index"], {key: value for key, value in step.items() if key in named})
         last = name
 
 
-def _check_argument(where: str, key: str, value: object, parameters: Mapping[str, inspect.Parameter]) -> None:
+def _check_argument(where: str, name: str, key: str, value: object, parameters: Mapping) -> None:
     if key not in parameters:
         raise ConfigurationError(f"{where} no {key!r}: {nearest(key, parameters)}")
-    fits, words = KINDS.get(str(parameters[key].annotation), (lambda value: True, ""))
+    noun, known = WORDS.get(key, ("", None))
+    if known is not None and (not isinstance(value, str) or value not in known):
+        raise ConfigurationError(f"{where} the unknown {noun} {value!r}: {nearest(str(value), known)}")
+    fits, words = CHECKS.get(f"{name}.{key}", CHECKS.get(key, (lambda value: True, "")))
     if not fits(value):
         raise ConfigurationError(f"{where} {key} = {value!r}: expected {words}")
-    noun, known = WORDS.get(key, ("", None))
-    if known is not None and value not in known:
-        raise ConfigurationError(f"{where} the unknown {noun} {value!r}: {nearest(value, known)}")

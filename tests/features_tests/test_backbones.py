@@ -59,6 +59,13 @@ def test_the_papers_names_for_vgg(layers, indices):
     assert torch.equal(inner[1], by_number[1]) and inner[0].min() == 0 and not torch.equal(inner[0], inner[1])
 
 
+@pytest.mark.parametrize("model", ["repvgg_a0", "test_resnet"])
+def test_the_papers_names_are_refused_where_the_network_has_none_of_them(model):
+    for layers in (("conv5_3",), (0, "conv1_2")):
+        with pytest.raises(ConfigurationError, match="has no layer 'conv"):
+            create_network(backbone(model, layers=layers))
+
+
 def test_transformers_give_maps_in_channel_order():
     found = maps_of(backbone("test_vit", layers=(1, 3)))
     assert [tuple(maps.shape) for maps in found] == [(2, 64, 4, 4)] * 2

@@ -236,7 +236,7 @@ def test_weights_are_spread_over_groups():
         ([{"step": "expand", "neighbours": 2, "kind": "mean"}], "unknown weighting 'mean'"),
         ([{"step": "whiten", "dim": "128"}], "whiten, has dim = '128': expected a whole number"),
         ([{"step": "whiten", "dim": 8, "transductive": 1}], "transductive = 1: expected true or false"),
-        ([{"step": "cascade", "stages": [{"keep": 3}]}], "stage 1 of the cascade"),
+        ([{"step": "cascade", "stages": [{"keep": 3}]}], "cascade, has stages = .*expected a list of stages"),
         ([{"step": "approximate"}], "approximate, lacks 'index'"),
         ([{"step": "approximate", "index": "hsnw"}], "unknown kind of index 'hsnw': did you mean 'hnsw'"),
         ([{"step": "approximate", "index": "ivfpq", "links": 8}], "an index of kind ivfpq has no 'links'"),
@@ -245,7 +245,10 @@ def test_weights_are_spread_over_groups():
             "links = 1: expected a whole number of at least 2",
         ),
         ([{"step": "approximate", "index": "hnsw", "links": 2.5}], "links = 2.5: expected a whole number"),
-        ([{"step": "approximate", "index": "hnsw", "checked": 0}], "checked = 0: expected at least 1"),
+        (
+            [{"step": "approximate", "index": "hnsw", "checked": 0}],
+            "checked = 0: expected a whole number of at",
+        ),
         ([{"step": "approximate", "index": "ivfpq", "lists": 61}], "61 lists for 60 images"),
         (
             [{"step": "approximate", "index": "ivfpq", "code_bytes": 7}],
@@ -261,6 +264,81 @@ def test_wrong_steps_are_named(steps, words, data):
     queries, gallery, _ = data
     with pytest.raises(ConfigurationError, match=words):
         rank(queries, gallery, WEIGHTS, steps, 7)
+
+
+WRONG_VALUES = {
+    "whiten": {
+        "dim": [0, -3, 2.0, True, "8", None, [8], 10**30],
+        "exponent": [-1, 100, float("nan"), float("inf"), "1", 10**400],
+        "shrinkage": [-0.1, 1.5, [0.1]],
+        "samples": [1, 0.5],
+        "seed": [-1, "x"],
+        "transductive": [0, "yes"],
+    },
+    "augment": {
+        "neighbours": [-1, 10**9, 1.5],
+        "alpha": [-1, float("inf")],
+        "weights": ["abc", [], [0, 0], [-1, 2]],
+    },
+    "expand": {"neighbours": [-1], "rounds": [0, 10**9], "kind": [3, ["average"]]},
+    "measure": {"name": [None, ["cosine"], 1]},
+    "cascade": {
+        "stages": [
+            *(5, {}, [], [3], [{"weights": [1, 1]}]),
+            *([{"weights": [1, 1], "keep": keep}] for keep in ("x", 0, 2.5, True)),
+            *([{"weights": weights, "keep": 7}] for weights in ("own", 1, [], [0, 0], [1, "a"])),
+            [{"weights": [1, 1], "keep": 7}, {"weights": [1, 1], "keep": 8}],
+        ]
+    },
+    "reciprocal": {"k1": [0, 10**6], "k2": [0, 1.0], "share": [-0.1, 1.1, "0.3"]},
+    "diffuse": {
+        "neighbours": [0],
+        "query_neighbours": [0],
+        "alpha": [1, 2.0, -0.5],
+        "gamma": [-1],
+        "iterations": [0],
+    },
+    "approximate": {
+        "index": [None, ["hnsw"]],
+        "candidates": [0],
+        "checked": [0],
+        "seed": [-1],
+        "links": [1, "a"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VALUES)
+def test_values_that_no_step_can_use_are_refused_before_anything_runs(name):
+    check_steps([{"step": name, **EVERY[name]}])
+    for key, values in WRONG_VALUES[name].items():
+        for value in values:
+            with pytest.raises(ConfigurationError) as caught:
+                check_steps([{"step": name, **EVERY[name], key: value}])
+            assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_steps_that_are_no_list_of_steps_are_refused():
+    for steps in (5, "expand", {"step": "expand"}, [[1]], [{"step": ["expand"]}], [{"step": None}]):
+        with pytest.raises(ConfigurationError):
+            check_steps(steps)
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+def test_reciprocal_without_a_share_of_the_distance_keeps_the_order_of_similarity_among_ties(transductive):
+    gallery, queries = clustered(80, 6, 3), clustered(5, 6, 4)
+    step = {"step": "reciprocal", "k1": 4, "k2": 1, "share": 0.0, "transductive": transductive}
+    ranks, scores = rank([queries], [gallery], [1.0], [step], 40)
+    for query in range(5):
+        similarity = component_similarity(queries[query], gallery)[ranks[query]]
+        ties = scores[query][1:] == scores[query][:-1]
+        assert ties.any() and (similarity[1:][ties] <= similarity[:-1][ties]).all()
+    plain = search([queries], [gallery], [1.0], 40)[0]
+    last = [
+        [row for row in ranks[query] if row not in ranks[query][scores[query] > -1]] for query in range(5)
+    ]
+    expected = [[row for row in plain[query] if row in last[query]] for query in range(5)]
+    assert [rows[:10] for rows in last] == [rows[:10] for rows in expected]
 
 
 def test_what_a_study_may_try_are_arguments_of_the_steps(data):
