@@ -82,6 +82,15 @@ class External:
 
 
 @dataclass(frozen=True)
+class Simulate:
+    """Photos simulated of gallery images: `images` of them at most, drawn by `seed` (0: none), `views` photos of each."""
+
+    images: int = 2000
+    views: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Tuning:
     """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
     what happens before and after fusion, a list standing for a choice (tuning/step_choices.py).
@@ -105,6 +114,7 @@ class Configuration:
     backbones: tuple[Backbone, ...]
     externals: tuple[External, ...]
     tuning: Tuning
+    simulate: Simulate = Simulate()
 
 
 COMPETITION: dict[str, Parser] = {
@@ -178,6 +188,8 @@ EXTERNAL: dict[str, Parser] = {
     "test": toml.path,
 }
 
+SIMULATE: dict[str, Parser] = {"images": toml.whole(0), "views": toml.whole(1), "seed": toml.whole(0)}
+
 TUNING: dict[str, Parser] = {
     "trials": toml.whole(1),
     "region": toml.choice("similarity", "distance", "simplex"),
@@ -188,7 +200,7 @@ TUNING: dict[str, Parser] = {
     "steps": toml.steps,
 }
 
-TABLES = ("competition", "backbone", "external", "tuning")
+TABLES = ("competition", "backbone", "external", "simulate", "tuning")
 
 
 def load_configuration(path: Path | str, *, work: Path | str | None = None) -> Configuration:
@@ -218,7 +230,8 @@ def load_configuration(path: Path | str, *, work: Path | str | None = None) -> C
     if not backbones and not externals:
         raise ConfigurationError(f"{path}: neither [[backbone]] nor [[external]]: add at least one")
     tuning = Tuning(**read_table(document.get("tuning", {}), TUNING, Place(path, "[tuning]")))
-    return Configuration(path, competition, _unique(backbones, externals, path), externals, tuning)
+    simulate = Simulate(**read_table(document.get("simulate", {}), SIMULATE, Place(path, "[simulate]")))
+    return Configuration(path, competition, _unique(backbones, externals, path), externals, tuning, simulate)
 
 
 def _document(path: Path) -> dict:

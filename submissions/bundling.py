@@ -283,6 +283,7 @@ def configuration_text(configuration: Configuration) -> str:
         'gallery = "not in the bundle"',
         f"top_k = {competition.top_k}",
     ]
+    lines += ["", "[simulate]", *(f"{key} = {value}" for key, value in vars(configuration.simulate).items())]
     for backbone in configuration.backbones:
         lines += ["", "[[backbone]]"]
         values = {key: value for key, value in vars(backbone).items() if value is not None and value != ()}

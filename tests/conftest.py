@@ -68,6 +68,9 @@ layers = [0, 1, 2]
 pooling = ["spoc", "fcrow"]
 parts = { layer = 2, counts = [4, 8], dims = [4, 8], exponents = [0.5, 1.0] }
 
+[simulate]
+images = 0
+
 [tuning]
 trials = 12
 """)

@@ -7,7 +7,7 @@ from pathlib import Path
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def grocery_configuration(shared: Path, poolings: list[str], parts: str = "") -> str:
+def grocery_configuration(shared: Path, poolings: list[str], parts: str = "", simulated: int = 0) -> str:
     """mobilenetv1_100 at 288 px, five layers. parts: the TOML value of `parts`, empty for none."""
     return f"""
 [competition]
@@ -27,4 +27,7 @@ image_size = 288
 layers = [0, 1, 2, 3, 4]
 pooling = {poolings}
 {f"parts = {parts}" if parts else ""}
+
+[simulate]
+images = {simulated}
 """

@@ -10,11 +10,13 @@ from competition.configuration import (
     COMPETITION,
     EXTERNAL,
     PARTS,
+    SIMULATE,
     TUNING,
     Backbone,
     Competition,
     External,
     Parts,
+    Simulate,
     Tuning,
     load_configuration,
 )
@@ -47,6 +49,10 @@ name       = "my-clip"
 gallery    = "clip/gallery.npy"
 validation = "clip/val.npy"
 test       = "clip/test.npy"
+
+[simulate]
+images     = 2000
+views      = 8
 
 [tuning]
 trials     = 200
@@ -98,6 +104,7 @@ def test_documented_example(tmp_path):
         ),
     )
     assert configuration.tuning == Tuning(200, "similarity", 0.3, 0, "tpe", None)
+    assert configuration.simulate == Simulate(2000, 8, 0)
     assert configuration.path == tmp_path / "config.toml"
 
 
@@ -106,6 +113,9 @@ def test_defaults(tmp_path):
     assert configuration.competition == Competition("n", tmp_path / "g", work=Path("work/n"))
     assert configuration.backbones == (Backbone("vgg16", ("conv5_3",), "vgg16"),)
     assert configuration.externals == () and configuration.tuning == Tuning()
+    assert configuration.simulate == Simulate()
+    off = load_configuration(written(tmp_path, MINIMAL + "[simulate]\nimages = 0\n"))
+    assert off.simulate == Simulate(images=0)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,7 @@ def test_defaults(tmp_path):
         (Parts, PARTS),
         (Backbone, BACKBONE),
         (External, EXTERNAL),
+        (Simulate, SIMULATE),
         (Tuning, TUNING),
     ],
 )
@@ -188,6 +199,7 @@ def test_several_parts_tables_and_weights_words(tmp_path):
             "[[external]] has the unknown key 'galery'; did you mean 'gallery'? known: name, gallery, "
             "validation, test",
         ),
+        (MINIMAL + "[simulate]\nviews = 0\n", "[simulate] views = 0: expected a whole number of at least 1"),
         (
             MINIMAL + "[tuning]\ntrails = 1\n",
             "[tuning] has the unknown key 'trails'; did you mean 'trials'? known: ",

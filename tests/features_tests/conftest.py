@@ -42,7 +42,9 @@ class TinyCompetition:
         return self.folder / "gallery" / f"{name}.png"
 
     def configured(self, work: str = "work", backbone: str = BACKBONE) -> Configuration:
-        head = '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\n'
+        head = (
+            '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\n[simulate]\nimages = 0\n'
+        )
         (self.folder / "config.toml").write_text(head + backbone)
         return load_configuration(self.folder / "config.toml", work=self.folder / work)
 

@@ -30,9 +30,10 @@ pooling = ["spoc", "mac"]
 """
 
 
-def configured(folder: Path, backbone: str = BACKBONE, work: str = "work"):
+def configured(folder: Path, backbone: str = BACKBONE, work: str = "work", simulated: int = 0):
     (folder / "config.toml").write_text(
         '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\nlabels = "val.csv"\n'
+        + f"[simulate]\nimages = {simulated}\n"
         + backbone
     )
     return load_configuration(folder / "config.toml", work=folder / work)

@@ -45,6 +45,9 @@ image_size = 32
 layers = [3]
 pooling = ["spoc"]
 parts = {{ layer = 3, counts = {list(counts)}, dims = [3, 6], exponents = [0.0, 1.0] {more} }}
+
+[simulate]
+images = 0
 """
     )
     return load_configuration(folder / "config.toml", work=folder / work)
