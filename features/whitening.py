@@ -7,10 +7,12 @@ projects to u_k^T Xc (x - mean) / sqrt(eigenvalue_k), which needs its products w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+LEAST = 1e-6
 ROUNDING = 1e-6  # of an entry of the Gram matrix of unit rows summed in float32 products
 
 
@@ -79,6 +81,32 @@ def ledoit_wolf(eigenvalues: np.ndarray, fourth_moment: float, n: int) -> np.nda
     noise = (fourth_moment / n - float(np.sum(variances**2))) / n
     intensity = 1.0 if spread <= 0 else float(np.clip(noise / spread, 0, 1))
     return (1 - intensity) * eigenvalues + intensity * eigenvalues.mean()
+
+
+def within_scatter(differences: Iterable[np.ndarray], dimension: int) -> tuple[np.ndarray, int]:
+    """Return (the mean of d d^T, (D, D) float64, the number of differences) over blocks (m, D) of differences d."""
+    total, count = np.zeros((dimension, dimension)), 0
+    for block in differences:
+        block = np.asarray(block, dtype=np.float64)
+        total += block.T @ block
+        count += len(block)
+    return total / max(count, 1), count
+
+
+def inverse_root(scatter: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (S^(-1/2), S^(1/2)), both (D, D) float64, of S = (1 - shrinkage) scatter + shrinkage * mean eigenvalue * I.
+
+    An eigenvalue of S below LEAST of their mean counts as that. ValueError for a scatter of zero.
+    """
+    from scipy.linalg import eigh  # predict never gets here, and starts without it
+
+    mean = float(np.trace(scatter)) / len(scatter)
+    if not mean > 0:
+        raise ValueError("a scatter of zero has no inverse root")
+    eigenvalues, vectors = eigh(scatter, check_finite=False)
+    eigenvalues = np.maximum((1 - shrinkage) * eigenvalues + shrinkage * mean, LEAST * mean)
+    roots = np.sqrt(eigenvalues)
+    return (vectors / roots) @ vectors.T, (vectors * roots) @ vectors.T
 
 
 def unit_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.views import float64_rows, normalised
+from features.ranking.views import RowView, float64_rows, normalised
+from features.whitening import inverse_root
 
 STATISTICS_ROWS = 2048
 PROJECTED_ROWS = 256
@@ -98,6 +99,30 @@ def learn_whitening(
     axes = axes[:, kept]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(kept))])
     return Projection(mean, axes * (shrunk / len(chosen)) ** (-exponent / 2))
+
+
+def learn_photo_whitening(
+    rows: np.ndarray,
+    scatter: np.ndarray,
+    dim: int,
+    *,
+    shrinkage: float,
+    exponent: float = 0.0,
+    excluded: np.ndarray | None = None,
+    samples: int = 20_000,
+    seed: int = 0,
+) -> Projection:
+    """Return the whitening that makes little of what a photo changes, then PCA of rows (n, D) there to `dim` dimensions.
+
+    scatter (D, D): the mean of d d^T, d a photo minus its image, see `features.whitening.within_scatter`; shrinkage:
+    of it towards its mean eigenvalue. Learned whitening of Mikolajczyk and Matas (2007) and Radenović et al. (2018).
+    exponent, excluded, samples, seed: of the PCA, as in `learn_whitening`. Memory: a few D x D and a block of rows.
+    """
+    with threadpool_limits(1):
+        inverse, root = inverse_root(scatter, shrinkage)
+        there = RowView([rows], lambda blocks: float64_rows(blocks[0]) @ inverse, rows.shape[1])
+        found = learn_whitening(there, dim, exponent=exponent, excluded=excluded, samples=samples, seed=seed)
+        return Projection(found.mean @ root, inverse @ found.matrix)
 
 
 def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:
