@@ -2,26 +2,8 @@
 # top7: the whole surface. Makes its own .venv on first use, from the versions pinned in constraints.txt;
 # with PYTHON set, uses that interpreter and installs nothing.
 set -euo pipefail
+unset CDPATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-commands="\
-usage: ./run.sh COMMAND [OPTIONS]        every command takes --help
-
-  demo         the whole road on the embedded mini competition, offline
-  test         run the tests (arguments go to pytest)
-  extract      fill the descriptor dumps of gallery, validation and test
-  tune         the Optuna study: weights inside the region, pooling, part detectors
-  submit       write the submission of the best recipe
-  check        say whether a CSV would be accepted, fault by fault
-  score        MAP@7 of a CSV against labels, recorded on the leaderboard
-  leaderboard  the local leaderboard; --record notes an official score
-  predict      INPUT_DIR OUTPUT_CSV: unseen query images in, the submission out
-  bundle       what predict needs and no more, in one checksummed folder for a container
-  compare      several recipes on the same dumps, one table with paired intervals
-  blend        average finished submissions by rank or score
-  parts        a page of the part detectors and what excites them
-  verify       prove every dump whole, or name its bad rows
-  duplicates   gallery images with the same content, or that look alike"
 
 say() { printf 'top7: %s\n' "$*" >&2; }
 fail() { say "$1"; exit "${2:-1}"; }
@@ -48,7 +30,7 @@ print("\n".join(sorted({line.strip() for text in texts for line in text.splitlin
 PYTHON
 }
 
-set_up() {  # leaves $root/.venv complete; its stamp names what it was made from
+set_up() {  # with the arguments of the call: a mistake in them is said first; leaves $root/.venv complete; its stamp names what it was made from
     local stamp wanted base
     stamp="$root/.venv/.made-from"
     wanted=$(cat "$root/constraints.txt" "$root/setup.cfg" | cksum)
@@ -59,6 +41,7 @@ set_up() {  # leaves $root/.venv complete; its stamp names what it was made from
         if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then return; fi
     fi
     base=$(find_python)
+    "$base" -P -m submissions.arguments "$@" || exit $?
     say "setting up $root/.venv with $base and the versions in constraints.txt (a few GB, some minutes, once)"
     rm -f "$stamp"
     "$base" -m venv "$root/.venv" >&2 || fail "could not make $root/.venv with $base"
@@ -70,30 +53,29 @@ set_up() {  # leaves $root/.venv complete; its stamp names what it was made from
     say "set up."
 }
 
-case "${1:-}" in
-    "" | -h | --help | help) printf '%s\n' "$commands"; exit 0 ;;
-esac
-if ! printf '%s\n' "$commands" | grep -qE "^  $(printf '%s' "$1" | sed 's/[^a-z]/./g') " ; then
-    fail "no command '$1': ./run.sh alone lists the commands" 2
-fi
-
 if [ -n "${PYTHON:-}" ]; then
     python=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no interpreter: unset it, and run.sh makes its own" 2
+elif [ -x "$root/.venv/bin/python" ]; then
+    python="$root/.venv/bin/python"
+else
+    python=$(find_python)
+fi
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+case " ${1:-help} $* " in  # help needs no packages, and nothing is set up for it
+    " help "* | *" -h "* | *" --help "*) exec "$python" -P -m submissions.arguments "$@" ;;
+esac
+
+if [ -n "${PYTHON:-}" ]; then
     "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "timm", "optuna", "faiss", "pandas", "safetensors", "tqdm")))' ||
         fail "PYTHON=$PYTHON lacks packages of setup.cfg: install them, or unset PYTHON and run.sh makes its own .venv" 2
 else
-    set_up
+    set_up "$@"
     python="$root/.venv/bin/python"
 fi
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # torch's waiting threads leave the cores to image decoding
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$1" = test ]; then
     shift
     cd "$root"
-    if [ "${1:-}" = "--help" ]; then
-        printf 'usage: ./run.sh test [PYTEST ARGUMENTS]\n\nruns the tests; needs no network after set-up\n'
-        exit 0
-    fi
     exec "$python" -m pytest "$@"
 fi
 exec "$python" -P -m submissions "$@"

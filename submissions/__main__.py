@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from competition.errors import Top7Error
+from competition.printable import PrintableStream
 from submissions.arguments import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 or 2. A traceback only with --debug."""
+    """Run one command; returns 0, 1 or 2. A traceback only with --debug. No file's name steers the terminal."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    with (
+        contextlib.redirect_stdout(PrintableStream(sys.stdout)),
+        contextlib.redirect_stderr(PrintableStream(sys.stderr)),
+    ):
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     try:
         from submissions.commands import COMMANDS
 

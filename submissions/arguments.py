@@ -1,4 +1,4 @@
-"""The arguments of every command."""
+"""The arguments of every command; run as a program, before any package is there, it shows help or a mistake."""
 
 from __future__ import annotations
 
@@ -8,17 +8,45 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from competition.errors import nearest
+from competition.printable import printable
+
 
 class _Parser(argparse.ArgumentParser):
     """Usage errors in one line, exit code 2."""
 
     def error(self, message: str) -> None:
-        print(f"top7: {self.prog}: {message}: see {self.prog} --help", file=sys.stderr)
+        print(printable(f"top7: {self.prog}: {message}: see {self.prog} --help"), file=sys.stderr)
         raise SystemExit(2)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; ends the process with 2 on a usage error, with 0 after --help."""
+    parser, commands = _parsers()
+    if list(arguments) in ([], ["help"], ["-h"], ["--help"]):
+        print("usage: ./run.sh COMMAND [OPTIONS]        every command takes --help\n")
+        print("\n".join(f"  {name:<12} {each.description}" for name, each in commands.items()), flush=True)
+        raise SystemExit(0)
+    name, *rest = arguments
+    if name == "help":
+        name, *rest = *rest, "--help"
+    if name not in commands:
+        parser.error(f"no command {name!r}: {nearest(name, commands)}")
+    if name == "test" and not {"-h", "--help"} & set(rest):
+        return argparse.Namespace(command=name)  # the rest is pytest's
+    known = list(commands[name]._option_string_actions)
+    for word in rest[: rest.index("--") if "--" in rest else None]:
+        option = word.partition("=")[0]
+        if word.startswith("--") and not any(each.startswith(option) for each in known):
+            commands[name].error(f"no option {option}: {nearest(option, known)}")
+    options, unknown = parser.parse_known_args([name, *rest])
+    if unknown:
+        commands[name].error(f"one word too many, {unknown[0]!r}")
+    return options
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all, and each command's own."""
     parser = _Parser(prog="./run.sh", description="top7: from product images to a top-7 submission you trust")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -30,6 +58,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--trials", type=_whole(1), default=None, help="trials of the study (the configuration's)"
     )
 
+    commands.add_parser(
+        "test",
+        usage="./run.sh test [PYTEST ARGUMENTS]",
+        description="run the tests (arguments go to pytest); no network after set-up",
+    )
     extract = _command(
         commands,
         "extract",
@@ -174,7 +207,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parts.add_argument("--images", type=_whole(1), default=6, help="pictures a detector (6)")
     parts.add_argument("--out", type=Path, metavar="FILE", help="where to write the page (work/…/parts.html)")
     parts.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    return parser.parse_args(arguments)
+    return parser, dict(commands.choices)
 
 
 def _command(commands, name: str, description: str, *, config: bool = True) -> argparse.ArgumentParser:
@@ -243,3 +276,10 @@ def _cosine(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a cosine above 0 and up to 1, such as 0.98")
     return value
+
+
+if __name__ == "__main__":
+    try:
+        parse(sys.argv[1:])
+    except BrokenPipeError:  # the reader left, as `| head` does
+        os._exit(1)

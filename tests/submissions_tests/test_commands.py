@@ -333,6 +333,62 @@ def test_run_sh_lists_its_commands_and_refuses_others():
     assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1
 
 
+@pytest.fixture
+def fresh_machine(tmp_path):
+    """The project without its .venv, and calls of its run.sh where only Python's standard library is there."""
+    for name in ("run.sh", "setup.cfg", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for folder in ("competition", "submissions"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.npy", "__pycache__")
+        )
+    base = Path(sys.base_prefix) / "bin"
+
+    def call(*arguments, **environment):
+        return subprocess.run(
+            [tmp_path / "run.sh", *arguments],
+            capture_output=True,
+            text=True,
+            env={"PATH": f"{base}:/usr/bin:/bin", "PYTHONNOUSERSITE": "1", **environment},
+        )
+
+    yield call
+    assert not (tmp_path / ".venv").exists() and not (tmp_path / ".venv.lock").exists(), "a set-up began"
+
+
+def test_help_needs_no_packages(fresh_machine):
+    listed = fresh_machine()
+    assert listed.returncode == 0 and fresh_machine("--help").stdout == listed.stdout
+    names = [line.split()[0] for line in listed.stdout.splitlines()[2:]]
+    for name in names:
+        found = fresh_machine(name, "--help")
+        assert (found.returncode, found.stderr) == (0, "") and f"usage: ./run.sh {name}" in found.stdout
+
+
+def test_a_mistake_in_the_call_names_the_nearest_and_its_help(capsys):
+    for arguments, words in (
+        (("extrct",), ("no command 'extrct'", "did you mean 'extract'?", "see ./run.sh --help")),
+        (("tune", "--trails", 5), ("no option --trails", "'--trials'?", "see ./run.sh tune --help")),
+        (("submit", "x.csv"), ("'x.csv'", "see ./run.sh submit --help")),
+        (("check",), ("FILE", "see ./run.sh check --help")),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "") and len(err.splitlines()) == 1 and all(word in err for word in words)
+
+
+def test_run_sh_works_where_cdpath_is_set(fresh_machine, tmp_path):
+    for folder in ("elsewhere/bin", "bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    called = subprocess.run(
+        ["bash", "bin/../run.sh", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "CDPATH": str(tmp_path / "elsewhere"), "PYTHON": sys.executable},
+    )
+    assert (called.returncode, called.stderr) == (0, "")
+
+
 def test_run_sh_with_python_uses_it_and_every_command_has_help():
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     for command in ("extract", "predict"):
@@ -347,6 +403,25 @@ def test_run_sh_with_python_uses_it_and_every_command_has_help():
         env={**environment, "PYTHON": "/nowhere"},
     )
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(done, capsys, tmp_path):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    steering = tmp_path / "a\x1b]0;title\x07\u202e\x9b2J\U000e0001.csv"
+    for arguments in (
+        ("score", *common, steering),
+        ("submit", *common, "--recipe", str(steering)),
+        ("submit", *common, "--out", steering),
+        ("submit", *common, "--out", steering, "--json"),
+        ("check", *common, steering),
+        ("tune", *common, "--\x1b[2J"),
+    ):
+        _, out, err = run(capsys, *arguments)
+        assert out + err and (out + err).replace("\n", "").replace("\r", "").isprintable()
+        if "--json" in arguments:
+            assert json.loads(out)["file"] == str(steering)
+    assert "\\u001b" in out + err
 
 
 def test_weights_keep_every_bit_through_the_recipe_file(done):
