@@ -87,6 +87,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="compare content hashes, not only where a file's size or time differ",
     )
 
+    extract.add_argument(
+        "--drop-gone",
+        action="store_true",
+        help="drop the rows of images that are gone from finished dumps (without it, extract ends with their count)",
+    )
+
     _command(commands, "verify", "prove every dump whole, or name its bad rows, which extract then repairs")
 
     duplicates = _command(

@@ -92,6 +92,7 @@ def files_of_recipe(
 ) -> tuple[list[Path], int]:
     """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
     from features.descriptors import open_components
+    from features.extraction.targets import sample_record, sampled_ids
 
     gallery = open_components(configuration, recipe.components, "gallery", None)
     found = [
@@ -102,6 +103,8 @@ def files_of_recipe(
     for backbone in configuration.backbones:
         found += _backbone_files(configuration, backbone)
     found += _derived_files(configuration, recipe, gallery, progress)
+    if sampled_ids(configuration) is not None:
+        found.append(sample_record(configuration))
     return sorted(set(found)), len(gallery[0].ids)
 
 

@@ -74,6 +74,7 @@ def extract(options: Namespace) -> Outcome:
         jobs=options.jobs,
         cluster=options.cluster,
         check_content=options.check_content,
+        drop_gone=options.drop_gone,
     )
     values = {
         "dumps": [str(path) for path in report.paths],

@@ -14,12 +14,14 @@ from competition.errors import Top7Error
 from competition.images import ImageSet
 from features.dumps import DAMAGE, beside, column_sum, npy_header, read_sidecar, row_sums, sidecar_for
 from features.extraction.disk import Disk
-from features.extraction.targets import Target, external_dump_path, external_recipe
+from features.extraction.targets import Target, external_dump_path, external_recipe, ids_path, whole_folder
 
 BLOCK_ROWS = 4096
 
 
-def external_bytes(configuration: Configuration, external: External, split: str, images: ImageSet) -> int:
+def external_bytes(
+    configuration: Configuration, external: External, split: str, images: ImageSet, folder: Path
+) -> int:
     """Bytes that `write_external` would write, 0 if the dump is there; reads no descriptor.
 
     Top7Error: as `write_external`, so that hours of extraction do not end with it.
@@ -29,27 +31,28 @@ def external_bytes(configuration: Configuration, external: External, split: str,
         raise Top7Error(
             f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
         )
-    if _is_complete(external_dump_path(configuration, split, external), images):
+    if _is_complete(external_dump_path(configuration, split, external, folder), images):
         return 0
-    matrix, order = _matrix(source), _order(source, images)
-    if len(matrix) != len(order):
-        raise Top7Error(
-            f"{source}: {len(matrix)} rows for the {len(order)} ids beside it: expected one row an id"
-        )
+    matrix = _matrix(source)
+    _order(source, len(matrix), images, folder != whole_folder(configuration, split))
     return len(images) * (4 * matrix.shape[1] + 8) + sum(len(image_id) + 4 for image_id in images.ids)
 
 
-def write_external(configuration: Configuration, external: External, split: str, images: ImageSet) -> Path:
+def write_external(
+    configuration: Configuration, external: External, split: str, images: ImageSet, folder: Path
+) -> Path:
     """Write the dump of one split of an [[external]], unless it is there; returns its path.
 
     The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
-    marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many, another shape.
+    marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many (but for a sample),
+    another shape.
     """
-    path = external_dump_path(configuration, split, external)
-    if external_bytes(configuration, external, split, images):
-        source = getattr(external, split)
+    path = external_dump_path(configuration, split, external, folder)
+    if external_bytes(configuration, external, split, images, folder):
+        matrix = _matrix(getattr(external, split))
         target = Target(path, external_recipe(external, split), external.name)
-        _write(target, _matrix(source), _order(source, images), images)
+        sampled = folder != whole_folder(configuration, split)
+        _write(target, matrix, _order(getattr(external, split), len(matrix), images, sampled), images)
     return path
 
 
@@ -76,9 +79,9 @@ def _matrix(source: Path) -> np.ndarray:
     return found
 
 
-def _order(source: Path, images: ImageSet) -> np.ndarray:
-    """The matrix row of each image, (n,) int64."""
-    path = Path(source).with_suffix(".ids")
+def _order(source: Path, rows: int, images: ImageSet, sampled: bool) -> np.ndarray:
+    """The matrix row of each image, (n,) int64; sampled: the matrix may have rows for other images, too."""
+    path = ids_path(source)
     try:
         ids = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -92,12 +95,14 @@ def _order(source: Path, images: ImageSet) -> np.ndarray:
                 f"{path}: line {row + 1}: the id {image_id!r} stands on line {row_of[image_id] + 1} too"
             )
     missing = [image_id for image_id in images.ids if image_id not in row_of]
-    if missing or len(ids) != len(images):
+    if missing or (len(ids) != len(images) and not sampled):
         raise Top7Error(
             f"{path}: {len(ids)} ids for {len(images)} images: {len(missing)} images have none"
             + (f" (such as {missing[0]!r})" if missing else "")
             + ": expected exactly the images' ids"
         )
+    if rows != len(ids):
+        raise Top7Error(f"{source}: {rows} rows for the {len(ids)} ids beside it: expected one row an id")
     return np.array([row_of[image_id] for image_id in images.ids], dtype=np.int64)
 
 
@@ -121,7 +126,7 @@ def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageS
             {
                 "row": start + int(place),
                 "id": images.ids[start + int(place)],
-                "reason": "the external row is zero or not finite",
+                "reason": f"the row of [[external]] {target.layer} is zero or not finite",
             }
             for place in np.flatnonzero(~good)
         ]

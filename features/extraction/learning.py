@@ -2,7 +2,8 @@
 own.
 
 Which images they were learnt from is recorded under <work>/parts and part of the recipe of every dump made
-with them. A gallery that grew keeps what was learnt; a sample taken under `--limit` is taken anew without it.
+with them. A gallery that grew keeps what was learnt. Under `--limit`, too, they are drawn from the whole
+gallery, so that its extraction goes on with the same detectors.
 """
 
 from __future__ import annotations
@@ -39,15 +40,12 @@ def check_part_tables(backbone: Backbone) -> None:
             raise ConfigurationError(f"{where}: the layer is not among layers = [{listed}]: add it there")
 
 
-def record_samples(
-    configuration: Configuration, backbone: Backbone, gallery: ImageSet | None, limited: bool
-) -> None:
+def record_samples(configuration: Configuration, backbone: Backbone, gallery: ImageSet | None) -> None:
     """Decide the images to learn from, where that is not decided yet, and record them."""
     base = backbone_recipe(configuration, backbone)
     for parts in backbone.parts:
         path = learnt_path(configuration.competition.work, backbone.name, base, parts)
-        known = read_learnt(path)
-        if known is not None and (limited or not known["limited"] or gallery is None):
+        if read_learnt(path) is not None:
             continue
         images = list_images(parts.training) if parts.training else gallery
         if images is None:
@@ -57,9 +55,7 @@ def record_samples(
             )
         rows = sample_rows(parts, len(images), np.ones(len(images), dtype=bool))
         ids = [images.ids[row] for row in rows]
-        write_json(
-            path, {"sample": ids_digest(ids)[:16], "ids": ids, "limited": limited and not parts.training}
-        )
+        write_json(path, {"sample": ids_digest(ids)[:16], "ids": ids})
 
 
 def set_part_models(

@@ -15,11 +15,13 @@ from competition.atomic import remove_abandoned
 from competition.configuration import SPLITS, Backbone, Configuration, External
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, split_images
+from features.dumps import read_sidecar
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import external_bytes, write_external
 from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
+from features.extraction.gone import refuse_lost_rows
 from features.extraction.learning import (
     check_part_tables,
     learning_bytes,
@@ -27,7 +29,7 @@ from features.extraction.learning import (
     record_samples,
     set_part_models,
 )
-from features.extraction.limits import limit_of, limited_gallery, limited_ids
+from features.extraction.limits import sample_of, use_sample, use_whole
 from features.extraction.lists import write_lists
 from features.extraction.passes import run_pass
 from features.extraction.planning import (
@@ -46,7 +48,7 @@ from features.extraction.settings import (
     settings_path,
 )
 from features.extraction.standing import Standing, recover, standings
-from features.extraction.targets import backbone_recipe, dumps_folder, targets_of
+from features.extraction.targets import backbone_recipe, sample_folder, targets_of, whole_folder
 
 
 def extract(
@@ -59,37 +61,47 @@ def extract(
     jobs: int = 1,
     cluster: str | None = None,
     check_content: bool = False,
+    drop_gone: bool = False,
 ) -> ExtractionReport:
     """Fill every missing dump of the splits that the configuration has; what is there and complete is kept.
 
     Rows that `verify` found damaged, new images and images whose content changed are computed, all others
     taken over. limit: only a seeded sample of the gallery that holds every labelled positive. jobs: processes
     on this machine; cluster: address of a Dask scheduler whose workers see the same files. check_content:
-    compare every file's content hash with the recorded one, not only where size or time differ.
+    compare every file's content hash with the recorded one, not only where size or time differ. drop_gone:
+    rows of images that are gone may be dropped from finished dumps (otherwise ConfigurationError).
     Top7Error: another extraction runs on this work folder, the disk is too small or full, a network that
     cannot run.
     """
     start = time.perf_counter()
     device = choose_device(device)
     with alone(Path(configuration.competition.work)):
-        images = _images(configuration, splits, limit)
-        folders = {split: dumps_folder(configuration, split) for split in images}
-        work = Work(
-            configuration, images, folders, device, check_content=check_content, jobs=jobs, cluster=cluster
+        work = _work(
+            configuration, splits, limit, device, check_content=check_content, jobs=jobs, cluster=cluster
         )
+        images, folders = work.images, work.folders
         work.recover()
+        if not drop_gone:
+            refuse_lost_rows(configuration, images, folders)
         plan_ = work.plan()
         print(plan_.sentence(), file=sys.stderr)
         refuse_small_disk(plan_, configuration)
         report = work.run(plan_, progress)
         for external in configuration.externals:
-            report.paths += [
-                write_external(configuration, external, split, found)
-                for split, found in images.items()
-                if getattr(external, split) is not None
-            ]
+            for split, found in images.items():
+                if getattr(external, split) is None:
+                    continue
+                path = write_external(configuration, external, split, found, folders[split])
+                report.paths.append(path)
+                report.unreadable += [
+                    (split, entry["id"], entry["reason"]) for entry in read_sidecar(path)["unreadable"]
+                ]
+        if work.limited:
+            report.limited = len(images["gallery"])
+            use_sample(configuration, images["gallery"])
+        elif "gallery" in images:
+            use_whole(configuration)
     report.seconds = time.perf_counter() - start
-    report.limited = limit_of(configuration)
     report.say()
     return report
 
@@ -102,9 +114,7 @@ def plan(
     limit: int | None = None,
 ) -> Plan:
     """What `extract` with these arguments would compute; measures a few images for the hours."""
-    images = _images(configuration, splits, limit, keep=False)
-    folders = {split: dumps_folder(configuration, split) for split in images}
-    return Work(configuration, images, folders, choose_device(device)).plan()
+    return _work(configuration, splits, limit, choose_device(device)).plan()
 
 
 def describe(
@@ -145,9 +155,10 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _images(
-    configuration: Configuration, splits: Sequence[str], limit: int | None, keep: bool = True
-) -> dict[str, ImageSet]:
+def _work(
+    configuration: Configuration, splits: Sequence[str], limit: int | None, device: str, **more: object
+) -> Work:
+    """The image sets of the splits that the configuration has, and the folders their dumps go to."""
     for split in splits:
         if split not in SPLITS:
             raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -156,23 +167,35 @@ def _images(
         for split in SPLITS
         if split in splits and getattr(configuration.competition, split) is not None
     }
-    if "gallery" in found:
-        found["gallery"] = limited_gallery(configuration, found, limit, keep)
-    return found
+    folders = {split: whole_folder(configuration, split) for split in found}
+    whole = found.get("gallery")
+    if whole is not None and limit is not None:
+        found["gallery"] = sample_of(configuration, whole, limit)
+        if len(found["gallery"]) < len(whole):
+            folders["gallery"] = sample_folder(configuration, found["gallery"].ids)
+    return Work(configuration, found, folders, device, whole, **more)
 
 
 @dataclass
 class Work:
-    """What one call has to do: image sets and folders by split, and how."""
+    """What one call has to do: image sets and folders by split, and how. whole: all of the gallery, also under
+    `--limit`: part detectors are learnt from it.
+    """
 
     configuration: Configuration
     images: dict[str, ImageSet]
     folders: dict[str, Path]
     device: str
+    whole: ImageSet | None = None
     check_content: bool = False
     jobs: int = 1
     cluster: str | None = None
     engine: Engine | None = None  # the last one built: a single backbone needs it only once
+
+    @property
+    def limited(self) -> bool:
+        """Whether the gallery is a sample."""
+        return self.whole is not None and len(self.images["gallery"]) < len(self.whole)
 
     def recover(self) -> None:
         """Complete what an earlier run left between its last row and its last file name; what it left half written
@@ -187,10 +210,9 @@ class Work:
     def plan(self, *, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
         externals, passes, learnt_bytes = self._externals(), [], 0
-        limited = limited_ids(self.configuration) is not None
         for backbone in self.configuration.backbones:
             check_part_tables(backbone)
-            record_samples(self.configuration, backbone, self.images.get("gallery"), limited)
+            record_samples(self.configuration, backbone, self.whole)
             missing: dict[str, list[Standing]] = {}
             for split, found in self.images.items():
                 targets = targets_of(self.configuration, backbone, self.folders[split])
@@ -216,7 +238,11 @@ class Work:
     def _externals(self) -> list[tuple[External, str, int]]:
         """(external, split, bytes) still to be copied; a missing or damaged file is said before anything is run."""
         sized = [
-            (external, split, external_bytes(self.configuration, external, split, images))
+            (
+                external,
+                split,
+                external_bytes(self.configuration, external, split, images, self.folders[split]),
+            )
             for external in self.configuration.externals
             for split, images in self.images.items()
             if split in SPLITS and getattr(external, split) is not None
@@ -247,7 +273,7 @@ class Work:
         report = ExtractionReport()
         for planned in plan_.passes:
             engine, images = self._engine(planned.backbone), self.images[planned.split]
-            set_part_models(engine, self.configuration, self.images.get("gallery"), planned.targets)
+            set_part_models(engine, self.configuration, self.whole, planned.targets)
             producer = None
             if self.jobs > 1 or self.cluster:
                 from features.extraction.parallel import elsewhere

@@ -85,7 +85,7 @@ def _tell(folder: Path, old_ids: Sequence[str], images: ImageSet, changed: np.nd
         print(f"{folder}: {grown} new images: the dumps are extended by them", file=sys.stderr)
     if lost := sorted(old - new):
         what = f"{len(lost)} images (such as {lost[0]!r})"
-        print(f"{folder}: {what} are gone: their rows are dropped", file=sys.stderr)
+        print(f"{folder}: {what} are gone: their rows are dropped, as asked", file=sys.stderr)
     if changed.any():
         first = images.ids[int(np.flatnonzero(changed)[0])]
         what = f"{int(changed.sum())} images (such as {first!r})"
@@ -108,9 +108,13 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
         size_bytes, mtime_ns = _stamp(images.paths.texts[row])
         if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
             continue
-        changed[row] = size_bytes != entry["size_bytes"] or (
-            size_bytes >= 0 and content_hash(images.paths.texts[row]) != entry["sha256"].tobytes()
-        )
+        if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
+            continue
+        if size_bytes == entry["size_bytes"] and (digest := content_hash(images.paths.texts[row])) == bytes(
+            32
+        ):
+            continue
+        changed[row] = size_bytes != entry["size_bytes"] or digest != entry["sha256"].tobytes()
         if not changed[row] and mtime_ns != entry["mtime_ns"]:
             records["mtime_ns"][row_of[row]] = mtime_ns
             retimed = True

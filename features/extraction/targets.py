@@ -5,12 +5,13 @@ recipe.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, Top7Error
+from competition.images import ids_digest
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.models import weights_digest
@@ -42,7 +43,35 @@ class Target:
 
 
 def dumps_folder(configuration: Configuration, split: str) -> Path:
+    """Where the dumps of a split that commands use lie; of the gallery, the sample's while only that is there."""
+    ids = sampled_ids(configuration) if split == "gallery" else None
+    return whole_folder(configuration, split) if ids is None else sample_folder(configuration, ids)
+
+
+def whole_folder(configuration: Configuration, split: str) -> Path:
+    """Where the dumps of all images of a split lie."""
     return Path(configuration.competition.work) / "dumps" / split
+
+
+def sample_folder(configuration: Configuration, ids: Sequence[str]) -> Path:
+    """Where the dumps of a sample of the gallery (`extract --limit`) lie."""
+    return whole_folder(configuration, f"gallery-limit-{len(ids)}-{ids_digest(ids)[:8]}")
+
+
+def sample_record(configuration: Configuration) -> Path:
+    """The file that names the sample's ids: there from `extract --limit` until the whole gallery is extracted."""
+    return Path(configuration.competition.work) / "dumps" / "sample.json"
+
+
+def sampled_ids(configuration: Configuration) -> list[str] | None:
+    """The ids of the sample whose dumps the commands use; None: they use the whole gallery's."""
+    path = sample_record(configuration)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["ids"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise Top7Error(f"{path}: damaged: remove it and run ./run.sh extract --limit again") from None
 
 
 def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
@@ -98,9 +127,7 @@ def learnt_path(work: Path, name: str, base: Mapping, parts: Parts) -> Path:
 
 
 def read_learnt(path: Path) -> dict | None:
-    """The record at `path`: {"sample": digest, "ids": [...], "limited": bool}, None if nothing was learnt
-    yet.
-    """
+    """The record at `path`: {"sample": digest, "ids": [...]}, None if nothing was learnt yet."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -201,15 +228,27 @@ def component_dump_path(
 
 
 def external_recipe(external: External, split: str) -> dict:
-    """The recipe of descriptors made elsewhere: their file's digest."""
+    """The recipe of descriptors made elsewhere: the digests of their file and of the ids beside it."""
     source = getattr(external, split)
-    return {"external": external.name, "file": file_digest(source)}
+    if source is None:
+        raise ConfigurationError(
+            f'[[external]] {external.name} has no descriptors of the {split} images: add {split} = "FILE.npy" to it, '
+            "or use a recipe without it"
+        )
+    if not ids_path(source).is_file():
+        raise Top7Error(f"{ids_path(source)}: no such file: expected the ids of {source}, one a line")
+    return {"external": external.name, "file": file_digest(source), "ids": file_digest(ids_path(source))}
 
 
-def external_dump_path(configuration: Configuration, split: str, external: External) -> Path:
-    """Where the dump made from an [[external]] matrix lies, there or not."""
+def ids_path(source: Path) -> Path:
+    """The file of the ids of an [[external]] matrix."""
+    return Path(source).with_suffix(".ids")
+
+
+def external_dump_path(
+    configuration: Configuration, split: str, external: External, folder: Path | None = None
+) -> Path:
+    """Where the dump made from an [[external]] matrix lies, there or not; folder: instead of the split's."""
+    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
     recipe = external_recipe(external, split)
-    return (
-        dumps_folder(configuration, split)
-        / f"{file_label('external', external.name)}-{recipe_digest(recipe)}.npy"
-    )
+    return folder / f"{file_label('external', external.name)}-{recipe_digest(recipe)}.npy"

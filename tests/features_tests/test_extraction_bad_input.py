@@ -240,11 +240,34 @@ def test_a_disk_too_small_for_external_descriptors(folder, monkeypatch, capsys):
     assert plan(configuration, device="cpu").sentence() == "every dump is there already: nothing to extract"
 
 
+def test_corrected_ids_of_an_external_are_noticed(folder):
+    rows = external(folder)
+    configuration = configured(folder, EXTERNAL)
+    run(configuration)
+    ids = (folder / "clip" / "gallery.ids").read_text().split()
+    (folder / "clip" / "gallery.ids").write_text("\n".join(reversed(ids)))
+    run(configuration)
+    dump = open_dump(external_dump_path(configuration, "gallery", configuration.externals[0]))
+    row_of = {name: row for row, name in enumerate(reversed(ids))}
+    given = np.load(folder / "clip" / "gallery.npy").astype(np.float64)[[row_of[name] for name in dump.ids]]
+    assert len(rows) == len(given)
+    assert np.allclose(dump.descriptors, given / np.linalg.norm(given, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_an_external_without_descriptors_of_a_split_is_one_line(folder):
+    external(folder)
+    configuration = configured(folder, EXTERNAL.replace('validation = "clip/val.npy"\n', ""))
+    run(configuration)
+    with pytest.raises(ConfigurationError, match=r"\[\[external\]\] clip has no .* validation images: add"):
+        external_dump_path(configuration, "validation", configuration.externals[0])
+
+
 def test_an_external_row_of_zeros_is_unreadable(folder):
     external(folder)
     np.save(folder / "clip" / "val.npy", np.array([[1, 0], [0, 0], [np.nan, 1], [0, 2], [3, 4]], np.float32))
     configuration = configured(folder, EXTERNAL)
-    run(configuration)
+    said = [entry[:2] for entry in run(configuration).unreadable]
+    assert said == [("validation", "v1"), ("validation", "v2")]
     dump = open_dump(external_dump_path(configuration, "validation", configuration.externals[0]))
     assert dump.unreadable.tolist() == [False, True, True, False, False]
     assert np.allclose(dump.descriptors[4], [0.6, 0.8])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.dumps import beside, open_dump
 from features.extraction import (
@@ -46,7 +47,13 @@ def test_images_that_are_gone_are_named(tiny, capsys):
     configuration = tiny.configured()
     tiny.run(configuration)
     tiny.image("g004").unlink()
-    assert tiny.run(configuration).images == 0
+    before = tiny.contents(configuration)
+    with pytest.raises(
+        ConfigurationError, match=r"1 images \(such as 'g004'\) are gone, .* 2 finished dumps"
+    ):
+        tiny.run(configuration)
+    assert tiny.contents(configuration) == before, "nothing is dropped without being asked"
+    assert tiny.run(configuration, drop_gone=True).images == 0
     assert "1 images (such as 'g004') are gone" in capsys.readouterr().err
     whole = tiny.configured("whole")
     tiny.run(whole)
