@@ -1,7 +1,8 @@
-"""Optuna's samplers by name, seeded so that a resumed study does not repeat its first points."""
+"""Optuna's samplers by name, one for each draw: what it draws depends on the seed, its number and the trials so far."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -11,34 +12,59 @@ import optuna
 from competition.errors import ConfigurationError, nearest
 
 
-def _quietly(make: Callable[[], optuna.samplers.BaseSampler]) -> optuna.samplers.BaseSampler:
-    """QMC calls itself experimental since version 3; versions are pinned here."""
-    with warnings.catch_warnings():
+class _CmaEs(optuna.samplers.CmaEsSampler):
+    """Optuna's adds the trial's number to the seed; failed trials shift it, so here it is the draw's."""
+
+    draw = 0
+
+    def sample_relative(self, study, trial, search_space):
+        trial = copy.copy(trial)
+        trial.number = self.draw
+        return super().sample_relative(study, trial, search_space)
+
+
+class _Qmc(optuna.samplers.QMCSampler):
+    """Optuna's counts in the study, where workers read the same count; here each draw knows its own."""
+
+    draw = 0
+
+    def _find_sample_id(self, study, search_space) -> int:
+        return self.draw
+
+
+def _cmaes(seed: int, draw: int) -> optuna.samplers.BaseSampler:
+    sampler = _CmaEs(seed=mixed(seed, draw), warn_independent_sampling=False)
+    sampler.draw = draw
+    return sampler
+
+
+def _qmc(seed: int, draw: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():  # it calls itself experimental since version 3; versions are pinned here
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return make()
-
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
-    "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-    "qmc": lambda seed: _quietly(
-        lambda: optuna.samplers.QMCSampler(
+        sampler = _Qmc(
             seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
         )
+    sampler.draw = draw
+    return sampler
+
+
+SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed, draw: optuna.samplers.TPESampler(
+        seed=mixed(seed, draw), multivariate=True, constant_liar=True
     ),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "cmaes": _cmaes,
+    "qmc": _qmc,
+    "random": lambda seed, draw: optuna.samplers.RandomSampler(seed=mixed(seed, draw)),
 }
 
 
-def make_sampler(name: str, seed: int, n_trials_before: int, worker: int = 0) -> optuna.samplers.BaseSampler:
-    """Return sampler `name`, seeded by the study's seed, the trials it already holds and the worker's number.
+def mixed(seed: int, number: int) -> int:
+    """Return one seed for a seed and a number."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
-    With the study's seed alone a resumed study would draw its first points again (FACTS.md). QMC keeps its place
-    in the sequence inside the study, so there the seed must stay the same.
-    """
+
+def make_sampler(name: str, seed: int, draw: int = 0) -> optuna.samplers.BaseSampler:
+    """Return sampler `name` for the study's `draw`-th draw: no two draws share a seed, whoever makes them."""
     if name not in SAMPLERS:
         raise ConfigurationError(f"[tuning] sampler = {name!r} is unknown: {nearest(name, SAMPLERS)}")
-    if name == "qmc":
-        return SAMPLERS[name](seed)
-    mixed = np.random.SeedSequence([seed, n_trials_before, worker]).generate_state(1)[0]
-    return SAMPLERS[name](int(mixed))
+    return SAMPLERS[name](seed, draw)

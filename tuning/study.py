@@ -8,49 +8,27 @@ and faces, where the optimum can lie, are tried by name first).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, combinations, product
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import combinations, count, product
 
 import numpy as np
 import optuna
+import psutil
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from competition.errors import ConfigurationError
 from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
 GRACE_S = 3600  # a trial on another machine that runs for longer is given up: its worker is gone
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
 Evaluate = Callable[[dict[str, object], np.ndarray], float]
-
-
-def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage:
-    """Return the study's storage: a journal file under `work`, or the URL given (PostgreSQL across machines)."""
-    if storage is None:
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-        path = Path(work) / "study" / "journal.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.JournalStorage(
-            JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
-        )
-    try:
-        return optuna.storages.RDBStorage(storage)
-    except Exception as error:  # SQLAlchemy's and the driver's own errors have no common root
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigurationError(
-            f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {reason}"
-        ) from error
-
-
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://…@{tail}" if at else url
 
 
 def open_study(
@@ -121,22 +99,18 @@ def suggest(trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertice
     return parameters(values, np.array(uniforms))
 
 
-def enqueue_first_points(
-    study: optuna.Study,
-    choice_lists: Mapping[str, Sequence],
-    n_vertices: int,
-    share: int,
-    alone: Sequence[tuple[int, Sequence[str]]] = (),
-    known: Sequence[Mapping[str, object]] = (),
-) -> None:
-    """Enqueue `known` parameters and the named points (see `first_points`), at most `share`, once in a study's life."""
-    if study.user_attrs.get("first points enqueued"):
-        return
-    study.set_user_attr("first points enqueued", True)
-    for number, values in enumerate(chain(known, first_points(choice_lists, n_vertices, alone))):
-        if number >= share:
+def named_places(
+    study: optuna.Study, points: Iterable[Mapping[str, object]], share: int
+) -> list[dict[str, object]]:
+    """Return the distinct `points` that take the study's first places, at most `share` as first asked in its life."""
+    if "named places" not in study.user_attrs:
+        study.set_user_attr("named places", share)
+    distinct: dict[str, dict[str, object]] = {}
+    for point in points:
+        if len(distinct) >= study.user_attrs["named places"]:
             break
-        study.enqueue_trial(dict(values), skip_if_exists=True)
+        distinct.setdefault(json.dumps(point, sort_keys=True), dict(point))
+    return list(distinct.values())
 
 
 def completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -150,39 +124,76 @@ def run_trials(
     choice_lists: Mapping[str, Sequence],
     n_vertices: int,
     total: int,
+    sampler_at: Callable[[int], optuna.samplers.BaseSampler],
+    named: Sequence[Mapping[str, object]] = (),
     *,
     finished: Callable[[optuna.Study], None] | None = None,
 ) -> None:
     """Run trials until the study holds `total` in all, this and any other worker's counted.
 
-    evaluate(choice, coordinates) -> MAP@k. A trial that asks for a place beyond the total is given back unused; one
-    left running by a killed worker of this machine is closed first. Interrupted, the trial in hand is closed.
+    evaluate(choice, coordinates) -> MAP@k. Each trial has a place, which alone decides its parameters: the first
+    places are those of the `named` points, at the others sampler_at(how many places after them) draws. The place of
+    a trial that failed or whose worker is gone is free again, so an interrupted study ends like any other.
     """
-    close_abandoned(study)
+    close_abandoned(study, own=True)
+    said: set[int] = set()
     while True:
-        if len(study.get_trials(deepcopy=False, states=COUNTED)) >= total:
-            if len(completed(study)) >= total or not _others_running(study):
+        counted = study.get_trials(deepcopy=False, states=COUNTED)
+        if len(counted) >= total:
+            running = [trial for trial in counted if trial.state == TrialState.RUNNING]
+            if not running or len(counted) - len(running) >= total:
                 return
-            threading.Event().wait(
-                0.2
-            )  # another worker holds the last places: wait whether it gives one back
+            _say_waiting(running, said)
+            threading.Event().wait(0.2)
             close_abandoned(study)
             continue
-        trial = study.ask()
-        trial.set_user_attr("worker", worker_name())
-        trial.set_user_attr("started", time.time())
-        if _place(study, trial.number) >= total:
-            study.tell(trial, state=TrialState.FAIL)  # another worker took the last place
-            continue
+        taken = {_place(trial) for trial in counted}
+        place = next(place for place in count() if place not in taken)
+        fixed = dict(named[place]) if place < len(named) else {}
+        trial_id = _new_trial(study, place, fixed, choice_lists)
+        number = study._storage.get_trial(trial_id).number
         try:
-            values = suggest(trial, choice_lists, n_vertices)
-            value = evaluate(*point_of(values, choice_lists))
+            if any(
+                _place(trial) == place and trial.number < number
+                for trial in study.get_trials(deepcopy=False, states=COUNTED)
+            ):
+                study.tell(number, state=TrialState.FAIL)  # another worker was first at this place
+                continue
+            if not fixed:
+                study.sampler = sampler_at(place - len(named))
+                fixed = suggest(optuna.Trial(study, trial_id), choice_lists, n_vertices)
+            value = evaluate(*point_of(fixed, choice_lists))
         except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             raise
-        study.tell(trial, value, skip_if_finished=True)
+        study.tell(number, value, skip_if_finished=True)
         if finished is not None:
             finished(study)
+
+
+def _new_trial(
+    study: optuna.Study, place: int, fixed: Mapping[str, object], choice_lists: Mapping[str, Sequence]
+) -> int:
+    """Note a running trial with its place, its worker and the parameters known already, all at once; its id."""
+    distributions = {
+        name: CategoricalDistribution(list(choice_lists[name]))
+        if name in choice_lists
+        else FloatDistribution(SMALLEST_U, 1.0)
+        for name in fixed
+    }
+    return study._storage.create_new_trial(
+        study._study_id,
+        optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(fixed),
+            distributions=distributions,
+            user_attrs={"place": place, "worker": worker_name()},
+        ),
+    )
+
+
+def _place(trial: optuna.trial.FrozenTrial) -> int:
+    return trial.user_attrs.get("place", trial.number)
 
 
 def worker_name() -> str:
@@ -190,35 +201,52 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
 
 
-def _process_start(pid: int) -> str:
+def _process_start(pid: int) -> float | None:
+    """Return the seconds from the machine's start to that of a process, whatever the clock says; None: it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return "?"
+        boot, process = psutil.boot_time(), psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody has asked how it ended
+            return None
+        return round(process.create_time() - boot, 2)
+    except psutil.NoSuchProcess:
+        return None
 
 
-def _place(study: optuna.Study, number: int) -> int:
-    """Return how many counted trials stand before trial `number`."""
-    return sum(trial.number < number for trial in study.get_trials(deepcopy=False, states=COUNTED))
+def _given_up_at(trial: optuna.trial.FrozenTrial) -> datetime:
+    return trial.datetime_start + timedelta(seconds=GRACE_S)
 
 
-def _others_running(study: optuna.Study) -> bool:
-    return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+def _say_waiting(running: Sequence[optuna.trial.FrozenTrial], said: set[int]) -> None:
+    for trial in running:
+        if trial.number not in said:
+            said.add(trial.number)
+            host, pid = (f"{trial.user_attrs.get('worker', 'unknown')}:?".split(":"))[:2]
+            until = (
+                "until it ends"
+                if host == socket.gethostname()
+                else f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
+            )
+            print(
+                f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
+                f"{trial.datetime_start:%H:%M}, {until}",
+                file=sys.stderr,
+            )
 
 
-def close_abandoned(study: optuna.Study) -> int:
-    """Mark as failed the running trials whose worker, a process of this machine, is gone; returns their number.
+def close_abandoned(study: optuna.Study, *, own: bool = False) -> int:
+    """Mark as failed the running trials whose worker is gone, and this process's own where `own`; their number.
 
-    Those of other machines are closed after GRACE_S.
+    A process of this machine can be looked for; the trials of others are closed GRACE_S after they began.
     """
     closed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, rest = str(trial.user_attrs.get("worker", "")).partition(":")
+        worker = str(trial.user_attrs.get("worker", ""))
+        host, _, rest = worker.partition(":")
         pid, _, started = rest.partition(":")
         if host == socket.gethostname() and pid.isdigit():
-            gone = not Path(f"/proc/{pid}").exists() or _process_start(int(pid)) != started
+            gone = str(_process_start(int(pid))) != started or (own and worker == worker_name())
         else:
-            gone = time.time() - float(trial.user_attrs.get("started", time.time())) > GRACE_S
+            gone = datetime.now() > _given_up_at(trial)
         if gone:
             with contextlib.suppress(
                 optuna.exceptions.UpdateFinishedTrialError

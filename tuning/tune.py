@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from tuning.landscape import Choice, Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.named_points import NamedPoint, evaluate_named, named_points
 from tuning.region import barycentric, contains, random_coordinates
-from tuning.samplers import make_sampler
+from tuning.samplers import make_sampler, mixed
+from tuning.storage import open_storage
 from tuning.timing import Kind, kinds_text, measured_kinds
 from tuning.validation import Comparison, CrossValidated, compare, cross_validate, resampled_means
 
@@ -79,25 +81,17 @@ def tune(
         check_certifiable(landscape)
     total = settings.trials if trials is None else trials
     seed = settings.seed if seed is None else seed
-    default = landscape.space.default
-    n_vertices = len(landscape.combination(default).corners)
     kinds = measured_kinds(landscape)
     print(kinds_text(kinds, total), file=sys.stderr)
 
-    storage = studies.open_storage(settings.storage, landscape.work)
+    storage = open_storage(settings.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{seed}"
-    study = studies.open_study(storage, name, make_sampler(settings.sampler, seed, 0))
+    study = studies.open_study(storage, name, make_sampler(settings.sampler, seed))
     before = len(studies.completed(study))
     mixed = other_figures(landscape, study)
     if mixed is not None:
         print(f"WARNING: {mixed}", file=sys.stderr)
-    study.sampler = make_sampler(
-        settings.sampler, seed, len(study.get_trials(deepcopy=False)) if before else 0
-    )
     known = _recipe_point(landscape)
-    studies.enqueue_first_points(
-        study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(), known
-    )
     with tqdm(
         total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True
     ) as bar:
@@ -110,55 +104,43 @@ def tune(
             bar.set_postfix_str(f"best MAP@{landscape.top_k} {best_so_far:.4f}", refresh=False)
             return value
 
-        studies.run_trials(
-            study, evaluate, landscape.choice_lists, n_vertices, total, finished=lambda _: bar.update()
-        )
+        _run(landscape, study, evaluate, total, seed, known, finished=lambda _: bar.update())
 
     choice, coordinates, public = best_point(landscape, study)
+    untuned, untuned_precisions = _untuned(landscape)
+    best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
+    _write(landscape, best, untuned)  # what follows takes long, and may be interrupted
     certificate = None
     if certify_seconds:
         certificate, choice, coordinates, public = certified(
             landscape, choice, coordinates, public, certify_seconds, certify_all, progress
         )
-    combination = landscape.combination(choice)
-    weights = coordinates @ combination.corners
-    tuned_precisions = combination.average_precisions(weights)
-    best = Recipe(
-        "best",
-        landscape.space.components_of(choice),
-        tuple(map(float, weights)),
-        dict(choice),
-        _scores(tuned_precisions, labelled),
-        _provenance(landscape, combination, name, seed, total, certificate),
-        tuple(landscape.recipe_steps(choice, weights)),
-    )
-    untuned, untuned_precisions = _untuned(landscape)
+        best, combination, tuned_precisions = _best(
+            landscape, choice, coordinates, name, seed, total, certificate
+        )
+        _write(landscape, best, untuned)
+    weights = best.weight_array
     named = _named(landscape, choice, combination)
     cross_validated = None
     compared = tuned_precisions
     if folds is None:
         folds = _affordable_folds(landscape, combination, total * repeats)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
-        cross_validated = _cross_validated(
-            landscape, total, seed, n_vertices, folds, repeats, known, progress
-        )
+        cross_validated = _cross_validated(landscape, total, seed, folds, repeats, known, progress)
         compared = np.full(len(labelled.groups), np.nan)
         compared[labelled.public] = cross_validated.out_of_fold.mean(axis=0)
         best.scores["cross-validated"] = cross_validated.mean
     public_mask = labelled.public
     comparison = compare(compared[public_mask], untuned_precisions[public_mask], labelled.groups[public_mask])
-    recipes = landscape.work / "recipes"
-    paths = {
-        "recipe": write_recipe(recipes / "best.json", best),
-        "untuned": write_recipe(recipes / "untuned.json", untuned),
-    }
-    if landscape.space.recipe is not None:
-        own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
-        paths["tuned"] = write_recipe(recipes / f"{own}.json", replace(best, name=own))
+    paths = _write(landscape, best, untuned)
     misses = _misses(landscape, choice, combination, weights)
     if misses is not None:
         paths["missed"] = write_misses(
-            recipes / "best-missed.csv", misses, labelled.query_ids, landscape.gallery_ids, labelled.private
+            landscape.work / "recipes" / "best-missed.csv",
+            misses,
+            labelled.query_ids,
+            landscape.gallery_ids,
+            labelled.private,
         )
     return Tuned(
         best,
@@ -179,6 +161,71 @@ def tune(
         misses,
         mixed,
         landscape.kept_files(),
+    )
+
+
+def _best(
+    landscape: Landscape,
+    choice: Choice,
+    coordinates: np.ndarray,
+    study: str,
+    seed: int,
+    trials: int,
+    certificate: Certificate | None,
+) -> tuple[Recipe, Combination, np.ndarray]:
+    """The recipe of a point of the study, its combination and its average precisions."""
+    combination = landscape.combination(choice)
+    weights = coordinates @ combination.corners
+    values = combination.average_precisions(weights)
+    recipe = Recipe(
+        "best",
+        landscape.space.components_of(choice),
+        tuple(map(float, weights)),
+        dict(choice),
+        _scores(values, landscape.labelled),
+        _provenance(landscape, combination, study, seed, trials, certificate),
+        tuple(landscape.recipe_steps(choice, weights)),
+    )
+    return recipe, combination, values
+
+
+def _write(landscape: Landscape, best: Recipe, untuned: Recipe) -> dict[str, Path]:
+    """Write the recipes of the study; their files by name."""
+    recipes = landscape.work / "recipes"
+    paths = {
+        "recipe": write_recipe(recipes / "best.json", best),
+        "untuned": write_recipe(recipes / "untuned.json", untuned),
+    }
+    if landscape.space.recipe is not None:
+        own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
+        paths["tuned"] = write_recipe(recipes / f"{own}.json", replace(best, name=own))
+    return paths
+
+
+def _run(
+    landscape: Landscape,
+    study,
+    evaluate: studies.Evaluate,
+    total: int,
+    seed: int,
+    known: list[dict[str, object]],
+    *,
+    finished=None,
+) -> None:
+    """Run the trials of the whole study, or of one inside a fold, by the same procedure."""
+    n_vertices = len(landscape.combination(landscape.space.default).corners)
+    points = studies.first_points(landscape.choice_lists, n_vertices, landscape.chains_alone())
+    named = studies.named_places(study, chain(known, points), max(1, total // 3))
+    sampler = landscape.configuration.tuning.sampler
+    studies.run_trials(
+        study,
+        evaluate,
+        landscape.choice_lists,
+        n_vertices,
+        total,
+        lambda draw: make_sampler(sampler, seed, draw),
+        named,
+        finished=finished,
     )
 
 
@@ -248,7 +295,6 @@ def _cross_validated(
     landscape: Landscape,
     total: int,
     seed: int,
-    n_vertices: int,
     folds: int,
     repeats: int,
     known: list[dict[str, object]],
@@ -269,18 +315,12 @@ def _cross_validated(
             mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
             mask[public[inside]] = True
             storage = optuna.storages.InMemoryStorage()
-            sampler = make_sampler(landscape.configuration.tuning.sampler, seed, fold_seed + 1)
-            study = studies.open_study(storage, "fold", sampler)
-            studies.enqueue_first_points(
-                study, landscape.choice_lists, n_vertices, max(1, total // 3), landscape.chains_alone(), known
-            )
-            studies.run_trials(
-                study,
-                lambda choice, point: landscape.map_inside(choice, point, mask),
-                landscape.choice_lists,
-                n_vertices,
-                total,
-            )
+            study = studies.open_study(storage, "fold", make_sampler("random", seed))
+
+            def evaluate(choice: dict[str, object], point: np.ndarray) -> float:
+                return landscape.map_inside(choice, point, mask)
+
+            _run(landscape, study, evaluate, total, mixed(seed, fold_seed + 1), known)
             choice, coordinates = studies.point_of(study.best_trial.params, landscape.choice_lists)
             combination = landscape.combination(choice)
             bar.update()

@@ -197,7 +197,7 @@ def grocery_structure() -> str:
 
 def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
     """Return (seconds of a whole study of `n_trials` by TPE, seconds of its evaluations alone)."""
-    study = open_study(optuna.storages.InMemoryStorage(), "overhead", make_sampler("tpe", 0, 0))
+    study = open_study(optuna.storages.InMemoryStorage(), "overhead", make_sampler("tpe", 0))
     spent = 0.0
 
     def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:
@@ -208,7 +208,9 @@ def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
         return value
 
     begun = time.perf_counter()
-    run_trials(study, evaluate, {}, len(combination.corners), n_trials)
+    run_trials(
+        study, evaluate, {}, len(combination.corners), n_trials, lambda draw: make_sampler("tpe", 0, draw)
+    )
     assert len(completed(study)) == n_trials
     return time.perf_counter() - begun, spent
 

@@ -23,6 +23,7 @@ from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
+from tuning.storage import open_storage
 from tuning.tune import tune
 
 STUDIES = {
@@ -64,7 +65,7 @@ def configured(awkward, steps: str):
 def written_trials(configuration, landscape, tuned):
     """Each trial with the recipe it stands for."""
     name = f"{landscape.study_name()}-seed0"
-    study = studies.open_study(studies.open_storage(None, landscape.work), name, make_sampler("random", 0, 0))
+    study = studies.open_study(open_storage(None, landscape.work), name, make_sampler("random", 0))
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         weights = coordinates @ landscape.combination(choice).corners

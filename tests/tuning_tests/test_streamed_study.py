@@ -10,6 +10,7 @@ from tuning import study as studies
 from tuning.landscape import Landscape
 from tuning.report import report, report_values
 from tuning.samplers import make_sampler
+from tuning.storage import open_storage
 from tuning.tune import tune
 
 
@@ -27,9 +28,9 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
         tune(configurations["streamed"], trials=8, certify_seconds=1, progress=False)
     landscape = Landscape(configurations["streamed"], progress=False)
     study = studies.open_study(
-        studies.open_storage(None, landscape.work),
+        open_storage(None, landscape.work),
         f"{landscape.study_name()}-seed0",
-        make_sampler("random", 0, 0),
+        make_sampler("random", 0),
     )
     assert not study.trials
     capsys.readouterr()

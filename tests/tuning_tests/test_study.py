@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,9 +15,14 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from competition.errors import ConfigurationError
+from competition.configuration import load_configuration
+from competition.errors import ConfigurationError, Top7Error
+from features.extraction import extract
+from features.recipe import read_recipe
 from tuning import study as studies
+from tuning import tune as tune_module
 from tuning.samplers import SAMPLERS, make_sampler
+from tuning.storage import Journal, open_storage
 
 CHOICES = {"net.pooling": ("spoc", "fcrow")}
 N_VERTICES = 3
@@ -27,27 +33,30 @@ def evaluate(choice, coordinates):
     return 1 - abs(coordinates[0] - 0.5) - coordinates[1] - (0.1 if choice["net.pooling"] == "fcrow" else 0)
 
 
-def work_on(storage: str | None, work: str, total: int, worker: int, pause_s: float = 0.0) -> None:
-    study = studies.open_study(
-        studies.open_storage(storage, Path(work)), "s", make_sampler("random", 0, 0, worker)
-    )
+def work_on(storage: str | None, work: str, total: int, sampler: str, pause_s: float = 0.0) -> None:
+    study = open_again(storage, Path(work))
 
     def slowly(choice, coordinates):
         time.sleep(pause_s)
         return evaluate(choice, coordinates)
 
-    studies.run_trials(study, slowly, CHOICES, N_VERTICES, total)
+    run_trials(study, slowly, total, sampler)
 
 
 def open_again(storage: str | None, work: Path):
-    return studies.open_study(studies.open_storage(storage, work), "s", make_sampler("random", 0, 0))
+    return studies.open_study(open_storage(storage, work), "s", make_sampler("random", 0))
+
+
+def run_trials(study, evaluate, total: int, sampler: str = "random") -> None:
+    named = studies.named_places(study, studies.first_points(CHOICES, N_VERTICES), 8)
+    studies.run_trials(
+        study, evaluate, CHOICES, N_VERTICES, total, lambda draw: make_sampler(sampler, 0, draw), named
+    )
 
 
 def run(work: Path, total: int, sampler: str = "random"):
     study = open_again(None, work)
-    study.sampler = make_sampler(sampler, 0, len(study.trials))
-    studies.enqueue_first_points(study, CHOICES, N_VERTICES, share=8)
-    studies.run_trials(study, evaluate, CHOICES, N_VERTICES, total)
+    run_trials(study, evaluate, total, sampler)
     return studies.completed(study)
 
 
@@ -85,7 +94,7 @@ def test_the_total_counts_and_a_resumed_study_does_not_repeat_itself(tmp_path, s
 
 def test_an_unknown_sampler_names_the_nearest():
     with pytest.raises(ConfigurationError, match="did you mean 'tpe'"):
-        make_sampler("tpee", 0, 0)
+        make_sampler("tpee", 0)
 
 
 def test_an_error_in_a_trial_closes_it_and_is_raised(tmp_path):
@@ -95,14 +104,14 @@ def test_an_error_in_a_trial_closes_it_and_is_raised(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        studies.run_trials(study, broken, CHOICES, N_VERTICES, 5)
+        run_trials(study, broken, 5)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL]
     assert len(run(tmp_path, 5)) == 5
 
 
-def start(storage, work, total, worker, pause_s=0.0):
+def start(storage, work, total, sampler="random", pause_s=0.0):
     process = multiprocessing.get_context("spawn").Process(
-        target=work_on, args=(storage, str(work), total, worker, pause_s)
+        target=work_on, args=(storage, str(work), total, sampler, pause_s)
     )
     process.start()
     return process
@@ -111,14 +120,14 @@ def start(storage, work, total, worker, pause_s=0.0):
 def several_workers_and_a_kill(storage: str | None, work: Path) -> None:
     """Four workers share a study of 30; one is killed inside a trial: it costs that trial, the total is kept."""
     first = open_again(storage, work)  # made before they race
-    victim = start(storage, work, 30, 1, pause_s=300)
+    victim = start(storage, work, 30, pause_s=300)
     deadline = time.monotonic() + 120
     while not first.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         assert time.monotonic() < deadline and victim.is_alive()
         time.sleep(0.1)
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    workers = [start(storage, work, 30, number, pause_s=0.01) for number in (2, 3, 4)]
+    workers = [start(storage, work, 30, pause_s=0.01) for _ in range(3)]
     for worker in workers:
         worker.join(180)
         assert worker.exitcode == 0
@@ -129,6 +138,118 @@ def several_workers_and_a_kill(storage: str | None, work: Path) -> None:
 
 def test_several_processes_share_a_journal(tmp_path):
     several_workers_and_a_kill(None, tmp_path)
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_workers_started_together_never_try_a_point_twice(tmp_path, sampler):
+    workers = [start(None, tmp_path, 60, sampler, pause_s=0.005) for _ in range(3)]
+    for worker in workers:
+        worker.join(180)
+        assert worker.exitcode == 0
+    trials = studies.completed(open_again(None, tmp_path))
+    assert len(trials) == len({tuple(sorted(trial.params.items())) for trial in trials}) == 60
+    alone = run(tmp_path / "alone", 60, sampler)  # and they try what one worker would
+    assert {tuple(sorted(trial.params.items())) for trial in trials} == {
+        tuple(sorted(trial.params.items())) for trial in alone
+    }
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(write: int, work: Path, total: int, sampler: str, monkeypatch) -> None:
+    """Run as a process that dies in the `write`-th write of the journal, half a line of it on disk."""
+    append, left = Journal.append_logs, iter(range(write))
+
+    def cut_short(journal, logs):
+        if next(left, None) is None:
+            with open(journal._file_path, "ab") as stream:
+                stream.write(b'{"op_code":4,"worker_i')
+            raise Killed
+        append(journal, logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append_logs", cut_short)
+        patched.setattr(studies, "worker_name", lambda: f"{socket.gethostname()}:{2**22 + 1}:1.0")
+        with pytest.raises(Killed):
+            run(work, total, sampler)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_killed_anywhere_ends_with_the_trials_of_an_undisturbed_one(tmp_path, sampler, monkeypatch):
+    whole = [(trial.params, trial.value) for trial in run(tmp_path / "whole", 25, sampler)]
+    writes = len((tmp_path / "whole" / "study" / "journal.log").read_text().splitlines())
+    for write in range(0, writes, 17):
+        work = tmp_path / f"{write}"
+        killed_at(write, work, 25, sampler, monkeypatch)
+        assert [(trial.params, trial.value) for trial in run(work, 25, sampler)] == whole
+
+
+def test_a_torn_journal_goes_on_and_a_bad_line_is_named(tmp_path):
+    run(tmp_path, 10)
+    journal = tmp_path / "study" / "journal.log"
+    for tail in (b'{"op_code":', b"\0" * 5000, b'{"op_code":4,\n'):
+        with open(journal, "ab") as stream:
+            stream.write(tail)
+        total = len(studies.completed(open_again(None, tmp_path))) + 5
+        assert len(run(tmp_path, total)) == total
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for bad in (b'{"op_code":4,\n', b"{}\n", b"7\n", b"\xff\xfe\n", b'{"op_code":99,"worker_id":"w"}\n'):
+        for at in (0, 20, len(lines) - 2):
+            journal.write_bytes(b"".join([*lines[:at], bad, *lines[at + 1 :]]))
+            with pytest.raises(Top7Error, match=rf"journal\.log, line {at + 1}: ") as raised:
+                run(tmp_path, total)
+            assert "\n" not in str(raised.value)
+    journal.write_bytes(b"".join(lines[:20]))  # what the message tells to do
+    assert len(run(tmp_path, total)) == total
+
+
+def test_a_trial_of_a_lost_machine_is_waited_for_aloud_and_given_up(tmp_path, monkeypatch, capsys):
+    study = open_again(None, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(studies, "worker_name", lambda: "elsewhere:7:1.0")
+        studies._new_trial(study, 3, {}, CHOICES)
+    monkeypatch.setattr(studies, "GRACE_S", 1.0)
+    assert len(run(tmp_path, 6)) == 6
+    said = capsys.readouterr().err
+    assert (
+        said.count("waiting for trial 0, which process 7 of host elsewhere began at") == 1
+        and "until 20" in said
+    )
+
+
+def test_a_worker_that_died_unseen_by_its_parent_is_gone(tmp_path):
+    """Killed and not yet waited for, a process is still listed."""
+    process = start(None, tmp_path, 5, pause_s=300)
+    study, deadline = open_again(None, tmp_path), time.monotonic() + 120
+    while not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        assert time.monotonic() < deadline and process.is_alive()
+        time.sleep(0.1)
+    assert studies.close_abandoned(study) == 0
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert studies.close_abandoned(study) == 1
+    process.join()
+
+
+@pytest.mark.parametrize("interrupted", ["_cross_validated", "certified"])
+def test_what_comes_after_the_trials_may_be_interrupted_the_recipe_is_written(
+    tiny_competition, tmp_path, monkeypatch, interrupted
+):
+    configuration = load_configuration(tiny_competition, work=tmp_path)
+    extract(configuration)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune_module, interrupted, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tune_module.tune(configuration, trials=5, folds=2, certify_seconds=1.0, progress=False)
+    written = read_recipe(tmp_path / "recipes" / "best.json")
+    assert written.scores["public"] > 0 and ("certified bound" in written.provenance) == (
+        interrupted == "_cross_validated"
+    )
 
 
 @pytest.fixture
@@ -175,6 +296,6 @@ def test_several_processes_share_a_postgresql_study(postgresql, tmp_path):
 
 def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(tmp_path):
     with pytest.raises(ConfigurationError) as raised:
-        studies.open_storage("postgresql+psycopg2://me:secret@127.0.0.1:9/none", tmp_path)
+        open_storage("postgresql+psycopg2://me:secret@127.0.0.1:9/none", tmp_path)
     assert "cannot be opened" in str(raised.value) and "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
