@@ -6,14 +6,20 @@ names treat every component alone, whatever its weight: a study makes them once,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from features.ranking.augmentation import augmented_rows
 from features.ranking.derived import content_digest, derived, digest_of
 from features.ranking.measures import concatenated, measured
-from features.ranking.projection import Projection, learn_whitening, learn_znormalisation, projected
+from features.ranking.projection import (
+    Projection,
+    learn_whitening,
+    learn_znormalisation,
+    projected,
+)
 from features.ranking.state import State, spread
 from features.ranking.views import RowStack, RowView
 
@@ -26,12 +32,17 @@ def independent(step: Mapping[str, object]) -> bool:
         return step["name"] in PER_COMPONENT
     if step["step"] == "augment":
         return step.get("weights") is not None
-    return step["step"] in ("znormalise", "whiten")
+    return step["step"] in ("znormalise", "whiten", "photo_whiten")
 
 
 def centres(step: Mapping[str, object]) -> bool:
     """Say whether rows sum to about zero after the step, so that eq. 3's sums S order nothing (FACTS.md)."""
-    return step["step"] in ("znormalise", "whiten")
+    return step["step"] in ("znormalise", "whiten", "photo_whiten")
+
+
+def joins(step: Mapping[str, object]) -> bool:
+    """Say whether a step makes one component of all, whatever their weights."""
+    return step["step"] == "photo_whiten" and bool(step.get("joint"))
 
 
 def concatenate(state: State) -> State:
@@ -40,7 +51,7 @@ def concatenate(state: State) -> State:
     if len(state.gallery) == 1:
         return state
     return state.changed(
-        queries=(np.asarray(concatenated(state.queries, state.weights)),),
+        **state.asked(lambda parts: [concatenated(parts, state.weights)]),
         gallery=(concatenated(state.gallery, state.weights),),
         weights=np.ones(1),
         groups=(0,),
@@ -51,20 +62,16 @@ def concatenate(state: State) -> State:
 
 def measure(state: State, *, name: str) -> State:
     """Another measure of the paper's Table 1, see `features.ranking.measures`."""
-    queries, gallery, weights = measured(
-        name,
-        state.queries,
-        state.gallery,
-        state.weights,
-        query_norms=state.query_norms,
-        gallery_norms=state.gallery_norms,
-    )
+    norms = {"query_norms": state.query_norms, "gallery_norms": state.gallery_norms}
+    _, gallery, weights = measured(name, state.queries, state.gallery, state.weights, **norms)
     joined = len(gallery) != len(state.gallery)
     identity = (
         (digest_of([name, state.identity, state.weights.tolist()]),) if joined else state.identity_after(name)
     )
+    if name not in PER_COMPONENT:
+        state = replace(state, photos=None)  # `check_steps` lets nothing learn from them afterwards
     return state.changed(
-        queries=tuple(np.asarray(part) for part in queries),
+        **state.asked(lambda parts: measured(name, parts, state.gallery, state.weights, **norms)[0]),
         gallery=tuple(gallery),
         weights=weights,
         groups=(0,) if joined else state.groups,
@@ -75,18 +82,14 @@ def measure(state: State, *, name: str) -> State:
 
 def znormalise(state: State, *, transductive: bool = False) -> State:
     """(x - mean) / standard deviation per dimension, then L2, for each component."""
-    gallery, queries = [], []
-    for rows, excluded, part, query in _learning_rows(state, transductive):
-        learnt = learn_znormalisation(rows, excluded)
-        gallery.append(
-            RowView(
-                [part], lambda blocks, learnt=learnt: projected(blocks[0], learnt), part.shape[1], np.float32
-            )
-        )
-        queries.append(projected(query, learnt))
+    learnt = [learn_znormalisation(rows, excluded) for rows, excluded in _learning_rows(state, transductive)]
+    gallery = [
+        RowView([part], lambda blocks, found=found: projected(blocks[0], found), part.shape[1], np.float32)
+        for part, found in zip(state.gallery, learnt)
+    ]
     seen = _seen_queries(state, transductive)
     return state.changed(
-        queries=tuple(queries),
+        **state.asked(lambda parts: map(projected, parts, learnt)),
         gallery=tuple(gallery),
         unit=True,
         identity=state.identity_after("znormalise", seen=seen),
@@ -115,34 +118,44 @@ def whiten(
         seen=_seen_queries(state, transductive),
     )
     names = state.identity_after("whiten", **arguments)
-    gallery, queries = [], []
-    for name, (rows, excluded, part, query) in zip(names, _learning_rows(state, transductive)):
-        width = max(1, min(dim, part.shape[1], int(np.sum(~excluded)) - 1))
+    learning = list(_learning_rows(state, transductive))
 
-        def learn(start: int, stop: int) -> list[np.ndarray]:
-            found = learn_whitening(
-                rows,
-                dim,
-                exponent=exponent,
-                shrinkage=shrinkage,
-                excluded=excluded,
-                samples=samples,
-                seed=seed,
-            )
+    def learn(number: int) -> Projection:
+        rows, excluded = learning[number]
+        more = dict(exponent=exponent, shrinkage=shrinkage, samples=samples, seed=seed)
+        return learn_whitening(rows, dim, excluded=excluded, **more)
+
+    return projected_by(state, names, dim, [int(np.sum(~excluded)) for _, excluded in learning], learn)
+
+
+def projected_by(
+    state: State, names: Sequence[str], dim: int, readable: Sequence[int], learn: Callable[[int], Projection]
+) -> State:
+    """Return the state after a projection to at most `dim` dimensions for each component, learnt once and kept.
+
+    names: of the components afterwards; readable: how many rows each is learnt from; learn(number) -> Projection.
+    """
+    gallery, projections = [], []
+    for number, (name, part) in enumerate(zip(names, state.gallery)):
+        width = max(1, min(dim, part.shape[1], readable[number] - 1))
+
+        def learnt_rows(start: int, stop: int) -> list[np.ndarray]:
+            found = learn(number)
             matrix = np.zeros((len(found.mean), width))  # columns past the rank stay zero
             matrix[:, : found.matrix.shape[1]] = found.matrix
             return [found.mean, matrix]
 
-        learnt = derived(
+        kept = derived(
             state.folder,
             "whitening",
             {"of": name},
             part.shape[1],
             {"mean": (0, "float64"), "matrix": (width, "float64")},
-            learn,
+            learnt_rows,
             block_rows=part.shape[1],
         )
-        projection = Projection(np.asarray(learnt["mean"]), np.asarray(learnt["matrix"]))
+        projection = Projection(np.asarray(kept["mean"]), np.asarray(kept["matrix"]))
+        projections.append(projection)
         gallery.append(
             derived(
                 state.folder,
@@ -154,17 +167,21 @@ def whiten(
                 progress=state.progress,
             )["rows"]
         )
-        queries.append(projected(query, projection))
-    return state.changed(queries=tuple(queries), gallery=tuple(gallery), identity=names, unit=True)
+    return state.changed(
+        **state.asked(lambda parts: map(projected, parts, projections)),
+        gallery=tuple(gallery),
+        identity=tuple(names),
+        unit=True,
+    )
 
 
 def _learning_rows(state: State, transductive: bool):
-    """Yield (rows to learn from, which of them not, gallery rows, queries) for each component."""
+    """Yield (rows to learn from, which of them not) for each component."""
     for part, query in zip(state.gallery, state.queries):
         if transductive:
-            yield RowStack([part, query]), np.concatenate([state.excluded, ~query.any(axis=1)]), part, query
+            yield RowStack([part, query]), np.concatenate([state.excluded, ~query.any(axis=1)])
         else:
-            yield part, state.excluded, part, query
+            yield part, state.excluded
 
 
 def _seen_queries(state: State, transductive: bool) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from features.dumps import Dump, beside
 from features.ranking.derived import content_digest
-from features.ranking.state import State
+from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, check_steps, start
 
 
@@ -37,12 +37,13 @@ def start_with_dumps(
     folder: Path | None = None,
     left_out: np.ndarray | None = None,
     progress: bool = False,
+    photos: Photos | None = None,
 ) -> State:
     """Return what a recipe's first step gets; see `features.ranking.steps.start`.
 
     queries, gallery: a dump for each component, in order; folder: where neighbour graphs and changed
     galleries are kept (`<work>/ranking`); left_out (n,) bool: gallery rows never listed, beside unreadable
-    ones.
+    ones; photos: what the steps learn from, see `features.ranking.photos`.
     """
     excluded = np.logical_or.reduce([dump.unreadable for dump in gallery])
     if left_out is not None:
@@ -60,6 +61,7 @@ def start_with_dumps(
         unit=True,
         folder=folder,
         progress=progress,
+        photos=photos,
     )
 
 

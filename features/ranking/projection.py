@@ -91,10 +91,12 @@ def learn_whitening(
                 centred = float64_rows(rows[block]) - mean
                 scatter += centred.T @ centred
             eigenvalues, axes = eigh(scatter)
-    kept = np.flatnonzero(eigenvalues > 1e-10 * max(eigenvalues.max(), 1e-300))[::-1][:dim]
+    rounding = 1e-24 * len(chosen) * float(mean @ mean)  # equal rows differ by as much after a product
+    least = max(1e-10 * eigenvalues.max(), rounding, 1e-310)
+    kept = np.flatnonzero(eigenvalues > least)[::-1][:dim]
     if not len(kept):
         raise Top7Error(f"whitening: the {len(chosen)} rows to learn from are all equal")
-    positive = eigenvalues[eigenvalues > 1e-10 * eigenvalues.max()]
+    positive = eigenvalues[eigenvalues > least]
     shrunk = (1 - shrinkage) * eigenvalues[kept] + shrinkage * positive.mean()
     axes = axes[:, kept]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(kept))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,28 @@ from features.similarity import UNIT_NORM
 
 
 @dataclass(frozen=True)
+class Photos:
+    """Photos of gallery images: steps learn from them what a photo changes.
+
+    rows: L arrays (V, D_l), a zero row is an unreadable photo; pairs (P, 2) int64: a photo and the gallery row of what
+    it shows; real (P,) bool: the photo is a labelled query, otherwise it was simulated; identity: a text that changes
+    with any of them, for the files of what is learnt.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    pairs: np.ndarray
+    real: np.ndarray
+    identity: str
+
+
+@dataclass(frozen=True)
 class State:
     """What a step gets and returns. L components of Q queries and n gallery images.
 
     groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which
     rows the gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked;
-    unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); ranks, scores
-    (Q, any): present lists.
+    unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); photos: to learn
+    from, described as the queries are (None: none); ranks, scores (Q, any): present lists.
     """
 
     queries: tuple[np.ndarray, ...]
@@ -38,6 +53,7 @@ class State:
     gallery_norms: tuple[np.ndarray, ...] | None = None
     folder: Path | None = None
     progress: bool = False
+    photos: Photos | None = None
     ranks: np.ndarray | None = None
     scores: np.ndarray | None = None
 
@@ -88,6 +104,7 @@ class State:
         return replace(
             self,
             weights=np.asarray(weights, dtype=np.float64),
+            photos=self.photos and replace(self.photos, rows=taken(self.photos.rows)),
             **{
                 name: taken(getattr(self, name))
                 for name in ("queries", "gallery", "groups", "identity", "query_norms", "gallery_norms")
@@ -104,6 +121,11 @@ class State:
             self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values}
         )
 
+    def asked(self, function: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> dict[str, object]:
+        """Return queries and photos after a function of L arrays of rows, as arguments of `changed`."""
+        photos = self.photos and replace(self.photos, rows=tuple(function(self.photos.rows)))
+        return {"queries": tuple(map(np.asarray, function(self.queries))), "photos": photos}
+
     def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:
         return tuple(
             f"{step}-{digest_of([step, arguments, own, np.flatnonzero(self.excluded).tolist()])}"
@@ -116,6 +138,8 @@ def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:
     groups = np.asarray(groups)
     if len(groups) and groups.max() >= len(weights):
         raise Top7Error(f"{len(weights)} weights for {groups.max() + 1} entries of components: give one each")
+    if len(groups) == 1:
+        return np.ones(1)  # all joined in one
     sizes = np.bincount(groups, minlength=len(weights))
     shares = np.asarray(weights, dtype=np.float64)[groups] / sizes[groups]
     if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:

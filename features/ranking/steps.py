@@ -1,8 +1,9 @@
 """A recipe's steps: plain JSON objects {"step": name, ...keyword arguments}, applied in order to descriptors.
 
-Steps that change descriptors (concatenate, znormalise, whiten, augment, expand, measure) come first; a last
-step (approximate, cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step
-learns, it learns from the gallery alone, unless `"transductive": true` is written.
+Steps that change descriptors (concatenate, znormalise, whiten, photo_whiten, augment, expand, measure) come first; a
+last step (approximate, cascade, reciprocal, diffuse) may make the lists; without one an exact search does. What a step
+learns, it learns from the gallery alone, unless `"transductive": true` is written; photo_whiten learns from simulated
+photos of gallery images too, and where it says `"pairs"` from the public labelled queries.
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ import numpy as np
 
 from competition.errors import ConfigurationError, nearest
 from features.ranking.derived import content_digest
-from features.ranking.descriptor_steps import augment, concatenate, independent, measure, whiten, znormalise
+from features.ranking.descriptor_steps import (
+    PER_COMPONENT,
+    augment,
+    concatenate,
+    independent,
+    measure,
+    whiten,
+    znormalise,
+)
 from features.ranking.expansion import WEIGHTINGS
 from features.ranking.indexing import PARAMETERS, check_parameters
 from features.ranking.list_steps import approximate, cascade, expand_queries
 from features.ranking.measures import MEASURES
+from features.ranking.photo_whitening import photo_whiten
 from features.ranking.rerankers import diffuse, reciprocal
-from features.ranking.state import State
+from features.ranking.state import Photos, State
 
 Step = Mapping[str, object]
 
@@ -31,6 +41,7 @@ STEPS: dict[str, Callable[..., State]] = {
     "measure": measure,
     "znormalise": znormalise,
     "whiten": whiten,
+    "photo_whiten": photo_whiten,
     "augment": augment,
     "expand": expand_queries,
     "cascade": cascade,
@@ -43,6 +54,12 @@ FINAL = ("cascade", "reciprocal", "diffuse", "approximate")
 # values worth trying, for a study over a recipe's steps; the order of steps is the recipe's
 TUNABLE: dict[str, dict[str, tuple]] = {
     "whiten": {"dim": (64, 128, 256, 512), "exponent": (0.0, 0.5, 1.0), "shrinkage": (0.0, 0.1, 0.3)},
+    "photo_whiten": {
+        "dim": (128, 256, 512),
+        "shrinkage": (0.05, 0.1, 0.2, 0.3),
+        "exponent": (0.0, 0.5),
+        "joint": (False, True),
+    },
     "augment": {"neighbours": (0, 1, 2, 3, 5), "kind": ("average", "weighted", "alpha"), "alpha": (1.0, 3.0)},
     "expand": {
         "neighbours": (0, 1, 2, 3, 5, 10),
@@ -103,6 +120,9 @@ CHECKS: dict[str, Check] = {
     "samples": _whole(2),
     "seed": _whole(0),
     "transductive": _TRUTH,
+    "joint": _TRUTH,
+    "pairs": _number(0, 1),
+    "learnt": (lambda value: isinstance(value, str), "a text"),
     "neighbours": _whole(0, LISTED),
     "alpha": _number(0, 100),
     "rounds": _whole(1, 100),
@@ -165,6 +185,7 @@ def start(
     unit: bool = False,
     folder: Path | None = None,
     progress: bool = False,
+    photos: Photos | None = None,
 ) -> State:
     """Return what the first step gets.
 
@@ -172,7 +193,7 @@ def start(
     steps with weights of their own, the entry of the recipe each component stems from (default: each its own);
     folder: where graphs and changed galleries are kept (None: in memory); identity (L,): what tells the gallery's
     components apart in their names (default: a digest of all bytes); unit: rows are L2-normalised for certain, as
-    dumps are.
+    dumps are; photos: what photo_whiten learns from, see `features.ranking.photos`.
     """
     count = len(gallery)
     if identity is None:
@@ -190,6 +211,7 @@ def start(
         None if gallery_norms is None else tuple(gallery_norms),
         folder,
         progress,
+        photos,
     )
 
 
@@ -230,8 +252,10 @@ def used_components(
     weights: Sequence[float], groups: Sequence[int] | None, steps: Sequence[Step]
 ) -> list[int]:
     """Return the components that count: by their weight, or by those of a checked step (augment's, a cascade's
-    stages'). The others need not be opened.
+    stages'); all of them where a step joins them. The others need not be opened.
     """
+    if any(step.get("joint") for step in steps):
+        return list(range(len(weights)))
     entries = [step.get("weights") or () for step in steps if step["step"] == "augment"]
     entries += [stage["weights"] for step in steps if step["step"] == "cascade" for stage in step["stages"]]
     groups = list(groups) if groups else list(range(len(weights)))
@@ -254,7 +278,7 @@ def check_steps(steps: Sequence[Step]) -> None:
         raise ConfigurationError(
             f'steps of the recipe: {steps!r}: expected a list like [{{"step": "expand", …}}]'
         )
-    last = None
+    last, measured = None, "cosine"
     for number, step in enumerate(steps, start=1):
         name = step.get("step") if isinstance(step, Mapping) else None
         if not isinstance(name, str) or name not in STEPS:
@@ -268,6 +292,12 @@ def check_steps(steps: Sequence[Step]) -> None:
                 raise ConfigurationError(f"{where} lacks {key!r}")
         if last in FINAL:
             raise ConfigurationError(f"{where} comes after {last}, which makes the lists: put it before")
+        if name == "photo_whiten" and measured not in PER_COMPONENT:
+            raise ConfigurationError(
+                f"{where} comes after measure {measured}, which makes other vectors of photos than of gallery images: "
+                "put it before"
+            )
+        measured = step["name"] if name == "measure" else measured
         if name == "approximate":
             named = {parameter for kind in PARAMETERS.values() for parameter in kind}
             check_parameters(step["index"], {key: value for key, value in step.items() if key in named})

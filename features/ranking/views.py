@@ -84,3 +84,6 @@ class RowStack:
             if mine.any():
                 result[mine] = part[rows[mine] - start]
         return result
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)

@@ -12,7 +12,7 @@ from features.ranking.expansion import expand
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.projection import learn_whitening, learn_znormalisation, projected
 from features.ranking.rerankers import pair_scores
-from features.ranking.state import spread
+from features.ranking.state import Photos, spread
 from features.ranking.steps import STEPS, TUNABLE, check_steps, rank
 from features.search import search
 from features.similarity import component_similarity, fused_score
@@ -82,6 +82,7 @@ EVERY = {
     "measure": {"name": "correlation"},
     "znormalise": {},
     "whiten": {"dim": 5},
+    "photo_whiten": {"dim": 5},
     "augment": {"neighbours": 3},
     "expand": {"neighbours": 2, "rounds": 2},
     "cascade": {"stages": [{"weights": [1, 0], "keep": 20}, {"weights": [1, 2], "keep": 7}]},
@@ -89,6 +90,19 @@ EVERY = {
     "diffuse": {"neighbours": 5},
     "approximate": {"index": "hnsw", "breadth": 60},
 }
+
+
+def photos_of(gallery, count=3, seed=5):
+    """Simulated photos of every gallery image, of zero rows too."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(np.arange(len(gallery[0])), count)
+    views = [part[rows] + 0.2 * rng.standard_normal((len(rows), part.shape[1])) for part in gallery]
+    views = [(part / np.linalg.norm(part, axis=1, keepdims=True)).astype(np.float32) for part in views]
+    for part in views:
+        part[1] = 0
+    return Photos(
+        tuple(views), np.stack([np.arange(len(rows)), rows], 1), np.zeros(len(rows), bool), f"seed {seed}"
+    )
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -103,12 +117,15 @@ def test_every_step_on_awkward_galleries(name):
     }
     queries = np.concatenate([one, np.zeros((1, 6), np.float32), clustered(2, 6, 3)])
     for label, gallery in galleries.items():
-        if name == "whiten" and label in ("one", "duplicates"):
+        photos = photos_of([gallery] * 2)
+        if name in ("whiten", "photo_whiten") and label in ("one", "duplicates"):
             with pytest.raises(Top7Error, match="whitening"):
-                rank([queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7)
+                rank([queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7, photos=photos)
             continue
         excluded = ~gallery.any(axis=1)
-        ranks, scores = rank([queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7, excluded=excluded)
+        ranks, scores = rank(
+            [queries] * 2, [gallery] * 2, [0.5, 0.5], [step], 7, excluded=excluded, photos=photos
+        )
         allowed = np.flatnonzero(~excluded)
         assert ranks.shape == scores.shape == (4, 7)
         for row, values in zip(ranks, scores):
@@ -126,15 +143,16 @@ def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(
 ):
     queries, gallery, excluded = data
     step = {"step": name, **EVERY[name]}
-    expected = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded)
+    options = {"excluded": excluded, "photos": photos_of(gallery)}
+    expected = rank(queries, gallery, WEIGHTS, [step], 7, **options)
     monkeypatch.setattr("features.search.BLOCK_ROWS", 13)
     for folder in (None, tmp_path, tmp_path):
         for threads in (1, 2):
             with threadpool_limits(threads):
-                found = rank(queries, gallery, WEIGHTS, [step], 7, excluded=excluded, folder=folder)
+                found = rank(queries, gallery, WEIGHTS, [step], 7, **options, folder=folder)
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     for query in range(7):  # no query sees another
-        found = rank([q[query : query + 1] for q in queries], gallery, WEIGHTS, [step], 7, excluded=excluded)
+        found = rank([q[query : query + 1] for q in queries], gallery, WEIGHTS, [step], 7, **options)
         assert (found[0] == expected[0][query]).all() and (found[1] == expected[1][query]).all()
 
 
