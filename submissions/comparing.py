@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,12 +15,13 @@ from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
 from features.recipe import Recipe
 from tuning.labelled import Labelled, labelled_queries
-from tuning.validation import Comparison, compare
+from tuning.validation import Comparison, compare, holm
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One recipe on the labelled queries. against_first: its gain over the first recipe; None for the first."""
+    """One recipe on the labelled queries. against_first: its gain over the first recipe, p corrected by Holm for the
+    number of recipes; None for the first."""
 
     name: str
     average_precisions: np.ndarray
@@ -31,7 +32,7 @@ class Compared:
 def compare_recipes(
     configuration: Configuration, recipes: Sequence[Recipe]
 ) -> tuple[list[Compared], Labelled]:
-    """Rank the validation queries under every recipe; gains are paired over groups of queries (bootstrap)."""
+    """Rank the validation queries under every recipe; gains are paired over groups of queries."""
     ids = gallery_ids(configuration)
     labelled = labelled_queries(configuration, ids)
     top_k = configuration.competition.top_k
@@ -41,8 +42,13 @@ def compare_recipes(
         lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
         seconds = time.perf_counter() - begun
         values = average_precisions(lists.ranks, labelled.relevant, top_k)
-        gain = compare(values, found[0].average_precisions, labelled.groups) if found else None
+        gain = None
+        if found:
+            gain = compare(values, found[0].average_precisions, labelled.groups, two_sided=True)
         found.append(Compared(recipe.name, values, seconds, gain))
+    corrected = holm([row.against_first.p for row in found[1:]])
+    for place, p in enumerate(corrected, start=1):
+        found[place] = replace(found[place], against_first=replace(found[place].against_first, p=p))
     return found, labelled
 
 
@@ -61,8 +67,11 @@ def comparison_values(found: Sequence[Compared], labelled: Labelled) -> list[dic
         if row.against_first is not None:
             values |= {
                 "gain": row.against_first.gain,
-                "interval": list(row.against_first.interval),
-                "probability": row.against_first.probability,
+                "interval": row.against_first.interval and list(row.against_first.interval),
+                "p": row.against_first.p,
+                "wins": row.against_first.wins,
+                "ties": row.against_first.ties,
+                "losses": row.against_first.losses,
             }
         rows.append(values)
     return rows
@@ -70,20 +79,23 @@ def comparison_values(found: Sequence[Compared], labelled: Labelled) -> list[dic
 
 def comparison_table(rows: Sequence[dict], top_k: int) -> str:
     """Return the table as text."""
-    lines = [["recipe", "public", "private", "all", f"gain over {rows[0]['recipe']}", "95 %", "probability"]]
+    head = ["recipe", "public", "private", "all", f"gain over {rows[0]['recipe']}", "95 %", "p"]
+    lines = [[*head, "better/equal/worse"]]
     for row in rows:
         gain = (
             [
                 f"{row['gain']:+.4f}",
-                f"{row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}",
-                f"{row['probability']:.2f}",
+                "{:+.4f} to {:+.4f}".format(*row["interval"]) if row["interval"] else "one group: none",
+                f"{row['p']:.3f}",
+                f"{row['wins']}/{row['ties']}/{row['losses']}",
             ]
             if "gain" in row
-            else ["", "", ""]
+            else ["", "", "", ""]
         )
         private = f"{row['private']:.4f}" if "private" in row else "-"
         lines.append([row["recipe"], f"{row['public']:.4f}", private, f"{row['all']:.4f}", *gain])
     return (
         table(lines, left=(0,))
-        + f"\nMAP@{top_k}, hits over min(m, k); gains paired over groups of queries (bootstrap)"
+        + f"\nMAP@{top_k}, hits over min(m, k); gains over groups of queries. p: how often chance alone makes such a "
+        "difference, by flipping signs, corrected for the number of recipes (Holm)"
     )

@@ -10,6 +10,7 @@ import numpy as np
 from tuning.misses import misses_text
 from tuning.named_points import NamedPoint
 from tuning.tune import Tuned
+from tuning.validation import Comparison
 
 
 def ratio_form(weights: Sequence[float]) -> str:
@@ -46,24 +47,7 @@ def report(tuned: Tuned, top_k: int) -> str:
         lines.append(_row(point.name + ("" if point.inside else " *"), _point_scores(point, tuned)))
     if any(not point.inside for point in tuned.named):
         lines.append("  * outside the region: scored by full ranking; no certificate speaks of it")
-    if tuned.cross_validated is not None:
-        found = tuned.cross_validated
-        lines += [
-            "",
-            f"tuning as a procedure earns {found.mean:.4f} on queries it did not see (repeated k-fold over groups, "
-            f"95 % interval {found.interval[0]:.4f} to {found.interval[1]:.4f}, folds spread {found.spread:.4f})",
-        ]
-    gain = tuned.comparison
-    basis = "cross-validated" if tuned.cross_validated is not None else "on the queries it was tuned on"
-    lines.append(
-        f"gain over untuned, {basis}: {gain.gain:+.4f} (95 % {gain.interval[0]:+.4f} to {gain.interval[1]:+.4f}), "
-        f"real with probability {gain.probability:.2f}"
-    )
-    if gain.within_noise:
-        lines.append(
-            "WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended "
-            "(--recipe untuned)"
-        )
+    lines += ["", *_unseen_text(tuned)]
     if tuned.mixed is not None:
         lines.append(f"WARNING: {tuned.mixed}")
     if tuned.certificate is not None:
@@ -101,6 +85,56 @@ def report(tuned: Tuned, top_k: int) -> str:
     return "\n".join(lines)
 
 
+def _unseen_text(tuned: Tuned) -> list[str]:
+    """What tuning earns on queries that did not choose, and whether that is more than chance."""
+    gain, found = tuned.comparison, tuned.cross_validated
+    if gain is None:
+        return [
+            "one group of public queries: no figure on unseen queries, no interval and no test can be given"
+        ]
+    aside = "" if tuned.certificate is None else ", of the study without the certificate"
+    lines = []
+    if found is not None:
+        lines.append(
+            f"tuning earns {found.mean:.4f} on queries it did not see (cross-validated over groups{aside}; "
+            f"95 % {_interval(found.interval, '.4f')}; folds spread {found.spread:.4f})"
+        )
+    if tuned.bias_corrected is not None:
+        lines.append(
+            f"the best trial earns {tuned.bias_corrected:.4f} on queries that did not choose it (bootstrap bias "
+            f"correction{aside})"
+        )
+    lines.append(
+        f"gain over untuned, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
+        f"(95 % {_interval(gain.interval, '+.4f')}), by chance with p = {gain.p:.3f}; queries better, equal, worse: "
+        f"{gain.wins}, {gain.ties}, {gain.losses}"
+    )
+    if gain.within_noise:
+        lines.append(
+            "WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended"
+        )
+    return lines
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "no interval" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
+def gain_values(gain: Comparison | None) -> dict | None:
+    """Return a comparison as plain values, None where there is none."""
+    if gain is None:
+        return None
+    return {
+        "mean": gain.gain,
+        "interval": gain.interval and list(gain.interval),
+        "p": gain.p,
+        "within_noise": gain.within_noise,
+        "wins": gain.wins,
+        "ties": gain.ties,
+        "losses": gain.losses,
+    }
+
+
 def report_values(tuned: Tuned) -> dict:
     """Return the same as plain values, for --json."""
     values = {
@@ -115,12 +149,8 @@ def report_values(tuned: Tuned) -> dict:
         "steps": list(tuned.recipe.steps),
         "seconds_per_trial": {kind.name: kind.seconds for kind in tuned.kinds},
         "importances": tuned.importances,
-        "gain": {
-            "mean": tuned.comparison.gain,
-            "interval": list(tuned.comparison.interval),
-            "probability": tuned.comparison.probability,
-            "within_noise": tuned.comparison.within_noise,
-        },
+        "gain": gain_values(tuned.comparison),
+        "bias_corrected": tuned.bias_corrected,
         "named": {
             point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named
         },
@@ -138,7 +168,7 @@ def report_values(tuned: Tuned) -> dict:
     if tuned.cross_validated is not None:
         values["cross_validated"] = {
             "mean": tuned.cross_validated.mean,
-            "interval": list(tuned.cross_validated.interval),
+            "interval": tuned.cross_validated.interval and list(tuned.cross_validated.interval),
             "spread": tuned.cross_validated.spread,
         }
     if tuned.certificate is not None:

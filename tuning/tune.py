@@ -23,7 +23,15 @@ from tuning.region import barycentric, contains, random_coordinates
 from tuning.samplers import make_sampler, mixed
 from tuning.storage import open_storage
 from tuning.timing import Kind, kinds_text, measured_kinds
-from tuning.validation import Comparison, CrossValidated, compare, cross_validate, resampled_means
+from tuning.validation import (
+    Comparison,
+    CrossValidated,
+    bias_corrected,
+    compare,
+    cross_validate,
+    smallest_gain,
+    standard_error,
+)
 
 FOLDS_LIMIT = (
     2e13  # multiplications of query and gallery entries, some ten minutes, that cross-validation may take
@@ -33,7 +41,8 @@ FOLDS_LIMIT = (
 @dataclass
 class Tuned:
     """All that `tune` found; `recipe` is the study's best, `untuned` equal weights of the first choices, or the recipe
-    under study as it stands."""
+    under study as it stands. comparison: on queries that did not choose; None where there are none, as with one group;
+    bias_corrected: MAP@k on the public queries that choosing the best trial earns on those that did not choose."""
 
     recipe: Recipe
     untuned: Recipe
@@ -43,7 +52,8 @@ class Tuned:
     trials: int
     new_trials: int
     named: list[NamedPoint]
-    comparison: Comparison
+    comparison: Comparison | None
+    bias_corrected: float | None = None
     cross_validated: CrossValidated | None = None
     certificate: Certificate | None = None
     importances: dict[str, float] = field(default_factory=dict)
@@ -83,6 +93,8 @@ def tune(
     seed = settings.seed if seed is None else seed
     kinds = measured_kinds(landscape)
     print(kinds_text(kinds, total), file=sys.stderr)
+    untuned, untuned_precisions = _untuned(landscape)
+    print(_showable(landscape, untuned_precisions), file=sys.stderr)
 
     storage = open_storage(settings.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{seed}"
@@ -107,7 +119,6 @@ def tune(
         _run(landscape, study, evaluate, total, seed, known, finished=lambda _: bar.update())
 
     choice, coordinates, public = best_point(landscape, study)
-    untuned, untuned_precisions = _untuned(landscape)
     best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
     _write(landscape, best, untuned)  # what follows takes long, and may be interrupted
     certificate = None
@@ -121,17 +132,22 @@ def tune(
         _write(landscape, best, untuned)
     weights = best.weight_array
     named = _named(landscape, choice, combination)
+    public_mask = labelled.public
+    unseen = bias_corrected(
+        _trial_precisions(landscape, study)[:, public_mask], labelled.groups[public_mask], seed=seed
+    )
+    corrected = None if unseen is None else float(unseen.mean())
     cross_validated = None
-    compared = tuned_precisions
     if folds is None:
         folds = _affordable_folds(landscape, combination, total * repeats)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
         cross_validated = _cross_validated(landscape, total, seed, folds, repeats, known, progress)
-        compared = np.full(len(labelled.groups), np.nan)
-        compared[labelled.public] = cross_validated.out_of_fold.mean(axis=0)
-        best.scores["cross-validated"] = cross_validated.mean
-    public_mask = labelled.public
-    comparison = compare(compared[public_mask], untuned_precisions[public_mask], labelled.groups[public_mask])
+        unseen = cross_validated.out_of_fold.mean(axis=0)
+    comparison = None
+    if unseen is not None:
+        comparison = compare(unseen, untuned_precisions[public_mask], labelled.groups[public_mask])
+        best.scores.update(_unseen_scores(unseen, tuned_precisions, labelled, corrected, cross_validated))
+        best.provenance["validated by"] = _validated_by(cross_validated, certificate)
     paths = _write(landscape, best, untuned)
     misses = _misses(landscape, choice, combination, weights)
     if misses is not None:
@@ -152,6 +168,7 @@ def tune(
         len(studies.completed(study)) - before,
         named,
         comparison,
+        corrected,
         cross_validated,
         certificate,
         _importances(study),
@@ -227,6 +244,54 @@ def _run(
         named,
         finished=finished,
     )
+
+
+def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
+    """Say how large a gain the public queries can show, between recipes as unlike as the untuned one and one vertex."""
+    public, combination = landscape.labelled.public, landscape.combination(landscape.space.default)
+    groups = landscape.labelled.groups[public]
+    other = combination.average_precisions(combination.corners[-1])
+    gain = smallest_gain((other - untuned)[public], groups)
+    counted = (
+        f"{len(groups)} public queries in {len(np.unique(groups))} group{'s' * (len(np.unique(groups)) > 1)}"
+    )
+    if gain is None:
+        return f"{counted}: no gain can be told from chance and no interval given: label queries of other products"
+    if gain == 0:
+        return f"{counted}: the recipes at hand answer them alike, so what gain they can show is not known"
+    return f"{counted} show a gain of {gain:.4f} or more (four times in five); a smaller one drowns in noise"
+
+
+def _trial_precisions(landscape: Landscape, study) -> np.ndarray:
+    """AP@k of every labelled query under every finished trial, (trials, Q): computed again from the candidates."""
+    rows = []
+    for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
+        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        combination = landscape.combination(choice)
+        rows.append(combination.average_precisions(coordinates @ combination.corners))
+    return np.array(rows)
+
+
+def _unseen_scores(
+    unseen: np.ndarray,
+    tuned: np.ndarray,
+    labelled: Labelled,
+    corrected: float | None,
+    cross_validated: CrossValidated | None,
+) -> dict[str, float]:
+    """The figures on queries that did not choose. validated: on all labelled queries, as `unseen` on the public ones
+    and as the recipe does on the private ones, so that it compares with an untuned recipe's figure on all."""
+    values = tuned.copy()
+    values[labelled.public] = unseen
+    found = {"bias-corrected": corrected, "validated": float(values.mean())}
+    if cross_validated is not None:
+        found["cross-validated"] = cross_validated.mean
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _validated_by(cross_validated: CrossValidated | None, certificate: Certificate | None) -> str:
+    how = "bootstrap bias correction" if cross_validated is None else "cross-validation"
+    return how if certificate is None else f"{how} of the study without the certificate"
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
@@ -404,7 +469,7 @@ def _near_best_share(
 ) -> float:
     """Share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
     public = labelled.public
-    error = float(resampled_means(values[public], labelled.groups[public], 2000, 0).std())
+    error = standard_error(values[public], labelled.groups[public]) or 0.0
     n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
     points = (
         random_coordinates(n_points, len(combination.corners), np.random.default_rng(0)) @ combination.corners

@@ -48,7 +48,12 @@ def test_tune_leaves_a_recipe_and_adds_no_trials_the_second_time(done, capsys):
     code, out, _ = run(
         capsys, "tune", "--config", config, "--work", work, "--trials", 15, "--folds", 0, "--json"
     )
-    assert json.loads(out)["new_trials"] == 3
+    values = json.loads(out)
+    assert values["new_trials"] == 3 and "cross_validated" not in values
+    # without folds the gain is that on queries that did not choose, never that on those tuned on
+    gain = values["bias_corrected"] - values["untuned_scores"]["public"]
+    assert values["gain"]["mean"] == pytest.approx(gain) and 0 < values["gain"]["p"] <= 1
+    assert values["scores"]["bias-corrected"] == values["bias_corrected"]
 
 
 def test_tune_with_a_certificate(done, capsys):
@@ -115,7 +120,7 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
     best = json.loads((work / "recipes" / "best.json").read_text())["scores"]
     assert rows[0]["all"] == pytest.approx(best["all"], abs=1e-12) and "gain" not in rows[0]
     code, out, _ = run(capsys, "compare", *common, "best", "untuned")
-    assert code == 0 and "untuned" in out and "gain over best" in out
+    assert code == 0 and "untuned" in out and "gain over best" in out and "better/equal/worse" in out and "better/equal/worse" in out
     files = []
     for recipe in ("best", "pwa_qe"):
         files.append(tmp_path / f"{recipe}.csv")
