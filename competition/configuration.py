@@ -15,16 +15,22 @@ SPLITS = ("gallery", "validation", "test")
 
 @dataclass(frozen=True)
 class Competition:
-    """Where the images and labels are. Only `gallery` must be there; `top_k` gallery ids answer a query."""
+    """Where the images and labels are. Only `gallery` must be there; `top_k` gallery ids answer a query.
+
+    ids: an id is the file's "name" or its "path" below the split's folder, both without extension; labels: a label file,
+    or "folders": an image is correct for the queries of the folder of the same path; submission: the CSV's form.
+    """
 
     name: str
     gallery: Path
     validation: Path | None = None
-    labels: Path | None = None
+    labels: Path | str | None = None
     test: Path | None = None
     top_k: int = 7
     work: Path = Path("work")
     published: str | None = None
+    ids: str = "name"
+    submission: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -121,11 +127,13 @@ COMPETITION: dict[str, Parser] = {
     "name": toml.label,
     "gallery": toml.path,
     "validation": toml.path,
-    "labels": toml.path,
+    "labels": toml.path_or("folders"),
     "test": toml.path,
     "top_k": toml.whole(1),
     "work": toml.work_path,
     "published": toml.choice("perfect500k"),
+    "ids": toml.choice("name", "path"),
+    "submission": toml.choice("plain", "kaggle"),
 }
 
 PARTS: dict[str, Parser] = {
@@ -273,6 +281,10 @@ def _competition(table: object, place: Place, work: Path | str | None) -> Compet
         raise ConfigurationError(
             f"{place.file}: {place.table} has labels but no validation: add the folder of the "
             "labelled query images, validation = …"
+        )
+    if values.get("labels") == "folders" and values.setdefault("ids", "path") != "path":
+        raise Place(place.file, place.table, "ids").wrong(
+            values["ids"], '"path" beside labels = "folders": the folder of an image is part of its id'
         )
     values.setdefault("work", Path("work") / values["name"])
     if work is not None:

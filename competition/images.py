@@ -52,13 +52,15 @@ class ImageSet:
         )
 
 
-def list_images(folder: Path | str, *, origin: str = "") -> ImageSet:
+def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blanks: bool = True) -> ImageSet:
     """List the images below `folder`, sorted by id; the id is the file name without its extension.
 
     Hidden files and folders (leading dot) are passed over; files with another extension are returned as
     `others`.
+    ids: "path" makes the path below `folder`, without the extension and with / between folders, the id.
     origin: where the folder's name comes from, put before messages ("config.toml: [competition] gallery").
-    Top7Error: no such folder, no image in it, one id twice, an id that would break a CSV line.
+    blanks: whether an id may hold one. Top7Error: no such folder, no image in it, ids that stand twice or would break a
+    CSV line (all of them in one message).
     """
     before = f"{origin}: " if origin else ""
     if not os.path.isdir(folder):
@@ -66,8 +68,9 @@ def list_images(folder: Path | str, *, origin: str = "") -> ImageSet:
         raise Top7Error(f"{before}the image folder {folder} {found}: expected a folder of images")
     found: list[tuple[str, str]] = []
     others: list[str] = []
+    above = len(os.path.join(os.fspath(folder), ""))
     for path, name in _files(os.fspath(folder)):
-        stem, extension = os.path.splitext(name)
+        stem, extension = os.path.splitext(path[above:] if ids == "path" else name)
         if extension.lower() in EXTENSIONS:
             found.append((stem, path))
         else:
@@ -78,13 +81,9 @@ def list_images(folder: Path | str, *, origin: str = "") -> ImageSet:
             f"{', '.join(sorted(EXTENSIONS))}, found {len(others)} other files"
         )
     found.sort()
-    for number, (stem, path) in enumerate(found):
-        if number and found[number - 1][0] == stem:
-            raise Top7Error(
-                f"{before}the id {stem!r} stands for two images, {found[number - 1][1]} and {path}: "
-                "rename or remove one"
-            )
-        _check_id(stem, path, before)
+    faults = [*_broken(found, blanks), *_doubled(found, ids)]
+    if faults:
+        raise Top7Error(before + "; ".join(faults))
     return ImageSet(
         tuple(stem for stem, _ in found),
         PathList(tuple(path for _, path in found)),
@@ -106,7 +105,7 @@ def _files(folder: str) -> Iterable[tuple[str, str]]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if _is_folder(entry):
+                    if entry.is_dir():
                         waiting.append(entry.path)
                     else:
                         yield entry.path, entry.name
@@ -114,20 +113,50 @@ def _files(folder: str) -> Iterable[tuple[str, str]]:
             raise Top7Error(f"{current}: the folder cannot be read: {error.strerror}") from None
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: a file that cannot be opened
-        return False
-
-
-def _check_id(stem: str, path: str, before: str) -> None:
-    """An id stands in CSV lines and in .ids files: no separators, quotes, line ends, blanks at the ends."""
-    if stem != stem.strip() or not stem.isprintable() or "," in stem or '"' in stem:
-        raise Top7Error(
-            f"{before}the file name of {path!r} makes an id that would break a CSV: "
-            "rename it without commas, quotes, line ends, unprintable characters, leading or trailing blanks"
+def _broken(found: Sequence[tuple[str, str]], blanks: bool) -> list[str]:
+    """What is wrong with the ids that cannot stand in CSV lines and in .ids files."""
+    wrong = [
+        repr(path)
+        for stem, path in found
+        if stem != stem.strip()
+        or not stem.isprintable()
+        or "," in stem
+        or '"' in stem
+        or (" " in stem and not blanks)
+    ]
+    if not wrong:
+        return []
+    forbidden = "commas, quotes, line ends, unprintable characters, leading or trailing blanks"
+    if not blanks:
+        forbidden = forbidden.replace(
+            "leading or trailing blanks", 'blanks (submission = "kaggle" puts them between ids)'
         )
+    names = (
+        f"the file name of {wrong[0]} makes an id" if len(wrong) == 1 else f"{len(wrong)} file names make ids"
+    )
+    listed = "" if len(wrong) == 1 else f": {_first(wrong)}"
+    return [
+        f"{names} that would break a CSV: rename {'it' if len(wrong) == 1 else 'them'} without {forbidden}{listed}"
+    ]
+
+
+def _doubled(found: Sequence[tuple[str, str]], ids: str) -> list[str]:
+    """What is wrong with the ids that several images have; `found` is sorted."""
+    pairs = [(one, other) for one, other in zip(found, found[1:]) if one[0] == other[0]]
+    if not pairs:
+        return []
+    way = "rename or remove one"
+    if ids == "name" and all(os.path.dirname(one[1]) != os.path.dirname(other[1]) for one, other in pairs):
+        way = 'write ids = "path" under [competition] to make the folder a part of every id, or rename'
+    doubled = list(dict.fromkeys(one[0] for one, _ in pairs))
+    if len(doubled) > 1:
+        return [f"{len(doubled)} ids stand for more than one image: {way}: {_first([*map(repr, doubled)])}"]
+    (stem, path), (_, other) = pairs[0]
+    return [f"the id {stem!r} stands for two images, {path} and {other}: {way}"]
+
+
+def _first(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
 def split_images(configuration: Configuration, split: str) -> ImageSet:
@@ -140,7 +169,37 @@ def split_images(configuration: Configuration, split: str) -> ImageSet:
             f"{configuration.path}: [competition] has no {split}: add {split} = … with the folder "
             "of its images"
         )
-    return list_images(folder, origin=f"{configuration.path}: [competition] {split}")
+    competition = configuration.competition
+    return list_images(
+        folder,
+        ids=competition.ids,
+        origin=f"{configuration.path}: [competition] {split}",
+        blanks=split != "gallery" or competition.submission != "kaggle",
+    )
+
+
+def configured_images(configuration: Configuration, splits: Iterable[str] = SPLITS) -> dict[str, ImageSet]:
+    """The images of the given splits that the configuration has; Top7Error with all that is wrong in any of them.
+
+    That a folder or the label file is missing is said before anything is listed.
+    """
+    competition = configuration.competition
+    wanted = [split for split in SPLITS if split in splits and getattr(competition, split) is not None]
+    keys = [*wanted, *(["labels"] if competition.labels not in (None, "folders") else [])]
+    lost = [key for key in keys if not os.path.exists(getattr(competition, key))]
+    if lost:
+        missing = ", ".join(f"{key} = {getattr(competition, key)}" for key in lost)
+        verb = "does not exist" if len(lost) == 1 else "do not exist"
+        raise Top7Error(f"{configuration.path}: [competition] {missing} {verb}: correct the path")
+    found, faults = {}, []
+    for split in wanted:
+        try:
+            found[split] = split_images(configuration, split)
+        except Top7Error as error:
+            faults.append(str(error))
+    if faults:
+        raise Top7Error("; ".join(faults))
+    return found
 
 
 def sample_images(images: ImageSet, limit: int, seed: int, always: Iterable[str] = ()) -> ImageSet:

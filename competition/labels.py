@@ -1,4 +1,4 @@
-"""Label files: which gallery images are correct for a query. `query,gallery[,gallery…]`, ragged."""
+"""Labels: which gallery images are correct for a query. Files of `query,gallery[,gallery…]`, ragged, or folders."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ def read_labels(
 ) -> dict[str, tuple[str, ...]]:
     """Read a label file; returns query id -> correct gallery ids, in the order of `query_ids`.
 
+    Rows of one query are joined, so that a file may hold a pair a row. The word "folders" in place of a path: correct
+    are the gallery images in the folder of the query's own path (ids are paths then).
     UTF-8 with or without a BOM, lines ending in \\n or \\r\\n. Line 1 is a header if its first field is no
     known query id and no other field a gallery id. Empty fields at the end of a row, blank lines and blanks
     around an id are passed over. Top7Error, one line with file and line number: an unknown query or gallery
-    id, a query labelled twice, a gallery id twice in a row, a row without gallery ids, another delimiter, not
+    id, a gallery id twice for a query, a row without gallery ids, another delimiter, not
     UTF-8, no row at all; and, where `complete`, a query of `query_ids` without a row.
     """
+    if path == "folders":
+        return folder_labels(query_ids, gallery_ids)
     queries, gallery = frozenset(query_ids), frozenset(gallery_ids)
-    found: dict[str, tuple[str, ...]] = {}
-    line_of: dict[str, int] = {}
+    found: dict[str, dict[str, int]] = {}  # query -> gallery id -> line
     for number, (line, row) in enumerate(_rows(Path(path))):
         query, correct = row[0], row[1:]
         if number == 0 and query not in queries and gallery.isdisjoint(correct):
@@ -39,22 +42,23 @@ def read_labels(
                 f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
                 "(file names without extension)"
             )
-        if query in found:
-            raise Top7Error(
-                f"{where}: query {query!r} is labelled twice, first on line {line_of[query]}: "
-                "put all its gallery ids into one row"
-            )
         if not correct:
             raise Top7Error(f"{where}: query {query!r} has no gallery id: expected query,gallery[,gallery…]")
-        for position, gallery_id in enumerate(correct):
+        known = found.setdefault(query, {})
+        for gallery_id in correct:
             if gallery_id not in gallery:
                 raise Top7Error(
                     f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
                     "gallery ids (file names without extension)"
                 )
-            if gallery_id in correct[:position]:
-                raise Top7Error(f"{where}: gallery id {gallery_id!r} stands twice in the row: remove one")
-        found[query], line_of[query] = tuple(correct), line
+            if gallery_id in known:
+                earlier = (
+                    "in the row"
+                    if known[gallery_id] == line
+                    else f"for {query!r}, first on line {known[gallery_id]}"
+                )
+                raise Top7Error(f"{where}: gallery id {gallery_id!r} stands twice {earlier}: remove one")
+            known[gallery_id] = line
     if not found:
         raise Top7Error(f"{path}: the label file holds no label: expected rows query,gallery[,gallery…]")
     missing = [query for query in query_ids if query not in found]
@@ -63,7 +67,24 @@ def read_labels(
             f"{path}: {len(missing)} of {len(queries)} queries have no row, the first is {missing[0]!r}: "
             "label them or remove their images"
         )
-    return {query: found[query] for query in query_ids if query in found}
+    return {query: tuple(found[query]) for query in query_ids if query in found}
+
+
+def folder_labels(query_ids: Sequence[str], gallery_ids: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Labels of ids that are paths: correct for a query are the gallery images in the folder of the same path.
+
+    Top7Error: queries whose folder holds no gallery image.
+    """
+    inside: dict[str, list[str]] = {}
+    for gallery_id in gallery_ids:
+        inside.setdefault(gallery_id.rpartition("/")[0], []).append(gallery_id)
+    lost = [query for query in query_ids if "/" not in query or query.rpartition("/")[0] not in inside]
+    if lost:
+        raise Top7Error(
+            f'labels = "folders": {len(lost)} of {len(query_ids)} queries stand in a folder that the gallery does not '
+            f"have, the first is {lost[0]!r}: expected a folder of the same path, a class, in both"
+        )
+    return {query: tuple(inside[query.rpartition("/")[0]]) for query in query_ids}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -124,7 +145,7 @@ def validation_labels(
             f"{configuration.path}: [competition] has no labels: add labels = … with the label "
             "file of the validation queries"
         )
-    if not path.exists():
+    if path != "folders" and not path.exists():
         raise Top7Error(f"{configuration.path}: [competition] labels: {path} does not exist")
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
 

@@ -153,12 +153,17 @@ def read_scores(path: Path | str, query_ids: Sequence[str], k: int) -> np.ndarra
 
 
 def read_lists(
-    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int = 7
+    path: Path | str,
+    *,
+    splits: Mapping[str, Sequence[str]],
+    gallery_ids: Sequence[str],
+    top_k: int = 7,
+    form: str = "plain",
 ) -> Lists:
     """Read a submission without fault, rows in the order of its split's queries, and its scores if they were
     kept.
     """
-    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
+    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
     query_ids = tuple(splits[check.split])
     ranks = np.array(
@@ -174,12 +179,15 @@ def blend_files(
     splits: Mapping[str, Sequence[str]],
     gallery_ids: Sequence[str],
     top_k: int = 7,
+    form: str = "plain",
     method: str = "rank",
 ) -> Lists:
     """Return the blend of submission files, all of one split; the first names it. See `blend`."""
     if len(paths) < 2:
         raise ConfigurationError(f"{len(paths)} submission to blend: give at least two")
-    lists = [read_lists(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k) for path in paths]
+    lists = [
+        read_lists(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form) for path in paths
+    ]
     for other in lists[1:]:
         if other.split != lists[0].split:
             raise Top7Error(

@@ -285,6 +285,8 @@ def configuration_text(configuration: Configuration) -> str:
         f"name = {_toml(competition.name)}",
         'gallery = "not in the bundle"',
         f"top_k = {competition.top_k}",
+        f"ids = {_toml(competition.ids)}",
+        f"submission = {_toml(competition.submission)}",
     ]
     lines += ["", "[simulate]", *(f"{key} = {value}" for key, value in vars(configuration.simulate).items())]
     for backbone in configuration.backbones:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.errors import Top7Error
+from submissions.writing import KAGGLE_HEADER
 
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
@@ -39,19 +40,28 @@ class Check:
 
 
 def check_submission(
-    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Collection[str], top_k: int = 7
+    path: Path | str,
+    *,
+    splits: Mapping[str, Sequence[str]],
+    gallery_ids: Collection[str],
+    top_k: int = 7,
+    form: str = "plain",
 ) -> Check:
     """Check the CSV `path` against the format `id,id1,…,id<top_k>`, no header, UTF-8, lines ending in \\n.
+
+    form: "kaggle" asks for the header `id,images` and for ids separated by spaces instead.
 
     splits: split -> its query ids; the file is taken to answer the split to which most of its query ids
     belong. The last line may lack its \\n. Top7Error only where the file cannot be read at all.
     """
     path = Path(path)
     faults: list[Fault] = []
-    rows = _rows(_bytes(path), faults)
+    rows = _rows(_bytes(path), faults, form)
     gallery = frozenset(gallery_ids)
     queries_of = {split: frozenset(ids) for split, ids in splits.items()}
-    if (
+    if form == "kaggle":
+        rows = _kaggle_rows(rows, faults)
+    elif (
         rows
         and not any(rows[0][1][0] in ids for ids in queries_of.values())
         and gallery.isdisjoint(rows[0][1][1:])
@@ -82,7 +92,7 @@ def _bytes(path: Path) -> bytes:
         raise Top7Error(f"{path}: the submission cannot be read: {error.strerror}") from None
 
 
-def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
+def _rows(data: bytes, faults: list[Fault], form: str) -> list[tuple[int, list[str]]]:
     """(line number, fields) of every line that has fields; adds faults of encoding, line ends, delimiters."""
     if not data.removeprefix(BOM).strip():
         faults.append(Fault(1, "the file is empty: expected a line a query"))
@@ -109,7 +119,7 @@ def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
         except UnicodeDecodeError as error:
             faults.append(Fault(number, f"not UTF-8 (byte 0x{line[error.start]:02x}): save as UTF-8"))
             continue
-        fault = _line_fault(text)
+        fault = _line_fault(text, form)
         if fault:
             faults.append(Fault(number, fault))
         else:
@@ -117,7 +127,20 @@ def _rows(data: bytes, faults: list[Fault]) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _line_fault(text: str) -> str | None:
+def _kaggle_rows(rows: list[tuple[int, list[str]]], faults: list[Fault]) -> list[tuple[int, list[str]]]:
+    """The rows below the header, query and gallery ids apart; adds the faults of Kaggle's form."""
+    if rows and rows[0] == (1, KAGGLE_HEADER.split(",")):
+        rows = rows[1:]
+    else:
+        faults.append(Fault(1, f"no header: expected {KAGGLE_HEADER}"))
+    for line, fields in rows:
+        if len(fields) != 2:
+            expected = "expected one, after the query; the gallery ids are separated by single spaces"
+            faults.append(Fault(line, f"{len(fields) - 1} commas: {expected}"))
+    return [(line, [fields[0], *fields[1].split(" ")]) for line, fields in rows if len(fields) == 2]
+
+
+def _line_fault(text: str, form: str) -> str | None:
     """The fault for which a line cannot be cut into fields."""
     if not text.strip():
         return "a blank line: remove it"
@@ -125,7 +148,7 @@ def _line_fault(text: str) -> str | None:
         return "a carriage return inside the line: expected lines ending in \\n, save with Unix line ends"
     if '"' in text:
         return "quotes: expected bare ids, id,id1,…"
-    if "," not in text:
+    if "," not in text and form == "plain":
         for mark, name in DELIMITERS.items():
             if mark in text.strip():
                 return f"the ids are separated by {name}: expected commas"

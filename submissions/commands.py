@@ -66,9 +66,12 @@ def splits_of(configuration: Configuration) -> _Splits:
 def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
+    from tuning.space import space_of
 
+    configuration = configuration_of(options)
+    space_of(configuration)  # a step that cannot be is said now, not after the hours of the extraction
     report = run_extraction(
-        configuration_of(options),
+        configuration,
         device=options.device,
         limit=options.limit,
         jobs=options.jobs,
@@ -204,7 +207,11 @@ def check(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     found = splits_of(configuration)
     checked = check_submission(
-        options.file, splits=found.queries, gallery_ids=found.gallery, top_k=configuration.competition.top_k
+        options.file,
+        splits=found.queries,
+        gallery_ids=found.gallery,
+        top_k=configuration.competition.top_k,
+        form=configuration.competition.submission,
     )
     values = {
         "file": str(options.file),
@@ -363,17 +370,18 @@ def blend(options: Namespace) -> Outcome:
 
     configuration = configuration_of(options)
     found = splits_of(configuration)
-    top_k = configuration.competition.top_k
+    top_k, form = configuration.competition.top_k, configuration.competition.submission
     lists = blend_files(
         options.files,
         options.weights,
         splits=found.queries,
         gallery_ids=found.gallery,
         top_k=top_k,
+        form=form,
         method=options.method,
     )
     path = options.out or Path(configuration.competition.work) / "submissions" / f"blend-{lists.split}.csv"
-    write_submission(path, lists.query_ids, lists.ranks, found.gallery, top_k)
+    write_submission(path, lists.query_ids, lists.ranks, found.gallery, top_k, form)
     if lists.scores is not None:
         write_scores(path, lists.query_ids, lists.scores)
     return Outcome(

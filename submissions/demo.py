@@ -49,7 +49,13 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
             for split in ("validation", "test")
         }
         for file in files[name].values():
-            found = check_submission(file, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
+            found = check_submission(
+                file,
+                splits=queries,
+                gallery_ids=gallery,
+                top_k=competition.top_k,
+                form=competition.submission,
+            )
             if found.faults:
                 raise Top7Error(f"{file}: {found.faults[0]}")
         validation = score_and_record(

@@ -35,7 +35,7 @@ def predict(
     from features.extraction import describe
 
     configuration, recipe = needed(configuration, recipe)
-    images = list_images(input_dir)
+    images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
         print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
     scratch = Path(configuration.competition.work) if scratch is None else scratch
@@ -50,8 +50,9 @@ def predict(
         print(
             f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
         )
+    competition = configuration.competition
     write_submission(
-        output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, configuration.competition.top_k
+        output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, competition.submission
     )
     return {
         "file": str(output_csv),

@@ -49,10 +49,15 @@ class Score:
 
 
 def read_submission(
-    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int = 7
+    path: Path | str,
+    *,
+    splits: Mapping[str, Sequence[str]],
+    gallery_ids: Sequence[str],
+    top_k: int = 7,
+    form: str = "plain",
 ) -> Check:
     """Read a submission without fault (see `check_submission`); Top7Error naming the first otherwise."""
-    check = check_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
+    check = check_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
     if check.faults:
         count = f"{len(check.faults)} fault" + "s" * (len(check.faults) > 1)
         raise Top7Error(
@@ -68,13 +73,14 @@ def score_submission(
     splits: Mapping[str, Sequence[str]],
     gallery_ids: Sequence[str],
     top_k: int = 7,
+    form: str = "plain",
 ) -> Score:
     """Score the submission `path` with the label file `labels_path`.
 
     splits: split -> query ids; gallery_ids: in row order. The labels may leave queries of the submission's
     split out (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
     """
-    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k)
+    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
     labels = read_labels(labels_path, query_ids=splits[check.split], gallery_ids=gallery_ids, complete=False)
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
     ranks = np.array(

@@ -47,7 +47,8 @@ def submit(
         if out is not None
         else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
     )
-    write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k)
+    form = competition.submission
+    write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, form)
     write_scores(path, lists.query_ids, lists.scores)
     weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
     values = {
@@ -109,7 +110,14 @@ def score_and_record(
     A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
     competition = configuration.competition
-    scored = score_submission(file, labels, splits=queries, gallery_ids=gallery, top_k=competition.top_k)
+    scored = score_submission(
+        file,
+        labels,
+        splits=queries,
+        gallery_ids=gallery,
+        top_k=competition.top_k,
+        form=competition.submission,
+    )
     values = {
         "file": str(file),
         "sha256": scored.sha256,

@@ -1,4 +1,7 @@
-"""Write a submission: `id,id1,…,id7`, no header, UTF-8, \\n; checked before a byte is written."""
+"""Write a submission, checked before a byte is written: UTF-8, \\n, `id,id1,…,id7` without a header, or Kaggle's form.
+
+Kaggle's has the header `id,images` and the gallery ids of a query separated by spaces.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,30 @@ import numpy as np
 from competition.atomic import write_text
 from competition.errors import Top7Error
 
+KAGGLE_HEADER = "id,images"
+
 
 def write_submission(
-    path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, gallery_ids: Sequence[str], top_k: int = 7
+    path: Path | str,
+    query_ids: Sequence[str],
+    ranks: np.ndarray,
+    gallery_ids: Sequence[str],
+    top_k: int = 7,
+    form: str = "plain",
 ) -> Path:
     """Write the first `top_k` columns of `ranks` as gallery ids, a line a query in the order of `query_ids`.
 
-    ranks: (n_queries, at least top_k) integer gallery rows, best first. Returns `path`, written completely or
+    ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`, written completely or
     not at all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
     """
     ranks = np.asarray(ranks)
     _check(path, query_ids, ranks, len(gallery_ids), top_k)
-    lines = (
-        ",".join([query, *(gallery_ids[row] for row in rows)])
+    between = {"plain": ",", "kaggle": " "}[form]
+    lines = [KAGGLE_HEADER] if form == "kaggle" else []
+    lines += [
+        f"{query},{between.join(gallery_ids[row] for row in rows)}"
         for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True)
-    )
+    ]
     return write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 

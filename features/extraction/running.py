@@ -14,7 +14,8 @@ from filelock import FileLock, Timeout
 from competition.atomic import remove_abandoned
 from competition.configuration import SPLITS, Backbone, Configuration, External
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, split_images
+from competition.images import ImageSet, configured_images
+from competition.labels import validation_labels
 from features.dumps import read_sidecar
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.disk import Disk
@@ -162,11 +163,11 @@ def _work(
     for split in splits:
         if split not in SPLITS:
             raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-    found = {
-        split: split_images(configuration, split)
-        for split in SPLITS
-        if split in splits and getattr(configuration.competition, split) is not None
-    }
+    found = configured_images(configuration, splits)
+    if "gallery" in found and "validation" in found and configuration.competition.labels is not None:
+        validation_labels(
+            configuration, found["validation"].ids, found["gallery"].ids
+        )  # wrong ones: now, not later
     folders = {split: whole_folder(configuration, split) for split in found}
     whole = found.get("gallery")
     if whole is not None and limit is not None:

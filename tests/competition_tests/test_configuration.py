@@ -266,7 +266,9 @@ WRONG_VALUES = [
     ("competition", "name = 'a/b'", "a name without / or \\ and without a leading dot"),
     ("competition", "gallery = ''", "a text in quotes, not empty"),
     ("competition", "validation = false", "a text in quotes, not empty"),
-    ("competition", "labels = ['a']", "a text in quotes, not empty"),
+    ("competition", "labels = ['a']", '"folders" or the path of a file'),
+    ("competition", "ids = 'paths'", "another value; did you mean 'path'? known: name, path"),
+    ("competition", "submission = 'csv'", "another value; known: plain, kaggle"),
     ("competition", "test = 1.5", "a text in quotes, not empty"),
     ("competition", "work = 1", "a text in quotes, not empty"),
     ("competition", "top_k = 0", "a whole number of at least 1"),
@@ -365,3 +367,11 @@ def test_missing_file_folder_and_other_encodings(tmp_path):
     path.write_bytes(b"[competition]\nname = 'caf\xe9'\n")
     with pytest.raises(ConfigurationError, match="latin.toml: line 2 is not UTF-8: save the file as UTF-8"):
         load_configuration(path)
+
+
+def test_labels_from_folders_make_ids_paths(tmp_path):
+    text = "[competition]\nname = 'n'\ngallery = 'g'\nvalidation = 'v'\nlabels = 'folders'\n{}[[backbone]]\nmodel = 'm'\nlayers = [1]"
+    competition = load_configuration(written(tmp_path, text.format(""))).competition
+    assert (competition.labels, competition.ids) == ("folders", "path")
+    with pytest.raises(ConfigurationError, match='ids = .name.: expected "path" beside labels = "folders"'):
+        load_configuration(written(tmp_path, text.format("ids = 'name'\n")))

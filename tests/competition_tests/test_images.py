@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from competition.configuration import Competition, Configuration, Tuning
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, PathList, ids_digest, list_images, sample_images, split_images
+from competition.images import (
+    ImageSet,
+    PathList,
+    configured_images,
+    ids_digest,
+    list_images,
+    sample_images,
+    split_images,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -77,10 +85,69 @@ def test_folder_errors(tmp_path):
 def test_same_id_twice(tmp_path):
     touch(tmp_path, "a/x.jpg", "b/x.png")
     expected = (
-        f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: rename or remove one"
+        f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: "
+        'write ids = "path" under [competition] to make the folder a part of every id, or rename'
     )
     with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
         list_images(tmp_path)
+    assert list_images(tmp_path, ids="path").ids == ("a/x", "b/x")
+    assert list_images(f"{tmp_path}/", ids="path").ids == ("a/x", "b/x")
+    touch(tmp_path, "a/x.png")
+    expected = (
+        f"the id 'a/x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/a/x.png: rename or remove one"
+    )
+    with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
+        list_images(tmp_path, ids="path")
+
+
+def test_ids_that_are_paths_sort_as_texts(tmp_path):
+    touch(tmp_path, "b/1.jpg", "a/2.jpg", "a-b/1.jpg", "top.jpg", "a/deep/1.jpg", "other/x.txt")
+    images = list_images(tmp_path, ids="path")
+    assert images.ids == ("a-b/1", "a/2", "a/deep/1", "b/1", "top")
+    assert list(images.paths) == [tmp_path / f"{image_id}.jpg" for image_id in images.ids]
+
+
+def test_all_bad_names_are_said_at_once(tmp_path):
+    touch(tmp_path, "fine.jpg", *(f"bad,{number}.jpg" for number in range(3)), "one/x.jpg", "two/x.jpg")
+    with pytest.raises(Top7Error) as caught:
+        list_images(tmp_path)
+    message = str(caught.value)
+    assert "3 file names make ids that would break a CSV: rename them" in message
+    assert (
+        all(f"bad,{number}.jpg" in message for number in range(3)) and "the id 'x' stands for two" in message
+    )
+    touch(tmp_path, *(f"also,{number}.jpg" for number in range(1000)))
+    with pytest.raises(Top7Error, match="1003 file names .*, and 983 more") as caught:
+        list_images(tmp_path)
+    assert len(str(caught.value)) < 10_000 and "\n" not in str(caught.value)
+    touch(tmp_path / "folder", "a,b/1.jpg")
+    with pytest.raises(Top7Error, match="would break a CSV"):
+        list_images(tmp_path / "folder", ids="path")
+    assert list_images(tmp_path / "folder").ids == ("1",)
+
+
+def test_blanks_in_gallery_ids_break_kaggles_form(tmp_path):
+    touch(tmp_path, "gallery/a b.jpg", "test/a b.jpg")
+    competition = Competition("n", tmp_path / "gallery", test=tmp_path / "test", submission="kaggle")
+    configuration = Configuration(Path("c.toml"), competition, (), (), Tuning())
+    assert split_images(configuration, "test").ids == ("a b",)
+    with pytest.raises(Top7Error, match='would break a CSV: .* blanks .submission = "kaggle"'):
+        split_images(configuration, "gallery")
+
+
+def test_what_is_missing_is_said_before_anything_is_listed(tmp_path):
+    touch(tmp_path, "gallery/a,b.jpg", "val/c,d.jpg")
+    competition = Competition(
+        "n", tmp_path / "gallery", tmp_path / "val", tmp_path / "val.csv", tmp_path / "test"
+    )
+    configuration = Configuration(Path("c.toml"), competition, (), (), Tuning())
+    expected = f"c.toml: [competition] test = {tmp_path}/test, labels = {tmp_path}/val.csv do not exist"
+    with pytest.raises(Top7Error, match="^" + re.escape(expected)):
+        configured_images(configuration)
+    touch(tmp_path, "val.csv", "test/t.jpg")
+    with pytest.raises(Top7Error, match="gallery.*a,b.jpg.*; .*validation.*c,d.jpg"):
+        configured_images(configuration)
+    assert configured_images(configuration, ["test"])["test"].ids == ("t",)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ UNKNOWN_GALLERY = "expected one of the 4 gallery ids (file names without extensi
         ),
         ("v1,g1\nv2,,,\n", ": line 2: query 'v2' has no gallery id: expected query,gallery[,gallery…]"),
         (
-            "h\n" + ROWS + "v2,g1\n",
-            ": line 5: query 'v2' is labelled twice, first on line 3: put all its gallery ids into one row",
+            "h\n" + ROWS + "v2,g1\nv2,g3\n",
+            ": line 6: gallery id 'g3' stands twice for 'v2', first on line 3: remove one",
         ),
         ("v1,g1,g2,g1\n", ": line 1: gallery id 'g1' stands twice in the row: remove one"),
         ("v1,g1,,g2\n", ": line 1: field 3 is empty: expected query,gallery[,gallery…]"),
@@ -107,6 +107,24 @@ UNKNOWN_GALLERY = "expected one of the 4 gallery ids (file names without extensi
 def test_refused(tmp_path, data, message):
     with pytest.raises(Top7Error, match="^" + re.escape(f"{tmp_path}/val.csv{message}") + "$"):
         read(tmp_path, data)
+
+
+def test_a_pair_a_row(tmp_path):
+    pairs = "query,gallery\nv2,g3\nv1,g1\nv2,g2\nv3,g4\nv3,g1,g2\n"
+    assert read(tmp_path, pairs) == {"v1": ("g1",), "v2": ("g3", "g2"), "v3": ("g4", "g1", "g2")}
+
+
+def test_labels_of_folders():
+    gallery = ("apple/1", "apple/2", "pear/1", "pear/green/1", "top")
+    queries = ("apple/9", "pear/9", "pear/green/9")
+    assert read_labels("folders", query_ids=queries, gallery_ids=gallery) == {
+        "apple/9": ("apple/1", "apple/2"),
+        "pear/9": ("pear/1",),
+        "pear/green/9": ("pear/green/1",),
+    }
+    for stranger in ("plum/1", "top", "apple"):
+        with pytest.raises(Top7Error, match=f"1 of 4 queries .* the first is '{stranger}'"):
+            read_labels("folders", query_ids=(*queries, stranger), gallery_ids=gallery)
 
 
 def test_missing_file_and_folder(tmp_path):

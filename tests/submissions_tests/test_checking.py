@@ -33,6 +33,39 @@ def test_accepted(tmp_path, data):
     assert result.answers["v1" if data[0][0] == "v" else "t2"] == tuple(ANSWER[1:].split(","))
 
 
+SPACED = " ".join(ANSWER[1:].split(","))
+KAGGLE = ["id,images", *(f"t{number},{SPACED}" for number in (1, 2, 3))]
+ONE_COMMA = "expected one, after the query; the gallery ids are separated by single spaces"
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (KAGGLE, []),
+        (KAGGLE[1:], [(1, "no header: expected id,images")]),
+        (
+            [*KAGGLE[:3], f"t3{ANSWER}"],
+            [(4, f"7 commas: {ONE_COMMA}"), (4, "query 't3' of test is missing: add its line")],
+        ),
+        (
+            [*KAGGLE[:3], "t3"],
+            [(4, f"0 commas: {ONE_COMMA}"), (4, "query 't3' of test is missing: add its line")],
+        ),
+        ([*KAGGLE[:3], f"t3,{SPACED} g7"], [(4, "8 gallery ids: expected 7")]),
+        (
+            [*KAGGLE[:3], f"t3,{SPACED[:-2]} g6"],
+            [(4, "an empty gallery id: remove the comma or add the id"), (4, "8 gallery ids: expected 7")],
+        ),
+        (
+            [*KAGGLE[:3], "t3,g0 g0 g2 g3 g4 g5 g6"],
+            [(4, "gallery id 'g0' stands 2 times: expected 7 distinct ids")],
+        ),
+    ],
+)
+def test_kaggles_form(tmp_path, data, expected):
+    assert sorted(faults(tmp_path, data, form="kaggle")) == sorted(expected)
+
+
 MISSING = "query {!r} of test is missing: add its line"
 OTHER_SPLIT = "query 'v1' is of validation, while most lines answer test: expected the queries of one split"
 CARRIAGE = "a carriage return inside the line: expected lines ending in \\n, save with Unix line ends"

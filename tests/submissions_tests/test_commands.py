@@ -385,7 +385,7 @@ def test_run_sh_works_where_cdpath_is_set(fresh_machine, tmp_path):
     for folder in ("elsewhere/bin", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     called = subprocess.run(
-        ["bash", "bin/../run.sh", "--help"],
+        ["bash", "bin/../run.sh", "extract", "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

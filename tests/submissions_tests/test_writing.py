@@ -21,6 +21,16 @@ def test_bytes(tmp_path):
     assert check.faults == () and check.split == "test"
 
 
+def test_kaggles_form(tmp_path):
+    ranks = np.array([[8, 0, 1], [1, 2, 3]])
+    path = write_submission(tmp_path / "s.csv", ["v 2", "vä"], ranks, GALLERY, 3, "kaggle")
+    assert path.read_bytes() == "id,images\nv 2,g8 g0 g1\nvä,g1 g2 g3\n".encode()
+    check = check_submission(
+        path, splits={"test": ["vä", "v 2"]}, gallery_ids=GALLERY, top_k=3, form="kaggle"
+    )
+    assert check.faults == () and check.answers == {"v 2": ("g8", "g0", "g1"), "vä": ("g1", "g2", "g3")}
+
+
 def test_other_top_k(tmp_path):
     path = write_submission(
         tmp_path / "s.csv", ["v"], np.array([[3, 1, 2]], dtype=np.int32), GALLERY, top_k=2
