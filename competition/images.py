@@ -105,12 +105,19 @@ def _files(folder: str) -> Iterable[tuple[str, str]]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         waiting.append(entry.path)
                     else:
                         yield entry.path, entry.name
         except OSError as error:
             raise Top7Error(f"{current}: the folder cannot be read: {error.strerror}") from None
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be opened
+        return False
 
 
 def _broken(found: Sequence[tuple[str, str]], blanks: bool) -> list[str]:

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 import io
+import re
+import threading
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from competition.errors import ConfigurationError, nearest
 
-DECODER = 2  # raise when any file may decode to other pixels: it is part of every recipe
+DECODER = 3  # raise when any file may decode to other pixels: it is part of every recipe
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "QOI",
+)  # MPO comes with JPEG
 MAX_PIXELS = 120_000_000
+MAX_DECODING_BYTES = 1_250_000_000  # of all images that are being decoded at one time
+PIXEL_BYTES = {"WEBP": 24, "AVIF": 20, "JPEG2000": 28, "TIFF": 14}  # what decoding takes at most, measured
+OTHER_PIXEL_BYTES = 10
+COEFFICIENT_BYTES = 6  # a pixel of a JPEG of several scans, whatever the size that it is decoded to
+MAX_SCANS = 100  # of a JPEG; programs write some ten
+MAX_SCANNED_PIXELS = 2_000_000_000  # scans times pixels
+MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothing
+MAX_TEXT_MB = 16
+BAND_PIXELS = 1_000_000
 SMALLEST_SIDE_PX = 32
 FILTER = Image.Resampling.BILINEAR
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+START_OF_SCAN = b"\xff\xda"
+MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 
 # `decode` has a lower limit of its own, and does without damaged EXIF blocks
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
-
-
-def _formats() -> tuple[str, ...]:
-    """Every raster format of Pillow: EPS is a program, which it would have Ghostscript run."""
-    Image.init()
-    return tuple(name for name in Image.OPEN if name != "EPS")
-
-
-FORMATS = _formats()
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_MB << 20
 
 
 class Unreadable(Exception):
@@ -93,38 +113,102 @@ RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
 def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
-    """Decode the first frame of an image file once and return it in every size asked for, uint8 (H, W, 3)
-    each.
+    """Decode the first frame of an image file once and return it in each size asked for, uint8 (H, W, 3).
 
     data: the whole file; its name's extension plays no role. Transparent pixels lie over white, 16-bit greys
     are scaled to 8 bit, CMYK, palettes and greys become RGB, EXIF orientation is applied. JPEGs are decoded
     at a fraction of their size where that leaves at least twice the pixels wanted on each side.
-    Unreadable: empty, truncated or damaged files, unknown formats, more than MAX_PIXELS declared pixels.
+    All threads together decode what fits in MAX_DECODING_BYTES; an image waits for its room.
+    Unreadable: empty, truncated or damaged files, formats not in FORMATS, more pixels, scans or seconds than
+    the limits above.
     """
     if not data:
         raise Unreadable("empty file (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(_TimedBytes(data), formats=FORMATS) as image:
             _refuse_bomb(image)
-            orientation = _orientation(image)
-            size = image.size[::-1] if orientation in TURNED else image.size
-            wanted = [RESIZES[sizing.resize](*size, sizing) for sizing in sizings]
+            scalable = image.format in ("JPEG", "MPO")
+            orientation = _orientation(image) if scalable else 1
+            wanted = _wanted(image.size, orientation, sizings)
+            coefficients = _coefficient_bytes(image, data) if scalable else 0
             _draft(image, orientation in TURNED, wanted)
-            image.load()
-            pixels = _rgb(image)
+            with _room(coefficients + _decoding_bytes(image)):
+                depth = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+                image.load()
+                if not scalable:  # EXIF may follow the pixels of a PNG; Pillow turns a TIFF itself
+                    orientation = 1 if image.format == "TIFF" else _orientation(image)
+                    wanted = _wanted(image.size, orientation, sizings)
+                if "transparency" in image.info:
+                    image.info["transparency"] = _as_decoded(image.info["transparency"], depth)
+                pixels = _rgb(image)
+                if orientation != 1:
+                    pixels = _turned(pixels, orientation)
+                return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
-        raise Unreadable("not an image in a format that Pillow knows") from None
+        raise Unreadable(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise Unreadable(f"refused by its declared size: {error}") from None
-    except (
-        Exception
-    ) as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError … on damaged files
-        raise Unreadable(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from None
-    if orientation != 1:
-        pixels = _turned(pixels, orientation)
-    return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError … on damage
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "MAX_TEXT" in reason:
+            raise Unreadable(f"refused: more than {MAX_TEXT_MB} MB of text or colour profile") from None
+        raise Unreadable(f"damaged: {reason}") from None
+
+
+class _TimedBytes(io.BytesIO):
+    """A file in memory that stops giving bytes when the thread that made it has decoded for too long."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.until = time.thread_time() + MAX_DECODING_S
+
+    def read(self, size: int | None = -1) -> bytes:
+        if time.thread_time() > self.until:
+            raise Unreadable(f"refused: decoding took more than {MAX_DECODING_S:.0f} seconds")
+        return super().read(size)
+
+
+class Budget:
+    """Bytes that all threads together may use; who asks for more than is left waits."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left, self.changed = size_bytes, threading.Condition()
+
+    @contextmanager
+    def room(self, size_bytes: int) -> Iterator[None]:
+        """Hold `size_bytes`, at most the whole budget, within the context."""
+        with self.changed:
+            self.changed.wait_for(lambda: size_bytes <= self.left)
+            self.left -= size_bytes
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.left += size_bytes
+                self.changed.notify_all()
+
+
+DECODING = Budget(MAX_DECODING_BYTES)
+
+
+def _room(cost_bytes: int):
+    if cost_bytes > MAX_DECODING_BYTES:
+        raise Unreadable(
+            f"refused by its declared size: decoding would take {cost_bytes / 1e9:.1f} GB, more than "
+            f"{MAX_DECODING_BYTES / 1e9:.2f} GB"
+        )
+    return DECODING.room(cost_bytes)
+
+
+def _decoding_bytes(image: Image.Image) -> int:
+    return image.width * image.height * PIXEL_BYTES.get(image.format, OTHER_PIXEL_BYTES)
+
+
+def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
+    width, height = size[::-1] if orientation in TURNED else size
+    return [RESIZES[sizing.resize](width, height, sizing) for sizing in sizings]
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -156,6 +240,28 @@ def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]]) -> N
     image.draft(None, size[::-1] if turned else size)
 
 
+def _coefficient_bytes(image: Image.Image, data: bytes) -> int:
+    """What a JPEG of several scans takes beside its pixels; Unreadable where it has too many."""
+    pixels, scans = image.width * image.height, data.count(START_OF_SCAN)
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
+    if scans > most and (scans := _scans(data)) > most:  # metadata may hold the marker, too
+        raise Unreadable(f"refused: a JPEG of {scans} scans, more than {most} at its size")
+    image.decodermaxblock = 1 << 14  # the time is looked at between blocks
+    return COEFFICIENT_BYTES * pixels if scans > 1 else 0
+
+
+def _scans(data: bytes) -> int:
+    """The scans of the first JPEG in `data`, without those of thumbnails in its metadata."""
+    scans, place = 0, 2
+    while (found := MARKER.search(data, place)) is not None:
+        marker, place = data[found.end() - 1], found.end()
+        if marker == 0xD9:
+            break
+        scans += marker == START_OF_SCAN[1]
+        place += int.from_bytes(data[place : place + 2])
+    return scans
+
+
 def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
     method = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -169,25 +275,48 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
     return pixels.transpose(method)
 
 
+def _as_decoded(transparency: object, depth: str) -> object:
+    """The transparent colour of a PNG as Pillow gives its pixels: 8 bits also where the file has 2, 4 or 16."""
+    if depth.startswith("RGB;16"):
+        return tuple(value >> 8 for value in transparency)
+    return transparency * {"L;2": 85, "L;4": 17}.get(depth, 1)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
+    """`image` as RGB over white; a large one in bands, since what lies between takes several times its memory."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    rows = max(1, BAND_PIXELS // image.width)
+    if rows >= image.height:
+        return _band_as_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_band_as_rgb(band), (0, top))
+    return whole
+
+
+def _band_as_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode.startswith("I"):
-        return _from_16_bit(np.asarray(image))
+        return _from_16_bit(np.asarray(image), image.info.get("transparency"))
     if mode == "F":
         raise Unreadable("floating-point pixels, which define no white")
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         alpha = image.convert("RGBA")
         white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, alpha).convert("RGB")
-    return image if mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
-def _from_16_bit(values: np.ndarray) -> Image.Image:
-    """Greys of 0 … 65535 to 8-bit RGB, rounded; wider integers have no defined white."""
+def _from_16_bit(values: np.ndarray, transparent: int | None) -> Image.Image:
+    """Greys of 0 … 65535 to 8-bit RGB, rounded, `transparent` to white; wider integers have no defined white."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise Unreadable(f"integer pixels from {low} to {high}, expected 0 to 65535")
     grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if transparent is not None:
+        grey[values == transparent] = 255
     return Image.fromarray(grey, "L").convert("RGB")
 
 

@@ -12,7 +12,8 @@ from competition.configuration import Configuration
 from competition.images import ImageSet, split_images
 from competition.labels import read_labels
 from competition.metrics import average_precision
-from features.decoding import Sizing, Unreadable, decode
+from features.decoding import Sizing
+from features.extraction.reading import read_picture
 from submissions.scoring import read_submission
 
 THUMBNAIL_PX = 104
@@ -130,9 +131,10 @@ def thumbnail(path: Path) -> str:
     """Return the image as a small JPEG data URI; a grey square for an unreadable one."""
     from PIL import Image
 
-    try:
-        pixels = Image.fromarray(decode(Path(path).read_bytes(), (_SIZING,))[0])
-    except (OSError, Unreadable):
+    found = read_picture(0, path, (_SIZING,)).pixels
+    if found is not None:
+        pixels = Image.fromarray(found[0])
+    else:
         pixels = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), (200, 200, 200))
     stream = io.BytesIO()
     pixels.save(stream, "JPEG", quality=80)

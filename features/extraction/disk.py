@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from competition.atomic import sync_folder, write_bytes
+from competition.atomic import reserve, sync_data, sync_folder, write_bytes
 from competition.errors import Top7Error
 
 
@@ -38,7 +38,7 @@ class Disk:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
-                os.posix_fallocate(descriptor, 0, max(1, size_bytes))
+                reserve(descriptor, size_bytes)
                 os.pwrite(descriptor, head, 0)
                 os.fsync(descriptor)
             finally:
@@ -82,7 +82,7 @@ class Disk:
 
     def sync(self, path: Path) -> None:
         try:
-            os.fdatasync(self._descriptor(path))
+            sync_data(self._descriptor(path))
         except OSError as error:
             raise _clear(error, path) from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from competition.images import ImageSet
-from features.decoding import Sizing, Unreadable, decode
+from features.decoding import Budget, Sizing, Unreadable, decode
+from features.extraction.hashing import MAX_FILE_BYTES, opened
+
+READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time
 
 
 @dataclass
@@ -33,20 +35,21 @@ class Picture:
 
 def read_picture(row: int, path: Path, sizings: tuple[Sizing, ...]) -> Picture:
     """Read a file once: its hash and its pixels come from the same bytes."""
+    picture = Picture(row, -1, -1, bytes(32), None, None)
     try:
-        with open(path, "rb") as stream:
-            stamp = os.fstat(stream.fileno())
-            data = stream.read()
+        stream, stamp = opened(path)
+        with stream, READING.room(stamp.st_size):
+            data = stream.read(stamp.st_size)  # no more than that: some special files never end
+            picture.size_bytes, picture.mtime_ns = stamp.st_size, stamp.st_mtime_ns
+            picture.sha256 = hashlib.sha256(data).digest()
+            picture.pixels = decode(data, sizings)
     except OSError as error:
-        return Picture(row, -1, -1, bytes(32), None, f"cannot be opened: {error.strerror}")
-    sha256 = hashlib.sha256(data).digest()
-    try:
-        pixels, reason = decode(data, sizings), None
+        picture.reason = f"cannot be opened: {error.strerror}"
     except Unreadable as error:
-        pixels, reason = None, str(error)
+        picture.reason = str(error)
     except MemoryError:
-        pixels, reason = None, "does not fit in memory"
-    return Picture(row, stamp.st_size, stamp.st_mtime_ns, sha256, pixels, reason)
+        picture.reason = "does not fit in memory"
+    return picture
 
 
 class Timed(Iterator[Picture]):

@@ -4,7 +4,6 @@ stand beside each dump too, and the files can be read again.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from competition.images import ImageSet
 from features.dumps import beside
 from features.extraction.disk import Disk
-from features.extraction.hashing import content_hash
+from features.extraction.hashing import content_hash, file_stamp
 from features.extraction.partial import record_type
 
 
@@ -44,10 +43,9 @@ def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
         tqdm(sidecar["ids"], desc="hash", unit="img", file=sys.stderr, leave=False)
     ):
         try:
-            found = os.stat(path_of[image_id])
-            records["size_bytes"][row], records["mtime_ns"][row] = found.st_size, found.st_mtime_ns
+            records["size_bytes"][row], records["mtime_ns"][row] = file_stamp(path_of[image_id])
             records["sha256"][row] = np.frombuffer(content_hash(path_of[image_id]), dtype=np.uint8)
-        except (KeyError, OSError):
+        except KeyError:
             records["size_bytes"][row] = records["mtime_ns"][row] = -1
     Disk().write_file(record, records.tobytes())
 

@@ -5,7 +5,6 @@ works on.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from competition.images import ImageSet, ids_digest
 from features.dumps import DAMAGE, beside, npy_header, read_sidecar
 from features.extraction.disk import Disk
-from features.extraction.hashing import content_hash
+from features.extraction.hashing import content_hash, file_stamp
 from features.extraction.journal import read_journal
 from features.extraction.partial import Group, record_type
 from features.extraction.rebuilding import rebuild_record, record_is_whole, settings_by_row
@@ -105,7 +104,7 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     retimed = False
     for row in np.flatnonzero(row_of >= 0):
         entry = records[row_of[row]]
-        size_bytes, mtime_ns = _stamp(images.paths.texts[row])
+        size_bytes, mtime_ns = file_stamp(images.paths.texts[row])
         if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
             continue
         if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
@@ -121,14 +120,6 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     if retimed:
         Disk().write_file(record, records.tobytes())
     return changed
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from competition.atomic import reserve as reserve_bytes
 from competition.atomic import sync_folder, write_bytes
 from competition.errors import Top7Error
 
@@ -119,7 +120,7 @@ def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
     matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     try:
         with open(path, "rb+") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            reserve_bytes(stream.fileno(), path.stat().st_size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Top7Error(

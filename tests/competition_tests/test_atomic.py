@@ -1,5 +1,6 @@
 """Files that are complete or not there."""
 
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from competition import atomic
 from competition.atomic import remove_abandoned, write_bytes, write_json, write_text
 
 
@@ -73,6 +75,36 @@ def test_a_file_system_without_locks_is_written_to_and_nothing_is_removed_there(
 
     monkeypatch.setattr("competition.atomic.fcntl.flock", refuse)
     assert write_text(tmp_path / "a.txt", "whole").read_text() == "whole"
+    (tmp_path / ".b.txt.ab12cd34.writing").touch()
+    remove_abandoned(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".b.txt.ab12cd34.writing", "a.txt"]
+
+
+@pytest.mark.parametrize("lacking", ["the call", "the file system"])
+def test_room_is_reserved_where_the_system_cannot_reserve(tmp_path, monkeypatch, lacking):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if lacking == "the call":
+        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.delattr(os, "fdatasync")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(atomic, "BLOCK_BYTES", 1000)
+    path = tmp_path / "a"
+    path.write_bytes(b"head")
+    with open(path, "rb+") as stream:
+        stream.truncate(3000)  # a hole, as a new memory map has
+        before = os.fstat(stream.fileno()).st_blocks
+        atomic.reserve(stream.fileno(), 10_500)
+        atomic.sync_data(stream.fileno())
+        assert os.fstat(stream.fileno()).st_blocks * 512 >= max(10_500, before)
+    assert path.read_bytes() == b"head".ljust(10_500, b"\0")
+
+
+def test_files_are_written_on_a_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "fcntl", None)
+    write_text(tmp_path / "a.txt", "whole")
     (tmp_path / ".b.txt.ab12cd34.writing").touch()
     remove_abandoned(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".b.txt.ab12cd34.writing", "a.txt"]
