@@ -2,26 +2,36 @@
 is.
 
 Beside `<name>.npy` stand `<name>.norms.npy` (n,) float32, the norms before L2; `<name>.sums.npy` (n,) uint32,
-a checksum of each row and its norm; and `<name>.json`, written last: without it the dump is not there.
+a checksum of each row and its norm; and `<name>.json` (`kept.sealed_text`), written last: without it the dump is
+not there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from competition.atomic import sync_folder, write_bytes, write_text
 from competition.errors import Top7Error
+from features import kept
 
 FORMAT = 1
+BLOCK_ROWS = 4096
 DAMAGE = ".damaged.json"  # beside a dump that `verify` found damaged
+SIDECAR_KEYS = {"shape", "dtype", "ids", "recipe", "unreadable"}
 SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
+
+
+class DamagedSidecar(Top7Error):
+    """The JSON beside a dump is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +102,42 @@ def read_sidecar(path: Path) -> dict:
     """The sidecar of the dump `path`. Top7Error: none there, or not one of ours."""
     sidecar = beside(Path(path), ".json")
     try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
+        found = kept.unsealed(sidecar.read_bytes())
     except FileNotFoundError:
         raise Top7Error(f"{path}: no such dump, or an unfinished one: run ./run.sh extract") from None
-    except ValueError as error:
-        raise Top7Error(f"{sidecar}: not valid JSON ({error}): remove it and run ./run.sh extract") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise Top7Error(
-            f"{sidecar}: not a dump's sidecar of format {FORMAT}: remove it and run ./run.sh extract"
+    except (ValueError, RecursionError) as error:
+        raise DamagedSidecar(
+            f"{sidecar}: damaged ({error}): run ./run.sh extract to write it again"
+        ) from None
+    if found.get("format") != FORMAT or not SIDECAR_KEYS <= found.keys():
+        raise DamagedSidecar(
+            f"{sidecar}: not a dump's sidecar of format {FORMAT}: run ./run.sh extract to write it again"
         )
     return found
+
+
+def noted_damage(path: Path) -> int:
+    """How many rows of the dump `path` the last `verify` found damaged; 0 where it found none."""
+    try:
+        return len(json.loads(beside(path, DAMAGE).read_bytes())["rows"])
+    except FileNotFoundError:
+        return 0
+    except (ValueError, KeyError, TypeError):
+        return 1  # a damaged note is a note
 
 
 def open_dump(path: Path | str, *, ids: Sequence[str] | None = None, recipe: Mapping | None = None) -> Dump:
     """Open a complete dump as a memory map and compare it with what is asked for.
 
     ids: the row ids expected, in order (None: whatever it has); recipe: the recipe expected.
-    Top7Error, one line: missing, truncated, another shape, another recipe, other ids.
+    Top7Error, one line: missing, truncated, another shape, another recipe, other ids, or damage that `verify` noted.
     """
     path = Path(path)
     sidecar = read_sidecar(path)
+    if rows := noted_damage(path):
+        raise Top7Error(
+            f"{path}: verify found {rows} damaged rows: run ./run.sh extract to compute them again"
+        )
     matrix = _mapped(path, tuple(sidecar["shape"]), sidecar["dtype"])
     norms = np.asarray(_mapped(beside(path, ".norms.npy"), tuple(sidecar["shape"][:1]), "float32"))
     if recipe is not None and (difference := recipe_difference(sidecar["recipe"], recipe)):
@@ -135,7 +161,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         raise Top7Error(
             f"{path}: the file is missing beside its sidecar: run ./run.sh extract to write it again"
         ) from None
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header ends in any of Python's errors, a SyntaxError among them
         raise Top7Error(
             f"{path}: truncated or damaged ({' '.join(str(error).split())}), expected {shape} {dtype}: run "
             "./run.sh extract to repair it"
@@ -189,6 +215,88 @@ def sidecar_for(
         "unreadable": sorted((dict(entry) for entry in unreadable), key=lambda entry: entry["row"]),
         **more,
     }
+
+
+def write_dump(
+    path: Path,
+    rows: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+    *,
+    shape: tuple[int, int],
+    dtype: str,
+    unreadable: Sequence[Mapping],
+    **more: object,
+) -> Path:
+    """Write a whole dump block by block, the sidecar last; returns `path`.
+
+    rows(start, stop): unit rows (m, D) and their norms (m,); more: see `sidecar_for`. Memory: one block of rows, and
+    eight bytes a row. Top7Error where the disk is full; nothing half-written is left.
+    """
+    norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        matrix = kept.reserve(partial, shape, dtype)
+        for start in range(0, shape[0], BLOCK_ROWS):
+            block = slice(start, min(shape[0], start + BLOCK_ROWS))
+            matrix[block], norms[block] = rows(block.start, block.stop)
+            sums[block] = row_sums(matrix[block], norms[block])
+        matrix.flush()
+        total = column_sum(matrix)
+        # the sidecar of older rows must not stand beside new ones
+        beside(path, ".json").unlink(missing_ok=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
+        write_bytes(beside(path, suffix), npy_header(column.shape, column.dtype) + column.tobytes())
+    sidecar = sidecar_for(shape=shape, dtype=dtype, unreadable=unreadable, column_sum=total.tolist(), **more)
+    sync_folder(path.parent)
+    write_text(beside(path, ".json"), kept.sealed_text(sidecar))
+    beside(path, DAMAGE).unlink(missing_ok=True)
+    return path
+
+
+def bad_rows(path: Path) -> np.ndarray:
+    """(m,) int64 rows whose bytes, or whose norm's, are not those that were written; all of them where the
+    shape or the checksums are gone.
+    """
+    sidecar = read_sidecar(path)
+    rows, width = sidecar["shape"]
+    sums = _column(beside(path, ".sums.npy"), rows, np.uint32)
+    norms = _column(beside(path, ".norms.npy"), rows, np.float32)
+    head = npy_header((rows, width), sidecar["dtype"])
+    row_bytes = width * np.dtype(sidecar["dtype"]).itemsize
+    if sums is None or norms is None or not path.exists():
+        return np.arange(rows)
+    bad: list[int] = []
+    with open(path, "rb") as stream:
+        if stream.read(len(head)) != head:
+            return np.arange(rows)
+        for start in range(0, rows, BLOCK_ROWS):
+            block = memoryview(stream.read(row_bytes * min(BLOCK_ROWS, rows - start)))
+            for row in range(start, min(rows, start + BLOCK_ROWS)):
+                data = block[(row - start) * row_bytes : (row - start + 1) * row_bytes]
+                if (
+                    len(data) < row_bytes
+                    or zlib.crc32(norms[row : row + 1].tobytes(), zlib.crc32(data)) != sums[row]
+                ):
+                    bad.append(row)
+        if stream.read(1):
+            return np.arange(rows)
+    return np.array(bad, dtype=np.int64)
+
+
+def _column(path: Path, rows: int, dtype: type) -> np.ndarray | None:
+    """A dump's norms or sums; None where the file is not a complete one of this header."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    head = npy_header((rows,), dtype)
+    return np.frombuffer(data, dtype, offset=len(head)) if _is_column(data, head, rows, dtype) else None
+
+
+def _is_column(data: bytes, head: bytes, rows: int, dtype: type) -> bool:
+    return data.startswith(head) and len(data) == len(head) + rows * np.dtype(dtype).itemsize
 
 
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:

@@ -113,6 +113,7 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
     from features.extraction.learning import open_part_model
     from features.extraction.settings import settings_path
     from features.extraction.targets import backbone_recipe, learnt_path
+    from features.kept import sum_path
     from features.parts.blocks import block_files
 
     base = backbone_recipe(configuration, backbone)
@@ -120,12 +121,11 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
     for parts in backbone.parts:
         yield learnt_path(configuration.competition.work, backbone.name, base, parts)
         home = open_part_model(configuration, backbone, parts).folder
-        yield home / "order.json"
-        if (scales := home / "scales.npy").exists():
-            yield scales
-        yield from (path for first, _, path in block_files(home) if first < max(parts.counts))
+        found = [home / "order.json", home / "scales.npy"]
+        found += [path for first, _, path in block_files(home) if first < max(parts.counts)]
         for count in parts.counts:
-            yield from home.glob(f"components-N{count}-*.safetensors")
+            found += home.glob(f"components-N{count}-*.safetensors")
+        yield from (path for file in found for path in (file, sum_path(file)) if path.exists())
 
 
 def _derived_files(

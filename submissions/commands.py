@@ -105,18 +105,24 @@ def verify(options: Namespace) -> Outcome:
     values = {
         "dumps": report.dumps,
         "rows": report.rows,
+        "files": report.files,
         "missing": [str(path) for path in report.missing],
         "damaged": {str(path): ids for path, ids in report.damaged.items()},
     }
     if report.whole:
-        return Outcome(values, f"{report.dumps} dumps, {report.rows} rows: whole")
+        return Outcome(
+            values, f"{report.dumps} dumps, {report.rows} rows, {report.files} files made from them: whole"
+        )
     lines = [f"{path}: missing" for path in report.missing]
     lines += [
         f"{path}: {len(ids)} bad rows: {', '.join(ids[:20])}{' …' if len(ids) > 20 else ''}"
+        if ids
+        else f"{path}: damaged"
         for path, ids in report.damaged.items()
     ]
     print(
-        f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} damaged: ./run.sh extract repairs them",
+        f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} files damaged: ./run.sh extract repairs them; "
+        "candidates and what steps keep are made again when next asked for",
         file=sys.stderr,
     )
     return Outcome(values, "\n".join(lines), exit_code=1)

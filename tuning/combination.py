@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from competition import atomic
+from features import kept
 from features.components import Component
-from features.dumps import Dump, column_sum
+from features.dumps import Dump, beside, column_sum
 from features.search import search
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
 from tuning.candidates import Candidates, find_candidates
@@ -249,11 +250,14 @@ def _digest(
 
 
 def _identity(dump: Dump) -> str:
-    """The digest of a dump's JSON sidecar, which names its recipe, its rows and the unreadable ones."""
-    path = Path(dump.path)
-    sidecar = path.with_suffix(".json")
-    text = sidecar.read_bytes() if sidecar.is_file() else repr((str(path), dump.descriptors.shape)).encode()
-    return hashlib.sha256(text + str(path.stat().st_mtime_ns).encode()).hexdigest()
+    """What tells a dump's rows apart: its text in memory, or the digest of its sidecar and of its rows' sums."""
+    if "identity" in dump.sidecar:
+        return dump.sidecar["identity"]
+    digest = hashlib.sha256(str(dump.descriptors.shape).encode())
+    for suffix in (".json", ".sums.npy"):
+        path = beside(Path(dump.path), suffix)
+        digest.update(path.read_bytes() if path.is_file() else str(dump.path).encode())
+    return digest.hexdigest()
 
 
 def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates | None) -> None:
@@ -266,15 +270,18 @@ def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates
         arrays["similarities"] = np.concatenate(candidates.similarities)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
+    path.with_suffix(".json").unlink(missing_ok=True)
     atomic.write_bytes(path, stream.getvalue())
+    kept.seal(path.with_suffix(".json"), [path], format=FORMAT)
 
 
 def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
-    if path is None or not path.is_file():
+    if path is None or kept.whole(path.with_suffix(".json")) is None:
         return None
+    kept.touch(path.with_suffix(".json"))
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
+        with np.load(path, allow_pickle=False) as opened:
+            arrays = {name: opened[name] for name in opened.files}
         if "counts" not in arrays:
             return arrays["mean_similarity"], None
         ends = np.cumsum(arrays["counts"])[:-1]
@@ -282,4 +289,4 @@ def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
             tuple(np.split(arrays["rows"], ends)), tuple(np.split(arrays["similarities"], ends))
         )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # a damaged file is made anew; it holds nothing but what can be made again
+        return None  # removed meanwhile, or too large to be compared with its sum; it can be made again

@@ -4,7 +4,6 @@ format.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,19 @@ import numpy as np
 from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import DAMAGE, beside, column_sum, npy_header, read_sidecar, row_sums, sidecar_for
+from features.dumps import (
+    DAMAGE,
+    DamagedSidecar,
+    beside,
+    column_sum,
+    npy_header,
+    read_sidecar,
+    row_sums,
+    sidecar_for,
+)
 from features.extraction.disk import Disk
 from features.extraction.targets import Target, external_dump_path, external_recipe, ids_path, whole_folder
+from features.kept import sealed_text
 
 BLOCK_ROWS = 4096
 
@@ -59,7 +68,10 @@ def write_external(
 def _is_complete(path: Path, images: ImageSet) -> bool:
     if not path.exists() or not beside(path, ".json").exists() or beside(path, DAMAGE).exists():
         return False
-    sidecar = read_sidecar(path)
+    try:
+        sidecar = read_sidecar(path)
+    except DamagedSidecar:
+        return False
     rows, width = sidecar["shape"]
     return sidecar["ids"] == list(images.ids) and path.stat().st_size >= 4 * rows * width
 
@@ -146,5 +158,5 @@ def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageS
         unreadable=unreadable,
         column_sum=total.tolist(),
     )
-    disk.write_file(beside(target.path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")
+    disk.write_file(beside(target.path, ".json"), sealed_text(sidecar).encode())
     disk.remove(beside(target.path, DAMAGE))

@@ -8,7 +8,7 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import ImageSet
-from features.dumps import beside, read_sidecar
+from features.extraction.rebuilding import sidecar_of
 from features.extraction.targets import targets_of
 
 
@@ -21,9 +21,8 @@ def refuse_lost_rows(
         dumps = 0
         for backbone in configuration.backbones:
             for target in targets_of(configuration, backbone, folders[split]):
-                if not beside(target.path, ".json").exists():
-                    continue
-                ids = read_sidecar(target.path)["ids"]
+                sidecar = sidecar_of(target)
+                ids = sidecar["ids"] if sidecar else []
                 if ids == list(found.ids):
                     continue
                 if gone := sorted(set(ids) - set(found.ids)):

@@ -25,6 +25,7 @@ from features.extraction.engine import Engine
 from features.extraction.reading import read_ahead
 from features.extraction.targets import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.parts import PartModel, check_parts, learn_parts, sample_rows
+from features.parts.model import model_folder
 from features.parts.remaining import Remaining, remaining
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
@@ -45,7 +46,12 @@ def record_samples(configuration: Configuration, backbone: Backbone, gallery: Im
     base = backbone_recipe(configuration, backbone)
     for parts in backbone.parts:
         path = learnt_path(configuration.competition.work, backbone.name, base, parts)
-        if read_learnt(path) is not None:
+        try:
+            known = read_learnt(path)
+        except Top7Error as error:  # the same sample is drawn again
+            print(f"{error}: drawn again", file=sys.stderr)
+            known = None
+        if known is not None:
             continue
         images = list_images(parts.training) if parts.training else gallery
         if images is None:
@@ -107,6 +113,11 @@ def learning_bytes(configuration: Configuration, engine: Engine, parts: Parts) -
     maps = engine.maps(np.zeros((2, side, side, 3), dtype=np.uint8))
     channels = maps[engine.network.layers.index(parts.layer)].shape[1]
     return sample * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
+
+
+def part_folder(configuration: Configuration, backbone: Backbone, parts: Parts) -> Path:
+    """Where the model of one table lies, learnt or not."""
+    return model_folder(parts, **_where(configuration, backbone, parts))
 
 
 def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:

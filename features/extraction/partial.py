@@ -23,6 +23,7 @@ from features.extraction.journal import journal_line, read_journal
 from features.extraction.sources import Source
 from features.extraction.targets import Target
 from features.extraction.windows import Window
+from features.kept import sealed_text
 
 IDENTITY = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("by", "u1")]
 
@@ -269,8 +270,7 @@ class Group:
                 columns=self.names,
                 column_sum=column_sum(np.load(target.path, mmap_mode="r", allow_pickle=False)).tolist(),
             )
-            text = json.dumps(sidecar, ensure_ascii=False).encode() + b"\n"
-            self.disk.write_file(beside(target.path, ".json"), text)
+            self.disk.write_file(beside(target.path, ".json"), sealed_text(sidecar).encode())
             self.disk.remove(beside(target.path, DAMAGE))
 
     def _settings_runs(self, by: np.ndarray) -> list[dict]:

@@ -1,5 +1,5 @@
-"""The record of the images beside a finished extraction, made anew where it is gone or cut off: norms and checksums
-stand beside each dump too, and the files can be read again.
+"""What stands beside finished dumps, made again where it is gone or damaged: the record of the images (norms and
+checksums stand beside each dump too, and the files can be read again), and a sidecar (its neighbours say the same).
 """
 
 from __future__ import annotations
@@ -12,16 +12,47 @@ import numpy as np
 from tqdm import tqdm
 
 from competition.images import ImageSet
-from features.dumps import beside
+from features.dumps import DamagedSidecar, beside, column_sum, read_sidecar
 from features.extraction.disk import Disk
 from features.extraction.hashing import content_hash, file_stamp
 from features.extraction.partial import record_type
+from features.extraction.targets import Target
+from features.kept import sealed_text
 
 
 def record_is_whole(record: Path, sidecar: Mapping) -> bool:
     """Whether the record that `sidecar` names is there with all its rows."""
     size_bytes = record_type(len(sidecar["columns"])).itemsize * sidecar["shape"][0]
     return record.is_file() and record.stat().st_size == size_bytes
+
+
+def sidecar_of(target: Target) -> dict | None:
+    """The sidecar of a target's dump, None where there is none; a damaged one is written again from that of a dump of
+    the same extraction, and where there is none the dump counts as not there.
+    """
+    path = beside(target.path, ".json")
+    if not path.exists():
+        return None
+    try:
+        return read_sidecar(target.path)
+    except DamagedSidecar as error:
+        damage = str(error).partition(": run ")[0]
+    for other in sorted(target.path.parent.glob("*.json")):
+        try:
+            sidecar = read_sidecar(other.with_suffix(".npy"))
+            matrix = np.load(target.path, mmap_mode="r", allow_pickle=False)
+        except Exception:  # damaged too, or no dump
+            continue
+        same_rows = target.path.name in sidecar.get("columns", ()) and len(matrix) == len(sidecar["ids"])
+        if not same_rows or matrix.ndim != 2 or matrix.dtype != target.dtype:
+            continue
+        sidecar |= {"shape": list(matrix.shape), "dtype": target.dtype, "recipe": dict(target.recipe)}
+        sidecar["column_sum"] = column_sum(matrix).tolist()
+        Disk().write_file(path, sealed_text(sidecar).encode())
+        print(f"{damage}: written again by what {other.name} says", file=sys.stderr)
+        return read_sidecar(target.path)
+    print(f"{damage}: no other dump says the same: its rows are computed again", file=sys.stderr)
+    return None
 
 
 def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:

@@ -205,6 +205,8 @@ class Work:
         for folder in {work, *work.glob("dumps/*/"), *self.folders.values()}:
             remove_abandoned(folder)
         for backbone in self.configuration.backbones:
+            check_part_tables(backbone)
+            record_samples(self.configuration, backbone, self.whole)
             for folder in self.folders.values():
                 recover(targets_of(self.configuration, backbone, folder), folder, Disk())
 
@@ -272,6 +274,18 @@ class Work:
     def run(self, plan_: Plan, progress: bool) -> ExtractionReport:
         """Do what the plan says and report on every dump."""
         report = ExtractionReport()
+        for backbone in self.configuration.backbones:
+            unfinished = any(
+                left.passes or left.counts
+                for left, _ in (
+                    left_to_learn(self.configuration, backbone, parts) for parts in backbone.parts
+                )
+            )
+            if unfinished and not any(planned.backbone is backbone for planned in plan_.passes):
+                print(
+                    f"{backbone.name}: part detectors are missing or damaged: learnt again", file=sys.stderr
+                )
+                set_part_models(self._engine(backbone), self.configuration, self.whole, [])
         for planned in plan_.passes:
             engine, images = self._engine(planned.backbone), self.images[planned.split]
             set_part_models(engine, self.configuration, self.whole, planned.targets)

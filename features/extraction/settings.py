@@ -82,7 +82,10 @@ def fixed_settings(path: Path, backbone: Backbone, device: str, *, threads: int 
     """The settings of the first run on this kind of device; chosen and written now if this is the first."""
     known = _read(path)
     if device in known:
-        return Settings(**known[device])
+        try:
+            return Settings(**known[device])
+        except TypeError:
+            raise damaged(path) from None
     return keep_settings(path, _chosen(backbone, device, threads))
 
 
@@ -95,14 +98,21 @@ def keep_settings(path: Path, settings: Settings) -> Settings:
 
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:
-        raise Top7Error(
-            f"{path}: not valid JSON: remove it; settings are then chosen anew, and rows computed from now "
-            "on may differ from earlier ones in their last bits"
-        ) from None
+        raise damaged(path) from None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise damaged(path)
+    return found
+
+
+def damaged(path: Path) -> Top7Error:
+    return Top7Error(
+        f"{path}: damaged: remove it and run the same command again; settings are then chosen again, and rows computed "
+        "from now on may differ from earlier ones in their last bits"
+    )
 
 
 def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:

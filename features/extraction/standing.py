@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from competition.images import ImageSet, ids_digest
-from features.dumps import DAMAGE, beside, npy_header, read_sidecar
+from features.dumps import DAMAGE, beside, npy_header
 from features.extraction.disk import Disk
 from features.extraction.hashing import content_hash, file_stamp
 from features.extraction.journal import read_journal
 from features.extraction.partial import Group, record_type
-from features.extraction.rebuilding import rebuild_record, record_is_whole, settings_by_row
+from features.extraction.rebuilding import rebuild_record, record_is_whole, settings_by_row, sidecar_of
 from features.extraction.sources import Source, mapped_rows, rows_of
 from features.extraction.targets import Target
 
@@ -52,10 +52,10 @@ def standings(
     changes: dict[str, np.ndarray] = {}
     found = []
     for target in targets:
-        if not beside(target.path, ".json").exists():
+        sidecar = sidecar_of(target)
+        if sidecar is None:
             found.append(Standing(target, None, False, None))
             continue
-        sidecar = read_sidecar(target.path)
         record = sidecar["images"]
         if record not in changes:
             path = target.path.parent / record

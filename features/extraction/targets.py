@@ -129,11 +129,14 @@ def learnt_path(work: Path, name: str, base: Mapping, parts: Parts) -> Path:
 def read_learnt(path: Path) -> dict | None:
     """The record at `path`: {"sample": digest, "ids": [...]}, None if nothing was learnt yet."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
+        if found["sample"] != ids_digest(found["ids"])[:16]:
+            raise ValueError
+        return found
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise Top7Error(f"{path}: not valid JSON: remove it and run ./run.sh extract to learn anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Top7Error(f"{path}: damaged: run ./run.sh extract, which records the sample again") from None
 
 
 def parts_recipe(

@@ -1,35 +1,48 @@
-"""`verify`: reads every dump back against its checksums and names the bad rows, which `extract` then makes
-anew.
+"""`verify`: reads every file that a figure or a list depends on back against its checksum and names what is damaged.
+
+Dumps are named with their bad rows, which `extract` then computes again; what part detectors learnt is learnt again by
+`extract`; whitened components, candidates and what steps keep are removed and made again when next asked for.
 """
 
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from competition.atomic import write_json
 from competition.configuration import SPLITS, Configuration
-from features.dumps import DAMAGE, beside, npy_header, read_sidecar
+from competition.errors import Top7Error
+from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
+from features.extraction.learning import part_folder
 from features.extraction.rebuilding import record_is_whole
-from features.extraction.targets import dumps_folder, external_dump_path, targets_of
-
-BLOCK_ROWS = 4096
+from features.extraction.targets import (
+    backbone_recipe,
+    component_dump_path,
+    dumps_folder,
+    external_dump_path,
+    learnt_path,
+    read_learnt,
+    targets_of,
+)
+from features.kept import bad_files, remove, sum_path
 
 
 @dataclass
 class VerifyReport:
-    """dumps and rows read; missing: dumps that are not there; damaged: {path: ids of its bad rows}, a dump's or of the
-    record of the images beside it, of which a missing or cut-off one has no good row.
+    """dumps and rows read; files: others read, learnt or computed from dumps; missing: dumps that are not there;
+    damaged: {path: ids of its bad rows}, a dump's or of the record of the images beside it, of which a missing or
+    cut-off one has no good row; no ids for a file that has no rows of images.
     """
 
     dumps: int = 0
     rows: int = 0
+    files: int = 0
     missing: list[Path] = field(default_factory=list)
     damaged: dict[Path, list[str]] = field(default_factory=dict)
 
@@ -41,25 +54,97 @@ class VerifyReport:
 def verify(
     configuration: Configuration, *, splits: Sequence[str] = SPLITS, progress: bool = True
 ) -> VerifyReport:
-    """Check every dump of the configuration; damage is noted beside the dump, so that `extract` repairs
-    it.
+    """Check every dump of the configuration and what is made from them.
+
+    Damage to a dump is noted beside it: no command reads it until `extract` has repaired it.
     """
     report = VerifyReport()
-    paths = [path for split in splits for path in _dumps(configuration, split)]
+    configuration = _with_samples(configuration, report)
+    extracted = [path for split in splits for path in _dumps(configuration, split)]
+    whitened = [path for split in splits for path in _whitened(configuration, split)]
+    paths = [*extracted, *(path for path in whitened if beside(path, ".json").exists())]
     for path in tqdm(paths, desc="verify", unit="dump", disable=not progress, file=sys.stderr):
         if not beside(path, ".json").exists():
             report.missing.append(path)
             continue
-        sidecar = read_sidecar(path)
+        try:
+            sidecar = read_sidecar(path)
+        except DamagedSidecar:
+            report.damaged[beside(path, ".json")] = []
+            continue
         ids, bad = sidecar["ids"], bad_rows(path)
         record = path.parent / sidecar["images"] if "images" in sidecar else None
         if record is not None and not record_is_whole(record, sidecar):
             report.damaged[record] = list(ids)
         report.dumps, report.rows = report.dumps + 1, report.rows + len(ids)
-        if len(bad):
-            report.damaged[path] = [ids[row] for row in bad]
-            write_json(beside(path, DAMAGE), {"rows": bad.tolist()})
+        with suppress(OSError):  # a read-only folder: what is found is said all the same
+            if len(bad):
+                report.damaged[path] = [ids[row] for row in bad]
+                write_json(beside(path, DAMAGE), {"rows": bad.tolist()})
+            else:
+                beside(path, DAMAGE).unlink(missing_ok=True)
+    _check_learnt(configuration, report)
+    _check_kept(Path(configuration.competition.work), report)
     return report
+
+
+def _with_samples(configuration: Configuration, report: VerifyReport) -> Configuration:
+    """The configuration without the parts tables whose record of the sample is damaged: their dumps are named by it."""
+    backbones = []
+    for backbone in configuration.backbones:
+        base, whole = backbone_recipe(configuration, backbone), []
+        for parts in backbone.parts:
+            path = learnt_path(configuration.competition.work, backbone.name, base, parts)
+            try:
+                read_learnt(path)
+                whole.append(parts)
+            except Top7Error:
+                report.damaged[path] = []
+        backbones.append(replace(backbone, parts=tuple(whole)))
+    return replace(configuration, backbones=tuple(backbones))
+
+
+def _check_learnt(configuration: Configuration, report: VerifyReport) -> None:
+    """The orders, blocks and components of part detectors; a damaged one is removed, so that `extract` learns it
+    again.
+    """
+    for backbone in configuration.backbones:
+        for parts in backbone.parts:
+            for sidecar in sorted(part_folder(configuration, backbone, parts).glob("*.sum")):
+                file = sidecar.with_name(sidecar.name.removesuffix(".sum"))
+                report.files += 1
+                if bad := bad_files(sidecar):
+                    report.damaged |= dict.fromkeys(bad, [])
+                    with suppress(OSError):
+                        file.unlink(missing_ok=True)
+                        sum_path(file).unlink(missing_ok=True)
+
+
+def _check_kept(work: Path, report: VerifyReport) -> None:
+    """Candidates and what steps keep of the gallery; damaged ones are removed and made again when next asked for."""
+    for folder in (work / "candidates", work / "ranking"):
+        for sidecar in sorted(folder.glob("*.json")):
+            if sidecar.name.endswith(".partial.json"):
+                continue
+            report.files += 1
+            if bad := bad_files(sidecar):
+                report.damaged |= dict.fromkeys(bad, [])
+                with suppress(OSError):
+                    remove(sidecar)
+
+
+def _whitened(configuration: Configuration, split: str) -> list[Path]:
+    """Every whitened component the configuration may ask for, there or not."""
+    if getattr(configuration.competition, split) is None:
+        return []
+    return [
+        component_dump_path(
+            configuration, split, backbone, parts=parts, count=count, dim=dim, exponent=exponent
+        )
+        for backbone in configuration.backbones
+        for parts in backbone.parts
+        for count, dim, exponent in product(parts.counts, parts.dims, parts.exponents)
+    ]
 
 
 def _dumps(configuration: Configuration, split: str) -> list[Path]:
@@ -76,41 +161,3 @@ def _dumps(configuration: Configuration, split: str) -> list[Path]:
         for external in configuration.externals
         if getattr(external, split) is not None
     ]
-
-
-def bad_rows(path: Path) -> np.ndarray:
-    """(m,) int64 rows whose bytes, or whose norm's, are not those that were written; all of them where the
-    shape or the checksums are gone.
-    """
-    sidecar = read_sidecar(path)
-    rows, width = sidecar["shape"]
-    sums = _column(beside(path, ".sums.npy"), rows, np.uint32)
-    norms = _column(beside(path, ".norms.npy"), rows, np.float32)
-    head = npy_header((rows, width), sidecar["dtype"])
-    row_bytes = width * np.dtype(sidecar["dtype"]).itemsize
-    if sums is None or norms is None or not path.exists():
-        return np.arange(rows)
-    bad: list[int] = []
-    with open(path, "rb") as stream:
-        if stream.read(len(head)) != head:
-            return np.arange(rows)
-        for start in range(0, rows, BLOCK_ROWS):
-            block = memoryview(stream.read(row_bytes * min(BLOCK_ROWS, rows - start)))
-            for row in range(start, min(rows, start + BLOCK_ROWS)):
-                data = block[(row - start) * row_bytes : (row - start + 1) * row_bytes]
-                if (
-                    len(data) < row_bytes
-                    or zlib.crc32(norms[row : row + 1].tobytes(), zlib.crc32(data)) != sums[row]
-                ):
-                    bad.append(row)
-        if stream.read(1):
-            return np.arange(rows)
-    return np.array(bad, dtype=np.int64)
-
-
-def _column(path: Path, rows: int, dtype: type) -> np.ndarray | None:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.shape == (rows,) and found.dtype == dtype else None

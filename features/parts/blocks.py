@@ -8,7 +8,6 @@ divided by the image's norms. A power of two leaves the rounding as it is, whate
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
@@ -20,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from competition.atomic import reserve as reserve_bytes
 from competition.atomic import sync_folder, write_bytes
 from competition.errors import Top7Error
+from features.kept import is_whole, remove, reserve, seal, sum_path
 
 
 def block_files(folder: Path) -> list[tuple[int, int, Path]]:
-    """Return the complete block files (first, end, path) in order; they follow each other from 0."""
+    """Return the complete, undamaged block files (first, end, path) in order; they follow each other from 0."""
     found = []
     for path in folder.glob("blocks-*-*.npy"):
         first, end = path.stem.split("-")[1:]
@@ -34,26 +33,26 @@ def block_files(folder: Path) -> list[tuple[int, int, Path]]:
     found.sort()
     upto, chain = 0, []
     for first, end, path in found:
-        if first == upto:
+        if first == upto and is_whole(path):
             chain.append((first, end, path))
             upto = end
     return chain
 
 
 def open_blocks(folder: Path) -> list[np.ndarray]:
-    """Open the block files as memmaps (g, n, C) float16; Top7Error for a damaged one."""
+    """Open the block files as memmaps (g, n, C) float16; Top7Error for one with a damaged header."""
     opened = []
     for first, end, path in block_files(folder):
         try:
             blocks = np.load(path, mmap_mode="c", allow_pickle=False)  # torch wants it writable
-        except (ValueError, OSError) as error:
+        except Exception as error:  # a damaged header ends in any of Python's errors
             raise Top7Error(
-                f"{path}: cannot be read ({error}); delete it, and the blocks are computed anew"
+                f"{path}: damaged ({' '.join(str(error).split())}): delete it and run ./run.sh extract"
             ) from None
         if blocks.dtype != np.float16 or blocks.ndim != 3 or len(blocks) != end - first:
             raise Top7Error(
                 f"{path}: {blocks.dtype} {blocks.shape}, expected float16 ({end - first}, images, channels);"
-                " delete it, and the blocks are computed anew"
+                " delete it and run ./run.sh extract"
             )
         opened.append(blocks)
     return opened
@@ -82,6 +81,11 @@ def write_blocks(
             " make room, or lower training_images or counts"
         )
     path = folder / f"blocks-{first:05d}-{end:05d}.npy"
+    used = [entry[2] for entry in block_files(folder) if entry[1] <= first]
+    for old in folder.glob("blocks-*-*.npy"):  # damaged, or behind a damaged one: of no use any more
+        if old not in used:
+            remove(sum_path(old))
+            old.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     scales_path = folder / "scales.npy"
     scales = np.load(scales_path, allow_pickle=False) if first else np.ones(n, dtype=np.float32)
@@ -109,25 +113,8 @@ def write_blocks(
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
+    seal(sum_path(path), [path] if first else [path, scales_path])
     return path
-
-
-def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
-    """Create a .npy file with all its bytes reserved, open for writing; Top7Error where the disk is full.
-
-    Without them a full disk would end the process at a write through the map.
-    """
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    try:
-        with open(path, "rb+") as stream:
-            reserve_bytes(stream.fileno(), path.stat().st_size)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Top7Error(
-                f"{path}: the disk is full: make room there and run the same command again"
-            ) from None
-        raise
-    return matrix
 
 
 def chunks(

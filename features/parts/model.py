@@ -1,8 +1,8 @@
 """Part detectors learnt from a training sample, kept on disk piece by piece, and applied to new maps.
 
 Under <folder>/<name>-<digest>/: order.json (the detectors, best first), blocks-*.npy (the sample), and for each
-count one .safetensors file with its components. Each is computed only if it is missing, so that a count asked for
-later costs what only that count needs.
+count one .safetensors file with its components. Each is computed only if it is missing, or damaged by the `.sum`
+beside it, so that a count asked for later costs what only that count needs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from competition.atomic import write_bytes
 from competition.configuration import Parts
 from competition.errors import Top7Error
+from features.kept import is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
@@ -197,9 +198,14 @@ def _order(
 ) -> tuple[tuple[np.ndarray, int | None], int]:
     """Return ((all channels, best first; how many were given or None), images of the sample)."""
     path = home / "order.json"
-    if path.exists():
-        about = json.loads(path.read_text(encoding="utf-8"))
-        return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
+    if is_whole(path):
+        try:
+            about = json.loads(path.read_bytes())
+            return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
+        except (ValueError, KeyError, TypeError):
+            raise Top7Error(
+                f"{path}: damaged: delete it and run ./run.sh extract to learn it again"
+            ) from None
     statistics = selection.SumVariance()
     for batch in _checked(maps(), ids, None, f"{where}: channel variance"):
         if not statistics.count:  # before the whole sample has been run
@@ -224,7 +230,9 @@ def _order(
         "given": given,
         "provenance": provenance,
     }
+    sum_path(path).unlink(missing_ok=True)  # a sum of earlier content would condemn the new
     selection.write_order(path, order, variance, about)
+    seal(sum_path(path), [path])
     source = f"the images of {parts.training}"
     if parts.training is None:
         source = "the gallery itself (the paper learns on another set; training = a folder of images does so)"
@@ -261,7 +269,10 @@ def _components(
                 "offset": np.ascontiguousarray(learnt.offset[:dims]),
                 "fourth_moment": np.array([learnt.fourth_moment]),
             }
-            write_bytes(components_path(home, count, parts.form, centred), save(entry))
+            path = components_path(home, count, parts.form, centred)
+            sum_path(path).unlink(missing_ok=True)
+            write_bytes(path, save(entry))
+            seal(sum_path(path), [path])
             found[count] = entry
     return {count: _trimmed(found[count], parts, count, dims, n, where) for count in counts}
 
@@ -287,9 +298,9 @@ def components_path(home: Path, count: int, form: str, centred: bool) -> Path:
 
 
 def _read_components(path: Path) -> dict[str, np.ndarray] | None:
-    if not path.exists():
+    if not is_whole(path):
         return None
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise Top7Error(f"{path}: cannot be read ({error}); delete it, and it is computed anew") from None
+        raise Top7Error(f"{path}: damaged ({error}): delete it and run ./run.sh extract") from None

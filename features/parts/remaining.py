@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import Parts
+from features.kept import is_whole
 from features.parts.blocks import block_files
 from features.parts.model import components_path, model_folder
 from features.parts.readings import VARIANTS
@@ -28,8 +29,10 @@ def remaining(parts: Parts, folder: Path, *, name: str, provenance: dict) -> Rem
     held = max((end for _, end, _ in block_files(home)), default=0)
     centred = VARIANTS[parts.variant].centred
     lacking = [
-        count for count in set(parts.counts) if not components_path(home, count, parts.form, centred).exists()
+        count
+        for count in set(parts.counts)
+        if not is_whole(components_path(home, count, parts.form, centred))
     ]
     aggregated = max(0, max(parts.counts) - held)
-    passes = (not (home / "order.json").exists()) + (aggregated > 0)
+    passes = (not is_whole(home / "order.json")) + (aggregated > 0)
     return Remaining(passes, aggregated, max(lacking, default=0), len(lacking))

@@ -4,22 +4,16 @@ asked for, and kept: a prefix of its columns, scaled, L2-normalised, with its ow
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
-from competition.atomic import sync_folder, write_bytes
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
-from features.dumps import Dump, beside, column_sum, open_dump, row_sums, sidecar_for
-from features.parts.blocks import reserve
+from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
+from features.kept import CHECKED_BYTES
 from features.whitening import unit_rows
-
-ROWS_A_BLOCK = 8192
 
 
 def whitened_dump(
@@ -69,14 +63,14 @@ def whitened_dump(
 
 
 def _is_there(path: Path, source: Dump) -> bool:
-    """Complete, and made from these very rows of the projection."""
-    if not beside(path, ".json").exists():
-        return False
+    """Complete, and made from these very rows of the projection; up to a size every row is read."""
     try:
         made = open_dump(path)
-    except Top7Error:  # damaged: made again
+    except Top7Error:  # not there, or damaged: made again
         return False
-    return made.ids == source.ids and made.sidecar.get("source_sums") == _digest(source)
+    if made.ids != source.ids or made.sidecar.get("source_sums") != _digest(source):
+        return False
+    return made.descriptors.nbytes > CHECKED_BYTES or not len(bad_rows(path))
 
 
 def _digest(source: Dump) -> str:
@@ -84,43 +78,24 @@ def _digest(source: Dump) -> str:
 
 
 def write_whitened(source: Dump, path: Path, recipe: dict, scales: np.ndarray, *, half: bool = False) -> Path:
-    """Write the rows source[:, :dim] * scales (dim,) float64, L2-normalised, block by block; returns `path`.
+    """Write the rows source[:, :dim] * scales (dim,) float64, L2-normalised, as a dump; returns `path`.
 
-    The norms beside them are those of the image's scaled projection before L2. Memory: one block of rows, and eight
-    bytes a row. Top7Error where the disk is full.
+    The norms beside them are those of the image's scaled projection before L2.
     """
-    n, dim = len(source.descriptors), len(scales)
-    dtype = "float16" if half else "float32"
-    norms, sums = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.uint32)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        rows = reserve(partial, (n, dim), dtype)
-        for start in range(0, n, ROWS_A_BLOCK):
-            block = slice(start, start + ROWS_A_BLOCK)
-            unit, lengths = unit_rows(source.descriptors[block, :dim].astype(np.float64) * scales)
-            rows[block] = unit
-            norms[block] = lengths * source.norms[block]
-            sums[block] = row_sums(rows[block], norms[block])
-        rows.flush()
-        # the sidecar of older rows must not stand beside new ones
-        beside(path, ".json").unlink(missing_ok=True)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
-        stream = io.BytesIO()
-        np.save(stream, column, allow_pickle=False)
-        write_bytes(beside(path, suffix), stream.getvalue())
-    sidecar = sidecar_for(
-        shape=(n, dim),
-        dtype=dtype,
+
+    def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        block = source.descriptors[start:stop, : len(scales)].astype(np.float64) * scales
+        unit, lengths = unit_rows(block)
+        return unit, lengths * source.norms[start:stop]
+
+    return write_dump(
+        path,
+        rows,
+        shape=(len(source.descriptors), len(scales)),
+        dtype="float16" if half else "float32",
+        unreadable=source.sidecar["unreadable"],
         ids=source.ids,
         recipe=recipe,
-        unreadable=source.sidecar["unreadable"],
         source=source.path.name,
         source_sums=_digest(source),
-        column_sum=column_sum(rows).tolist(),
     )
-    sync_folder(path.parent)
-    write_bytes(beside(path, ".json"), json.dumps(sidecar, ensure_ascii=False).encode() + b"\n")
-    return path

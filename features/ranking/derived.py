@@ -1,8 +1,9 @@
 """Matrices computed from dumps, kept like dumps: written in blocks, resumed after an interruption, never
 mixed up.
 
-`<label>-<digest>.<name>.npy` holds each matrix; `<label>-<digest>.json`, written last, says what they are.
-While being computed they are called `.partial`, beside a note of the rows done.
+`<label>-<digest>.<name>.npy` holds each matrix; `<label>-<digest>.json`, written last, says what they are and seals
+them (features/kept.py). While being computed they are called `.partial`, beside a note of the rows done. What is
+damaged, or of an earlier version, is computed again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +24,7 @@ from filelock import FileLock
 
 from competition.atomic import sync_folder, write_json
 from competition.errors import Top7Error
+from features import kept
 
 BLOCK_ROWS = 4096
 Block = Sequence[np.ndarray]
@@ -84,104 +88,122 @@ def derived(
     stem = Path(folder) / f"{label}-{digest_of(recipe)}"
     paths = {name: stem.with_name(f"{stem.name}.{name}.npy") for name in columns}
     sidecar = stem.with_name(stem.name + ".json")
-    if not sidecar.exists():
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        lock = stem.with_name(f".{stem.name}.lock")
-        with FileLock(lock):  # several workers of a study may want it at once
-            if not sidecar.exists():
-                _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress)
-        lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
+    shapes = {name: (_shape(rows, width), dtype) for name, (width, dtype) in columns.items()}
+    if (found := _opened(sidecar, paths, shapes)) is None:
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            lock = stem.with_name(f".{stem.name}.lock")
+            with FileLock(lock):  # several workers of a study may want it at once
+                if (found := _opened(sidecar, paths, shapes)) is None:
+                    if sidecar.exists():
+                        print(
+                            f"{sidecar}: damaged, or of an earlier version: computed again", file=sys.stderr
+                        )
+                        sidecar.unlink()
+                    about = {"format": 2, "recipe": dict(recipe), "rows": rows}
+                    about["columns"] = {name: list(value) for name, value in columns.items()}
+                    _write(paths, shapes, sidecar, about, compute, block_rows, label, progress)
+                    found = _opened(sidecar, paths, shapes)
+            lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
+        except OSError as error:
+            raise Top7Error(
+                f"{stem.parent}: {label} could not be written: {error.strerror or error}; the finished part is "
+                "kept, run the same command again"
+            ) from None
+    if found is None:
+        raise Top7Error(f"{sidecar}: just written and damaged already: check the disk")
     note_files(sidecar, *(paths.values() if rows else ()))
-    return {
-        name: _opened(path, _shape(rows, columns[name][0]), columns[name][1], sidecar)
-        for name, path in paths.items()
-    }
+    return found
 
 
 def _shape(rows: int, width: int) -> tuple[int, ...]:
     return (rows, width) if width else (rows,)
 
 
-def _opened(path: Path, shape: tuple[int, ...], dtype: str, sidecar: Path) -> np.ndarray:
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False) if np.prod(shape) else np.empty(shape, dtype)
-    except (OSError, ValueError) as error:
-        raise Top7Error(
-            f"{path}: missing or damaged ({' '.join(str(error).split())}): remove {sidecar} and run the "
-            "same command again"
-        ) from None
-    if found.shape != shape or found.dtype != np.dtype(dtype):
-        raise Top7Error(
-            f"{path}: holds {found.shape} {found.dtype}, expected {shape} {dtype}: remove {sidecar} and run "
-            "the same command again"
-        )
-    return found
+def _opened(sidecar: Path, paths: Mapping[str, Path], shapes: Mapping) -> dict[str, np.ndarray] | None:
+    """Return the matrices as memmaps; None where one is missing or damaged."""
+    if kept.whole(sidecar) is None:
+        return None
+    opened = {}
+    for name, path in paths.items():
+        shape, dtype = shapes[name]
+        try:
+            found = (
+                np.load(path, mmap_mode="r", allow_pickle=False) if np.prod(shape) else np.empty(shape, dtype)
+            )
+        except Exception:  # a damaged header ends in any of Python's errors
+            return None
+        if found.shape != shape or found.dtype != np.dtype(dtype):
+            return None
+        opened[name] = found
+    kept.touch(sidecar)
+    return opened
 
 
-def _write(stem, paths, sidecar, recipe, rows, columns, compute, block_rows, label, progress) -> None:
-    partial = {name: path.with_name(path.name + ".partial") for name, path in paths.items()}
-    note = stem.with_name(stem.name + ".partial.json")
-    done = _rows_done(note, partial, rows, columns)
-    needed = sum(rows * max(1, width) * np.dtype(dtype).itemsize for width, dtype in columns.values())
-    free = shutil.disk_usage(stem.parent).free
+def _write(paths, shapes, sidecar: Path, about, compute, block_rows: int, label: str, progress: bool) -> None:
+    """Compute the matrices block by block under other names, noting after each what is done, with its sums."""
+    rows = about["rows"]
+    partial = {name: path.with_name(path.name + ".partial") for name, path in paths.items()} if rows else {}
+    note = sidecar.with_name(sidecar.stem + ".partial.json")
+    done, sums = _rows_done(note, partial, shapes, rows)
+    needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+    free = shutil.disk_usage(sidecar.parent).free
     if not done and needed > free:
         raise Top7Error(
-            f"{stem.parent}: {label} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: free some "
+            f"{sidecar.parent}: {label} needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free: free some "
             "space, or give another --work"
         )
-    mode = "r+" if done else "w+"
-    maps = {
-        name: np.lib.format.open_memmap(
-            partial[name], mode, dtype=columns[name][1], shape=_shape(rows, columns[name][0])
-        )
-        if rows
-        else np.empty(0)
-        for name in columns
-    }
+    maps = {name: np.empty(0, dtype) for name, (_, dtype) in shapes.items()}
+    try:
+        for name, path in partial.items():
+            shape, dtype = shapes[name]
+            if done:
+                maps[name] = np.lib.format.open_memmap(path, "r+")
+            else:
+                maps[name] = kept.reserve(path, shape, dtype)
+                sums[name] = kept.file_sum(path, maps[name].offset)
+    except Top7Error:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+        raise
+    upto = done
 
     def finished(stop: int) -> None:
-        for part in maps.values():
-            if rows:
-                part.flush()
-        write_json(note, {"rows_done": stop})
+        nonlocal upto
+        for name in partial:
+            maps[name].flush()
+            sums[name] = zlib.crc32(np.ascontiguousarray(maps[name][upto:stop]), sums[name])
+        upto = stop
+        write_json(note, {"rows_done": stop, "sums": sums})
 
-    try:
-        _fill(maps, done, rows, block_rows, compute, label, progress, finished)
-    except OSError as error:
-        raise Top7Error(
-            f"{stem.parent}: {label} could not be written: {error.strerror or error}; the finished part is "
-            "kept, run the same command again"
-        ) from None
+    _fill(maps, done, rows, block_rows, compute, label, progress, finished)
     maps.clear()
-    for name in columns:
-        if rows:
-            os.replace(partial[name], paths[name])
-    sync_folder(stem.parent)
-    write_json(
-        sidecar,
-        {
-            "format": 1,
-            "recipe": dict(recipe),
-            "rows": rows,
-            "columns": {name: list(value) for name, value in columns.items()},
-        },
-    )
+    for name, path in partial.items():
+        os.replace(path, paths[name])
+    sync_folder(sidecar.parent)
+    files = {paths[name].name: total for name, total in sums.items()}
+    kept.seal(sidecar, [paths[name] for name in partial], files, **about)
     note.unlink(missing_ok=True)
 
 
 def _rows_done(
-    note: Path, partial: Mapping[str, Path], rows: int, columns: Mapping[str, tuple[int, str]]
-) -> int:
-    """Return how many rows an interrupted call has finished; 0 unless all its files are there and fit."""
+    note: Path, partial: Mapping[str, Path], shapes: Mapping, rows: int
+) -> tuple[int, dict[str, int]]:
+    """Return how many rows an interrupted call has finished, and each file's sum up to there; 0 unless all files are
+    there, fit, and hold what was noted.
+    """
     try:
-        done = int(json.loads(note.read_text(encoding="utf-8"))["rows_done"])
+        found = json.loads(note.read_text(encoding="utf-8"))
+        done, sums = min(int(found["rows_done"]), rows), {name: int(found["sums"][name]) for name in partial}
         for name, path in partial.items():
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-            if found.shape != _shape(rows, columns[name][0]) or found.dtype != np.dtype(columns[name][1]):
-                return 0
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return min(max(done, 0), rows)
+            matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+            row_bytes = matrix[:1].nbytes
+            same = (matrix.shape, matrix.dtype) == (shapes[name][0], np.dtype(shapes[name][1]))
+            if not same or kept.file_sum(path, matrix.offset + done * row_bytes) != sums[name]:
+                return 0, {}
+        return max(done, 0), sums
+    except Exception:  # whatever Python makes of a damaged note or header: the rows are computed again
+        return 0, {}
 
 
 def _fill(maps, done, rows, block_rows, compute, label, progress, finished) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -203,13 +205,47 @@ def test_an_interrupted_matrix_resumes_to_the_same_bytes(tmp_path):
 
 def test_damage_and_a_full_disk_are_one_line(tmp_path, monkeypatch):
     derived(tmp_path, "x", {"a": 1}, 10, COLUMNS, squares([]))
-    path = next(tmp_path.glob("*.powers.npy"))
+    path, calls = next(tmp_path.glob("*.powers.npy")), []
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(Top7Error, match="damaged.*remove .*json and run"):
-        derived(tmp_path, "x", {"a": 1}, 10, COLUMNS, squares([]))
+    found = derived(tmp_path, "x", {"a": 1}, 10, COLUMNS, squares(calls))
+    assert calls and (found["powers"] == np.arange(10)[:, None] ** np.arange(1, 3)).all()
     monkeypatch.setattr(derived_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(Top7Error, match="needs 0.00 GB"):
         derived(tmp_path, "y", {"a": 1}, 10, COLUMNS, squares([]))
+
+
+@pytest.mark.parametrize("harm", ["rows", "note", "header"])
+def test_what_an_interrupted_call_left_damaged_is_computed_again(tmp_path, harm):
+    def broken(start, stop):
+        if start == 6:
+            raise KeyboardInterrupt
+        return squares([])(start, stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        derived(tmp_path, "x", {}, 10, COLUMNS, broken, block_rows=3)
+    path = next(tmp_path.glob("*.partial.json" if harm == "note" else "*.powers.npy.partial"))
+    data = bytearray(path.read_bytes())
+    data[{"rows": 136, "note": 3, "header": 20}[harm]] ^= 8
+    path.write_bytes(data)
+    calls = []
+    found = derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls), block_rows=3)
+    assert calls == [0, 3, 6, 9]
+    assert (found["powers"] == np.arange(10)[:, None] ** np.arange(1, 3)).all()
+
+
+def test_room_is_reserved_before_anything_is_computed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    calls = []
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(
+        Top7Error, match="x-.*: the disk is full: make room there and run the same command again"
+    ):
+        derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls))
+    assert not calls and not list(tmp_path.glob("x-*"))
+    monkeypatch.delattr(os, "posix_fallocate")  # where there is none, zeros are written
+    assert derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls))["numbers"].tolist() == list(range(10))
 
 
 def test_an_empty_matrix_is_kept_too(tmp_path):

@@ -104,7 +104,7 @@ def test_same_inputs_same_bytes(tmp_path):
     files = sorted(
         path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*") if path.is_file()
     )
-    assert len(files) == 6  # order, scales, blocks, three counts
+    assert len(files) == 11  # order, scales, blocks, three counts; sums of all, scales with their blocks
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
@@ -249,12 +249,42 @@ def test_variants(tmp_path):
     assert models["printed-weights"].folder != models["default"].folder == models["eigenvalues"].folder
 
 
-def test_damaged_files_are_named(tmp_path):
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def flip(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+
+
+def zero(data):
+    return data[: len(data) // 3] + bytes(len(data) - len(data) // 3)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, zero])
+@pytest.mark.parametrize("kind, passes", [("order", 1), ("blocks", 1), ("scales", 1), ("components-N5", 0)])
+def test_damaged_files_are_learnt_again_to_the_same_bytes(tmp_path, kind, passes, harm):
     model = learn(PARTS, Sample(maps_of()), tmp_path)
-    path = next(Path(model.folder).glob("components-N5*"))
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(Top7Error, match="components-N5.*delete it"):
-        learn(PARTS, Sample(maps_of()), tmp_path)
+    before = {path.name: path.read_bytes() for path in Path(model.folder).iterdir()}
+    path = next(path for path in Path(model.folder).glob(f"{kind}*") if path.suffix != ".sum")
+    path.write_bytes(harm(path.read_bytes()))
+    sample = Sample(maps_of())
+    learn(PARTS, sample, tmp_path)
+    assert sample.passes == passes
+    assert {path.name: path.read_bytes() for path in Path(model.folder).iterdir()} == before
+
+
+def test_a_damaged_file_without_a_sum_is_named(tmp_path):
+    model = learn(PARTS, Sample(maps_of()), tmp_path)
+    for name, harmed in (("order.json", b'{"order": [1'), ("components-N5-NxC.safetensors", b"x" * 50)):
+        path = Path(model.folder) / name
+        whole = path.read_bytes()
+        path.with_name(f"{name}.sum").unlink()
+        path.write_bytes(harmed)
+        with pytest.raises(Top7Error, match=f"{name}.*delete it and run"):
+            learn(PARTS, Sample(maps_of()), tmp_path)
+        path.write_bytes(whole)
 
 
 def test_interrupted_learning_leaves_no_half_file(tmp_path):
@@ -267,7 +297,9 @@ def test_interrupted_learning_leaves_no_half_file(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         learn(PARTS, Broken(maps_of()), tmp_path)
-    assert [path.name for path in tmp_path.rglob("*.*") if path.is_file()] == ["order.json"]
+    assert [path.name for path in tmp_path.rglob("*.*") if path.is_file() and path.suffix != ".sum"] == [
+        "order.json"
+    ]
     resumed = learn(PARTS, Sample(maps_of()), tmp_path)
     whole = learn(PARTS, Sample(maps_of()), tmp_path / "new")
     unseen = maps_of(3, seed=5)

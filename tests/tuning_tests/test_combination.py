@@ -88,7 +88,7 @@ def test_every_weight_of_the_region_gives_the_naive_figure(scenery, tmp_path, re
     components, queries, gallery, relevant, public = scenery
     made = make_combination(components, queries, gallery, relevant, public, K, region, tmp_path / "cache")
     again = make_combination(components, queries, gallery, relevant, public, K, region, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.npz"))) == 1
     for coordinates in [*random_coordinates(100, 3, np.random.default_rng(1)), *np.eye(3)]:
         weights = coordinates @ made.corners
         expected = naive_precisions(queries, gallery, weights, relevant)
@@ -116,16 +116,25 @@ def test_other_dumps_or_other_queries_are_another_file(scenery, tmp_path):
     make_combination(components, queries, gallery, relevant, ~public, K, "similarity", cache)
     gallery[0].path.with_suffix(".json").write_text('{"unreadable": []}')
     make_combination(components, queries, gallery, relevant, public, K, "similarity", cache)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("*.npz"))) == 3
 
 
-def test_a_damaged_cache_is_made_anew(scenery, tmp_path):
+@pytest.mark.parametrize("pattern", ["*.npz", "*.json"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-9] + bytes(9),
+        lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:] if len(data) > 200 else data[1:],
+    ],
+)
+def test_a_damaged_cache_is_made_anew(scenery, tmp_path, pattern, harm):
     components, queries, gallery, relevant, public = scenery
     first = make_combination(
         components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache"
     )
-    file = next((tmp_path / "cache").iterdir())
-    file.write_bytes(file.read_bytes()[:100])
+    file = next((tmp_path / "cache").glob(pattern))
+    file.write_bytes(harm(file.read_bytes()))
     again = make_combination(
         components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache"
     )

@@ -1,0 +1,156 @@
+"""Files kept with their checksums: written whole or not at all, and looked at whenever they are opened.
+
+A sealed sidecar (JSON) names its files with their sizes and CRC-32, says what they are, and ends with a checksum of
+its own text. It is written last: without it, or where something differs, its files count as not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from competition.atomic import reserve as reserve_bytes
+from competition.atomic import write_text
+from competition.errors import Top7Error
+
+CHECKED_BYTES = 64 << 20  # up to this size every opening reads the checksum; larger files: `verify` alone
+BLOCK_BYTES = 16 << 20
+_TAIL = ', "checksum": "'
+
+
+def sealed_text(value: Mapping) -> str:
+    """Return `value` as JSON whose last key is a checksum of the text before it."""
+    text = json.dumps({key: value[key] for key in value if key != "checksum"}, ensure_ascii=False)
+    return f'{text[:-1]}{_TAIL}{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def unsealed(data: bytes) -> dict:
+    """Return the JSON object of a sealed text, or of one without a checksum; ValueError where it is damaged."""
+    head, mark, tail = data.decode("utf-8").rpartition(_TAIL)
+    if mark and tail != f'{zlib.crc32((head + "}").encode()):08x}"}}\n':
+        raise ValueError("its checksum differs")
+    found = json.loads(data)
+    if not isinstance(found, dict) or ("checksum" in found) != bool(mark):
+        raise ValueError("not a JSON object with its checksum")
+    return found
+
+
+def seal(
+    sidecar: Path, files: Iterable[Path], sums: Mapping[str, int] | None = None, **about: object
+) -> None:
+    """Write the sidecar of complete `files` in its folder; sums: their CRC-32 by name, where they are known."""
+    noted = {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "crc32": file_sum(path) if sums is None else sums[path.name],
+        }
+        for path in files
+    }
+    write_text(sidecar, sealed_text({**about, "files": noted}))
+
+
+def read_seal(sidecar: Path) -> dict | None:
+    """Return what a sealed sidecar says; None where there is none, or it is damaged or of an earlier version."""
+    try:
+        found = unsealed(sidecar.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if "files" in found and "checksum" in found else None
+
+
+def whole(sidecar: Path) -> dict | None:
+    """Return what the sidecar says if its files are there, with their sizes and, up to CHECKED_BYTES, their sums."""
+    found = read_seal(sidecar)
+    return found if found is not None and not _differing(sidecar, found, CHECKED_BYTES) else None
+
+
+def bad_files(sidecar: Path) -> list[Path]:
+    """Return the files of a sidecar that are not as they were written, read in full; itself where it is damaged."""
+    found = read_seal(sidecar)
+    return [sidecar] if found is None else _differing(sidecar, found, None)
+
+
+def remove(sidecar: Path) -> int:
+    """Remove a sidecar, then its files; returns their bytes. Whoever has mapped a file keeps what is mapped."""
+    found = read_seal(sidecar) or {"files": {}}
+    paths = [sidecar, *(sidecar.with_name(Path(name).name) for name in found["files"])]
+    size_bytes = sum(path.stat().st_size for path in paths if path.exists())
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return size_bytes
+
+
+def touch(sidecar: Path) -> None:
+    """Note by the sidecar's time of access that its files are used now; a read-only folder stays as it is."""
+    with suppress(OSError):
+        os.utime(sidecar, ns=(time.time_ns(), sidecar.stat().st_mtime_ns))
+
+
+def sum_path(path: Path) -> Path:
+    """The sidecar of a file that has one to itself."""
+    return path.with_name(path.name + ".sum")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file with a sidecar to itself is there and undamaged; one of an earlier version, without, passes."""
+    return path.exists() and (not sum_path(path).exists() or whole(sum_path(path)) is not None)
+
+
+def file_sum(path: Path, most_bytes: int | None = None) -> int:
+    """Return the CRC-32 of a file's bytes, or of its first `most_bytes`."""
+    total, left = 0, path.stat().st_size if most_bytes is None else most_bytes
+    with open(path, "rb") as stream:
+        while left and (block := stream.read(min(left, BLOCK_BYTES))):
+            total, left = zlib.crc32(block, total), left - len(block)
+    return total
+
+
+@lru_cache(maxsize=4096)
+def _sum_once(path: Path, size_bytes: int, mtime_ns: int) -> int:
+    return file_sum(path)
+
+
+def _differing(sidecar: Path, found: Mapping, most_bytes: int | None) -> list[Path]:
+    bad = []
+    for name, noted in found["files"].items():
+        path = sidecar.with_name(Path(name).name)
+        try:
+            there = path.stat()
+            same = there.st_size == noted["bytes"]
+            if same and most_bytes is None:
+                same = file_sum(path) == noted["crc32"]
+            elif same and there.st_size <= most_bytes:
+                same = _sum_once(path, there.st_size, there.st_mtime_ns) == noted["crc32"]
+        except OSError:
+            same = False
+        if not same:
+            bad.append(path)
+    return bad
+
+
+def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
+    """Create a .npy file with all its bytes on the disk, open for writing; Top7Error where the disk is full.
+
+    Without them a full disk would end the process at a write through the map.
+    """
+    try:
+        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with open(path, "rb+") as stream:
+            reserve_bytes(stream.fileno(), path.stat().st_size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Top7Error(
+                f"{path}: the disk is full: make room there and run the same command again"
+            ) from None
+        raise
+    return matrix
