@@ -10,6 +10,10 @@ from competition import toml_values as toml
 from competition.errors import ConfigurationError, nearest
 from competition.toml_values import Parser, Place, read_table, shown
 
+SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
+    32,
+    16_384,
+)  # of what a network is given; smaller maps vanish in its strides
 SPLITS = ("gallery", "validation", "test")
 
 
@@ -140,9 +144,9 @@ PARTS: dict[str, Parser] = {
     "layer": toml.layer,
     "counts": toml.several(toml.whole(1)),
     "dims": toml.several(toml.whole(1)),
-    "exponents": toml.several(toml.number(0)),
-    "alpha": toml.number(above=0),
-    "beta": toml.number(above=0),
+    "exponents": toml.several(toml.number(0, most=4)),
+    "alpha": toml.number(above=0, most=100),
+    "beta": toml.number(above=0, most=100),
     "form": toml.text,
     "selection": toml.path_or("variance", "random"),
     "training_images": toml.whole(1),
@@ -178,15 +182,15 @@ BACKBONE: dict[str, Parser] = {
     "options": toml.options,
     "mean": toml.several(toml.number(), distinct=False),
     "std": toml.several(toml.number(above=0), distinct=False),
-    "image_size": toml.whole(0),
+    "image_size": toml.whole(0, LARGEST_SIDE_PX),
     "resize": toml.choice("squash", "pad", "keep"),
-    "max_size": toml.whole(1),
+    "max_size": toml.whole(1, LARGEST_SIDE_PX),
     "layers": toml.several(toml.layer),
     "pooling": toml.several(toml.text),
     "parts": _parts,
     "clamp": toml.switch,
     "flip": toml.switch,
-    "scales": toml.several(toml.number(above=0)),
+    "scales": toml.several(toml.number(above=0, most=16)),
 }
 
 EXTERNAL: dict[str, Parser] = {
@@ -256,7 +260,7 @@ def _document(path: Path) -> dict:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError(f"{path}: line {line} is not UTF-8: save the file as UTF-8") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path}: not valid TOML: {reason}") from None
 
@@ -297,6 +301,12 @@ def _backbone(table: object, place: Place) -> Backbone:
     if values.get("image_size") == 0 and values.get("resize", "squash") != "keep":
         raise Place(place.file, place.table, "image_size").wrong(
             0, 'at least 1, or resize = "keep" beside it for images of their original size'
+        )
+    side = values.get("image_size", Backbone.image_size) * min(values.get("scales", (1.0,)))
+    if values.get("image_size") != 0 and side < SMALLEST_SIDE_PX:
+        raise Place(place.file, place.table, "image_size").wrong(
+            values.get("image_size", Backbone.image_size),
+            f"at least {SMALLEST_SIDE_PX} pixels, at each of the scales too",
         )
     if "mean" in values and "std" in values and len(values["mean"]) != len(values["std"]):
         raise Place(place.file, place.table, "std").wrong(

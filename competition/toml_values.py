@@ -34,24 +34,38 @@ def shown(value: object) -> str:
         text = str(value).lower()
     elif isinstance(value, dict):
         text = "{ " + ", ".join(f"{key} = {shown(item)}" for key, item in value.items()) + " }"
+    elif isinstance(value, int) and value.bit_length() > 1000:
+        text = f"a number of {value.bit_length()} bits"  # Python refuses to write some of them
     else:
         text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def whole(minimum: int) -> Parser:
-    """A whole number of at least `minimum` (true and false are none)."""
+LARGEST_WHOLE = 2**31 - 1
+LARGEST_NUMBER = 1e9
+
+
+def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
+    """A whole number from `minimum` to `maximum` (true and false are none)."""
 
     def parse(value: object, place: Place) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise place.wrong(value, f"a whole number of at least {minimum}")
+        if value > maximum:
+            raise place.wrong(value, f"a whole number of at most {maximum}")
         return value
 
     return parse
 
 
-def number(minimum: float | None = None, *, above: float | None = None, below: float | None = None) -> Parser:
-    """A finite number, minimum <= value, above < value < below, whichever are given; returned as float."""
+def number(
+    minimum: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    most: float = LARGEST_NUMBER,
+) -> Parser:
+    """A finite number, minimum <= value <= most, above < value < below, whichever are given; returned as float."""
     limits = [f"of at least {minimum:g}"] if minimum is not None else []
     limits += [f"above {above:g}"] if above is not None else []
     limits += [f"below {below:g}"] if below is not None else []
@@ -61,12 +75,15 @@ def number(minimum: float | None = None, *, above: float | None = None, below: f
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(value)
+            or value in (math.inf, -math.inf)
+            or value != value  # NaN
             or (minimum is not None and value < minimum)
             or (above is not None and value <= above)
             or (below is not None and value >= below)
         ):
             raise place.wrong(value, expected)
+        if abs(value) > most:
+            raise place.wrong(value, f"a number of at most {most:g}")
         return float(value)
 
     return parse
@@ -108,12 +125,15 @@ def choice(*names: str) -> Parser:
 
 def path(value: object, place: Place) -> Path:
     """A path, relative to the folder of the TOML file."""
-    return place.file.parent / Path(text(value, place)).expanduser()
+    return place.file.parent / work_path(value, place)
 
 
 def work_path(value: object, place: Place) -> Path:
     """A path, relative to the current folder."""
-    return Path(text(value, place)).expanduser()
+    try:
+        return Path(text(value, place)).expanduser()
+    except RuntimeError:
+        raise place.wrong(value, "a path; this machine knows no home folder of that user") from None
 
 
 def path_or(*names: str) -> Parser:

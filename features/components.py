@@ -161,4 +161,32 @@ def component_from(values: Mapping[str, object]) -> Component:
             raise ConfigurationError(
                 f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}"
             )
+    for key, kinds in COMPONENT_KINDS.items():
+        value = values.get(key)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kinds)
+            and (value is not None or key in ("name", "chain"))
+        ):
+            raise ConfigurationError(
+                f"a component of the recipe has {key} = {value!r:.60}: expected {_words(kinds)}"
+            )
     return Component(**values)
+
+
+COMPONENT_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "chain": (str,),
+    "backbone": (str,),
+    "layer": (int, str),
+    "pooling": (str,),
+    "parts": (int,),
+    "count": (int,),
+    "dim": (int,),
+    "exponent": (int, float),
+    "external": (str,),
+}
+
+
+def _words(kinds: tuple[type, ...]) -> str:
+    return " or ".join({str: "a text", int: "a whole number", float: "a number"}[kind] for kind in kinds)

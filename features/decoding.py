@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from competition.configuration import SMALLEST_SIDE_PX
 from competition.errors import ConfigurationError, nearest
 
 DECODER = 3  # raise when any file may decode to other pixels: it is part of every recipe
@@ -39,7 +40,6 @@ MAX_SCANNED_PIXELS = 2_000_000_000  # scans times pixels
 MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothing
 MAX_TEXT_MB = 16
 BAND_PIXELS = 1_000_000
-SMALLEST_SIDE_PX = 32
 FILTER = Image.Resampling.BILINEAR
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height

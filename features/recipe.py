@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -128,12 +129,14 @@ def _found(configuration: Configuration, named: str | None) -> Recipe:
 def _is_own_format(path: Path) -> bool:
     try:
         return "format" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False  # the reader of named recipes says what is wrong
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file; ConfigurationError in one line where it is absent or not one."""
+    from features.ranking.steps import check_steps
+
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -141,26 +144,55 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigurationError(
             f"{path}: no such recipe: run ./run.sh tune first, or give --recipe FILE"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ConfigurationError(f"{path}: not a recipe of format {FORMAT}: write it anew with ./run.sh tune")
+    for key, (fits, words) in VALUES.items():
+        if not fits(values.get(key, [] if key in ("steps", "groups") else {})):
+            raise ConfigurationError(
+                f"{path}: not a recipe: {key} = {values.get(key)!r:.60}: expected {words}"
+            )
     try:
         components = tuple(component_from(part) for part in values["components"])
-        weights = tuple(float(weight) for weight in values["weights"])
-        name = str(values["name"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path}: not a recipe: {error!r}; components, weights and name are expected"
-        ) from None
-    check_weights(np.array(weights), len(components), str(path))
+        check_weights(np.array(values["weights"], dtype=np.float64), len(components), str(path))
+        check_steps(values.get("steps", []))
+    except (ConfigurationError, OverflowError) as error:
+        raise ConfigurationError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     return Recipe(
-        name,
+        values["name"],
         components,
-        weights,
+        tuple(map(float, values["weights"])),
         dict(values.get("choice", {})),
         dict(values.get("scores", {})),
         dict(values.get("provenance", {})),
         tuple(values.get("steps", ())),
         tuple(values.get("groups", ())),
     )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _are_scores(scores: object) -> bool:
+    figures = ("all", "public", "private", "cross-validated")
+    return isinstance(scores, dict) and all(_is_number(scores.get(name, 0.0)) for name in figures)
+
+
+def _are(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda values: isinstance(values, list) and all(map(fits, values))
+
+
+VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "name": (lambda name: isinstance(name, str), "a text"),
+    "components": (
+        lambda parts: _are(lambda part: isinstance(part, dict))(parts) and parts,
+        "a list of objects",
+    ),
+    "weights": (_are(_is_number), "a list of numbers"),
+    "choice": (lambda choice: isinstance(choice, dict), "an object"),
+    "scores": (_are_scores, "an object of numbers by name"),
+    "provenance": (lambda provenance: isinstance(provenance, dict), "an object"),
+    "groups": (_are(lambda group: type(group) is int and 0 <= group < 10_000), "a list of whole numbers"),
+}

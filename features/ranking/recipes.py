@@ -15,7 +15,7 @@ unless it says "optional": true.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +32,42 @@ from features.components import (
     parts_component,
 )
 from features.ranking.state import spread
-from features.ranking.steps import check_steps
+from features.ranking.steps import are_weights, check_steps
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 KEYS = ("name", "source", "components", "weights", "steps")
-PATTERN_KEYS = ("backbone", "layer", "pooling", "parts", "count", "dim", "exponent", "external", "optional")
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1e9
+
+
+def _backbone(value: object) -> bool:
+    return isinstance(value, str) or type(value) is int and value >= 1
+
+
+def _layer(value: object) -> bool:
+    if isinstance(value, dict):
+        return set(value) == {"is"} and type(value["is"]) in (int, str)
+    return type(value) is int and value < 0 or isinstance(value, str)
+
+
+def _pooling(value: object) -> bool:
+    return isinstance(value, str) or isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+# what a pattern's keys may be, and the words for it
+PATTERN: dict[str, tuple[Callable[[object], bool], str]] = {
+    "backbone": (_backbone, '"*", a name or a number from 1'),
+    "layer": (_layer, '"all", "last", a negative number or {"is": …}'),
+    "pooling": (_pooling, "a name or a list of names"),
+    "parts": (_backbone, '"*" or a number from 1'),
+    "count": (_number, "a number"),
+    "dim": (_number, "a number"),
+    "exponent": (_number, "a number"),
+    "external": (lambda value: isinstance(value, str), '"*" or a name'),
+    "optional": (lambda value: isinstance(value, bool), "true or false"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +112,7 @@ def read_named_recipe(path: Path) -> NamedRecipe:
     """Read a recipe file of patterns; ConfigurationError, one line, for everything wrong in it."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
     if (
         not isinstance(values, dict)
@@ -93,12 +124,21 @@ def read_named_recipe(path: Path) -> NamedRecipe:
         if key not in KEYS:
             raise ConfigurationError(f"{path}: unknown key {key!r}: {nearest(key, KEYS)}")
     for pattern in values["components"]:
-        for key in pattern:
-            if key not in PATTERN_KEYS:
+        if not isinstance(pattern, dict):
+            raise ConfigurationError(f"{path}: a component is {pattern!r:.60}: expected an object")
+        for key, value in pattern.items():
+            if key not in PATTERN:
                 raise ConfigurationError(
-                    f"{path}: a component has the unknown key {key!r}: {nearest(key, PATTERN_KEYS)}"
+                    f"{path}: a component has the unknown key {key!r}: {nearest(key, PATTERN)}"
                 )
+            fits, words = PATTERN[key]
+            if not fits(value):
+                raise ConfigurationError(f"{path}: a component has {key} = {value!r:.60}: expected {words}")
     weights = values.get("weights", [1.0] * len(values["components"]))
+    if not are_weights(weights):
+        raise ConfigurationError(
+            f"{path}: weights = {weights!r:.60}: expected a list of numbers >= 0, not all 0"
+        )
     if len(weights) != len(values["components"]):
         raise ConfigurationError(
             f"{path}: {len(weights)} weights for {len(values['components'])} components: give one "

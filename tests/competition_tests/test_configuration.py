@@ -319,6 +319,13 @@ WRONG_VALUES = [
     ("tuning", "seed = 1.0", "a whole number of at least 0"),
     ("tuning", "sampler = 'TPE'", "another value; did you mean 'tpe'? known: tpe, cmaes, qmc, random"),
     ("tuning", "storage = 5", "a text in quotes, not empty"),
+    ("tuning", "trials = 99999999999999999999", "a whole number of at most 2147483647"),
+    ("backbone", "image_size = 1", "at least 32 pixels, at each of the scales too"),
+    ("backbone", "image_size = 99999", "a whole number of at most 16384"),
+    ("backbone", "mean = [1e300, 1, 1]", "a number of at most 1e+09"),
+    ("parts", "exponents = [100]", "a number of at most 4"),
+    ("parts", "alpha = 1e9", "a number of at most 100"),
+    ("competition", "gallery = '~nobody-here/x'", "a path; this machine knows no home folder of that user"),
 ]
 
 
@@ -375,3 +382,17 @@ def test_labels_from_folders_make_ids_paths(tmp_path):
     assert (competition.labels, competition.ids) == ("folders", "path")
     with pytest.raises(ConfigurationError, match='ids = .name.: expected "path" beside labels = "folders"'):
         load_configuration(written(tmp_path, text.format("ids = 'name'\n")))
+
+
+@pytest.mark.parametrize(
+    "text", ["top_k = " + "9" * 5000, "x = " + "[" * 5000, "x = " + "[" * 500 + "]" * 500]
+)
+def test_numbers_and_lists_without_end_are_one_line(tmp_path, text):
+    with pytest.raises(ConfigurationError) as error:
+        load_configuration(written(tmp_path, COMPETITION_TABLE + text + "\n" + BACKBONE_TABLE))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_scale_may_not_make_images_too_small(tmp_path):
+    with pytest.raises(ConfigurationError, match="at least 32 pixels"):
+        load_configuration(written(tmp_path, MINIMAL + "image_size = 64\nscales = [1.0, 0.25]\n"))

@@ -10,6 +10,7 @@ import pytest
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
 from features.ranking.recipes import named_recipe, read_named_recipe, recipe_names, resolve
+from features.recipe import read_recipe
 from tests.benchmarks.recipes import without
 
 RECIPES = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "top7_augmented", "ustc2019", "wislab2018")
@@ -143,3 +144,48 @@ def test_an_ablation_takes_one_thing_at_a_time(tmp_path):
         "- component 1, layer -1 rmac": (components[1:], [3], steps),
         "- component 2, parts * count 9": (components[:1], [1], steps),
     }
+
+
+OWN = {
+    "format": 1,
+    "name": "best",
+    "components": [{"name": "v/1/spoc", "chain": "v/spoc", "backbone": "v", "layer": 1, "pooling": "spoc"}],
+    "weights": [1.0],
+    "scores": {"all": 0.5},
+    "steps": [{"step": "expand", "neighbours": 2}],
+}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({}, None),
+        ({"scores": {"all": "0.5"}}, "scores = .* expected an object of numbers"),
+        ({"scores": [1]}, "scores = "),
+        ({"weights": ["1"]}, "weights = .* expected a list of numbers"),
+        ({"weights": [10**400]}, "too large"),
+        ({"steps": [{"step": "expand", "neighbours": [1]}]}, "neighbours = "),
+        ({"steps": "expand"}, "steps"),
+        ({"components": [{**OWN["components"][0], "layer": [1]}]}, "layer = .* a whole number or a text"),
+        ({"components": [1]}, "components = "),
+        ({"groups": [None]}, "groups = "),
+        ({"name": None}, "name = None: expected a text"),
+    ],
+)
+def test_a_studys_recipe_with_wrong_types_is_one_line(tmp_path, change, words):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(OWN | change), encoding="utf-8")
+    if words is None:
+        assert read_recipe(path).name == "best"
+        return
+    with pytest.raises(ConfigurationError, match=words) as error:
+        read_recipe(path)
+    assert str(error.value).count(str(path)) == 1
+
+
+def test_a_recipe_nested_without_end_is_one_line(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text("[" * 100_000, encoding="utf-8")
+    for reader in (read_recipe, read_named_recipe):
+        with pytest.raises(ConfigurationError, match="JSON expected"):
+            reader(path)
