@@ -1,7 +1,11 @@
-"""timm networks: images (B, 3, H, W) -> the maps of the chosen layers, in one forward pass."""
+"""timm networks: images (B, 3, H, W) -> the maps of the chosen layers, in one forward pass.
+
+The network's own embeddings (`cls`, `head`) come from the same pass, as maps of one position behind the layers'.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
+from features.components import EMBEDDINGS
 from features.fusing import fuse
 from features.layers import Layer, module_name, no_such_layer, paper_indices
 from features.models import create_model, drawing, model_cfg, source_state, whole_options
@@ -23,8 +28,9 @@ class _Reached(Exception):
 
 @dataclass
 class Network:
-    """A backbone ready to run: `forward` maps normalised images (B, 3, H, W) to a list of maps (B, C, H,
-    W).
+    """A backbone ready to run: `forward` maps normalised images (B, 3, H, W) to a list of maps (B, C, H, W).
+
+    layers: what each of the maps is of; `cls` and `head`, where the backbone pools so, come last as (B, D, 1, 1).
     """
 
     module: nn.Module
@@ -60,11 +66,15 @@ def create_network(backbone: Backbone) -> Network:
     state, known, heads, notes = source_state(backbone)
     vgg = paper_indices(backbone)
     layers = tuple(vgg.get(layer, layer) for layer in backbone.layers)
+    embeddings = tuple(name for name in EMBEDDINGS if name in backbone.pooling)
     with drawing():
-        if all(isinstance(layer, int) for layer in layers):
-            module, forward = _by_index(backbone, layers)
+        if not all(isinstance(layer, int) for layer in layers):
+            names = tuple(module_name(backbone, layer) for layer in layers)
+            module, forward = _by_name(backbone, names, embeddings)
+        elif embeddings:
+            module, forward = _with_embeddings(backbone, layers, embeddings)
         else:
-            module, forward = _by_name(backbone, tuple(module_name(backbone, layer) for layer in layers))
+            module, forward = _by_index(backbone, layers)
     source = (
         str(backbone.weights) if isinstance(backbone.weights, Path) else f"weights = {backbone.weights!r}"
     )
@@ -78,7 +88,8 @@ def create_network(backbone: Backbone) -> Network:
             "expected 3 each, for RGB images"
         )
     transformer = any("Attention" in type(part).__name__ for part in module.modules())
-    return Network(module, forward, tuple(backbone.layers), tuple(mean), tuple(std), transformer, notes)
+    layers = (*backbone.layers, *embeddings)
+    return Network(module, forward, layers, tuple(mean), tuple(std), transformer, notes)
 
 
 def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, Callable]:
@@ -96,22 +107,76 @@ def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, C
     order = [wanted.index(layer) for layer in layers]
     if len(set(wanted)) != len(module.feature_info.out_indices) or min(wanted) < 0:
         raise no_such_layer(backbone, options, layers, None)
-    channels = module.feature_info.channels()
 
     def forward(images: Tensor) -> list[Tensor]:
-        maps = [
-            found if found.shape[1] == width else found.permute(0, 3, 1, 2)  # some networks give NHWC
-            for found, width in zip(module(images), channels, strict=True)
-        ]
+        maps = [_channels_first(found, module) for found in module(images)]
         return [maps[position] for position in order]
 
     return module, forward
 
 
-def _by_name(backbone: Backbone, names: tuple[str, ...]) -> tuple[nn.Module, Callable]:
-    """Forward hooks on named modules of the whole model; the pass ends at the last of them."""
+def _channels_first(maps: Tensor, module: nn.Module) -> Tensor:
+    """Return maps (B, C, H, W) whichever layout timm states for the network: its `output_fmt`, NCHW or NHWC."""
+    return maps.permute(0, 3, 1, 2) if str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC") else maps
+
+
+def _with_embeddings(
+    backbone: Backbone, layers: tuple[int, ...], embeddings: tuple[str, ...]
+) -> tuple[nn.Module, Callable]:
+    """Maps by number and embeddings in one pass of the whole model, by timm's `forward_intermediates`."""
     module = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
-    if hasattr(module, "pre_logits"):
+    if not hasattr(module, "forward_intermediates"):
+        raise ConfigurationError(
+            f"[[backbone]] {backbone.name}: timm gives no maps of {backbone.model!r} by number beside "
+            f"{' and '.join(embeddings)}: name modules in layers = […]"
+        )
+    wanted = sorted(set(layers))
+    known = len(module.feature_info)
+    if wanted[0] < 0 or wanted[-1] >= known:
+        raise ConfigurationError(
+            f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer "
+            f"{wanted[0] if wanted[0] < 0 else wanted[-1]}; it has 0 to {known - 1}"
+        )
+    embed = _embedder(backbone, module, embeddings)
+
+    def forward(images: Tensor) -> list[Tensor]:
+        final, found = module.forward_intermediates(images, indices=wanted, output_fmt="NCHW")
+        return [found[wanted.index(layer)] for layer in layers] + embed(final)
+
+    return module, forward
+
+
+def _embedder(
+    backbone: Backbone, module: nn.Module, embeddings: tuple[str, ...]
+) -> Callable[[Tensor], list[Tensor]]:
+    """What gives the embeddings (B, D, 1, 1) from timm's `forward_features`: the class token, which comes first, and
+    `forward_head` before any classifier."""
+    if "cls" in embeddings and getattr(module, "cls_token", None) is None:
+        raise ConfigurationError(
+            f'[[backbone]] {backbone.name}: {backbone.model!r} has no class token: take "head" for "cls" in pooling'
+        )
+    if "head" in embeddings and not hasattr(module, "forward_head"):
+        raise ConfigurationError(
+            f'[[backbone]] {backbone.name}: {backbone.model!r} has no head of its own: leave "head" out of pooling'
+        )
+    one = {
+        "cls": lambda final: final[:, 0],
+        "head": lambda final: module.forward_head(final, pre_logits=True),
+    }
+
+    def embed(final: Tensor) -> list[Tensor]:
+        return [one[name](final).flatten(1)[:, :, None, None] for name in embeddings]
+
+    return embed
+
+
+def _by_name(
+    backbone: Backbone, names: tuple[str, ...], embeddings: tuple[str, ...] = ()
+) -> tuple[nn.Module, Callable]:
+    """Forward hooks on named modules of the whole model; the pass ends at the last of them, or at the embeddings."""
+    module = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
+    embed = _embedder(backbone, module, embeddings)
+    if hasattr(module, "pre_logits") and "head" not in embeddings:
         module.pre_logits = nn.Identity()  # VGG's 4096-wide head is never run
     modules = dict(module.named_modules())
     for name in names:
@@ -133,8 +198,8 @@ def _by_name(backbone: Backbone, names: tuple[str, ...]) -> tuple[nn.Module, Cal
                     f"[[backbone]] {backbone.name}: the layer {name!r} gives {shape}, expected maps "
                     "(B, C, H, W): choose a layer before the head"
                 )
-            kept[name] = output
-            if len(kept) == len(set(names)):
+            kept[name] = _channels_first(output, module)
+            if len(kept) == len(set(names)) and not embeddings:
                 raise _Reached
 
         return hook
@@ -144,10 +209,9 @@ def _by_name(backbone: Backbone, names: tuple[str, ...]) -> tuple[nn.Module, Cal
 
     def forward(images: Tensor) -> list[Tensor]:
         kept.clear()
-        try:
-            module.forward_features(images)
-        except _Reached:
-            pass
+        final = images
+        with contextlib.suppress(_Reached):
+            final = module.forward_features(images)
         if absent := [name for name in names if name not in kept]:
             raise ConfigurationError(
                 f"[[backbone]] {backbone.name}: the layer {absent[0]!r} of {backbone.model!r} is "
@@ -155,6 +219,6 @@ def _by_name(backbone: Backbone, names: tuple[str, ...]) -> tuple[nn.Module, Cal
             )
         maps = [kept[name] for name in names]
         kept.clear()
-        return maps
+        return maps + embed(final)
 
     return module, forward

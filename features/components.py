@@ -16,6 +16,7 @@ from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, nearest
 
 Choice = Mapping[str, object]
+EMBEDDINGS = ("cls", "head")  # the network's own: its class token; its pooled output before any classifier
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def depth_order(layers: tuple[int | str, ...]) -> tuple[int | str, ...]:
         keys = {str(l): (int(m[1] or m[3]), int(m[2] or 9)) for l, m in zip(layers, matches)}
         return tuple(sorted(layers, key=lambda layer: keys[str(layer)]))
     return layers
+
+
+def layers_under(backbone: Backbone, pooling: str) -> tuple[int | str, ...]:
+    """Return the layers that `pooling` describes, shallow to deep; the network's own embeddings are one by themselves."""
+    return (pooling,) if pooling in EMBEDDINGS else depth_order(backbone.layers)
 
 
 def parts_label(backbone: Backbone, number: int) -> str:
@@ -95,7 +101,7 @@ def components_of(configuration: Configuration, choice: Choice) -> tuple[Compone
     found: list[Component] = []
     for backbone in configuration.backbones:
         pooling = str(choice[f"{backbone.name}.pooling"])
-        found += [layer_component(backbone, layer, pooling) for layer in depth_order(backbone.layers)]
+        found += [layer_component(backbone, layer, pooling) for layer in layers_under(backbone, pooling)]
         for number in range(len(backbone.parts)):
             label = parts_label(backbone, number)
             found.append(

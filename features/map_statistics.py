@@ -6,8 +6,8 @@ once, for its cost is that of calls, not of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import torch
@@ -26,7 +26,8 @@ ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as i
 class MapStatistics:
     """Statistics of a batch of B images, those asked for; maps (B, C, H, W), P = H * W positions.
 
-    average, maximum, power_mean (exponent 3): over positions, (B, C); summed: S' of eq. 1, over channels, (B, P);
+    average, maximum, power_mean (exponent 3): over positions, (B, C); centred: average weighted by the centre prior,
+    (B, C); powers: power means of other exponents, by exponent, (B, C); summed: S' of eq. 1, over channels, (B, P);
     active: the number of positive responses of each channel, (B, C) float64, exact, for maps without negatives;
     weighted: sum over positions of S f_j, (B, C), with S = (S' / ||S'||_2)^1/2 (eq. 1; CroW with a = b = 2);
     attended_maximum: over the positions that `attention` finds, or all if none, (B, C); regions: L2-normalised
@@ -38,14 +39,16 @@ class MapStatistics:
     average: Tensor | None = None
     maximum: Tensor | None = None
     power_mean: Tensor | None = None
+    centred: Tensor | None = None
     summed: Tensor | None = None
     active: Tensor | None = None
     weighted: Tensor | None = None
     attended_maximum: Tensor | None = None
     regions: Tensor | None = None
+    powers: Mapping[float, Tensor] = field(default_factory=dict)
 
 
-STATISTICS = tuple(field.name for field in fields(MapStatistics))[2:]
+STATISTICS = tuple(found.name for found in fields(MapStatistics))[2:-1]
 
 
 def by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
@@ -57,6 +60,17 @@ def attention(summed: Tensor, power: float) -> Tensor:
     """Positions (B, P) bool where the summed map (B, P) exceeds its power mean (power 1: the mean)."""
     threshold = by_row(lambda row: row.double().pow(power).mean(-1, keepdim=True).pow(1 / power), summed)
     return summed > threshold * (1 + 1e-6)  # a constant map must not exceed its own mean by a rounding error
+
+
+def centre_prior(height: int, width: int) -> Tensor:
+    """Return the weight of each position, (P,) float32 of sum 1: a Gaussian around the centre of the map.
+
+    Babenko and Lempitsky 2015, eq. 5: sigma is a third of the distance between the centre and the nearest border.
+    """
+    y, x = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2 for side in (height, width))
+    sigma = min(height, width) / 2 / 3
+    weights = torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * sigma**2)).flatten()
+    return (weights / weights.sum()).float()
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -71,26 +85,39 @@ def _groups(maps: Tensor) -> tuple[Tensor, ...]:
     return maps.split(len(maps) if maps.is_cuda else max(1, GROUP_BYTES // image_bytes))
 
 
-def map_statistics(maps: Tensor, names: Collection[str], check: Callable[[Tensor], None]) -> MapStatistics:
-    """Read the statistics `names` of maps (B, C, H, W), B > 0, some images after the other; `check` sees each group."""
+def map_statistics(
+    maps: Tensor,
+    names: Collection[str],
+    check: Callable[[Tensor], None],
+    exponents: Collection[float] = (),
+) -> MapStatistics:
+    """Read the statistics `names` of maps (B, C, H, W), B > 0, some images after the other; `check` sees each group.
+
+    exponents: of the power means wanted beside the one of exponent 3.
+    """
     groups = _groups(maps)
     scratch = maps.new_empty(max(group.numel() for group in groups))
     by_region = "regions" in names
     read = [name for name in STATISTICS if name in names and name != "regions"]
     found: dict[str, list[Tensor]] = {name: [] for name in read}
+    powers: dict[float, list[Tensor]] = {exponent: [] for exponent in exponents}
     bands = []
     for group in groups:
         check(group)
         of = _Reading(group, scratch, row_bands(group) if by_region else None)
         for name in read:
             found[name].append(getattr(of, name))
+        for exponent, parts in powers.items():
+            parts.append(of.power(exponent))
         bands.append(of.bands)
     values = {name: torch.cat(parts) for name, parts in found.items()}
     height, width = maps.shape[2:]
     if by_region:
         maxima = region_maxima(torch.cat(bands), height, width, channels_last=not maps.is_contiguous())
         values["regions"] = unit_rows(maxima)
-    return MapStatistics(height, width, **values)
+    return MapStatistics(
+        height, width, **values, powers={exponent: torch.cat(parts) for exponent, parts in powers.items()}
+    )
 
 
 class _Reading:
@@ -100,7 +127,7 @@ class _Reading:
     """
 
     def __init__(self, maps: Tensor, scratch: Tensor, bands: Tensor | None) -> None:
-        self.bands = bands
+        self.bands, self.shape = bands, tuple(maps.shape[2:])
         count, channels, positions = len(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
         scratch = scratch[: maps.numel()]
         if maps.is_contiguous():
@@ -130,10 +157,23 @@ class _Reading:
     @cached_property
     def weighted(self) -> Tensor:
         norms = torch.stack([row.norm() for row in self.summed])[:, None]
-        spatial = (self.summed / torch.where(norms > 0, norms, 1)).sqrt()
+        return self._weighted_by((self.summed / torch.where(norms > 0, norms, 1)).sqrt())
+
+    @cached_property
+    def centred(self) -> Tensor:
+        prior = centre_prior(*self.shape).to(self.flat.device)
+        return self._weighted_by(prior.expand(len(self.flat), -1))
+
+    def _weighted_by(self, spatial: Tensor) -> Tensor:
+        """Sum over positions of f times `spatial` (g, P): (g, C)."""
         if self.flat.is_cuda:
             return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
         return torch.stack([torch.mv(_aligned(f), _aligned(s)) for f, s in zip(self.flat, spatial)])
+
+    def power(self, exponent: float) -> Tensor:
+        """The power mean of any exponent; in float64, where no power of a float32 is too large."""
+        means = by_row(lambda image: image.double().pow(exponent).mean(-1), self.flat)
+        return by_row(lambda row: row.pow(1 / exponent), means).float()
 
     @cached_property
     def power_mean(self) -> Tensor:

@@ -6,18 +6,23 @@ its own, in the memory layout it has (contiguous or channels-last, neither is co
 batch it came in.
 
 Variants of FCroW, measured beside eq. 2 as printed: `fcrow-sums` takes x_j as the sum of the values,
-`fcrow-outside` adds the zero term outside the logarithm.
+`fcrow-outside` adds the zero term outside the logarithm. `gem-pN` is GeM with the exponent N, such as `gem-p4.6`.
+
+`cls` and `head` are no poolings of maps: the network itself gives one embedding an image, which the backbone hands on as
+a map of one position.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from competition.errors import ConfigurationError, Top7Error, nearest
+from features.components import EMBEDDINGS
 from features.map_statistics import POWER, MapStatistics, attention, by_row, map_statistics
 from features.regions import region_squares
 
@@ -29,6 +34,11 @@ def spoc(of: MapStatistics) -> Tensor:
     return of.average
 
 
+def spoc_centre(of: MapStatistics) -> Tensor:
+    """SPoC with its centre prior (Babenko and Lempitsky 2015, eq. 5), see `map_statistics.centre_prior`."""
+    return of.centred
+
+
 def mac(of: MapStatistics) -> Tensor:
     """Maximum over positions."""
     return of.maximum
@@ -37,6 +47,12 @@ def mac(of: MapStatistics) -> Tensor:
 def gem(of: MapStatistics) -> Tensor:
     """Generalised mean (mean of f^3)^(1/3), Radenovic et al. 2018, without their floor of 1e-6."""
     return of.power_mean
+
+
+def gem_exponent(name: str) -> float | None:
+    """Return the exponent N of the pooling `gem-pN`, at most 100; None for any other name."""
+    match = re.fullmatch(r"gem-p(\d+(?:\.\d+)?)", name)
+    return float(match[1]) if match and 0 < float(match[1]) <= 100 else None
 
 
 def crow(of: MapStatistics) -> Tensor:
@@ -112,6 +128,7 @@ def amac(of: MapStatistics) -> Tensor:
 # name -> (formula, the statistics it needs)
 _FORMULAS: dict[str, tuple[Callable[[MapStatistics], Tensor], tuple[str, ...]]] = {
     "spoc": (spoc, ("average",)),
+    "spoc-centre": (spoc_centre, ("centred",)),
     "mac": (mac, ("maximum",)),
     "gem": (gem, ("power_mean",)),
     "crow": (crow, ("active", "weighted")),
@@ -124,19 +141,25 @@ _FORMULAS: dict[str, tuple[Callable[[MapStatistics], Tensor], tuple[str, ...]]] 
     "amac": (amac, ("attended_maximum",)),
 }
 
-NEEDS_NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside", "grmac", "amac"})
+_NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside", "grmac", "amac"})
+
+
+def needs_non_negative(name: str) -> bool:
+    """Say whether a pooling takes no negative values."""
+    return name in _NON_NEGATIVE or gem_exponent(name) is not None
 
 
 def check_poolings(names: Iterable[str]) -> None:
     """Raise ConfigurationError for a name that is no pooling, with the nearest known one."""
+    known = [*_FORMULAS, "gem-p4.6", *EMBEDDINGS]
     for name in names:
-        if name not in _FORMULAS:
-            raise ConfigurationError(f"unknown pooling {name!r}: {nearest(name, _FORMULAS)}")
+        if name not in known and gem_exponent(name) is None:
+            raise ConfigurationError(f"unknown pooling {name!r}: {nearest(name, known)}")
 
 
 def check_non_negative(maps: Tensor, names: Iterable[str]) -> None:
     """Raise Top7Error if a pooling of `names` needs maps without negative values and `maps` has some."""
-    needing = sorted(NEEDS_NON_NEGATIVE.intersection(names))
+    needing = sorted(filter(needs_non_negative, names))
     if needing and maps.numel() and -math.inf < (lowest := maps.amin().item()) < 0:
         raise Top7Error(
             f"the maps hold negative values (down to {lowest:.4g}), which {', '.join(needing)} cannot take: clamp them"
@@ -156,9 +179,15 @@ def pool_maps(maps: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         maps = maps.contiguous()
     if not len(maps):
         return {name: maps.new_empty(maps.shape[:2]) for name in names}
-    wanted = {statistic for name in names for statistic in _FORMULAS[name][1]}
-    of = map_statistics(maps, wanted, lambda group: check_non_negative(group, names))
-    return {name: _FORMULAS[name][0](of) for name in names}
+    exponents = {name: exponent for name in names if (exponent := gem_exponent(name)) is not None}
+    formulas = {
+        name: _FORMULAS["spoc" if name in EMBEDDINGS else name] for name in names if name not in exponents
+    }
+    wanted = {statistic for _, statistics in formulas.values() for statistic in statistics}
+    of = map_statistics(maps, wanted, lambda group: check_non_negative(group, names), set(exponents.values()))
+    return {
+        name: of.powers[exponents[name]] if name in exponents else formulas[name][0](of) for name in names
+    }
 
 
 def _single(name: str) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import list_images
-from features.components import backbone_named
+from features.components import backbone_named, depth_order
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import check_steps, used_components
 from features.recipe import Recipe
@@ -88,7 +88,8 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
                 backbone,
                 layers=tuple(
                     layer for layer in backbone.layers if layer in {component.layer for component in own}
-                ),
+                )
+                or depth_order(backbone.layers)[-1:],
                 pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
                 parts=tuple(
                     replace(backbone.parts[number], counts=tuple(sorted(counts[number])))

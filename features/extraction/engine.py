@@ -28,7 +28,7 @@ from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
 from features.extraction.targets import Target
 from features.fusing import put
-from features.pooling import NEEDS_NON_NEGATIVE, check_poolings, pool_maps
+from features.pooling import check_poolings, needs_non_negative, pool_maps
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Engine:
     def notes(self) -> list[str]:
         """What has to be said aloud about this network."""
         found = list(self.network.notes)
-        needing = [name for name in self.backbone.pooling if name in NEEDS_NON_NEGATIVE]
+        needing = list(filter(needs_non_negative, self.backbone.pooling))
         if self.clamped and (needing or self.backbone.parts):
             what = ", ".join(needing + (["parts"] if self.backbone.parts else []))
             found.append(f"{self.backbone.name}: its maps are clamped at zero for {what}")
@@ -280,7 +280,7 @@ class Engine:
         }
         if not names:
             return {}
-        needing = [name for name in names if name in NEEDS_NON_NEGATIVE]
+        needing = list(filter(needs_non_negative, names))
         if self.clamped and needing:
             free = [name for name in names if name not in needing]
             pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})

@@ -12,6 +12,7 @@ from pathlib import Path
 from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ids_digest
+from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.models import weights_digest
@@ -167,8 +168,9 @@ def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -
     base = backbone_recipe(configuration, backbone)
     found = [
         _target(folder, backbone, pooling_recipe(base, layer, pooling), layer, pooling=pooling)
-        for layer in backbone.layers
+        for layer in (*backbone.layers, *EMBEDDINGS)
         for pooling in backbone.pooling
+        if (layer in EMBEDDINGS or pooling in EMBEDDINGS) <= (layer == pooling)
     ]
     for parts in backbone.parts:
         for count in parts.counts:

@@ -24,6 +24,7 @@ import numpy as np
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, nearest
 from features.components import (
+    EMBEDDINGS,
     Component,
     depth_order,
     external_component,
@@ -257,6 +258,8 @@ def _layers(
             f"{where} wants the pooling {' or '.join(poolings)} of {backbone.name}, which extracts "
             f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again"
         )
+    if pooling in EMBEDDINGS:  # one by itself, which stands for the deepest layer
+        layers = [pooling] if order[-1] in layers else []
     return [layer_component(backbone, layer, pooling) for layer in layers]
 
 

@@ -247,3 +247,78 @@ def test_random_weights_are_the_same_while_other_threads_make_networks():
     for network in made:
         found = network.module.state_dict()
         assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+FAMILIES = (  # the smallest of each, with the layer looked at and the stride timm states for it
+    ("test_resnet", 2, 64),
+    ("test_vit", 2, 64),
+    ("test_convnext", 2, 64),
+    ("test_efficientnet", 3, 64),
+    ("test_mambaout", 1, 64),
+    ("test_nfnet", 2, 64),
+    ("test_byobnet", 2, 64),
+    ("mobilenetv3_small_050", 3, 64),
+    ("regnetx_002", 2, 64),
+    ("vit_tiny_r_s16_p8_224", 2, 224),
+    ("deit_tiny_distilled_patch16_224", 3, 224),
+    ("swin_tiny_patch4_window7_224", 0, 224),
+    ("eva02_tiny_patch14_224", 4, 224),
+    ("vit_pwee_patch16_reg1_gap_256", 2, 256),
+)
+
+
+@pytest.mark.parametrize("model, layer, side", FAMILIES, ids=[family[0] for family in FAMILIES])
+def test_maps_and_embeddings_of_many_families_are_timms_own(model, layer, side):
+    whole = timm.create_model(model).eval()
+    poolings = ("spoc", "head") + (("cls",) if getattr(whole, "cls_token", None) is not None else ())
+    described = backbone(model, layers=(layer,), pooling=poolings, image_size=side)
+    network = create_network(described)
+    whole = timm.create_model(model, num_classes=0).eval()
+    whole.load_state_dict(network.module.state_dict())
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        found = dict(zip(network.layers, network.forward(images), strict=True))
+        features = whole.forward_features(images)
+        expected = whole.forward_head(features, pre_logits=True)
+        alone = create_network(backbone(model, layers=(layer,), pooling=("spoc",), image_size=side))
+    stride = alone.module.feature_info.reduction()[0]
+    assert found[layer].shape[2:] == (-(-side // stride),) * 2
+    torch.testing.assert_close(found["head"][:, :, 0, 0], expected)
+    if "cls" in poolings:
+        torch.testing.assert_close(found["cls"][:, :, 0, 0], features[:, 0])
+    with torch.inference_mode():
+        torch.testing.assert_close(alone.forward(images)[0], found[layer])
+
+
+def test_maps_of_swin_are_not_turned_by_a_guess():
+    """At 384 px its first maps have as many rows as channels."""
+    described = backbone("swin_tiny_patch4_window7_224", layers=(0,), image_size=384)
+    network = create_network(described)
+    images = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        found, expected = network.forward(images)[0], network.module(images)[0]
+    assert expected.shape == (1, 96, 96, 96) and torch.equal(found, expected.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "model, pooling, message",
+    [("test_resnet", "cls", "has no class token"), ("test_vit", "head", None)],
+)
+def test_embeddings_that_a_network_lacks_are_refused(model, pooling, message):
+    described = backbone(model, layers=(1,), pooling=(pooling,))
+    if message is None:
+        assert create_network(described).layers == (1, "head")
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        create_network(described)
+
+
+def test_embeddings_beside_layers_by_name():
+    described = backbone("test_resnet", layers=("layer2",), pooling=("spoc", "head"))
+    maps, head = maps_of(described)
+    whole = timm.create_model("test_resnet", num_classes=0).eval()
+    whole.load_state_dict(create_network(described).module.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = whole.forward_head(whole.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(head[:, :, 0, 0], expected)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from competition.images import list_images
+from features.backbones import create_network
 from features.decoding import decode
 from features.dumps import open_dump
 from features.extraction import (
@@ -325,3 +326,26 @@ def test_a_copy_of_an_image_that_fails_in_the_window_before_fails_too(folder, mo
     dump = open_dump(report.paths[0])
     assert not dump.descriptors[[7, 8]].any() and dump.descriptors[9].any()
     assert np.array_equal(dump.descriptors[9], dump.descriptors[1])
+
+
+def test_embeddings_are_dumps_of_their_own(folder):
+    """One `cls` and one `head` a backbone, beside a dump for each layer and pooling of maps."""
+    text = BACKBONE.replace("test_resnet", "test_vit").replace(
+        '"mac"', '"head", "cls", "gem-p4.6", "spoc-centre"'
+    )
+    configuration = configured(folder, text)
+    report = run(configuration, splits=("validation",))
+    names = {path.name.rsplit("-", 1)[0].replace("test_vit", "") for path in report.paths}
+    maps = {f".{layer}.{pooling}" for layer in (0, 3) for pooling in ("gem-p4.6", "spoc", "spoc-centre")}
+    assert names == maps | {".cls.cls", ".head.head"}
+    backbone = configuration.backbones[0]
+    network = create_network(backbone)
+    image = Image.open(folder / "val" / "v0.jpg").resize((32, 32), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.mean, network.std))
+    with torch.inference_mode():
+        expected = dict(zip(network.layers, network.forward(((pixels - mean) / std)[None]), strict=True))
+    for name in ("cls", "head"):
+        dump = open_dump(component_dump_path(configuration, "validation", backbone, name, name))
+        row = expected[name].flatten()
+        assert np.allclose(dump.descriptors[dump.ids.index("v0")], row / row.norm(), atol=1e-5)

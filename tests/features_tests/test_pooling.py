@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from competition.errors import ConfigurationError, Top7Error
-from features.pooling import NEEDS_NON_NEGATIVE, POOLING, pool_maps
+from features.pooling import POOLING, needs_non_negative, pool_maps
 from features.regions import region_squares
 
 SIX = ("spoc", "mac", "gem", "crow", "fcrow", "rmac")
@@ -35,6 +35,11 @@ def naive(name: str, f: np.ndarray) -> np.ndarray:
     elif name == "mac":
         for j in range(channels):
             out[j] = max(f[j, y, x] for y, x in positions)
+    elif name == "spoc-centre":
+        cy, cx, sigma = (height - 1) / 2, (width - 1) / 2, min(height, width) / 6
+        prior = {(y, x): math.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2)) for y, x in positions}
+        for j in range(channels):
+            out[j] = sum(prior[p] * f[j][p] for p in positions) / sum(prior.values())
     elif name == "gem":
         for j in range(channels):
             out[j] = (sum(f[j, y, x] ** 3 for y, x in positions) / len(positions)) ** (1 / 3)
@@ -92,6 +97,18 @@ def test_naive_loops(name, shape):
         found = POOLING[name](maps.contiguous(memory_format=layout))
         assert found.shape == shape[:2] and found.dtype == torch.float32
         np.testing.assert_allclose(found.numpy(), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_gem_of_any_exponent():
+    maps = sparse_maps((3, 5, 4, 6), seed=4) * 1e9  # its power would overflow float32
+    expected = maps.double().pow(4.6).mean((2, 3)).pow(1 / 4.6)
+    np.testing.assert_allclose(pool_maps(maps, ["gem-p4.6"])["gem-p4.6"], expected, rtol=1e-6)
+    together = pool_maps(maps / 1e9, ["gem-p3", "gem", "gem-p2.5"])
+    np.testing.assert_allclose(together["gem-p3"], together["gem"], rtol=1e-6)
+    assert torch.equal(pool_maps(maps[1:2] / 1e9, ["gem-p2.5"])["gem-p2.5"][0], together["gem-p2.5"][1])
+    for name in ("gem-p0", "gem-p-1", "gem-p101", "gem-pinf"):
+        with pytest.raises(ConfigurationError, match="unknown pooling"):
+            pool_maps(maps, [name])
 
 
 def test_maps_worked_by_hand():
@@ -189,7 +206,7 @@ def test_negative_maps_are_refused_where_they_mean_nothing():
     maps = sparse_maps((2, 3, 4, 4))
     maps[1, 2, 0, 0] = -0.25
     for name in POOLING:
-        if name in NEEDS_NON_NEGATIVE:
+        if needs_non_negative(name):
             with pytest.raises(Top7Error, match=f"-0.25.*{name}.*clamp"):
                 POOLING[name](maps)
         else:
