@@ -15,6 +15,7 @@ SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
     16_384,
 )  # of what a network is given; smaller maps vanish in its strides
 SPLITS = ("gallery", "validation", "test")
+SIMULATED = "simulated"  # a split of its own: photos of gallery images, with dumps and no files
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,22 @@ class PathList(Sequence):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images."""
+    """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images.
+
+    seeds: one a row where the rows are photos simulated of these files; otherwise empty.
+    """
 
     ids: tuple[str, ...]
     paths: PathList
     others: PathList = field(default=PathList(()), compare=False)
+    seeds: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def seed(self, row: int) -> int | None:
+        """The seed of the photo that a row is; None: it is the image in the file."""
+        return self.seeds[row] if self.seeds else None
 
     def rows(self, rows: Iterable[int]) -> ImageSet:
         """The images of the given rows, in the order given."""
@@ -49,6 +57,7 @@ class ImageSet:
             tuple(self.ids[row] for row in rows),
             PathList(tuple(self.paths.texts[row] for row in rows)),
             self.others,
+            tuple(self.seeds[row] for row in rows) if self.seeds else (),
         )
 
 

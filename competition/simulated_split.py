@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from competition.configuration import Simulate
+from competition.images import ImageSet, PathList
 
 
 def photo_id(image_id: str, view: int) -> str:
@@ -36,6 +37,17 @@ def sampled_rows(ids: Sequence[str], settings: Simulate) -> np.ndarray:
         settings.images, range(len(ids)), key=lambda row: _drawn(f"{settings.seed}/", ids[row])
     )
     return np.array(sorted(ordered), dtype=np.int64)
+
+
+def simulated_images(gallery: ImageSet, settings: Simulate) -> ImageSet:
+    """The photos of the sampled images, those of one image side by side; their files are the images'."""
+    rows = sampled_rows(gallery.ids, settings).tolist()
+    photos = [(row, view) for row in rows for view in range(settings.views)]
+    return ImageSet(
+        tuple(photo_id(gallery.ids[row], view) for row, view in photos),
+        PathList(tuple(gallery.paths.texts[row] for row, _ in photos)),
+        seeds=tuple(photo_seed(settings.seed, gallery.ids[row], view) for row, view in photos),
+    )
 
 
 def judging(ids: Sequence[str], groups: Sequence[int], seed: int) -> np.ndarray:

@@ -40,6 +40,7 @@ MAX_SCANNED_PIXELS = 2_000_000_000  # scans times pixels
 MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothing
 MAX_TEXT_MB = 16
 BAND_PIXELS = 1_000_000
+PHOTOGRAPHED = 1.5  # times the side wanted: what a photo is made of; it shows at least 0.6 of a side
 FILTER = Image.Resampling.BILINEAR
 ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -112,12 +113,13 @@ def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
 RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
-def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
+def decode(data: bytes, sizings: tuple[Sizing, ...], seed: int | None = None) -> list[np.ndarray]:
     """Decode the first frame of an image file once and return it in each size asked for, uint8 (H, W, 3).
 
     data: the whole file; its name's extension plays no role. Transparent pixels lie over white, 16-bit greys
     are scaled to 8 bit, CMYK, palettes and greys become RGB, EXIF orientation is applied. JPEGs are decoded
     at a fraction of their size where that leaves at least twice the pixels wanted on each side.
+    seed: instead of the image, the photo simulated of it with this seed.
     All threads together decode what fits in MAX_DECODING_BYTES; an image waits for its room.
     Unreadable: empty, truncated or damaged files, formats not in FORMATS, more pixels, scans or seconds than
     the limits above.
@@ -143,6 +145,9 @@ def decode(data: bytes, sizings: tuple[Sizing, ...]) -> list[np.ndarray]:
                 pixels = _rgb(image)
                 if orientation != 1:
                     pixels = _turned(pixels, orientation)
+                if seed is not None:
+                    pixels = _photographed(pixels, max(map(max, wanted)), seed)
+                    wanted = _wanted(pixels.size, 1, sizings)
                 return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
     except Unreadable:
         raise
@@ -209,6 +214,16 @@ def _decoding_bytes(image: Image.Image) -> int:
 def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
     width, height = size[::-1] if orientation in TURNED else size
     return [RESIZES[sizing.resize](width, height, sizing) for sizing in sizings]
+
+
+def _photographed(pixels: Image.Image, side_px: int, seed: int) -> Image.Image:
+    """The photo simulated of an image, from about as many pixels as a photo wanted at `side_px` needs."""
+    from features.simulated_photos import simulated_photo
+
+    most = round(PHOTOGRAPHED * side_px)
+    if max(pixels.size) > most:
+        pixels = pixels.resize(_fit_inside(*pixels.size, most), FILTER, reducing_gap=3.0)
+    return Image.fromarray(simulated_photo(np.asarray(pixels), seed))
 
 
 def _refuse_bomb(image: Image.Image) -> None:

@@ -14,7 +14,6 @@ from math import sqrt
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from scipy import ndimage
 
 VERSION = 1  # raise when a seed gives other bytes: the dumps of the photos are then made again
 AREA = (0.35, 1.0)
@@ -104,6 +103,8 @@ def _product(pixels: Image.Image) -> Image.Image | None:
 
     White is what is nearly white and joined to the border, looked for on a small copy; its edge is that of the image.
     """
+    from scipy import ndimage  # predict does without it
+
     factor = min(1.0, MASK_PX / max(pixels.size))
     small = pixels.resize(
         tuple(max(1, round(length * factor)) for length in pixels.size), Image.Resampling.BOX

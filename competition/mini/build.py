@@ -52,6 +52,9 @@ parts      = [
     {{ layer = "conv4_3", counts = [25, 50], dims = [32, 64, 128], exponents = [0.5, 1.0] }},
 ]
 
+[simulate]                            # photos made of gallery images
+images     = 200
+
 [tuning]
 trials     = 200
 region     = "similarity"

@@ -46,11 +46,16 @@ def file_stamp(path: str) -> tuple[int, int]:
     return (-1, -1) if _refused(found) else (found.st_size, found.st_mtime_ns)
 
 
-def content_hash(path: str) -> bytes:
-    """SHA-256, 32 bytes; zeros for a file that cannot be read."""
+def content_hash(path: str, seed: int | None = None) -> bytes:
+    """SHA-256 of a file, or of the photo simulated of it with a seed, 32 bytes; zeros if it cannot be read."""
     try:
         stream, _ = opened(path)
         with stream:
-            return hashlib.file_digest(stream, "sha256").digest()
+            return photo_hash(hashlib.file_digest(stream, "sha256").digest(), seed)
     except OSError:
         return bytes(32)
+
+
+def photo_hash(sha256: bytes, seed: int | None) -> bytes:
+    """What stands for the content of a photo: the hash of its file's and its seed's; without a seed the file's."""
+    return sha256 if seed is None else hashlib.sha256(sha256 + seed.to_bytes(8, "little")).digest()

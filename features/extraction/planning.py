@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Backbone, Configuration
+from competition.configuration import SIMULATED, Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from features.extraction.disk import Disk
@@ -54,7 +54,7 @@ class Plan:
             return "every dump is there already: nothing to extract"
         named = "; ".join(
             [
-                f"{p.backbone.name} on {p.split}: {p.images} images, {len(p.targets)} dumps"
+                f"{p.backbone.name} on {p.split}: {p.images} {_what(p.split)}, {len(p.targets)} dumps"
                 for p in self.passes
             ]
             + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
@@ -63,6 +63,10 @@ class Plan:
             f"to extract: {named}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
             f"about {self.seconds / 3600:.2f} hours"
         )
+
+
+def _what(split: str) -> str:
+    return "photos of gallery images" if split == SIMULATED else "images"
 
 
 def _gib(size: int) -> str:

@@ -69,13 +69,15 @@ def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
             if values is not None:  # where none is left the zeros fit no row, and it is computed anew
                 records[kind][:, column] = values
     _, records["by"] = settings_by_row(sidecar["settings"], len(records))
-    path_of = dict(zip(images.ids, images.paths.texts))
+    row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     for row, image_id in enumerate(
         tqdm(sidecar["ids"], desc="hash", unit="img", file=sys.stderr, leave=False)
     ):
         try:
-            records["size_bytes"][row], records["mtime_ns"][row] = file_stamp(path_of[image_id])
-            records["sha256"][row] = np.frombuffer(content_hash(path_of[image_id]), dtype=np.uint8)
+            now = row_of[image_id]
+            path, seed = images.paths.texts[now], images.seed(now)
+            records["size_bytes"][row], records["mtime_ns"][row] = file_stamp(path)
+            records["sha256"][row] = np.frombuffer(content_hash(path, seed), dtype=np.uint8)
         except KeyError:
             records["size_bytes"][row] = records["mtime_ns"][row] = -1
     Disk().write_file(record, records.tobytes())

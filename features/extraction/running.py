@@ -12,12 +12,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from competition.atomic import remove_abandoned
-from competition.configuration import SPLITS, Backbone, Configuration, External
+from competition.configuration import SIMULATED, SPLITS, Backbone, Configuration, External
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, configured_images
 from competition.labels import validation_labels
+from competition.simulated_split import simulated_images
 from features.dumps import read_sidecar
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
+from features.extraction.contact_sheet import write_contact_sheet
 from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import external_bytes, write_external
@@ -30,7 +32,7 @@ from features.extraction.learning import (
     record_samples,
     set_part_models,
 )
-from features.extraction.limits import sample_of, use_sample, use_whole
+from features.extraction.limits import extracted_images, sample_of, use_sample, use_whole
 from features.extraction.lists import write_lists
 from features.extraction.passes import run_pass
 from features.extraction.planning import (
@@ -49,13 +51,21 @@ from features.extraction.settings import (
     settings_path,
 )
 from features.extraction.standing import Standing, recover, standings
-from features.extraction.targets import backbone_recipe, sample_folder, targets_of, whole_folder
+from features.extraction.targets import (
+    backbone_recipe,
+    sample_folder,
+    sampled_ids,
+    targets_of,
+    whole_folder,
+)
+
+DESCRIBED = (*SPLITS, SIMULATED)
 
 
 def extract(
     configuration: Configuration,
     *,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] = DESCRIBED,
     device: str = "auto",
     limit: int | None = None,
     progress: bool = True,
@@ -83,14 +93,17 @@ def extract(
         images, folders = work.images, work.folders
         work.recover()
         if not drop_gone:
-            refuse_lost_rows(configuration, images, folders)
+            files = {split: found for split, found in images.items() if split != SIMULATED}
+            refuse_lost_rows(configuration, files, folders)
         plan_ = work.plan()
         print(plan_.sentence(), file=sys.stderr)
         refuse_small_disk(plan_, configuration)
         report = work.run(plan_, progress)
+        if any(planned.split == SIMULATED for planned in plan_.passes):
+            write_contact_sheet(folders[SIMULATED], images[SIMULATED])
         for external in configuration.externals:
             for split, found in images.items():
-                if getattr(external, split) is None:
+                if getattr(external, split, None) is None:
                     continue
                 path = write_external(configuration, external, split, found, folders[split])
                 report.paths.append(path)
@@ -110,7 +123,7 @@ def extract(
 def plan(
     configuration: Configuration,
     *,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] = DESCRIBED,
     device: str = "auto",
     limit: int | None = None,
 ) -> Plan:
@@ -161,8 +174,8 @@ def _work(
 ) -> Work:
     """The image sets of the splits that the configuration has, and the folders their dumps go to."""
     for split in splits:
-        if split not in SPLITS:
-            raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
+        if split not in DESCRIBED:
+            raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(DESCRIBED)}")
     found = configured_images(configuration, splits)
     if "gallery" in found and "validation" in found and configuration.competition.labels is not None:
         validation_labels(
@@ -174,6 +187,15 @@ def _work(
         found["gallery"] = sample_of(configuration, whole, limit)
         if len(found["gallery"]) < len(whole):
             folders["gallery"] = sample_folder(configuration, found["gallery"].ids)
+    if SIMULATED in splits and configuration.simulate.images and configuration.backbones:
+        gallery = found.get("gallery") or extracted_images(configuration, "gallery")
+        found[SIMULATED] = simulated_images(gallery, configuration.simulate)
+        sampled = sampled_ids(configuration) is not None if whole is None else len(gallery) < len(whole)
+        folders[SIMULATED] = (
+            sample_folder(configuration, gallery.ids, SIMULATED)
+            if sampled
+            else whole_folder(configuration, SIMULATED)
+        )
     return Work(configuration, found, folders, device, whole, **more)
 
 
@@ -248,7 +270,7 @@ class Work:
             )
             for external in self.configuration.externals
             for split, images in self.images.items()
-            if split in SPLITS and getattr(external, split) is not None
+            if getattr(external, split, None) is not None
         ]
         return [entry for entry in sized if entry[2]]
 
@@ -306,10 +328,9 @@ class Work:
             for backbone in self.configuration.backbones:
                 dumps += [target.path for target in targets_of(self.configuration, backbone, folder)]
             report.paths += dumps
-            if dumps:
-                report.unreadable += [
-                    (split, *entry) for entry in write_lists(dumps, folder, self.images[split])
-                ]
+            unreadable = write_lists(dumps, folder, self.images[split]) if dumps else []
+            if split != SIMULATED:  # photos of unreadable images: they are named already
+                report.unreadable += [(split, *entry) for entry in unreadable]
         return report
 
     def _engine(self, backbone: Backbone) -> Engine:

@@ -109,9 +109,9 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
             continue
         if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
             continue
-        if size_bytes == entry["size_bytes"] and (digest := content_hash(images.paths.texts[row])) == bytes(
-            32
-        ):
+        if size_bytes == entry["size_bytes"] and (
+            digest := content_hash(images.paths.texts[row], images.seed(row))
+        ) == bytes(32):
             continue
         changed[row] = size_bytes != entry["size_bytes"] or digest != entry["sha256"].tobytes()
         if not changed[row] and mtime_ns != entry["mtime_ns"]:

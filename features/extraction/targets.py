@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from competition.configuration import Backbone, Configuration, External, Parts
+from competition.configuration import SIMULATED, Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ids_digest
 from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.models import weights_digest
+from features.simulated_photos import VERSION
 from features.weights import file_digest
 
 POOLED = 1  # raise when a pooling's results change
@@ -45,18 +46,20 @@ class Target:
 
 def dumps_folder(configuration: Configuration, split: str) -> Path:
     """Where the dumps of a split that commands use lie; of the gallery, the sample's while only that is there."""
-    ids = sampled_ids(configuration) if split == "gallery" else None
-    return whole_folder(configuration, split) if ids is None else sample_folder(configuration, ids)
+    ids = sampled_ids(configuration) if split in ("gallery", SIMULATED) else None
+    return whole_folder(configuration, split) if ids is None else sample_folder(configuration, ids, split)
 
 
 def whole_folder(configuration: Configuration, split: str) -> Path:
-    """Where the dumps of all images of a split lie."""
-    return Path(configuration.competition.work) / "dumps" / split
+    """Where the dumps of all images of a split lie; photos of another seed or program are others of the same names."""
+    folder = Path(configuration.competition.work) / "dumps" / split
+    return folder / f"seed{configuration.simulate.seed}-v{VERSION}" if split == SIMULATED else folder
 
 
-def sample_folder(configuration: Configuration, ids: Sequence[str]) -> Path:
-    """Where the dumps of a sample of the gallery (`extract --limit`) lie."""
-    return whole_folder(configuration, f"gallery-limit-{len(ids)}-{ids_digest(ids)[:8]}")
+def sample_folder(configuration: Configuration, ids: Sequence[str], split: str = "gallery") -> Path:
+    """Where the dumps of a sample of the gallery (`extract --limit`), or of the photos of it, lie."""
+    folder = whole_folder(configuration, split)
+    return folder.with_name(f"{folder.name}-limit-{len(ids)}-{ids_digest(ids)[:8]}")
 
 
 def sample_record(configuration: Configuration) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from competition.atomic import write_json
-from competition.configuration import SPLITS, Configuration
+from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
 from features.extraction.learning import part_folder
@@ -52,7 +52,7 @@ class VerifyReport:
 
 
 def verify(
-    configuration: Configuration, *, splits: Sequence[str] = SPLITS, progress: bool = True
+    configuration: Configuration, *, splits: Sequence[str] = (*SPLITS, SIMULATED), progress: bool = True
 ) -> VerifyReport:
     """Check every dump of the configuration and what is made from them.
 
@@ -135,7 +135,7 @@ def _check_kept(work: Path, report: VerifyReport) -> None:
 
 def _whitened(configuration: Configuration, split: str) -> list[Path]:
     """Every whitened component the configuration may ask for, there or not."""
-    if getattr(configuration.competition, split) is None:
+    if not _asked_for(configuration, split):
         return []
     return [
         component_dump_path(
@@ -147,8 +147,14 @@ def _whitened(configuration: Configuration, split: str) -> list[Path]:
     ]
 
 
+def _asked_for(configuration: Configuration, split: str) -> bool:
+    if split == SIMULATED:
+        return configuration.simulate.images > 0
+    return getattr(configuration.competition, split) is not None
+
+
 def _dumps(configuration: Configuration, split: str) -> list[Path]:
-    if getattr(configuration.competition, split) is None:
+    if not _asked_for(configuration, split):
         return []
     folder = dumps_folder(configuration, split)
     found = [
@@ -159,5 +165,5 @@ def _dumps(configuration: Configuration, split: str) -> list[Path]:
     return found + [
         external_dump_path(configuration, split, external)
         for external in configuration.externals
-        if getattr(external, split) is not None
+        if getattr(external, split, None) is not None
     ]

@@ -26,13 +26,13 @@ CHILD = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from competition.configuration import Backbone, Competition, Configuration, Tuning
+from competition.configuration import Backbone, Competition, Configuration, Simulate, Tuning
 from features.extraction import extract, passes, running, settings
 settings.WINDOW_ROWS, passes.COMMIT_EVERY_S = {rows}, {commit_s}
 model, layers, poolings = "top7_vgg16_quarter", (0, 1, 2, 3, 4), ("spoc", "fcrow")
 backbone = Backbone(model, layers, "embedded", image_size=128, pooling=poolings)
 competition = Competition("kills", Path({folder!r}), work=Path({work!r}))
-configuration = Configuration(Path("kills"), competition, (backbone,), (), Tuning())
+configuration = Configuration(Path("kills"), competition, (backbone,), (), Tuning(), Simulate(images=0))
 run_pass = running.run_pass
 def timed(*arguments, **options):
     Path({work!r}, "begun").touch()

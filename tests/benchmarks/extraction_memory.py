@@ -23,12 +23,12 @@ CHILD = """
 import resource, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from competition.configuration import Backbone, Competition, Configuration, Tuning
+from competition.configuration import Backbone, Competition, Configuration, Simulate, Tuning
 from features.extraction import extract
 model, layers, poolings = "top7_vgg16_quarter", (0, 1, 2, 3, 4), ("spoc", "fcrow")
 backbone = Backbone(model, layers, "embedded", image_size=32, pooling=poolings)
 competition = Competition("memory", Path({folder!r}), work=Path({work!r}))
-configuration = Configuration(Path("memory"), competition, (backbone,), (), Tuning())
+configuration = Configuration(Path("memory"), competition, (backbone,), (), Tuning(), Simulate(images=0))
 report = extract(configuration, device="cpu", progress=False)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(report.images, report.seconds, peak, report.bytes_written, time.process_time())

@@ -34,7 +34,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from competition.configuration import Backbone, Competition, Configuration, Tuning, load_configuration
+from competition.configuration import (
+    Backbone,
+    Competition,
+    Configuration,
+    Simulate,
+    Tuning,
+    load_configuration,
+)
 from competition.images import ImageSet, list_images
 from features.backbones import create_network
 from features.decoding import decode
@@ -146,7 +153,9 @@ def measure(name: str, backbone: Backbone, folder: Path, threads: int, rounds: i
     count = len(images)
     with tempfile.TemporaryDirectory() as work:
         competition = Competition("speed", folder, work=Path(work))
-        extraction = Extraction(Configuration(Path("speed"), competition, (backbone,), (), Tuning()))
+        extraction = Extraction(
+            Configuration(Path("speed"), competition, (backbone,), (), Tuning(), Simulate(images=0))
+        )
         sizings = Engine(
             backbone, fixed_settings(Path(work) / "settings.json", backbone, "cpu", threads=threads)
         ).sizings()

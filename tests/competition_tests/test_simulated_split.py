@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from competition.configuration import Simulate
+from competition.images import ImageSet, PathList
 from competition.simulated_split import (
     first_drawn,
     judging,
@@ -13,6 +14,7 @@ from competition.simulated_split import (
     photo_seed,
     photo_source,
     sampled_rows,
+    simulated_images,
 )
 
 IDS = [f"n{number:04d}" for number in range(400)]
@@ -66,3 +68,13 @@ def test_a_smaller_draw_is_part_of_a_larger_one():
     assert drawn == sorted(drawn) and len(drawn) == 50
     assert set(first_drawn(IDS, 20, 0)) < set(drawn)
     assert first_drawn(IDS, 1000, 0) == IDS
+
+
+def test_photos_keep_their_files_and_seeds_in_any_order():
+    gallery = ImageSet(tuple(IDS[:6]), PathList(tuple(f"{name}.jpg" for name in IDS[:6])))
+    photos = simulated_images(gallery, Simulate(images=3, views=2, seed=9))
+    assert len(photos) == 6 and gallery.seed(0) is None
+    turned = photos.rows([5, 0])
+    for row, image_id in enumerate(turned.ids):
+        source, view = photo_source(image_id)
+        assert str(turned.paths[row]) == f"{source}.jpg" and turned.seed(row) == photo_seed(9, source, view)

@@ -1,0 +1,176 @@
+"""Simulated photos for their two uses: the half of the sampled images that teaches, and the half that judges.
+
+Which image is in which half is decided here, at each use, from the dumps alone: images that look alike (equal files
+have equal descriptors) by the deepest layer of the first backbone go to the same half. Every component and every
+caller thus sees the same halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from competition.configuration import SIMULATED, Configuration
+from competition.errors import ConfigurationError
+from competition.simulated_split import first_drawn, judging, photo_id, sampled_rows
+from features.components import Component, depth_order, layer_component
+from features.descriptors import open_components
+from features.dumps import Dump
+
+ALIKE = 0.95  # cosine about the gallery's mean
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """dumps: one a component, of all photos; rows: (p,) int64, those that teach, ascending; gallery_rows: (p,) int64,
+    the image each was made of. No unreadable photo or image is among them."""
+
+    dumps: list[Dump]
+    rows: np.ndarray
+    gallery_rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Photos as queries.
+
+    dumps: one a component, in memory, of the m photos alone; ids: (m,); gallery_rows: (m,) int64, the image each was
+    made of; correct: m arrays of gallery rows, ascending: that image and all that look like it; groups: (m,) int64,
+    the same number for photos of images that are alike.
+    """
+
+    dumps: list[Dump]
+    ids: tuple[str, ...]
+    gallery_rows: np.ndarray
+    correct: list[np.ndarray]
+    groups: np.ndarray
+
+
+def open_teaching(
+    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+) -> Teaching:
+    """Open the photos that teach. ConfigurationError where there are none; Top7Error where no dump holds them."""
+    halves = _halves(configuration, gallery_ids)
+    rows = np.flatnonzero(~halves.judges)
+    if not len(rows):
+        raise ConfigurationError(f"{configuration.path}: no simulated photo can teach: {_too_few(halves)}")
+    dumps = open_components(configuration, components, SIMULATED, halves.ids)
+    return Teaching(dumps, *_readable(dumps, rows, halves))
+
+
+def open_judging(
+    configuration: Configuration,
+    components: Sequence[Component],
+    gallery_ids: Sequence[str],
+    limit: int | None = None,
+) -> Judging:
+    """Open the photos that judge, at most `limit` of them, drawn by seed. Errors as in `open_teaching`."""
+    halves = _halves(configuration, gallery_ids)
+    if not halves.judges.any():
+        raise ConfigurationError(f"{configuration.path}: no simulated photo can judge: {_too_few(halves)}")
+    whole = open_components(configuration, components, SIMULATED, halves.ids)
+    rows, _ = _readable(whole, np.flatnonzero(halves.judges), halves)
+    if limit is not None:
+        row_of = {halves.ids[row]: row for row in rows.tolist()}
+        rows = np.array([row_of[i] for i in first_drawn(row_of, limit, configuration.simulate.seed)])
+    dumps = [_rows_of(dump, rows) for dump in whole]
+    sources = np.unique(halves.gallery_rows[rows])
+    first, second = _alike(halves.gallery, sources, np.arange(len(halves.gallery.descriptors)))
+    alike = {int(row): np.union1d(second[first == place], row) for place, row in enumerate(sources)}
+    gallery_rows = halves.gallery_rows[rows]
+    return Judging(
+        dumps,
+        tuple(halves.ids[row] for row in rows.tolist()),
+        gallery_rows,
+        [alike[row] for row in gallery_rows.tolist()],
+        halves.groups[rows],
+    )
+
+
+@dataclass(frozen=True)
+class _Halves:
+    """All photos: ids, the gallery row of each, its group, whether it judges; and the gallery as the deciding layer
+    sees it."""
+
+    ids: tuple[str, ...]
+    gallery_rows: np.ndarray
+    groups: np.ndarray
+    judges: np.ndarray
+    gallery: Dump
+
+
+def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves:
+    if not configuration.simulate.images or not configuration.backbones:
+        lacking = "a [[backbone]]" if configuration.simulate.images else "[simulate] images above 0"
+        raise ConfigurationError(
+            f"{configuration.path}: there are no simulated photos: add {lacking} and run ./run.sh extract"
+        )
+    backbone = configuration.backbones[0]
+    deciding = layer_component(backbone, depth_order(backbone.layers)[-1], backbone.pooling[0])
+    (gallery,) = open_components(configuration, [deciding], "gallery", gallery_ids)
+    settings = configuration.simulate
+    sources = sampled_rows(gallery_ids, settings)
+    names = [gallery_ids[row] for row in sources.tolist()]
+    first, second = _alike(gallery, sources, sources)
+    graph = coo_matrix((np.ones(len(first)), (first, np.searchsorted(sources, second))), (len(sources),) * 2)
+    _, groups = connected_components(graph, directed=False)
+    judges = judging(names, groups, settings.seed)
+    ids = tuple(photo_id(name, view) for name in names for view in range(settings.views))
+    each = (np.repeat(values, settings.views) for values in (sources, groups.astype(np.int64), judges))
+    return _Halves(ids, *each, gallery)
+
+
+def _alike(gallery: Dump, sources: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places in `sources`, gallery rows) of the pairs of a source and one of `rows` whose cosine about the gallery's
+    mean is at least ALIKE; unreadable images are like none. Memory: the sources and a block."""
+    readable = int((~gallery.unreadable).sum())
+    mean = gallery.column_sum(np.zeros(len(gallery.unreadable), dtype=bool)) / max(1, readable)
+    left = _centred(gallery, sources, mean)
+    found = []
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        place, other = np.nonzero(left @ _centred(gallery, block, mean).T >= ALIKE)
+        found.append((place, block[other]))
+    places, others = zip(*found) if found else ((), ())
+    return np.concatenate([*places, np.zeros(0, int)]), np.concatenate([*others, np.zeros(0, int)])
+
+
+def _centred(gallery: Dump, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(m, D) float32 unit rows about the mean; zero for unreadable images."""
+    found = (gallery.descriptors[rows] - mean).astype(np.float32)
+    found[gallery.unreadable[rows]] = 0
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
+
+
+def _readable(dumps: Sequence[Dump], rows: np.ndarray, halves: _Halves) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `rows` that every dump has, of images that the gallery has; and their gallery rows."""
+    lost = halves.gallery.unreadable[halves.gallery_rows[rows]]
+    for dump in dumps:
+        lost = lost | dump.unreadable[rows]
+    return rows[~lost], halves.gallery_rows[rows[~lost]]
+
+
+def _rows_of(dump: Dump, rows: np.ndarray) -> Dump:
+    sidecar = {key: value for key, value in dump.sidecar.items() if key != "column_sum"}
+    return replace(
+        dump,
+        ids=tuple(dump.ids[row] for row in rows.tolist()),
+        descriptors=np.asarray(dump.descriptors[rows]),
+        norms=dump.norms[rows],
+        unreadable=dump.unreadable[rows],
+        sidecar=sidecar,
+    )
+
+
+def _too_few(halves: _Halves) -> str:
+    images, groups = len(np.unique(halves.gallery_rows)), len(np.unique(halves.groups))
+    return (
+        f"the {images} sampled images form {groups} groups that look alike, at least 2 are needed: raise [simulate] "
+        "images"
+    )
