@@ -16,28 +16,41 @@ except ImportError:  # a system without these locks: what is left there is not r
 
 WRITING = ".writing"
 BLOCK_BYTES = 1 << 22  # where room is reserved by writing
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left to this user
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write `data` to `path` through a synced temporary file beside it and a rename; returns `path`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
+    remove_abandoned(path.parent)
+    handle, temporary = _locked(path)
     try:
         with os.fdopen(handle, "wb") as stream:
-            with suppress(OSError):  # a file system without locks, too
-                if fcntl is not None:
-                    fcntl.flock(stream, fcntl.LOCK_SH)  # the system drops it when the process dies
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(error.errno, f"{error.strerror}, {len(data)} bytes to write", str(path)) from None
         raise
     sync_folder(path.parent)
     return path
+
+
+def _locked(path: Path) -> tuple[int, str]:
+    """A new temporary file beside `path`, held by a lock that the system drops when the process dies."""
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
+        with suppress(OSError):  # a file system without locks: what is left there is not removed
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # taken for an abandoned one before it was locked
 
 
 def remove_abandoned(folder: Path) -> None:

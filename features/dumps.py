@@ -104,7 +104,10 @@ def read_sidecar(path: Path) -> dict:
     try:
         found = kept.unsealed(sidecar.read_bytes())
     except FileNotFoundError:
-        raise Top7Error(f"{path}: no such dump, or an unfinished one: run ./run.sh extract") from None
+        raise Top7Error(
+            f"{Path(path).absolute()}: no such dump, or an unfinished one: run ./run.sh extract, or give the folder "
+            "of the dumps with --work"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DamagedSidecar(
             f"{sidecar}: damaged ({error}): run ./run.sh extract to write it again"

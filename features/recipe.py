@@ -103,7 +103,7 @@ def _found(configuration: Configuration, named: str | None) -> Recipe:
 
     folder = Path(configuration.competition.work) / "recipes"
     own = folder / f"{named or 'best'}.json"
-    if named is None or own.is_file():
+    if named is None or (Path(named).name == named and own.is_file()):
         return read_recipe(own)
     if named not in recipe_names():
         if not Path(named).is_file():
@@ -171,6 +171,13 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
+def _is_name(value: object) -> bool:
+    """Whether it can stand in the name of a file: a recipe's submissions are named after it."""
+    if not isinstance(value, str) or not value.isprintable() or {"/", "\\"} & set(value):
+        return False
+    return 0 < len(value) <= 100 and not value.startswith(".")
+
+
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
@@ -185,7 +192,7 @@ def _are(fits: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
-    "name": (lambda name: isinstance(name, str), "a text"),
+    "name": (_is_name, "a name without / or \\ and without a leading dot"),
     "components": (
         lambda parts: _are(lambda part: isinstance(part, dict))(parts) and parts,
         "a list of objects",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -51,8 +52,29 @@ def _run(options: Namespace) -> int:
     except Exception as error:
         if options.debug:
             raise
+        if isinstance(error, OSError) and error.strerror:
+            print(f"top7: {_os_error(error, options)}", file=sys.stderr)
+            return 1
         print(f"top7: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _os_error(error: OSError, options: Namespace) -> str:
+    """What the system refused, with the file; of a full disk the room there is."""
+    from competition.atomic import FULL
+
+    named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+    said = f"{named or 'a file'}: {error.strerror}"
+    if error.errno not in FULL:
+        return said
+    folder = os.path.abspath(named or getattr(options, "work", None) or ".")
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    return (
+        f"{said}: the disk of {folder} is full, {free} bytes are free: make room there (a few MB more than are to be "
+        "written), or choose another folder with --work or --out; then run the same command again"
+    )
 
 
 def _one_line(error: BaseException) -> str:

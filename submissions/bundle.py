@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
     folder = Path(folder)
     manifest = _manifest(folder)
     for name, entry in manifest["files"].items():
-        path = folder / name
+        path = _inside(folder, name)
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
             found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
@@ -59,7 +60,21 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
     if check_content:
         _check_content(folder, manifest["files"])
     configuration = load_configuration(folder / CONFIGURATION, work=folder / WORK)
+    for backbone in configuration.backbones:
+        for named in (backbone.weights, *(parts.selection for parts in backbone.parts)):
+            if isinstance(named, Path):
+                _inside(folder, os.path.relpath(named, folder))
     return _with_training(configuration, manifest["training"]), read_recipe(folder / RECIPE)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file of the bundle. Top7Error: it leads out of the bundle, by its name or by a link."""
+    path = folder / name
+    if os.path.isabs(name) or os.path.realpath(path) != os.path.join(os.path.realpath(folder), name):
+        raise Top7Error(
+            f"{folder}: {name!r} leads out of the bundle or through a link: do not use this bundle"
+        )
+    return path
 
 
 def _manifest(folder: Path) -> dict:

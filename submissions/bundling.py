@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -328,6 +329,10 @@ def _staging(out: Path):
     try:
         with FileLock(lock, timeout=0):
             shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
+            old = out.with_name(f".{out.name}.old")
+            if old.exists() and not out.exists():  # killed between two renames
+                os.rename(old, out)
+            shutil.rmtree(old, ignore_errors=True)
             folder.mkdir()
             try:
                 yield folder
@@ -348,21 +353,27 @@ def _answer_once(folder: Path) -> None:
         images = Path(scratch) / "images"
         images.mkdir()
         Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
-        predict(
-            *open_bundle(folder), images, Path(scratch) / "answer.csv", device="cpu", scratch=Path(scratch)
-        )
+        predict(*open_bundle(folder), images, Path(scratch) / "answer.csv", device="cpu")
 
 
 def _put(folder: Path, out: Path) -> None:
-    """Give a finished folder its name; an earlier bundle of that name goes only once the new one is whole."""
+    """Give a finished folder its name, in one step where the system can: a bundle is there at every instant."""
     sync_folder(folder)
     old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
+    if not out.exists():
+        os.rename(folder, out)
+    elif not _swap(folder, out):
         os.rename(out, old)
-    os.rename(folder, out)
+        os.rename(folder, out)
+        shutil.rmtree(old, ignore_errors=True)
     sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(a: Path, b: Path) -> bool:
+    """Swap two names in one step (Linux); False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def _size(size_bytes: float) -> str:

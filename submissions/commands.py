@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -307,15 +306,7 @@ def _predict_from_bundle(options: Namespace) -> Outcome:
                 f"bundled: leave {option} out, or give it to ./run.sh bundle"
             )
     configuration, recipe = open_bundle(Path(options.bundle), check_content=options.check_content)
-    with tempfile.TemporaryDirectory(prefix="top7-") as scratch:  # the bundle itself may be read-only
-        written = answer(
-            configuration,
-            recipe,
-            options.input_dir,
-            options.output_csv,
-            device=options.device,
-            scratch=Path(scratch),
-        )
+    written = answer(configuration, recipe, options.input_dir, options.output_csv, device=options.device)
     return Outcome(written, written["file"])
 
 

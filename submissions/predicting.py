@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,12 +24,11 @@ def predict(
     output_csv: Path,
     *,
     device: str = "auto",
-    scratch: Path | None = None,
 ) -> dict:
     """Describe the images of `input_dir` as extract does, rank the gallery under the recipe, write `output_csv`.
 
-    Only the networks the recipe weighs are run; the gallery is read from its dumps alone. scratch: where the images'
-    own descriptors stand meanwhile (default: the work folder, which then must be writable).
+    Only the networks the recipe weighs are run; the gallery is read from its dumps alone. The images' own descriptors
+    are kept in the system's temporary folder meanwhile: nothing is written to the work folder or the bundle.
     """
     from features.extraction import describe
 
@@ -38,14 +36,9 @@ def predict(
     images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
         print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
-    scratch = Path(configuration.competition.work) if scratch is None else scratch
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="predict-", dir=scratch))
-    try:
+    with tempfile.TemporaryDirectory(prefix="top7-predict-", ignore_cleanup_errors=True) as folder:
         describe(configuration, images, folder, device=device)
-        lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=Path(folder))
     for query in lists.unreadable:
         print(
             f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr

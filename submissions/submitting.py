@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def submit(
         entry |= {part: recipe.scores[part] for part in ("public", "private") if part in recipe.scores}
         if "cross-validated" in recipe.scores:
             entry["cross_validated"] = recipe.scores["cross-validated"]
-        record_score(competition.work, entry)
+        _record(competition.work, entry)
     return values
 
 
@@ -142,5 +143,18 @@ def score_and_record(
             **{part: value for part, value in noted.items() if value is not None},
             **entry,
         }
-    record_score(competition.work, entry)
+    _record(competition.work, entry)
     return values
+
+
+def _record(work: Path, entry: Mapping) -> None:
+    """Note `entry` on the leaderboard, or say that the work folder is read-only."""
+    try:
+        record_score(work, entry)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(
+            f"top7: {work}: cannot be written to ({error.strerror}): nothing is recorded on the leaderboard",
+            file=sys.stderr,
+        )

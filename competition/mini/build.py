@@ -15,11 +15,11 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from competition.atomic import sync_folder, write_bytes, write_json
 from competition.errors import Top7Error
@@ -170,7 +170,21 @@ def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, si
         )
     contest = plan_contest(seed, sizes)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    drawing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    drawing = folder.with_name(f".{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # the system drops it when the process dies
+        if _made_from(folder) != made_from:
+            shutil.rmtree(drawing, ignore_errors=True)  # half drawn by a process that was killed
+            _draw_into(drawing, contest, seed, processes, made_from)
+            if folder.exists():  # drawn by another version or seed
+                shutil.rmtree(folder)
+            os.replace(drawing, folder)
+            sync_folder(folder.parent)
+    return folder / "config.toml"
+
+
+def _draw_into(drawing: Path, contest: Contest, seed: int, processes: int | None, made_from: dict) -> None:
+    """Draw a competition into the new folder `drawing`, which is removed again if that fails."""
+    drawing.mkdir()
     try:
         for picture, data in zip(contest.pictures, _drawn(contest.pictures, processes)):
             path = drawing / f"{picture.name}.jpg"
@@ -180,14 +194,9 @@ def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, si
         write_bytes(drawing / "held_back" / "test.csv", label_file(contest.test))
         write_bytes(drawing / "config.toml", CONFIGURATION.format(seed=seed).encode())
         write_json(drawing / "competition.json", made_from)
-        os.chmod(drawing, 0o755)
-        if folder.exists():  # drawn by another version or seed
-            shutil.rmtree(folder)
-        os.replace(drawing, folder)
-        sync_folder(folder.parent)
-    finally:
+    except BaseException:
         shutil.rmtree(drawing, ignore_errors=True)
-    return folder / "config.toml"
+        raise
 
 
 def _made_from(folder: Path) -> object:

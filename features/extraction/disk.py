@@ -101,6 +101,9 @@ class Disk:
         self.close(path)
         path.unlink(missing_ok=True)
 
+    def writable(self, folder: Path) -> bool:
+        return os.access(folder, os.W_OK)
+
     def sync_folder(self, folder: Path) -> None:
         sync_folder(folder)
 

@@ -70,7 +70,7 @@ def use_sample(configuration: Configuration, sample: ImageSet) -> None:
         external_dump_path(configuration, "gallery", external, whole) for external in configuration.externals
     ]
     if all(beside(path, ".json").exists() for path in paths):
-        sample_record(configuration).unlink(missing_ok=True)
+        use_whole(configuration)
         print(f"{whole}: the whole gallery is there: commands use it, not the sample", file=sys.stderr)
     elif sampled_ids(configuration) != list(sample.ids):
         Disk().write_file(sample_record(configuration), json.dumps({"ids": list(sample.ids)}).encode())
@@ -78,4 +78,5 @@ def use_sample(configuration: Configuration, sample: ImageSet) -> None:
 
 def use_whole(configuration: Configuration) -> None:
     """Let commands use the whole gallery's dumps; the sample's are kept."""
-    sample_record(configuration).unlink(missing_ok=True)
+    if sample_record(configuration).exists():
+        sample_record(configuration).unlink()

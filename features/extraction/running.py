@@ -128,7 +128,8 @@ def plan(
     limit: int | None = None,
 ) -> Plan:
     """What `extract` with these arguments would compute; measures a few images for the hours."""
-    return _work(configuration, splits, limit, choose_device(device)).plan()
+    with alone(Path(configuration.competition.work)):
+        return _work(configuration, splits, limit, choose_device(device)).plan()
 
 
 def describe(
@@ -148,7 +149,8 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        work = Work(configuration, {"queries": images}, {"queries": folder}, choose_device(device))
+        device = choose_device(device)
+        work = Work(configuration, {"queries": images}, {"queries": folder}, device, keep_settings=False)
         work.recover()
         report = work.run(work.plan(measure=False), progress)
     report.seconds = time.perf_counter() - start
@@ -158,8 +160,11 @@ def describe(
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system drops it when the process dies."""
+    """Hold the folder's lock; the system drops it when the process dies. A read-only folder needs none."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not Disk().writable(folder):
+        yield
+        return
     try:
         with FileLock(folder / ".extract.lock", timeout=0):
             yield
@@ -202,7 +207,7 @@ def _work(
 @dataclass
 class Work:
     """What one call has to do: image sets and folders by split, and how. whole: all of the gallery, also under
-    `--limit`: part detectors are learnt from it.
+    `--limit`: part detectors are learnt from it. keep_settings: settings chosen now are those of later runs, too.
     """
 
     configuration: Configuration
@@ -210,6 +215,7 @@ class Work:
     folders: dict[str, Path]
     device: str
     whole: ImageSet | None = None
+    keep_settings: bool = True
     check_content: bool = False
     jobs: int = 1
     cluster: str | None = None
@@ -224,7 +230,7 @@ class Work:
         """Complete what an earlier run left between its last row and its last file name; what it left half written
         in between goes."""
         work = Path(self.configuration.competition.work)
-        for folder in {work, *work.glob("dumps/*/"), *self.folders.values()}:
+        for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *self.folders.values()}:
             remove_abandoned(folder)
         for backbone in self.configuration.backbones:
             check_part_tables(backbone)
@@ -337,11 +343,13 @@ class Work:
         if self.engine is None or self.engine.backbone is not backbone:
             path = settings_path(self.configuration, backbone, backbone_recipe(self.configuration, backbone))
             threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
-            settings = fixed_settings(path, backbone, self.device, threads=threads)
+            settings = fixed_settings(path, backbone, self.device, threads=threads, keep=self.keep_settings)
             few = sum(map(len, self.images.values())) < COMPILED_FROM
             self.engine = Engine(backbone, replace(settings, compiled=None) if few else settings)
             if self.device == "cuda" and settings.compiled is None and not few:
-                settings = keep_settings(path, replace(settings, compiled=_compiled(self.engine)))
+                settings = replace(settings, compiled=_compiled(self.engine))
+                if self.keep_settings:
+                    keep_settings(path, settings)
                 self.engine = Engine(backbone, settings)
         return self.engine
 

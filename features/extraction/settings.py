@@ -78,15 +78,18 @@ def settings_path(configuration: Configuration, backbone: Backbone, recipe: dict
     return Path(configuration.competition.work) / "dumps" / "settings" / name
 
 
-def fixed_settings(path: Path, backbone: Backbone, device: str, *, threads: int | None = None) -> Settings:
-    """The settings of the first run on this kind of device; chosen and written now if this is the first."""
+def fixed_settings(
+    path: Path, backbone: Backbone, device: str, *, threads: int | None = None, keep: bool = True
+) -> Settings:
+    """The settings of the first run on this kind of device; chosen, and written if `keep`, if this is the first."""
     known = _read(path)
     if device in known:
         try:
             return Settings(**known[device])
         except TypeError:
             raise damaged(path) from None
-    return keep_settings(path, _chosen(backbone, device, threads))
+    chosen = _chosen(backbone, device, threads)
+    return keep_settings(path, chosen) if keep else chosen
 
 
 def keep_settings(path: Path, settings: Settings) -> Settings:

@@ -117,7 +117,7 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
         if not changed[row] and mtime_ns != entry["mtime_ns"]:
             records["mtime_ns"][row_of[row]] = mtime_ns
             retimed = True
-    if retimed:
+    if retimed and Disk().writable(record.parent):
         Disk().write_file(record, records.tobytes())
     return changed
 

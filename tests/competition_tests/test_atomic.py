@@ -108,3 +108,41 @@ def test_files_are_written_on_a_system_without_locks(tmp_path, monkeypatch):
     (tmp_path / ".b.txt.ab12cd34.writing").touch()
     remove_abandoned(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".b.txt.ab12cd34.writing", "a.txt"]
+
+
+def test_the_next_write_removes_what_a_killed_process_left_beside(tmp_path):
+    (tmp_path / ".other.csv.ab12cd34.writing").write_bytes(b"half")
+    path = write_text(tmp_path / "a.csv", "whole")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_taken_for_an_abandoned_one_before_it_was_locked_is_written_all_the_same(
+    tmp_path, monkeypatch
+):
+    made, locked = [], []
+    mkstemp, flock = atomic.tempfile.mkstemp, atomic.fcntl.flock
+
+    def noted(**options):
+        made.append(mkstemp(**options))
+        return made[-1]
+
+    def late(handle, kind):
+        if not locked:  # between the file's creation and its lock another process looks for abandoned ones
+            locked.append(handle)
+            os.unlink(made[-1][1])
+        flock(handle, kind)
+
+    monkeypatch.setattr(atomic.tempfile, "mkstemp", noted)
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    path = write_text(tmp_path / "a.csv", "whole")
+    assert path.read_text() == "whole" and len(made) == 2 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_the_bytes(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device, 5 bytes to write") as caught:
+        write_text(tmp_path / "a.csv", "whole")
+    assert caught.value.filename == str(tmp_path / "a.csv")

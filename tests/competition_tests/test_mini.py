@@ -129,3 +129,11 @@ def test_families_share_their_packaging_and_differ():
     family = draw_family(np.random.default_rng(5), 6)
     assert len({product.kind for product in family}) == 1 and len({product.shape for product in family}) == 1
     assert len(set(family)) == 6
+
+
+def test_what_a_killed_drawing_left_is_removed(tmp_path):
+    left = tmp_path / ".competition.partial"
+    (left / "gallery").mkdir(parents=True)
+    (left / "gallery" / "half.jpg").write_bytes(b"half")
+    config = build(tmp_path / "competition", seed=3, processes=1, sizes=SMALL)
+    assert not left.exists() and not (config.parent / "gallery" / "half.jpg").exists()

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from submissions import bundling
 from submissions.__main__ import main
+from submissions.bundle import content_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -217,3 +219,75 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(made, tmp_path, capsys):
     )
     assert code == 2 and "no bundle" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "do not lose"
+
+
+def altered(bundle: Path, change) -> None:
+    """Change the manifest of a bundle as somebody who knows its checksum would."""
+    path = bundle / "bundle.json"
+    manifest = json.loads(path.read_text())
+    change(manifest["files"])
+    path.write_text(json.dumps(manifest | {"sha256": content_digest(manifest)}))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "work/../../outside", "work/link"])
+def test_a_bundle_whose_manifest_or_links_lead_outside_is_refused(made, tmp_path, capsys, name):
+    bundle = shutil.copytree(made[0], tmp_path / "bundle")
+    (tmp_path / "outside").write_text("secret")
+    (bundle / "work" / "link").symlink_to(tmp_path / "outside")
+    size = os.path.getsize(bundle / name)
+    altered(bundle, lambda files: files.update({name: {"bytes": size, "sha256": "0"}}))
+    code, said = answer(capsys, bundle, made[1], tmp_path / "answer.csv")
+    assert code == 1 and "leads out of the bundle" in said and said.count("\n") == 1
+    assert not (tmp_path / "answer.csv").exists()
+
+
+def test_a_bundle_that_names_weights_elsewhere_is_refused(made, tmp_path, capsys):
+    bundle = shutil.copytree(made[0], tmp_path / "bundle")
+    weights = next((bundle / "weights").glob("*.safetensors"))
+    shutil.copy(weights, tmp_path / "mine.safetensors")
+    config = bundle / "config.toml"
+    config.write_text(
+        config.read_text().replace(f"weights/{weights.name}", str(tmp_path / "mine.safetensors"))
+    )
+    altered(bundle, lambda files: files["config.toml"].update(bytes=config.stat().st_size))
+    code, said = answer(capsys, bundle, made[1], tmp_path / "answer.csv")
+    assert code == 1 and "leads out of the bundle" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_bundle_is_replaced_without_a_moment_in_which_none_is_there(tmp_path, monkeypatch, swaps):
+    out, new = tmp_path / "bundle", tmp_path / ".bundle.partial"
+    for folder, text in ((out, "old"), (new, "new")):
+        folder.mkdir()
+        (folder / "a").write_text(text)
+
+    class Killed(BaseException):
+        pass
+
+    def rename(source, target, rename=os.rename):
+        if source == new:
+            raise Killed
+        rename(source, target)
+
+    monkeypatch.setattr(bundling.os, "rename", rename)
+    if swaps:
+        bundling._put(new, out)
+        assert (out / "a").read_text() == "new"
+        return
+    monkeypatch.setattr(bundling, "_swap", lambda a, b: False)  # a system that cannot
+    with pytest.raises(Killed):
+        bundling._put(new, out)
+    with bundling._staging(out):
+        assert (out / "a").read_text() == "old", "the next run puts it back"
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a\\b", ".hidden", "", "a\nb"])
+def test_a_recipes_name_is_no_path(made, tmp_path, capsys, name):
+    away = made[0].parent
+    values = json.loads((away / "work-away" / "recipes" / "best.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps(values | {"name": name}))
+    common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
+    capsys.readouterr()
+    assert main(["submit", "--recipe", str(tmp_path / "recipe.json"), *common]) == 2
+    said = capsys.readouterr().err
+    assert "expected a name without /" in said and said.count("\n") == 1

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from submissions import commands
 from submissions.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +121,13 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
     best = json.loads((work / "recipes" / "best.json").read_text())["scores"]
     assert rows[0]["all"] == pytest.approx(best["all"], abs=1e-12) and "gain" not in rows[0]
     code, out, _ = run(capsys, "compare", *common, "best", "untuned")
-    assert code == 0 and "untuned" in out and "gain over best" in out and "better/equal/worse" in out and "better/equal/worse" in out
+    assert (
+        code == 0
+        and "untuned" in out
+        and "gain over best" in out
+        and "better/equal/worse" in out
+        and "better/equal/worse" in out
+    )
     files = []
     for recipe in ("best", "pwa_qe"):
         files.append(tmp_path / f"{recipe}.csv")
@@ -436,3 +443,15 @@ def test_weights_keep_every_bit_through_the_recipe_file(done):
     recipe = read_recipe(work / "recipes" / "best.json")
     copy = read_recipe(write_recipe(work / "recipes" / "copy.json", recipe))
     assert np.array_equal(copy.weight_array, recipe.weight_array)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_full_disk_is_one_line_with_the_folder_and_its_room(tmp_path, monkeypatch, capsys, named):
+    def full(options):
+        raise OSError(28, "No space left on device", *([str(tmp_path / "new" / "a.npy")] if named else []))
+
+    monkeypatch.setitem(commands.COMMANDS, "verify", full)
+    assert main(["verify", "--work", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"the disk of {tmp_path} is full" in said and "bytes are free" in said and said.count("\n") == 1
+    assert ("a.npy" in said) == named and "OSError" not in said
