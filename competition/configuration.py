@@ -104,7 +104,8 @@ class Simulate:
 @dataclass(frozen=True)
 class Tuning:
     """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
-    what happens before and after fusion, a list standing for a choice (tuning/step_choices.py).
+    what happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
+    steps and candidates may take on the disk (None: twice the dumps they come from).
     """
 
     trials: int = 200
@@ -114,6 +115,7 @@ class Tuning:
     sampler: str = "tpe"
     storage: str | None = None
     steps: tuple[dict, ...] = ()
+    cache_gib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ TUNING: dict[str, Parser] = {
     "sampler": toml.choice("tpe", "cmaes", "qmc", "random"),
     "storage": toml.text,
     "steps": toml.steps,
+    "cache_gib": toml.number(above=0),
 }
 
 TABLES = ("competition", "backbone", "external", "simulate", "tuning")

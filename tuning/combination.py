@@ -270,6 +270,7 @@ def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates
         arrays["similarities"] = np.concatenate(candidates.similarities)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
+    kept.make_room(stream.tell())
     path.with_suffix(".json").unlink(missing_ok=True)
     atomic.write_bytes(path, stream.getvalue())
     kept.seal(path.with_suffix(".json"), [path], format=FORMAT)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.metrics import average_precisions
 from features.descriptors import gallery_ids, open_components
+from features.kept import budget
 from features.ranking.steps import split_steps
 from features.recipe import Recipe
 from tuning.combination import Combination, make_combination, mean_similarities
@@ -32,6 +34,7 @@ SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 )
 KEPT_SCENES = 64
+LEAST_CACHE = 64 << 20  # bytes; a small gallery's budget would not hold what one trial needs
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
 LARGE_GALLERY = 20_000  # rows past which one trial over a neighbour graph shows its own bars
 
@@ -63,6 +66,17 @@ class Landscape:
             open_components(self.configuration, components, "gallery", self.gallery_ids),
         )
 
+    @cached_property
+    def cache_bytes(self) -> int:
+        """What candidates and steps may keep on the disk: as configured, or twice the gallery's dumps."""
+        if self.configuration.tuning.cache_gib is not None:
+            return int(self.configuration.tuning.cache_gib * 2**30)
+        gallery = self.dumps(self.space.default)[1]
+        return max(LEAST_CACHE, 2 * sum(dump.descriptors.nbytes for dump in gallery))
+
+    def _budget(self):
+        return budget([self.work / "candidates", self.work / "ranking"], self.cache_bytes)
+
     def steps(self, choice: Choice) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """Return the steps of a choice that no weights change, and those after them."""
         return split_steps(self.space.steps_of(choice))
@@ -74,14 +88,15 @@ class Landscape:
         if key not in self._prepared:
             while len(self._prepared) >= KEPT_DUMPS:
                 self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = prepare(
-                components,
-                *self.dumps(choice),
-                own,
-                self.top_k,
-                self.work / "ranking",
-                progress=self.progress,
-            )
+            with self._budget():
+                self._prepared[key] = prepare(
+                    components,
+                    *self.dumps(choice),
+                    own,
+                    self.top_k,
+                    self.work / "ranking",
+                    progress=self.progress,
+                )
         return self._prepared[key]
 
     def combination(self, choice: Choice) -> Combination:
@@ -98,18 +113,19 @@ class Landscape:
         if self.steps(choice)[0]:
             prepared = self.prepared(choice)
             components, queries, gallery = prepared.components, prepared.queries, prepared.gallery
-        return make_combination(
-            components,
-            queries,
-            gallery,
-            self.labelled.relevant,
-            self.labelled.public,
-            self.top_k,
-            self.configuration.tuning.region,
-            self.work / "candidates",
-            progress=self.progress,
-            say=_say,
-        )
+        with self._budget():
+            return make_combination(
+                components,
+                queries,
+                gallery,
+                self.labelled.relevant,
+                self.labelled.public,
+                self.top_k,
+                self.configuration.tuning.region,
+                self.work / "candidates",
+                progress=self.progress,
+                say=_say,
+            )
 
     def _ranked_in_full(self, choice: Choice, key: str) -> Combination:
         begun = time.perf_counter()

@@ -86,6 +86,11 @@ def tune(
     from tqdm import tqdm
 
     landscape = Landscape(configuration, recipe=recipe, progress=progress)
+    print(
+        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
+        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first",
+        file=sys.stderr,
+    )
     settings, labelled = configuration.tuning, landscape.labelled
     if certify_seconds:
         check_certifiable(landscape)

@@ -137,6 +137,8 @@ def _opened(sidecar: Path, paths: Mapping[str, Path], shapes: Mapping) -> dict[s
             return None
         opened[name] = found
     kept.touch(sidecar)
+    if opened:
+        kept.hold(sidecar, max(opened.values(), key=lambda matrix: matrix.nbytes))
     return opened
 
 
@@ -147,6 +149,7 @@ def _write(paths, shapes, sidecar: Path, about, compute, block_rows: int, label:
     note = sidecar.with_name(sidecar.stem + ".partial.json")
     done, sums = _rows_done(note, partial, shapes, rows)
     needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+    kept.make_room(needed)
     free = shutil.disk_usage(sidecar.parent).free
     if not done and needed > free:
         raise Top7Error(
