@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +37,13 @@ def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage
     except Exception as error:  # SQLAlchemy's and the driver's own errors have no common root
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(
-            f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {reason}"
+            f"[tuning] storage = {_without_password(storage)!r} cannot be opened: {_without_password(reason)}"
         ) from error
 
 
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://…@{tail}" if at else url
+def _without_password(text: str) -> str:
+    """Return `text`, a URL or a driver's words about one, without what stands before @ and any password=…"""
+    return re.sub(r"(?i)((?:password|passwd|pwd)\s*=\s*)[^&\s]+", r"\1…", re.sub(r"://.*@", "://…@", text))
 
 
 class Journal(JournalFileBackend):

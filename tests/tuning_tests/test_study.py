@@ -298,4 +298,12 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(tmp_pa
     with pytest.raises(ConfigurationError) as raised:
         open_storage("postgresql+psycopg2://me:secret@127.0.0.1:9/none", tmp_path)
     assert "cannot be opened" in str(raised.value) and "secret" not in str(raised.value)
+    for url in (
+        "postgresql+psycopg2://127.0.0.1:9/none?user=me&password=secret&sslmode=disable",
+        "postgresql+none://127.0.0.1:9/none?password=secret",
+        "sqlite:////nowhere/at/all.db?Password=secret",
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            open_storage(url, tmp_path)
+        assert "cannot be opened" in str(raised.value) and "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
