@@ -10,7 +10,9 @@ import numpy as np
 
 from competition.configuration import Configuration
 from features.descriptors import open_components
+from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank_dumps
+from features.ranking.state import Photos
 from features.ranking.steps import check_steps, used_components
 from features.recipe import Recipe
 
@@ -39,12 +41,14 @@ def ranked_lists(
     k: int | None = None,
     folder: Path | None = None,
     left_out: np.ndarray | None = None,
+    photos: Photos | None = None,
     progress: bool = False,
 ) -> RankedLists:
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
     Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
-    for those the dumps hold; left_out: (n,) bool, further rows never listed.
+    for those the dumps hold; left_out: (n,) bool, further rows never listed; photos: what the steps learn from, where the
+    configuration is a reduced one.
     """
     check_steps(recipe.steps)
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
@@ -63,6 +67,7 @@ def ranked_lists(
         left_out=left_out,
         folder=Path(configuration.competition.work) / "ranking" if recipe.steps else None,
         progress=progress,
+        photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
     )
     unreadable = tuple(queries[0].ids[row] for row in np.flatnonzero(no_query))
     return RankedLists(tuple(queries[0].ids), tuple(gallery[0].ids), ranks, scores, unreadable)

@@ -21,6 +21,8 @@ from competition.atomic import sync_folder, write_json, write_text
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import Dump, beside, file_label
+from features.ranking.photos import learns_from_photos
+from features.ranking.state import Photos
 from features.recipe import Recipe, write_recipe
 from submissions.bundle import (
     CONFIGURATION,
@@ -55,11 +57,12 @@ def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress:
     weights that are missing, a full disk; ConfigurationError: `out` is something else than a bundle.
     """
     out = Path(os.path.abspath(out))
-    configuration, recipe = needed(configuration, recipe)
+    configuration, recipe, photos = needed(configuration, recipe)
     if out.exists() and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
         raise ConfigurationError(f"{out}: is there and is no bundle: give another --out, or remove it")
     work = Path(configuration.competition.work)
-    files, gallery = files_of_recipe(configuration, recipe, progress=progress)
+    files, gallery = files_of_recipe(configuration, recipe, photos, progress=progress)
+    recipe = _without_photos(recipe, photos)
     states = {backbone.name: needed_state(backbone) for backbone in configuration.backbones}
     copied = sum(path.stat().st_size for path in files)
     tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
@@ -89,7 +92,7 @@ def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress:
 
 
 def files_of_recipe(
-    configuration: Configuration, recipe: Recipe, *, progress: bool = False
+    configuration: Configuration, recipe: Recipe, photos: Photos | None, *, progress: bool = False
 ) -> tuple[list[Path], int]:
     """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
     from features.descriptors import open_components
@@ -103,7 +106,7 @@ def files_of_recipe(
     ]
     for backbone in configuration.backbones:
         found += _backbone_files(configuration, backbone)
-    found += _derived_files(configuration, recipe, gallery, progress)
+    found += _derived_files(configuration, recipe, gallery, photos, progress)
     if sampled_ids(configuration) is not None:
         found.append(sample_record(configuration))
     return sorted(set(found)), len(gallery[0].ids)
@@ -130,7 +133,11 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
 
 
 def _derived_files(
-    configuration: Configuration, recipe: Recipe, gallery: Sequence[Dump], progress: bool
+    configuration: Configuration,
+    recipe: Recipe,
+    gallery: Sequence[Dump],
+    photos: Photos | None,
+    progress: bool,
 ) -> list[Path]:
     """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
     from features.ranking.derived import noting_files
@@ -144,6 +151,10 @@ def _derived_files(
                 "computed by every predict",
                 file=sys.stderr,
             )
+            if any(map(learns_from_photos, recipe.steps[len(steps) :])):
+                raise ConfigurationError(
+                    "a bundle cannot hold what photo_whiten learns beside a transductive step: leave one of them out"
+                )
             break
         steps.append(step)
     if not steps:
@@ -164,8 +175,18 @@ def _derived_files(
             groups=recipe.groups or None,
             folder=Path(configuration.competition.work) / "ranking",
             progress=progress,
+            photos=photos,
         )
     return used
+
+
+def _without_photos(recipe: Recipe, photos: Photos | None) -> Recipe:
+    """Return the recipe whose steps name what they learnt from photos, which do not come along."""
+    steps = [
+        {**step, "learnt": photos.identity} if photos and learns_from_photos(step) else step
+        for step in recipe.steps
+    ]
+    return replace(recipe, steps=tuple(steps))
 
 
 def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:

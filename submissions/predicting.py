@@ -12,6 +12,8 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.components import backbone_named, depth_order
 from features.ranked_lists import ranked_lists
+from features.ranking.photos import photos_for
+from features.ranking.state import Photos
 from features.ranking.steps import check_steps, used_components
 from features.recipe import Recipe
 from submissions.writing import write_submission
@@ -32,13 +34,15 @@ def predict(
     """
     from features.extraction import describe
 
-    configuration, recipe = needed(configuration, recipe)
+    configuration, recipe, photos = needed(configuration, recipe)
     images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
         print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="top7-predict-", ignore_cleanup_errors=True) as folder:
         describe(configuration, images, folder, device=device)
-        lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=Path(folder))
+        lists = ranked_lists(
+            configuration, recipe, "test", images.ids, None, folder=Path(folder), photos=photos
+        )
     for query in lists.unreadable:
         print(
             f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
@@ -55,10 +59,11 @@ def predict(
     }
 
 
-def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe]:
+def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe, Photos | None]:
     """Reduce a configuration to what `recipe` gives weight: its backbones, layers, poolings, parts and counts.
 
-    Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it.
+    Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it, and what
+    its steps learn from.
     """
     check_steps(recipe.steps)
     numbers = used_components(recipe.weights, recipe.groups, recipe.steps)
@@ -69,6 +74,7 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
             f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
             "tune a recipe without [[external]] components for predict"
         )
+    photos = photos_for(configuration, [component for component, _ in used], recipe.steps)
     backbones, tables_of = [], {}
     for name in dict.fromkeys(component.backbone for component, _ in used):
         own = [component for component, _ in used if component.backbone == name]
@@ -100,4 +106,5 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     return (
         replace(configuration, backbones=tuple(backbones), externals=()),
         replace(recipe, components=components, weights=tuple(weight for _, weight in used), groups=groups),
+        photos,
     )

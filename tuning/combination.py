@@ -40,7 +40,7 @@ class Combination:
     """What a study needs of one combination of choices.
 
     mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it;
-    corners: (J, L) vertices; scene: candidates of all labelled queries, or None where the region prunes badly
+    corners: (J, L) vertices, (J, 1) where steps joined the components; scene: candidates of all labelled queries, or None where the region prunes badly
     (`stream` then recombines the full lists).
     """
 
@@ -53,6 +53,10 @@ class Combination:
     stream: Callable[[np.ndarray], np.ndarray] | None = None
     seconds: float = 0.0
     mean_candidates: float = 0.0
+
+    def weights(self, coordinates: np.ndarray) -> np.ndarray:
+        """Return the weights of barycentric coordinates (J,): one for each component, exactly 1 for a single one."""
+        return np.ones(1) if len(self.components) == 1 else coordinates @ self.corners
 
     def average_precisions(self, weights: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query under `weights`, (Q,) float64; exact."""

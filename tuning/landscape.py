@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,9 @@ from competition.images import ids_digest
 from competition.metrics import average_precisions
 from features.descriptors import gallery_ids, open_components
 from features.kept import budget
+from features.ranking.descriptor_steps import joins
+from features.ranking.photos import photos_for
+from features.ranking.state import Photos
 from features.ranking.steps import split_steps
 from features.recipe import Recipe
 from tuning.combination import Combination, make_combination, mean_similarities
@@ -95,6 +99,9 @@ class Landscape:
                     own,
                     self.top_k,
                     self.work / "ranking",
+                    photos=photos_for(
+                        self.configuration, components, self.space.steps_of(choice), self.gallery_ids
+                    ),
                     progress=self.progress,
                 )
         return self._prepared[key]
@@ -108,13 +115,27 @@ class Landscape:
             self._made[key] = self._ranked_in_full(choice, key) if after else self._with_candidates(choice)
         return self._made[key]
 
+    def _study_corners(self, choice: Choice, corners: np.ndarray) -> np.ndarray:
+        """The vertices (J, L); where a step joins the components, each of the study's coordinates is the one left."""
+        return np.ones((len(self.space.components_of(choice)), 1)) if self._joined(choice) else corners
+
+    def _joined(self, choice: Choice) -> bool:
+        return any(map(joins, self.steps(choice)[0]))
+
+    def recipe_weights(self, choice: Choice, coordinates: np.ndarray) -> np.ndarray:
+        """Return the weights of a point as a recipe holds them, (L,): equal ones where a step joins the components."""
+        count = len(self.space.components_of(choice))
+        if self._joined(choice):
+            return np.full(count, 1.0 / count)
+        return self.combination(choice).weights(coordinates)
+
     def _with_candidates(self, choice: Choice) -> Combination:
         components, (queries, gallery) = self.space.components_of(choice), self.dumps(choice)
         if self.steps(choice)[0]:
             prepared = self.prepared(choice)
             components, queries, gallery = prepared.components, prepared.queries, prepared.gallery
         with self._budget():
-            return make_combination(
+            made = make_combination(
                 components,
                 queries,
                 gallery,
@@ -126,6 +147,7 @@ class Landscape:
                 progress=self.progress,
                 say=_say,
             )
+        return replace(made, corners=self._study_corners(choice, made.corners))
 
     def _ranked_in_full(self, choice: Choice, key: str) -> Combination:
         begun = time.perf_counter()
@@ -134,6 +156,7 @@ class Landscape:
         chains = region_chains([component.chain for component in prepared.components], region)
         sums = layer_sums(mean_similarity, region)
         corners = vertices(sums, chains, [component.name for component in prepared.components])
+        corners = self._study_corners(choice, corners)
 
         def stream(weights: np.ndarray) -> np.ndarray:
             at = (key, weights.tobytes())
@@ -156,9 +179,11 @@ class Landscape:
     def full_precisions(self, choice: Choice, weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query by ranking the whole gallery through all steps, (Q,) float64.
 
-        weights (L,): any, of the region or not; corners (J, L): the region's, which a cascade's stages may name.
+        weights (L,): any, of the region or not, without meaning where a step joins the components; corners (J, L): the
+        region's, which a cascade's stages may name.
         """
         _, after = self.steps(choice)
+        weights = np.ones(1) if self._joined(choice) else weights
         long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
         ranks = self.prepared(choice).lists(
             np.asarray(weights), with_weights(after, weights, corners), progress=long
@@ -168,7 +193,10 @@ class Landscape:
     def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
         """Return the steps of a choice under `weights` as a recipe holds them: numbers only."""
         own, after = self.steps(choice)
-        return (*own, *with_weights(after, weights, self.combination(choice).corners))
+        corners = self.combination(choice).corners
+        if self._joined(choice):
+            corners = np.tile(weights, (len(weights), 1))
+        return (*own, *with_weights(after, weights, corners))
 
     def kind(self, choice: Choice) -> str:
         """Say how a trial of `choice` is evaluated."""
@@ -180,7 +208,7 @@ class Landscape:
     def map_inside(self, choice: Choice, coordinates: np.ndarray, inside: np.ndarray) -> float:
         """Return MAP@k over the queries of `inside` (Q,) bool."""
         combination = self.combination(choice)
-        weights = coordinates @ combination.corners
+        weights = combination.weights(coordinates)
         if combination.scene is not None:
             value = mean_average_precision(self._scene_inside(choice, inside), weights)
         else:
@@ -246,12 +274,24 @@ class Landscape:
                 [step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
                 for step in self.space.steps
             ]
+            photos = self._photos()
+            described |= {} if photos is None else {"photos": photos.identity}
         if self.space.recipe is not None:
             described["recipe"] = [
                 [part.name for part in self.space.recipe.components],
                 list(self.space.recipe.weights),
             ]
         return f"{competition.name}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
+
+    def _photos(self) -> Photos | None:
+        """What the steps of the first choice learn from, whichever share of real pairs they may take."""
+        steps = [
+            {"step": step.name, "pairs": share}
+            for step in self.space.steps
+            for share in step.values.get("pairs", (0,))
+        ]
+        components = self.space.components_of(self.space.default)
+        return photos_for(self.configuration, components, steps, self.gallery_ids)
 
     def identity(self) -> list[str]:
         """The dump files of the first choice: their names hold the digest of what made them."""

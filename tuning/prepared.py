@@ -14,11 +14,12 @@ from features.components import Component
 from features.dumps import Dump
 from features.ranking.descriptor_steps import centres, written_out
 from features.ranking.pipeline import start_with_dumps
-from features.ranking.state import State
+from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, used_components
+from tuning.combination import excluded_rows
 from tuning.step_choices import Step
 
-KEEPS_FILES = ("whiten", "augment", "reciprocal", "diffuse")
+KEEPS_FILES = ("whiten", "photo_whiten", "augment", "reciprocal", "diffuse")
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,24 @@ def prepare(
     k: int,
     folder: Path,
     *,
+    photos: Photos | None = None,
     progress: bool = False,
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`; kept in `folder` (`<work>/ranking`), where submit looks.
 
-    After whitening and z-normalisation rows are centred: each component is then a chain of its own.
+    After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
+    the components leaves one. photos: what the steps learn from.
     """
     weights = np.full(len(components), 1.0 / len(components))
-    state = start_with_dumps(queries, gallery, weights, k, folder=folder, progress=progress)
+    state = start_with_dumps(queries, gallery, weights, k, folder=folder, progress=progress, photos=photos)
     if own:
         state = written_out(apply_steps(state, own))
+        if len(state.gallery) < len(components):
+            name = " + ".join(component.name for component in components)
+            components = [Component(name, name)]
+            queries, gallery = (
+                [replace(dumps[0], unreadable=excluded_rows(dumps))] for dumps in (queries, gallery)
+            )
         queries = [_with_rows(dump, rows, dump.path) for dump, rows in zip(queries, state.queries)]
         gallery = [_with_rows(dump, rows, Path(rows.filename)) for dump, rows in zip(gallery, state.gallery)]
     if any(map(centres, own)):

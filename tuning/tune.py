@@ -135,7 +135,7 @@ def tune(
             landscape, choice, coordinates, name, seed, total, certificate
         )
         _write(landscape, best, untuned)
-    weights = best.weight_array
+    weights = combination.weights(coordinates)
     named = _named(landscape, choice, combination)
     public_mask = labelled.public
     unseen = bias_corrected(
@@ -197,8 +197,8 @@ def _best(
 ) -> tuple[Recipe, Combination, np.ndarray]:
     """The recipe of a point of the study, its combination and its average precisions."""
     combination = landscape.combination(choice)
-    weights = coordinates @ combination.corners
-    values = combination.average_precisions(weights)
+    values = combination.average_precisions(combination.weights(coordinates))
+    weights = landscape.recipe_weights(choice, coordinates)
     recipe = Recipe(
         "best",
         landscape.space.components_of(choice),
@@ -305,6 +305,8 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
     if recipe is None:
         return []
     combination = landscape.combination(default)
+    if len(combination.components) < len(recipe.weights):  # joined: all points are one
+        return []
     if not contains(recipe.weight_array, combination.sums, combination.chains):
         print(
             f"the weights of {recipe.name} lie outside the region [tuning] region = "
@@ -394,7 +396,7 @@ def _cross_validated(
             choice, coordinates = studies.point_of(study.best_trial.params, landscape.choice_lists)
             combination = landscape.combination(choice)
             bar.update()
-            return combination.average_precisions(coordinates @ combination.corners)[public]
+            return combination.average_precisions(combination.weights(coordinates))[public]
 
         return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=seed)
 

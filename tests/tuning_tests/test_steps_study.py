@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from competition.metrics import average_precisions
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import rank
-from features.recipe import Recipe, find_recipe, read_recipe
+from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies
@@ -26,9 +27,15 @@ from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
 from tuning.tune import tune
 
+EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
     "whitened": '{ step = "whiten", dim = [4, 3], exponent = [0.5, 1.0], optional = true }',
     "centred": '{ step = "measure", name = ["correlation", "cosine"] }, { step = "znormalise", optional = true }',
+    "photos": '{ step = "photo_whiten", dim = [4, 3], shrinkage = [0.2, 0.5], joint = [false, true], optional = true }',
+    "photos, then lists": '{ step = "photo_whiten", dim = 4, joint = [true, false] }, { step = "augment", neighbours = 2, '
+    'weights = ["own", "equal", [0, 0, 1, 0]] }, { step = "cascade", stages = [{ weights = ["own", "vertex 4"], keep = 20 }, '
+    '{ weights = ["centroid", "equal"], keep = 10 }] }',
+    "real photos": '{ step = "photo_whiten", dim = 4, pairs = [0, 0.5] }, { step = "expand", neighbours = 2 }',
     "augmented": '{ step = "augment", neighbours = [1, 0, 2], kind = ["weighted", "alpha"] }',
     "weighed": '{ step = "augment", neighbours = 2, weights = [[0, 0, 1, 0], "own", "equal"] }',
     "transductive": '{ step = "whiten", dim = 4, transductive = [false, true] }',
@@ -51,6 +58,8 @@ def awkward(tiny_competition, tmp_path_factory):
     for number in (0, 3, 9, 12):
         source = next((folder / "gallery").rglob(f"n{number:02d}.jpg"))
         shutil.copy(source, folder / "gallery" / f"a{number:02d}.jpg")
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace("images = 0", "images = 20\nviews = 2"))
     extract(load_configuration(folder / "config.toml", work=work))
     return folder / "config.toml", work
 
@@ -68,7 +77,7 @@ def written_trials(configuration, landscape, tuned):
     study = studies.open_study(open_storage(None, landscape.work), name, make_sampler("random", 0))
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
-        weights = coordinates @ landscape.combination(choice).corners
+        weights = landscape.recipe_weights(choice, coordinates)
         yield (
             trial.value,
             Recipe(
@@ -321,3 +330,46 @@ def test_choices_of_steps_by_hand(tmp_path):
         "diffuse.query_neighbours": (10, 3, 7),
         "diffuse.alpha": (0.99, 0.5, 0.9),
     }
+
+
+@pytest.mark.parametrize("joint", ["true", "false"])
+def test_a_certificate_and_a_second_study_of_a_recipe_that_learnt_from_photos(awkward, joint):
+    configuration = configured(awkward, f'{{ step = "photo_whiten", dim = 3, joint = {joint} }}')
+    tuned = tune(configuration, trials=6, folds=2, repeats=1, certify_seconds=2, progress=False)
+    assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
+    assert len(tuned.recipe.weights) == 4 and tuned.misses is not None
+    if joint == "true":
+        assert (
+            tuned.recipe.weights == (0.25,) * 4 and tuned.certificate.bound == tuned.recipe.scores["public"]
+        )
+        again = tune(configuration, trials=3, folds=0, recipe=tuned.recipe, progress=False)
+        assert again.recipe.scores["public"] == tuned.recipe.scores["public"]
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_predict_and_a_bundle_without_the_photos_answer_as_submit_does(awkward, joint, tmp_path, capsys):
+    path, work = awkward
+    configuration = load_configuration(path, work=work)
+    components = space_of(configuration).components_of(space_of(configuration).default)
+    step = {"step": "photo_whiten", "dim": 4, "joint": joint}
+    # the deepest layer, which says what teaches, is not among what the recipe needs
+    recipe = Recipe("photos", components[:2], (1.0, 0.0) if joint else (0.4, 0.6), steps=(step, EXPAND))
+    write_recipe(tmp_path / "recipe.json", recipe)
+    command = ["--config", str(path), "--work", str(work), "--recipe", str(tmp_path / "recipe.json")]
+    assert main(["submit", *command, "--out", str(tmp_path / "submit.csv")]) == 0
+    inputs = str(path.parent / "test")
+    assert main(["predict", inputs, str(tmp_path / "predict.csv"), *command]) == 0
+    assert main(["bundle", *command, "--out", str(tmp_path / "bundle")]) == 0
+    assert main(["predict", inputs, str(tmp_path / "bundled.csv"), "--bundle", str(tmp_path / "bundle")]) == 0
+    answers = [(tmp_path / f"{name}.csv").read_text() for name in ("submit", "predict", "bundled")]
+    assert answers[0] == answers[1] == answers[2]
+    bundled = json.loads((tmp_path / "bundle" / "recipe.json").read_text())["steps"][0]
+    assert bundled["learnt"] and not list((tmp_path / "bundle").rglob("*simulated*"))
+
+
+def test_a_recipe_that_learns_from_photos_says_what_to_add_where_there_are_none(awkward, capsys):
+    configuration = configured(awkward, '{ step = "photo_whiten", dim = 3 }')
+    without = replace(configuration, simulate=replace(configuration.simulate, images=0))
+    with pytest.raises(ConfigurationError, match=r"\[simulate\].*run ./run.sh extract") as caught:
+        Landscape(without, progress=False).combination(Landscape(without, progress=False).space.default)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,84 @@
+"""The photos that a recipe's steps learn from: simulated ones of the teaching half, labelled ones of public queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError
+from competition.images import split_images
+from competition.labels import relevant_rows, validation_labels
+from competition.splits import private_mask, query_groups
+from features.components import Component
+from features.descriptors import open_components
+from features.dumps import Dump
+from features.ranking.derived import digest_of
+from features.ranking.pipeline import dump_identity
+from features.ranking.state import Photos
+from features.ranking.views import RowStack
+
+
+def learns_from_photos(step: Mapping[str, object]) -> bool:
+    """Say whether a step learns from photos, and these are not in a bundle's files already."""
+    return step["step"] == "photo_whiten" and "learnt" not in step
+
+
+def photos_for(
+    configuration: Configuration,
+    components: Sequence[Component],
+    steps: Sequence[Mapping[str, object]],
+    gallery_ids: Sequence[str] | None = None,
+) -> Photos | None:
+    """Return what `steps` learn from, described by `components`; None where no step learns from photos.
+
+    configuration: the whole one, whose first backbone says which photos teach; gallery_ids: None: as the dumps have
+    them. ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
+    """
+    shares = [step.get("pairs", 0) for step in steps if learns_from_photos(step)]
+    if not shares:
+        return None
+    if gallery_ids is None:
+        gallery_ids = open_components(configuration, components[:1], "gallery", None)[0].ids
+    kinds = ([_simulated] if min(shares) < 1 else []) + ([_labelled] if max(shares) > 0 else [])
+    found = [kind(configuration, components, gallery_ids) for kind in kinds]
+    starts = [0, *(len(dumps[0].ids) for dumps, _ in found[:-1])]
+    pairs = np.concatenate([pairs + [start, 0] for (_, pairs), start in zip(found, starts)])
+    real = np.concatenate([np.full(len(pairs), kind is _labelled) for kind, (_, pairs) in zip(kinds, found)])
+    rows = tuple(
+        RowStack([dumps[number].descriptors for dumps, _ in found]) for number in range(len(components))
+    )
+    identities = [dump_identity(dump) for dumps, _ in found for dump in dumps]
+    return Photos(rows, pairs, real, digest_of([identities, pairs.tolist(), real.tolist()]))
+
+
+def _simulated(
+    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+) -> tuple[list[Dump], np.ndarray]:
+    """The dumps of the simulated photos, and (photo, gallery row) of the readable ones that teach."""
+    outside = [component.name for component in components if component.external is not None]
+    if outside:
+        raise ConfigurationError(
+            f"{configuration.path}: {outside[0]}: descriptors made elsewhere do not describe simulated photos: leave it, "
+            "or the step that learns from them, out"
+        )
+    from features.simulated import open_teaching  # a bundle never gets here, and starts without scipy
+
+    teaching = open_teaching(configuration, components, gallery_ids)
+    return teaching.dumps, np.stack([teaching.rows, teaching.gallery_rows], axis=1)
+
+
+def _labelled(
+    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+) -> tuple[list[Dump], np.ndarray]:
+    """The dumps of the validation queries, and (query, gallery row) of the readable public ones."""
+    ids = split_images(configuration, "validation").ids
+    relevant = relevant_rows(
+        validation_labels(configuration, query_ids=ids, gallery_ids=gallery_ids), gallery_ids
+    )
+    private = private_mask(query_groups(relevant), configuration.tuning.private, configuration.tuning.seed)
+    dumps = open_components(configuration, components, "validation", ids)
+    hidden = np.logical_or.reduce([private, *(dump.unreadable for dump in dumps)])
+    found = [(query, row) for query, rows in enumerate(relevant) if not hidden[query] for row in rows]
+    return dumps, np.array(found, dtype=np.int64).reshape(-1, 2)
