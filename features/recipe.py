@@ -16,6 +16,7 @@ from competition.errors import ConfigurationError, nearest
 from features.components import Component, component_from
 
 FORMAT = 1
+NAMED = "named recipe"
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,15 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
 def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
     """Return a recipe by name or file: a study's own (work/recipes), one that ships with top7, or any file of either.
 
-    None: the study's best. Notes on what the configuration has not quite as the recipe asks are said on stderr.
+    None: the best by validated figure of those evaluated on this data, and which is said. Notes on what the
+    configuration has not quite as the recipe asks are said on stderr.
     index: a kind of approximate index to search with, see `indexed`.
     """
-    recipe = _found(configuration, named)
-    return recipe if index is None else indexed(recipe, index)
+    recipe, why = _best(configuration) if named is None else (_found(configuration, named), None)
+    recipe = recipe if index is None else indexed(recipe, index)
+    if why is not None:
+        print(f"top7: {why}", file=sys.stderr)
+    return recipe
 
 
 def indexed(recipe: Recipe, kind: str) -> Recipe:
@@ -98,13 +103,14 @@ def indexed(recipe: Recipe, kind: str) -> Recipe:
     return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, scores={})
 
 
-def _found(configuration: Configuration, named: str | None) -> Recipe:
+def _found(configuration: Configuration, named: str) -> Recipe:
     from features.ranking.recipes import named_recipe, recipe_names, resolve
 
     folder = Path(configuration.competition.work) / "recipes"
-    own = folder / f"{named or 'best'}.json"
-    if named is None or (Path(named).name == named and own.is_file()):
-        return read_recipe(own)
+    own = folder / f"{named}.json"
+    kept = read_recipe(own) if Path(named).name == named and own.is_file() else None
+    if kept is not None and (named not in recipe_names() or kept.provenance.get("source") != NAMED):
+        return kept
     if named not in recipe_names():
         if not Path(named).is_file():
             known = [*recipe_names(), *sorted(path.stem for path in folder.glob("*.json"))]
@@ -114,16 +120,37 @@ def _found(configuration: Configuration, named: str | None) -> Recipe:
     found = resolve(named_recipe(named), configuration)
     for note in found.notes:
         print(f"top7: recipe {named}: {note}", file=sys.stderr)
-    return Recipe(
+    recipe = Recipe(
         Path(named).stem,
         found.components,
         found.weights,
         {},
         {},
-        {"source": "named recipe"},
+        {"source": NAMED},
         tuple(map(dict, found.steps)),
         found.groups,
     )
+    return recipe if kept is None else _with_figures(configuration, recipe, kept)
+
+
+def _best(configuration: Configuration) -> tuple[Recipe, str]:
+    from features.kept_recipes import choose, is_of_this_data, kept_recipes
+
+    last = Path(configuration.competition.work) / "recipes" / "best.json"
+    kept = [recipe for recipe in kept_recipes(configuration) if is_of_this_data(configuration, recipe)]
+    if kept:
+        return choose(kept)
+    return read_recipe(last), f"recipe best, the last study's: no figure under {last.parent} is of this data"
+
+
+def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
+    """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
+    from features.kept_recipes import is_of_this_data
+
+    same = [(each.components, each.weights, each.steps, each.groups) for each in (recipe, kept)]
+    if same[0] != same[1] or not is_of_this_data(configuration, kept):
+        return recipe
+    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
 
 def _is_own_format(path: Path) -> bool:

@@ -125,6 +125,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     tune.add_argument(
         "--certify-all", action="store_true", help="certify over all discrete choices, not the best recipe's"
     )
+    tune.add_argument(
+        "--recipes", action="store_true", help="also tune each recipe by name, with as many trials"
+    )
     _recipe(tune, "a recipe to tune: its weights and steps; one that tune wrote: its choices, fixed")
 
     submit = _command(commands, "submit", "write the submission of the best recipe")
@@ -145,7 +148,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     submit.add_argument(
         "--sheet", action="store_true", help="also write an HTML sheet of queries and their lists"
     )
-    _recipe(submit, "the recipe (best)")
+    _recipe(submit, "the recipe (the best by validated figure; best: the last study's)")
     _index(submit)
 
     check = _command(
@@ -178,14 +181,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         action="store_true",
         help="first compare every byte of the bundle with its manifest",
     )
-    _recipe(predict, "the recipe (best)")
+    _recipe(predict, "the recipe (the best by validated figure; best: the last study's)")
     _index(predict)
 
     bundle = _command(
         commands, "bundle", "one folder that predict needs and no more: recipe, dumps, weights, checksums"
     )
     bundle.add_argument("--out", type=Path, metavar="DIR", help="where to make it (work/…/bundle)")
-    _recipe(bundle, "the recipe (best)")
+    _recipe(bundle, "the recipe (the best by validated figure; best: the last study's)")
     _index(bundle)
 
     compare = _command(
@@ -203,6 +206,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     blend.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write it (work/…/submissions/blend-SPLIT.csv)"
     )
+
+    recipes = _command(
+        commands, "recipes", "the recipes by name and those kept under work, with their figures"
+    )
+    recipes.add_argument("name", nargs="?", metavar="NAME", help="explain this one")
 
     parts = _command(
         commands,

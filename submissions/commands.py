@@ -10,7 +10,7 @@ from pathlib import Path
 
 from competition import leaderboard
 from competition.configuration import Configuration, load_configuration
-from competition.errors import ConfigurationError
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
 from competition.standings import render
 
@@ -161,6 +161,8 @@ def duplicates(options: Namespace) -> Outcome:
 
 def tune(options: Namespace) -> Outcome:
     """Run the study and report."""
+    from features.kept_recipes import choose, is_of_this_data, kept_recipes
+    from tuning.evaluating import score_named
     from tuning.report import report, report_values
     from tuning.tune import tune as run_study
 
@@ -170,6 +172,8 @@ def tune(options: Namespace) -> Outcome:
         from features.recipe import find_recipe
 
         recipe = find_recipe(configuration, options.recipe)
+    if options.recipes:
+        _tune_named(configuration, options)
     tuned = run_study(
         configuration,
         trials=options.trials,
@@ -180,7 +184,37 @@ def tune(options: Namespace) -> Outcome:
         certify_all=options.certify_all,
         recipe=recipe,
     )
-    return Outcome(report_values(tuned), report(tuned, configuration.competition.top_k))
+    named = score_named(configuration)
+    kept = [kept for kept in kept_recipes(configuration) if is_of_this_data(configuration, kept)]
+    values, text = report_values(tuned), report(tuned, configuration.competition.top_k)
+    values["named_recipes"] = named
+    if kept:
+        chosen, why = choose(kept)
+        values["submits"] = chosen.name
+        text += f"\nsubmit takes {why}"
+    return Outcome(values, text)
+
+
+def _tune_named(configuration: Configuration, options: Namespace) -> None:
+    """Tune each recipe that ships with top7, with as many trials as the study has."""
+    from features.ranking.recipes import recipe_names
+    from features.recipe import find_recipe
+    from tuning.tune import tune as run_study
+
+    for name in recipe_names():
+        print(f"top7: tuning recipe {name}", file=sys.stderr)
+        try:
+            recipe = find_recipe(configuration, name)
+            run_study(
+                configuration,
+                trials=options.trials,
+                seed=options.seed,
+                folds=options.folds,
+                repeats=options.repeats,
+                recipe=recipe,
+            )
+        except (ConfigurationError, Top7Error) as error:
+            print(f"top7: recipe {name} was not tuned: {error}", file=sys.stderr)
 
 
 def submit(options: Namespace) -> Outcome:
@@ -386,6 +420,14 @@ def blend(options: Namespace) -> Outcome:
     )
 
 
+def recipes(options: Namespace) -> Outcome:
+    """List the recipes by name and those kept under work, or explain one."""
+    from submissions.recipe_list import explained, listed
+
+    configuration = configuration_of(options)
+    return Outcome(*(explained(configuration, options.name) if options.name else listed(configuration)))
+
+
 def parts(options: Namespace) -> Outcome:
     """Write the page of the part detectors."""
     from submissions.parts_page import write_parts_page
@@ -416,6 +458,7 @@ COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "bundle": bundle,
     "compare": compare,
     "blend": blend,
+    "recipes": recipes,
     "parts": parts,
     "verify": verify,
     "duplicates": duplicates,

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.metrics import average_precisions
 from competition.standings import table
 from features.descriptors import gallery_ids
-from features.ranked_lists import ranked_lists
 from features.recipe import Recipe
+from tuning.evaluating import labelled_precisions
 from tuning.labelled import Labelled, labelled_queries
 from tuning.validation import Comparison, compare, holm
 
@@ -33,15 +32,12 @@ def compare_recipes(
     configuration: Configuration, recipes: Sequence[Recipe]
 ) -> tuple[list[Compared], Labelled]:
     """Rank the validation queries under every recipe; gains are paired over groups of queries."""
-    ids = gallery_ids(configuration)
-    labelled = labelled_queries(configuration, ids)
-    top_k = configuration.competition.top_k
+    labelled = labelled_queries(configuration, gallery_ids(configuration))
     found: list[Compared] = []
     for recipe in recipes:
         begun = time.perf_counter()
-        lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
+        values = labelled_precisions(configuration, recipe, labelled)
         seconds = time.perf_counter() - begun
-        values = average_precisions(lists.ranks, labelled.relevant, top_k)
         gain = None
         if found:
             gain = compare(values, found[0].average_precisions, labelled.groups, two_sided=True)

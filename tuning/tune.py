@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration
-from features.recipe import Recipe, write_recipe
+from features.kept_recipes import data_identity, keep_recipe, readable
+from features.recipe import Recipe
 from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
 from tuning.combination import Combination, excluded_rows
+from tuning.evaluating import evaluated, figures
 from tuning.labelled import Labelled
 from tuning.landscape import Choice, Landscape
 from tuning.misses import Miss, find_misses, write_misses
@@ -125,7 +127,14 @@ def tune(
 
     choice, coordinates, public = best_point(landscape, study)
     best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
-    _write(landscape, best, untuned)  # what follows takes long, and may be interrupted
+    public_mask = labelled.public
+    unseen = bias_corrected(
+        _trial_precisions(landscape, study)[:, public_mask], labelled.groups[public_mask], seed=seed
+    )
+    corrected = None if unseen is None else float(unseen.mean())
+    comparison = _judge(best, unseen, tuned_precisions, untuned_precisions, labelled, corrected, None, None)
+    earlier = {path.stem: readable(path) for path in (landscape.work / "recipes").glob("*.json")}
+    _write(landscape, best, untuned, earlier)  # what follows takes long, and may be interrupted
     certificate = None
     if certify_seconds:
         certificate, choice, coordinates, public = certified(
@@ -134,26 +143,25 @@ def tune(
         best, combination, tuned_precisions = _best(
             landscape, choice, coordinates, name, seed, total, certificate
         )
-        _write(landscape, best, untuned)
     weights = combination.weights(coordinates)
     named = _named(landscape, choice, combination)
-    public_mask = labelled.public
-    unseen = bias_corrected(
-        _trial_precisions(landscape, study)[:, public_mask], labelled.groups[public_mask], seed=seed
-    )
-    corrected = None if unseen is None else float(unseen.mean())
     cross_validated = None
     if folds is None:
         folds = _affordable_folds(landscape, combination, total * repeats)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
         cross_validated = _cross_validated(landscape, total, seed, folds, repeats, known, progress)
         unseen = cross_validated.out_of_fold.mean(axis=0)
-    comparison = None
-    if unseen is not None:
-        comparison = compare(unseen, untuned_precisions[public_mask], labelled.groups[public_mask])
-        best.scores.update(_unseen_scores(unseen, tuned_precisions, labelled, corrected, cross_validated))
-        best.provenance["validated by"] = _validated_by(cross_validated, certificate)
-    paths = _write(landscape, best, untuned)
+    comparison = _judge(
+        best,
+        unseen,
+        tuned_precisions,
+        untuned_precisions,
+        labelled,
+        corrected,
+        cross_validated,
+        certificate,
+    )
+    paths = _write(landscape, best, untuned, earlier)
     misses = _misses(landscape, choice, combination, weights)
     if misses is not None:
         paths["missed"] = write_misses(
@@ -204,24 +212,49 @@ def _best(
         landscape.space.components_of(choice),
         tuple(map(float, weights)),
         dict(choice),
-        _scores(values, landscape.labelled),
-        _provenance(landscape, combination, study, seed, trials, certificate),
+        figures(values, landscape.labelled),
+        _provenance(landscape, choice, combination, study, seed, trials, certificate),
         tuple(landscape.recipe_steps(choice, weights)),
     )
     return recipe, combination, values
 
 
-def _write(landscape: Landscape, best: Recipe, untuned: Recipe) -> dict[str, Path]:
-    """Write the recipes of the study; their files by name."""
-    recipes = landscape.work / "recipes"
-    paths = {
-        "recipe": write_recipe(recipes / "best.json", best),
-        "untuned": write_recipe(recipes / "untuned.json", untuned),
-    }
+def _write(
+    landscape: Landscape, best: Recipe, untuned: Recipe, earlier: dict[str, Recipe | None]
+) -> dict[str, Path]:
+    """Write the recipes of the study, what stood there before kept where it is better; their files by name."""
+    made = {"recipe": best, "untuned": untuned}
     if landscape.space.recipe is not None:
         own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
-        paths["tuned"] = write_recipe(recipes / f"{own}.json", replace(best, name=own))
-    return paths
+        made["tuned"] = replace(best, name=own)
+    folder = landscape.work / "recipes"
+    return {
+        key: keep_recipe(folder / f"{recipe.name}.json", recipe, earlier.get(recipe.name))
+        for key, recipe in made.items()
+    }
+
+
+def _judge(
+    best: Recipe,
+    unseen: np.ndarray | None,
+    tuned: np.ndarray,
+    untuned: np.ndarray,
+    labelled: Labelled,
+    corrected: float | None,
+    cross_validated: CrossValidated | None,
+    certificate: Certificate | None,
+) -> Comparison | None:
+    """Note in the recipe what it earns on queries that did not choose, and return its gain over the untuned one there."""
+    if unseen is None:
+        return None
+    public = labelled.public
+    comparison = compare(unseen, untuned[public], labelled.groups[public])
+    best.scores.update(_unseen_scores(unseen, tuned, labelled, corrected, cross_validated))
+    best.provenance["validated by"] = _validated_by(cross_validated, certificate)
+    best.provenance.pop("within noise of", None)
+    if comparison.within_noise:
+        best.provenance["within noise of"] = "untuned"
+    return comparison
 
 
 def _run(
@@ -273,7 +306,7 @@ def _trial_precisions(landscape: Landscape, study) -> np.ndarray:
     for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         combination = landscape.combination(choice)
-        rows.append(combination.average_precisions(coordinates @ combination.corners))
+        rows.append(combination.average_precisions(combination.weights(coordinates)))
     return np.array(rows)
 
 
@@ -408,31 +441,25 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     components = landscape.space.components_of(choice)
     weights = np.full(len(components), 1.0 / len(components)) if recipe is None else recipe.weight_array
     values = landscape.full_precisions(choice, weights, landscape.combination(choice).corners)
-    return Recipe(
+    recipe = Recipe(
         "untuned",
         components,
         tuple(map(float, weights)),
         dict(choice),
-        _scores(values, landscape.labelled),
+        {},
         {"competition": landscape.configuration.competition.name, **_studied(landscape)},
         landscape.recipe_steps(choice, weights),
-    ), values
+    )
+    return evaluated(landscape.configuration, recipe, values, landscape.labelled), values
 
 
 def _studied(landscape: Landscape) -> dict[str, str]:
     return {} if landscape.space.recipe is None else {"studied": landscape.space.recipe.name}
 
 
-def _scores(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
-    """MAP@k (Kaggle's convention) on the public, the private and all labelled queries."""
-    found = {"public": float(values[labelled.public].mean()), "all": float(values.mean())}
-    if labelled.private.any():
-        found["private"] = float(values[labelled.private].mean())
-    return found
-
-
 def _provenance(
     landscape: Landscape,
+    choice: Choice,
     combination: Combination,
     study: str,
     seed: int,
@@ -442,6 +469,7 @@ def _provenance(
     settings = landscape.configuration.tuning
     found: dict[str, object] = {
         "competition": landscape.configuration.competition.name,
+        "data": data_identity(landscape.configuration, landscape.space.components_of(choice)),
         "convention": "min(m,k)",
         "region": settings.region,
         "sums": list(map(float, combination.sums)),

@@ -37,10 +37,21 @@ def made(tiny_competition, tmp_path_factory):
     recipe.write_text(json.dumps(values))
     shutil.copytree(folder / "competition" / "test", folder / "queries")
     assert (
-        main(["predict", str(folder / "queries"), str(folder / "expected.csv"), *common, "--device", "cpu"])
+        main(
+            [
+                "predict",
+                str(folder / "queries"),
+                str(folder / "expected.csv"),
+                *common,
+                "--recipe",
+                "best",
+                "--device",
+                "cpu",
+            ]
+        )
         == 0
     )
-    assert main(["bundle", *common, "--out", str(folder / "bundle")]) == 0
+    assert main(["bundle", *common, "--recipe", "best", "--out", str(folder / "bundle")]) == 0
     os.rename(folder / "competition", folder / "competition-away")
     os.rename(work, folder / "work-away")
     return folder / "bundle", folder / "queries", folder / "expected.csv"
@@ -167,7 +178,7 @@ def test_a_bundle_carries_its_index(made, tmp_path, capsys, kind):
     bundle, queries, expected = made
     away, indexed = bundle.parent, tmp_path / "indexed"
     common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
-    assert main(["bundle", *common, "--index", kind, "--out", str(indexed)]) == 0
+    assert main(["bundle", *common, "--recipe", "best", "--index", kind, "--out", str(indexed)]) == 0
     names = json.loads((indexed / "bundle.json").read_text())["files"]
     assert [
         name for name in names if name.startswith(f"work/ranking/index-{kind}-") and name.endswith(".faiss")

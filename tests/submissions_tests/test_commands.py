@@ -70,7 +70,9 @@ def test_tune_with_a_certificate(done, capsys):
 def test_submit_check_score_leaderboard(done, capsys, tmp_path):
     config, work = done
     code, out, _ = run(
-        capsys, "submit", "--config", config, "--work", work, "--split", "validation", "--sheet", "--json"
+        capsys,
+        *("submit", "--config", config, "--work", work, "--split", "validation"),
+        *("--recipe", "best", "--sheet", "--json"),
     )
     assert code == 0
     written = json.loads(out)
@@ -153,7 +155,7 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
 def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
     config, work = done
     common = ("--config", config, "--work", work)
-    for recipe in ((), ("--recipe", "top7_augmented")):
+    for recipe in (("--recipe", "best"), ("--recipe", "top7_augmented")):
         exact, found, predicted = tmp_path / "exact.csv", tmp_path / "found.csv", tmp_path / "predicted.csv"
         assert run(capsys, "submit", *common, *recipe, "--out", exact)[0] == 0
         code, out, err = run(capsys, "submit", *common, *recipe, "--index", kind, "--out", found, "--json")
@@ -455,3 +457,36 @@ def test_a_full_disk_is_one_line_with_the_folder_and_its_room(tmp_path, monkeypa
     said = capsys.readouterr().err
     assert f"the disk of {tmp_path} is full" in said and "bytes are free" in said and said.count("\n") == 1
     assert ("a.npy" in said) == named and "OSError" not in said
+
+
+def test_submit_takes_the_best_validated_recipe_and_says_which(done, capsys, tmp_path):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    code, out, _ = run(capsys, "recipes", *common, "--json")
+    listed = json.loads(out)
+    rows = {row["recipe"]: row for row in listed["recipes"]}
+    assert code == 0 and {"best", "untuned", "pwa_qe", "ustc2019"} <= set(rows)
+    usable = [row for row in rows.values() if row["of this data"] and "within noise" not in row["how"]]
+    expected = max(usable, key=lambda row: (row["validated"], row["public"]))
+    code, out, err = run(capsys, "submit", *common, "--out", tmp_path / "x.csv", "--json")
+    written = json.loads(out)
+    assert code == 0 and written["recipe"] == listed["submits"]
+    assert written["expected"]["validated"] == expected["validated"]
+    assert f"recipe {written['recipe']}: MAP {expected['validated']:.4f}" in err
+    assert err.count("top7: ") == 1
+    code, out, _ = run(capsys, "recipes", *common, "pwa_qe")
+    assert code == 0 and "then expand" in out
+
+
+def test_figures_of_other_labels_are_not_taken(done, capsys, tmp_path):
+    config, work = done
+    copy = tmp_path / "work"
+    shutil.copytree(work, copy)
+    for path in (copy / "recipes").glob("*.json"):
+        values = json.loads(path.read_text())
+        values["provenance"].get("data", {})["labels"] = "other"
+        path.write_text(json.dumps(values))
+    code, out, err = run(
+        capsys, "submit", "--config", config, "--work", copy, "--out", tmp_path / "x.csv", "--json"
+    )
+    assert code == 0 and json.loads(out)["recipe"] == "best" and "the last study's" in err

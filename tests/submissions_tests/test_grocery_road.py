@@ -45,6 +45,6 @@ def test_extract_tune_submit_check(shared, tmp_path, capsys):
     submitted = run("submit", "--split", "test")
     assert submitted["queries"] == 324
     assert run("check", submitted["file"])["accepted"]
-    validation = run("submit", "--split", "validation")
+    validation = run("submit", "--split", "validation", "--recipe", "best")
     scored = run("score", validation["file"])
     assert scored["maps"]["min(m,k)"] == pytest.approx(tuned["scores"]["all"], abs=1e-12)

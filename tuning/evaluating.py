@@ -1,0 +1,71 @@
+"""Recipes that no label chose, scored on the labelled queries, and kept with their figures."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError, Top7Error
+from competition.metrics import average_precisions
+from features.descriptors import gallery_ids
+from features.kept_recipes import data_identity
+from features.ranked_lists import ranked_lists
+from features.ranking.recipes import recipe_names
+from features.recipe import Recipe, find_recipe, write_recipe
+from tuning.labelled import Labelled, labelled_queries
+
+LARGE_GALLERY = 20_000  # rows past which a recipe that joins every gallery image is scored on demand alone
+WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
+
+
+def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:
+    """Return AP@k of every labelled query under a recipe, by full ranking, (Q,) float64."""
+    ids = gallery_ids(configuration)
+    lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
+    return average_precisions(lists.ranks, labelled.relevant, configuration.competition.top_k)
+
+
+def figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
+    """Return MAP@k on the public, the private and all labelled queries, from AP@k (Q,)."""
+    found = {"public": float(values[labelled.public].mean()), "all": float(values.mean())}
+    if labelled.private.any():
+        found["private"] = float(values[labelled.private].mean())
+    return found
+
+
+def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> Recipe:
+    """Return an untuned recipe with its figures: no label chose it, so that on all queries is a validated one."""
+    scores = figures(values, labelled)
+    return replace(
+        recipe,
+        scores={**scores, "validated": scores["all"]},
+        provenance={**recipe.provenance, "data": data_identity(configuration, recipe.components)},
+    )
+
+
+def score_named(configuration: Configuration) -> dict[str, float]:
+    """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
+    found, left_out = {}, {}
+    labelled = labelled_queries(configuration, gallery_ids(configuration))
+    folder = Path(configuration.competition.work) / "recipes"
+    for name in recipe_names():
+        try:
+            recipe = find_recipe(configuration, name)
+            steps = [str(step["step"]) for step in recipe.steps]
+            whole = [step for step in steps if step in WHOLE_GALLERY]
+            if whole and len(gallery_ids(configuration)) > LARGE_GALLERY:
+                raise ConfigurationError(f"{whole[0]} takes long here: ./run.sh compare {name} scores it")
+            values = labelled_precisions(configuration, recipe, labelled)
+        except (ConfigurationError, Top7Error) as error:
+            left_out[name] = str(error)
+            continue
+        recipe = evaluated(configuration, recipe, values, labelled)
+        write_recipe(folder / f"{name}.json", recipe)
+        found[name] = recipe.scores["all"]
+    for name, why in left_out.items():
+        print(f"top7: recipe {name} was not scored: {why}", file=sys.stderr)
+    return found
