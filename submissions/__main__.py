@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from competition.errors import Top7Error
 from competition.printable import PrintableStream
+from submissions import interruption
 from submissions.arguments import parse
 
 
@@ -42,7 +43,8 @@ def _run(options: Namespace) -> int:
         print(f"top7: {_one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("top7: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        interruption.said.set()
+        print(interruption.LINE, file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(
@@ -82,4 +84,5 @@ def _one_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    interruption.end_within_a_second()
     sys.exit(main())
