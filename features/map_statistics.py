@@ -15,9 +15,6 @@ from torch import Tensor
 
 from features.regions import region_maxima, row_bands
 
-POWER = (
-    3.0  # of the power mean that positions must exceed in GRMAC and AMAC: not published; GeM's is our choice
-)
 GROUP_BYTES = 2**20  # maps read together on a CPU: fewer calls, still in the caches
 ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
 
@@ -30,7 +27,7 @@ class MapStatistics:
     (B, C); powers: power means of other exponents, by exponent, (B, C); summed: S' of eq. 1, over channels, (B, P);
     active: the number of positive responses of each channel, (B, C) float64, exact, for maps without negatives;
     weighted: sum over positions of S f_j, (B, C), with S = (S' / ||S'||_2)^1/2 (eq. 1; CroW with a = b = 2);
-    attended_maximum: over the positions that `attention` finds, or all if none, (B, C); regions: L2-normalised
+    attended_maximum: with zero where the summed map is below its mean, (B, C); regions: L2-normalised
     maximum of each R-MAC region, (B, R, C).
     """
 
@@ -71,6 +68,13 @@ def centre_prior(height: int, width: int) -> Tensor:
     sigma = min(height, width) / 2 / 3
     weights = torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * sigma**2)).flatten()
     return (weights / weights.sum()).float()
+
+
+def raised_attention(summed: Tensor, power: float) -> Tensor:
+    """Positions (B, P) bool where the summed map, above its minimum, exceeds the power mean of what is above it."""
+    above = summed.double() - summed.double().amin(-1, keepdim=True)
+    threshold = by_row(lambda row: row.pow(power).mean(-1, keepdim=True).pow(1 / power), above)
+    return above > threshold * (1 + 1e-6)
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -182,9 +186,12 @@ class _Reading:
 
     @cached_property
     def attended_maximum(self) -> Tensor:
-        attended = attention(self.summed, POWER)
+        attended = torch.stack([row >= row.double().mean() for row in self.summed])
         return torch.stack(
-            [f[:, inside].amax(1) if inside.any() else f.amax(1) for f, inside in zip(self.flat, attended)]
+            [
+                f.amax(1) if inside.all() else f[:, inside].amax(1).clamp(min=0)
+                for f, inside in zip(self.flat, attended)
+            ]
         )
 
 

@@ -23,10 +23,18 @@ from torch import Tensor
 
 from competition.errors import ConfigurationError, Top7Error, nearest
 from features.components import EMBEDDINGS
-from features.map_statistics import POWER, MapStatistics, attention, by_row, map_statistics
+from features.map_statistics import (
+    MapStatistics,
+    attention,
+    by_row,
+    map_statistics,
+    raised_attention,
+    unit_rows,
+)
 from features.regions import region_squares
 
 ATTENDED_SHARE = 1 / 3
+GRMAC_POWER = 3.5
 
 
 def spoc(of: MapStatistics) -> Tensor:
@@ -100,28 +108,56 @@ def rmac(of: MapStatistics) -> Tensor:
     return of.regions.sum(1)
 
 
+def rmac_whole(of: MapStatistics) -> Tensor:
+    """R-MAC with the whole map as one more region, as the programs of cirtorch, GAN (2018) and USTC_NELSLIP have it."""
+    return of.regions.sum(1) + unit_rows(of.maximum)
+
+
 def ramac(of: MapStatistics) -> Tensor:
-    """RA-MAC: R-MAC with each region weighted by its share of positions where the summed map exceeds its mean."""
-    return _attended_regions(of, 1.0)
+    """RA-MAC: R-MAC with each region weighted by its share of positions where the summed map exceeds its mean.
+
+    GAN's idea (2018) on our regions; regions under one third of attended positions count nothing.
+    """
+    return _attended_regions(of, attention(of.summed, 1.0), whole=False)
+
+
+def ramac_whole(of: MapStatistics) -> Tensor:
+    """RA-MAC as GAN's program (2018) has it: the whole map is a region more, one third exactly counts nothing too.
+
+    Their program takes mean and shares over a whole batch; here it is each image's own, as for all `-whole` poolings.
+    """
+    return _attended_regions(of, attention(of.summed, 1.0), whole=True)
 
 
 def grmac(of: MapStatistics) -> Tensor:
-    """GRMAC: RA-MAC with the threshold taken as a power mean of the summed map (power 3, our choice)."""
-    return _attended_regions(of, POWER)
+    """GRMAC: RA-MAC with the threshold (mean((S - min S)^p))^(1/p) + min S, p = 3.5 (USTC_NELSLIP 2019), our regions."""
+    return _attended_regions(of, raised_attention(of.summed, GRMAC_POWER), whole=False)
 
 
-def _attended_regions(of: MapStatistics, power: float) -> Tensor:
-    """Regions under one third get 0; where that leaves none (a constant map), all count alike, as in R-MAC."""
-    attended = attention(of.summed, power).view(-1, of.height, of.width)
+def grmac_whole(of: MapStatistics) -> Tensor:
+    """GRMAC as USTC_NELSLIP's programs (2019, 2020) have it: regions and shares as in `ramac_whole`."""
+    return _attended_regions(of, raised_attention(of.summed, GRMAC_POWER), whole=True)
+
+
+def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool) -> Tensor:
+    """Regions under one third get 0 (with `whole`: and at one third); if that leaves none, all count alike, as in R-MAC.
+
+    attended: (B, P) bool; whole: the whole map is a region more.
+    """
+    regions, attended = of.regions, attended.view(-1, of.height, of.width)
     squares = region_squares(of.height, of.width)
-    shares = torch.stack([attended[:, t : t + s, l : l + s].float().mean((1, 2)) for t, l, s in squares], 1)
-    shares = torch.where(shares < ATTENDED_SHARE - 1e-6, 0.0, shares)
+    shares = [attended[:, t : t + s, l : l + s].float().mean((1, 2)) for t, l, s in squares]
+    if whole:
+        regions = torch.cat([unit_rows(of.maximum)[:, None], regions], 1)
+        shares = [attended.float().mean((1, 2)), *shares]
+    shares = torch.stack(shares, 1)
+    shares = torch.where(shares < ATTENDED_SHARE + (1e-6 if whole else -1e-6), 0.0, shares)
     shares = torch.where(shares.any(1, keepdim=True), shares, 1.0)
-    return (of.regions * shares[:, :, None]).sum(1)
+    return (regions * shares[:, :, None]).sum(1)
 
 
 def amac(of: MapStatistics) -> Tensor:
-    """AMAC: maximum over the positions where the summed map exceeds its power mean; MAC where none does."""
+    """AMAC (USTC_NELSLIP 2020): maximum of the maps with zero wherever the summed map is below its mean."""
     return of.attended_maximum
 
 
@@ -136,12 +172,15 @@ _FORMULAS: dict[str, tuple[Callable[[MapStatistics], Tensor], tuple[str, ...]]] 
     "fcrow-sums": (fcrow_sums, ("average", "active", "weighted")),
     "fcrow-outside": (fcrow_outside, ("active", "weighted")),
     "rmac": (rmac, ("regions",)),
+    "rmac-whole": (rmac_whole, ("regions", "maximum")),
     "ramac": (ramac, ("regions", "summed")),
+    "ramac-whole": (ramac_whole, ("regions", "maximum", "summed")),
     "grmac": (grmac, ("regions", "summed")),
+    "grmac-whole": (grmac_whole, ("regions", "maximum", "summed")),
     "amac": (amac, ("attended_maximum",)),
 }
 
-_NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside", "grmac", "amac"})
+_NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside"})
 
 
 def needs_non_negative(name: str) -> bool:
@@ -163,7 +202,7 @@ def check_non_negative(maps: Tensor, names: Iterable[str]) -> None:
     if needing and maps.numel() and -math.inf < (lowest := maps.amin().item()) < 0:
         raise Top7Error(
             f"the maps hold negative values (down to {lowest:.4g}), which {', '.join(needing)} cannot take: clamp them"
-            " at zero, choose a layer after a ReLU, or one of spoc, mac, rmac, ramac"
+            " at zero, choose a layer after a ReLU, or one of spoc, mac, rmac, ramac, grmac, amac"
         )
 
 

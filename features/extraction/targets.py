@@ -19,7 +19,7 @@ from features.models import weights_digest
 from features.simulated_photos import VERSION
 from features.weights import file_digest
 
-POOLED = 1  # raise when a pooling's results change
+POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
 PARTS = 1  # likewise for part detectors
 
 
@@ -100,7 +100,7 @@ def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
 
 
 def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
-    return {**base, "layer": layer, "pooling": pooling, "pooled": POOLED}
+    return {**base, "layer": layer, "pooling": pooling, "pooled": POOLED.get(pooling, 1)}
 
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:

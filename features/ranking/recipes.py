@@ -6,8 +6,8 @@ extracts.
 A pattern names a layer's component, {"backbone", "layer", "pooling"}, a part detector's, {"backbone",
 "parts", "count", "dim", "exponent"}, or external ones, {"external"}: backbone: "*" (every one, the default),
 a name, or a number from 1 (beyond the last: counted on from the first again); layer: "all", "last", a name or
-timm index as the configuration has it under {"is": …}, or a number from the deepest, -1, -2, …; pooling: a
-name, or a list of which the first that the configuration has; parts: "*" or the table's number from 1; count,
+timm index as the configuration has it under {"is": …}, a number from the deepest, -1, -2, …, or a list of
+these two kinds, of which the first that the backbone has; pooling: a name, or a list of which the first that the configuration has; parts: "*" or the table's number from 1; count,
 dim, exponent: the nearest the table has; external: "*" or a name. A pattern that finds nothing is an error,
 unless it says "optional": true.
 """
@@ -48,6 +48,8 @@ def _backbone(value: object) -> bool:
 
 
 def _layer(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(not isinstance(item, str | list) and _layer(item) for item in value)
     if isinstance(value, dict):
         return set(value) == {"is"} and type(value["is"]) in (int, str)
     return type(value) is int and value < 0 or isinstance(value, str)
@@ -60,7 +62,7 @@ def _pooling(value: object) -> bool:
 # what a pattern's keys may be, and the words for it
 PATTERN: dict[str, tuple[Callable[[object], bool], str]] = {
     "backbone": (_backbone, '"*", a name or a number from 1'),
-    "layer": (_layer, '"all", "last", a negative number or {"is": …}'),
+    "layer": (_layer, '"all", "last", a negative number, {"is": …} or a list of these two'),
     "pooling": (_pooling, "a name or a list of names"),
     "parts": (_backbone, '"*" or a number from 1'),
     "count": (_number, "a number"),
@@ -236,14 +238,15 @@ def _layers(
 ) -> list[Component]:
     order = depth_order(backbone.layers)
     wanted = pattern.get("layer", "last")
+    if isinstance(wanted, list):
+        known = [layer for layer in wanted if _has_layer(order, layer)]
+        wanted = known[0] if known else wanted
     if wanted == "all":
         layers = list(order)
     elif wanted == "last":
         layers = [order[-1]]
-    elif isinstance(wanted, Mapping) and wanted.get("is") in order:
-        layers = [wanted["is"]]
-    elif isinstance(wanted, int) and -len(order) <= wanted < 0:
-        layers = [order[wanted]]
+    elif _has_layer(order, wanted):
+        layers = [wanted["is"] if isinstance(wanted, Mapping) else order[wanted]]
     else:
         notes.append(f"{backbone.name} has no layer {wanted!r} among {list(order)}")
         return []
@@ -261,6 +264,13 @@ def _layers(
     if pooling in EMBEDDINGS:  # one by itself, which stands for the deepest layer
         layers = [pooling] if order[-1] in layers else []
     return [layer_component(backbone, layer, pooling) for layer in layers]
+
+
+def _has_layer(order: Sequence[int | str], wanted: object) -> bool:
+    """Whether a pattern's {"is": …}, or number from the deepest, is one of the layers."""
+    if isinstance(wanted, Mapping):
+        return wanted.get("is") in order
+    return isinstance(wanted, int) and -len(order) <= wanted < 0
 
 
 def _parts(pattern: Mapping[str, object], backbone: Backbone, notes: list[str]) -> list[Component]:

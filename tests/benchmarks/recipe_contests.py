@@ -18,7 +18,20 @@ from competition.splits import private_mask, query_groups
 from features.extraction import extract
 from tests.grocery import SHARED, grocery_configuration
 
-POOLINGS = ("spoc", "mac", "gem", "crow", "fcrow", "rmac", "ramac", "grmac")
+POOLINGS = (
+    "spoc",
+    "mac",
+    "gem",
+    "crow",
+    "fcrow",
+    "rmac",
+    "ramac",
+    "grmac",
+    "amac",
+    "rmac-whole",
+    "ramac-whole",
+    "grmac-whole",
+)
 GROCERY_PARTS = (
     "{ layer = 4, counts = [25, 50, 100, 150], dims = [64, 128, 256, 512], exponents = [0.5, 1.0] }"
 )

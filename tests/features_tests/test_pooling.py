@@ -62,24 +62,28 @@ def naive(name: str, f: np.ndarray) -> np.ndarray:
             }[name]
             out[j] = weight * sum(math.sqrt(summed[p] / norm) * f[j][p] for p in positions)
     else:
-        power = {"rmac": None, "ramac": 1, "grmac": 3, "amac": 3}[name]
         summed = np.array(
             [[sum(f[j, y, x] for j in range(channels)) for x in range(width)] for y in range(height)]
         )
-        exceeds = summed > (np.mean(summed**power) ** (1 / power) * (1 + 1e-6)) if power else None
-        if name == "amac":
-            for j in range(channels):
-                inside = [f[j][p] for p in positions if exceeds[p]] or [f[j][p] for p in positions]
-                out[j] = max(inside)
-            return out
+        if name == "amac":  # USTC_NELSLIP 2020: maximum of the maps, zero where S < mean S
+            masked = np.where(summed >= summed.mean(), f, 0)
+            return masked.reshape(channels, -1).max(1)
+        kind, whole = name.removesuffix("-whole"), name.endswith("-whole")
+        power = {"rmac": None, "ramac": 1, "grmac": 3.5}[kind]
+        lowest = summed.min()
+        exceeds = (
+            summed > np.mean((summed - lowest) ** power) ** (1 / power) + lowest + 1e-6 if power else None
+        )
+        windows = [(slice(t, t + s), slice(l, l + s)) for t, l, s in region_squares(height, width)]
+        if whole:
+            windows.insert(0, (slice(None), slice(None)))
         regions, shares = [], []
-        for top, left, side in region_squares(height, width):
-            window = f[:, top : top + side, left : left + side]
-            vector = np.array([window[j].max() for j in range(channels)])
+        for window in windows:
+            vector = np.array([f[j][window].max() for j in range(channels)])
             regions.append(vector / (np.linalg.norm(vector) or 1))
-            shares.append(1.0 if power is None else exceeds[top : top + side, left : left + side].mean())
+            shares.append(1.0 if power is None else exceeds[window].mean())
         if power is not None:
-            shares = [share if share >= 1 / 3 - 1e-6 else 0 for share in shares]
+            shares = [share if share > 1 / 3 + (1e-6 if whole else -1e-6) else 0 for share in shares]
             shares = shares if any(shares) else [1] * len(shares)
         for vector, share in zip(regions, shares, strict=True):
             out += share * vector
@@ -199,7 +203,29 @@ def test_attended_poolings_of_a_constant_map():
     maps = torch.full((1, 3, 5, 5), 0.1)
     assert torch.equal(POOLING["ramac"](maps), POOLING["rmac"](maps))
     assert torch.equal(POOLING["grmac"](maps), POOLING["rmac"](maps))
+    torch.testing.assert_close(POOLING["grmac-whole"](maps), POOLING["rmac-whole"](maps))
     assert torch.equal(POOLING["amac"](maps), POOLING["mac"](maps))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6, 6), (2, 7, 4, 9), (1, 3, 9, 5)])
+@pytest.mark.parametrize("name", ["rmac-whole", "ramac", "ramac-whole", "grmac", "grmac-whole", "amac"])
+def test_attended_poolings_of_maps_with_negative_values(name, shape):
+    maps = torch.randn(*shape, generator=torch.Generator().manual_seed(8)) - 0.5
+    expected = np.stack([naive(name, image.double().numpy()) for image in maps])
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = POOLING[name](maps.contiguous(memory_format=layout))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_a_region_attended_at_exactly_one_third_counts_in_ours_and_not_in_the_programs():
+    maps = torch.zeros(1, 1, 3, 3)
+    maps[0, 0, :, 0] = torch.tensor([3.0, 2.0, 1.5])  # three of nine exceed the mean, in the left column
+    # ours: the square of side 3 at 1/3, of side 2 the left two at 1/2, of side 1 the three at 1
+    assert POOLING["ramac"](maps).item() == pytest.approx(1 / 3 + 2 * 0.5 + 3)
+    assert POOLING["ramac-whole"](maps).item() == pytest.approx(
+        2 * 0.5 + 3
+    )  # neither the whole map nor that square
+    assert POOLING["rmac-whole"](maps).item() == pytest.approx(POOLING["rmac"](maps).item() + 1)
 
 
 def test_negative_maps_are_refused_where_they_mean_nothing():
@@ -240,7 +266,7 @@ def test_scale_scales_or_vanishes(seed, channels, height, width, scale):
     maps = sparse_maps((1, channels, height, width), seed=seed)
     pooled, scaled = pool_maps(maps, POOLING), pool_maps(maps * scale, POOLING)
     for name in POOLING:
-        factor = 1 if name in ("rmac", "ramac", "grmac") else scale
+        factor = 1 if "rmac" in name or "ramac" in name else scale
         np.testing.assert_allclose(scaled[name].numpy(), pooled[name].numpy() * factor, rtol=1e-4, atol=1e-6)
 
 

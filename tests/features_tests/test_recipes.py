@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
+from features.ranking.expansion import neighbour_weights
 from features.ranking.recipes import named_recipe, read_named_recipe, recipe_names, resolve
 from features.recipe import read_recipe
 from tests.benchmarks.recipes import without
 
-RECIPES = ("fcrow_wmff_qe", "gan2018", "pwa_qe", "top7", "top7_augmented", "ustc2019", "wislab2018")
-EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac")
+RECIPES = (
+    "fcrow_wmff_qe",
+    "gan2018",
+    "pwa_qe",
+    "top7",
+    "top7_augmented",
+    "ustc2019",
+    "ustc2020",
+    "wislab2018",
+)
+EVERYTHING = ("spoc", "mac", "crow", "fcrow", "rmac", "ramac", "grmac", "amac")
 
 
 def configuration(*backbones, externals=()):
@@ -55,6 +66,42 @@ def test_ustc_takes_two_backbones_or_says_which_stands_in():
     one = resolve(recipe, configuration(backbone("a")))
     assert [component.name for component in one.components] == ["a/4/mac", "a/4/grmac"]
     assert one.notes == ("wants 2 backbones, there are 1: a stands in for number 2",)
+
+
+def test_wislabs_weights_find_their_layers_by_name_or_by_depth():
+    layers = ("conv1_2", "conv2_2", "conv3_1", "conv3_3", "conv4_3", "conv5_3")
+    recipe = named_recipe("wislab2018")
+    assert [stage["weights"][:6] for stage in recipe.steps[1]["stages"]] == [
+        [1, 3, 5, 1, 7, 1],
+        [1, 2, 0.1, 0.1, 1, 1],
+        [2, 0.1, 0.1, 4.5, 1, 3],
+    ]
+    found = resolve(recipe, configuration(backbone("vgg", layers), backbone("resnet")))
+    assert [component.layer for component in found.components] == [*layers, 4] and not found.notes
+    assert found.weights[6] == pytest.approx(60 / 70.7) and found.groups == tuple(range(7))
+    fewer = layers[:2] + layers[3:]  # the WMFF paper's five
+    found = resolve(recipe, configuration(backbone("vgg", fewer)))
+    assert [component.layer for component in found.components] == list(fewer)
+    assert found.groups == (0, 1, 3, 4, 5)
+    other = resolve(recipe, configuration(backbone("a")))
+    assert [component.layer for component in other.components] == [0, 1, 2, 3, 4]
+    assert other.groups == (1, 2, 3, 4, 5)
+
+
+def test_rivals_take_the_poolings_of_their_own_programs_where_they_are_extracted():
+    wholes = (*EVERYTHING, "rmac-whole", "ramac-whole", "grmac-whole")
+    known = configuration(backbone("a", pooling=wholes))
+    assert names(named_recipe("gan2018"), known) == [
+        "a/4/mac",
+        "a/4/spoc",
+        "a/4/rmac-whole",
+        "a/4/ramac-whole",
+    ]
+    assert names(named_recipe("ustc2020"), known) == ["a/4/grmac-whole", "a/4/amac"]
+    assert neighbour_weights(np.array([[3]]), np.array([[0.9]]), "weighted", 3.0).tolist() == [[0.5]]
+    assert named_recipe("gan2018").steps[3] == {"step": "augment", "neighbours": 1, "kind": "weighted"}
+    two = neighbour_weights(np.array([[3, 4]]), np.array([[0.9, 0.8]]), "weighted", 3.0)
+    assert two.tolist() == [[2 / 3, 1 / 3]]
 
 
 def test_the_papers_weights_go_from_deep_to_shallow():
