@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from competition.configuration import Configuration
+from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError
 from features.components import Component, backbone_named, external_named
 from features.dumps import Dump, open_dump
@@ -54,10 +54,10 @@ def component_path(
 ) -> Path:
     """Return where the component's dump lies; a whitened part component is made there if it is missing."""
     if component.external is not None:
-        if folder is not None:
+        if folder is not None or split == SIMULATED:
             raise ConfigurationError(
-                f"{component.name}: descriptors made elsewhere cannot describe new images: tune a "
-                "recipe without [[external]] components for predict"
+                f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
+                "take a recipe without [[external]] components"
             )
         return external_dump_path(configuration, split, external_named(configuration, component.external))
     backbone = backbone_named(configuration, component.backbone)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from competition.images import split_images
 from features.extraction import plan, running
 from features.extraction.foretelling import PartCosts, learning_s, part_costs, projecting_s
 from features.extraction.learning import left_to_learn
@@ -90,7 +91,7 @@ def test_costs_of_larger_samples_are_scaled(tiny, form):
     ticks = itertools.count()
     work = running.Work(configuration, {}, {}, "cpu")
     engine = work._engine(configuration.backbones[0])
-    images = running.split_images(configuration, "gallery")
+    images = split_images(configuration, "gallery")
     found = part_costs(engine, engine.backbone.parts[0], images, 4000, clock=lambda: float(next(ticks)))
     assert found.gram_s == 2**2 and found.solve_s == 10**3  # probes of 2,000 and 400 images
     assert found.maps_s == pytest.approx(1 / 12) and found.aggregate_s == pytest.approx(1 / 4)

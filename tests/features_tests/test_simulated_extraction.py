@@ -9,7 +9,7 @@ from PIL import Image
 from competition.configuration import SIMULATED, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.simulated_split import photo_seed, photo_source, sampled_rows
-from features.components import layer_component
+from features.components import external_component, layer_component
 from features.decoding import Sizing, decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
@@ -240,3 +240,13 @@ def test_what_is_lacking_is_said(folder):
         ConfigurationError, match="no simulated photo can judge: the 1 sampled images form 1 groups"
     ):
         open_judging(single, components(single), ids)
+
+
+def test_descriptors_made_elsewhere_have_no_photos(folder):
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(37, 4)).astype(np.float32))
+    (folder / "x.ids").write_text("".join(f"g{number:03d}\n" for number in range(37)))
+    configuration = simulating(folder, backbone=BACKBONE + '[[external]]\nname = "x"\ngallery = "x.npy"\n')
+    run(configuration)
+    external = external_component(configuration.externals[0])
+    with pytest.raises(ConfigurationError, match="external/x: descriptors made elsewhere cannot describe"):
+        open_teaching(configuration, [external], gallery_ids(configuration))
