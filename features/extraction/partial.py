@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,13 +112,13 @@ class Group:
             if lines and lines[0] == self.header() and self._files_there(lines):
                 self.disk.truncate(self.journal, whole_bytes)
                 self._replay(lines[1:])
+                if self.records.exists():
+                    self._leave_out_damaged(lines)
                 return
             self.disk.remove(self.journal)
             self.disk.sync_folder(self.folder)
-        for column, target in self.wanted:
-            head = self.head(column)
-            size_bytes = len(head) + target.item_bytes * self.widths[column] * len(self.ids)
-            self.disk.allocate(self.partial(column), size_bytes, head)
+        for column, _ in self.wanted:
+            self.disk.allocate(self.partial(column), self._size_bytes(column), self.head(column))
         self.disk.allocate(self.records, self.record_type.itemsize * len(self.ids), b"")
         self.disk.write_file(self.ids_path, json.dumps(list(self.ids), ensure_ascii=False).encode())
         self.disk.append(self.journal, journal_line(self.header()))
@@ -133,9 +134,9 @@ class Group:
         return done
 
     def _files_there(self, lines: list[dict]) -> bool:
-        if any("finishing" in line for line in lines):
-            return True
-        return self.records.exists() and all(self.partial(column).exists() for column, _ in self.wanted)
+        if not self.records.exists():
+            return any("finishing" in line for line in lines)
+        return all(self.partial(column).exists() for column, _ in self.wanted)
 
     def _replay(self, lines: list[dict]) -> None:
         for line in lines:
@@ -147,6 +148,44 @@ class Group:
                 self.unreadable |= {int(row): reason for row, reason in line["unreadable"]}
             elif "finishing" in line:
                 self._leftovers = line["finishing"]
+
+    def _leave_out_damaged(self, lines: list[dict]) -> None:
+        """Windows that are not on the disk as they were written are not done: they are computed again."""
+        for column, _ in self.wanted:
+            path, head = self.partial(column), self.head(column)
+            if (
+                path.stat().st_size != self._size_bytes(column)
+                or self.disk.read_at(path, 0, len(head)) != head
+            ):
+                self.disk.truncate(path, self._size_bytes(column))
+                self.disk.write_at(path, 0, head)
+        checksums = {line["window"]: line.get("records") for line in lines if "window" in line}
+        for number in np.flatnonzero(self.done):
+            if not self._is_whole(int(number), checksums[number]):
+                self.done[number] = False
+                self.unreadable = {
+                    r: why for r, why in self.unreadable.items() if r not in self.window(number)
+                }
+
+    def _is_whole(self, number: int, checksum: int | None) -> bool:
+        rows = self.window(number)
+        size_bytes = self.record_type.itemsize
+        data = self.disk.read_at(self.records, rows.start * size_bytes, len(rows) * size_bytes)
+        if zlib.crc32(data) != checksum:
+            return False
+        records = np.frombuffer(data, dtype=self.record_type)
+        for column, target in self.wanted:
+            row_bytes = target.item_bytes * self.widths[column]
+            offset = len(self.head(column)) + row_bytes * rows.start
+            data = self.disk.read_at(self.partial(column), offset, row_bytes * len(rows))
+            matrix = np.frombuffer(data, dtype=target.dtype).reshape(len(rows), -1)
+            if (row_sums(matrix, records["norms"][:, column]) != records["sums"][:, column]).any():
+                return False
+        return True
+
+    def _size_bytes(self, column: int) -> int:
+        row_bytes = self.targets[column].item_bytes * self.widths[column]
+        return len(self.head(column)) + row_bytes * len(self.ids)
 
     def settings_number(self, settings: dict) -> int:
         """The number that stands for `settings` in the records of this group."""
@@ -185,8 +224,10 @@ class Group:
             self.disk.write_at(self.partial(column), offset, matrix)
         for place, original in originals.items():
             records["by"][place] = original["by"]
-        self.disk.write_at(self.records, self.record_type.itemsize * rows.start, records.tobytes())
-        self._waiting.append({"window": number, "unreadable": sorted(unreadable.items())})
+        data = records.tobytes()
+        self.disk.write_at(self.records, self.record_type.itemsize * rows.start, data)
+        noted = {"window": number, "unreadable": sorted(unreadable.items()), "records": zlib.crc32(data)}
+        self._waiting.append(noted)
 
     def _row(self, column: int, row: int) -> np.ndarray:
         dtype = np.dtype(self.targets[column].dtype)

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from competition.atomic import write_json
 from competition.images import ImageSet, ids_digest
-from features.dumps import DAMAGE, beside, npy_header
+from features.dumps import DAMAGE, bad_rows, beside, npy_header
 from features.extraction.disk import Disk
 from features.extraction.hashing import content_hash, file_stamp
 from features.extraction.journal import read_journal
@@ -132,11 +134,16 @@ def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
         header, label = lines[0], journal.name.split(".")[1]
         members = [by_name.get(name) for name in header["targets"]]
         ids_path = folder / f".{label}.ids"
-        if ids_path.exists() and any(members):
-            ids = json.loads(ids_path.read_text(encoding="utf-8"))
+        ids = _ids(ids_path, header["ids"]) if ids_path.exists() else None
+        if ids is not None and any(members):
             group = Group(members, header["targets"], header["widths"], ids, header["window_rows"], disk)
             group.start()
+            if not group.done.all():  # damaged meanwhile: computed again
+                continue
             group.finish()
+            for _, target in group.wanted:
+                if len(bad := bad_rows(target.path)):  # likewise: `extract` mends it
+                    write_json(beside(target.path, DAMAGE), {"rows": bad.tolist()})
         elif not ids_path.exists():
             for name in next(line["finishing"] for line in lines if "finishing" in line):
                 if name != f"{label}.images.npy":
@@ -145,6 +152,15 @@ def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
             disk.remove(journal)
             disk.sync_folder(folder)
     disk.close()
+
+
+def _ids(path: Path, digest: str) -> list[str] | None:
+    """The ids of an unfinished extraction; None if the file is damaged."""
+    try:
+        ids = json.loads(path.read_text(encoding="utf-8"))
+        return ids if ids_digest(ids) == digest else None
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def groups_for(
@@ -243,7 +259,9 @@ def _unfinished(journal: Path, names: Sequence[str], images: ImageSet) -> Source
     ids_path, records_path = folder / f".{label}.ids", folder / f".{label}.rows.partial"
     if not ids_path.exists() or not records_path.exists():
         return None
-    old_ids = json.loads(ids_path.read_text(encoding="utf-8"))
+    old_ids = _ids(ids_path, header["ids"])
+    if old_ids is None:
+        return None
     columns = {name: number for number, name in enumerate(header["targets"])}
     dtype = record_type(len(columns))
     if records_path.stat().st_size != dtype.itemsize * len(old_ids):
@@ -256,6 +274,7 @@ def _unfinished(journal: Path, names: Sequence[str], images: ImageSet) -> Source
         offset = len(npy_header((len(old_ids), width), "float32"))
         half = path.stat().st_size < offset + 4 * width * len(old_ids)
         matrices[name] = mapped_rows(path, offset, len(old_ids), width, "float16" if half else "float32")
+    records = np.array(np.memmap(records_path, dtype=dtype, mode="r"))
     done = np.zeros(len(old_ids), dtype=bool)
     unreadable: dict[int, str] = {}
     settings: list[dict] = []
@@ -263,11 +282,13 @@ def _unfinished(journal: Path, names: Sequence[str], images: ImageSet) -> Source
         settings = line.get("settings", settings)
         if "window" in line:
             start = line["window"] * header["window_rows"]
+            window = records[start : start + header["window_rows"]]
+            if zlib.crc32(window.tobytes()) != line.get("records"):
+                continue  # damaged: computed again
             done[start : start + header["window_rows"]] = True
             unreadable |= {int(row): reason for row, reason in line["unreadable"]}
     row_of = rows_of(old_ids, images.ids)
     row_of[(row_of >= 0) & ~done[row_of]] = -1
-    records = np.array(np.memmap(records_path, dtype=dtype, mode="r"))
     leftovers = [
         journal,
         records_path,
