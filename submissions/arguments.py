@@ -63,6 +63,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         usage="./run.sh test [PYTEST ARGUMENTS]",
         description="run the tests (arguments go to pytest); no network after set-up",
     )
+    init = _command(
+        commands, "init", "look at a folder of images and write a first configuration", config=False
+    )
+    init.add_argument("folder", type=Path, metavar="FOLDER")
+    init.add_argument("--out", type=Path, metavar="FILE", help="what to write (NAME-OF-FOLDER.toml, here)")
+    init.add_argument("--model", metavar="NAME", help="a timm model (recommended for this machine)")
+    init.add_argument("--weights", type=Path, metavar="FILE", help="its weights in a local file (timm's own)")
     extract = _command(
         commands,
         "extract",

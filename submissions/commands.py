@@ -62,6 +62,23 @@ def splits_of(configuration: Configuration) -> _Splits:
     return found
 
 
+def init(options: Namespace) -> Outcome:
+    """Look at a folder and write its first configuration."""
+    from submissions.first_configuration import write_first_configuration
+    from submissions.folder_contents import look
+
+    out = options.out or Path(f"{options.folder.resolve().name or 'competition'}.toml")
+    if out.exists():
+        raise ConfigurationError(f"{out} is there already: it stays as it is; give another --out FILE")
+    seen, unsure = write_first_configuration(
+        look(options.folder), out, model=options.model, weights=options.weights
+    )
+    for line in unsure:
+        print(f"top7: please check: {line}", file=sys.stderr)
+    values = {"configuration": str(out), "found": seen, "unsure": unsure}
+    return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
+
+
 def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
@@ -448,6 +465,7 @@ def demo(options: Namespace) -> Outcome:
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "demo": demo,
+    "init": init,
     "extract": extract,
     "tune": tune,
     "submit": submit,
