@@ -31,8 +31,8 @@ class Row:
     """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
     What is unknown is None. public, private: by the first convention, on the queries the study saw and on
-    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; moved: places won (positive) or lost from the public to the private ranking of the rows
-    that have both.
+    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; moved: places won
+    (positive) or lost from the public to the private ranking of the recipes that have both.
     """
 
     file: str
@@ -187,13 +187,18 @@ def _row(score: dict | None, official: dict | None) -> Row:
 
 
 def _with_moves(rows: list[Row]) -> list[Row]:
-    both = [row for row in rows if row.public is not None and row.private is not None]
+    both = {_recipe_of(row): row for row in rows if row.public is not None and row.private is not None}
     place = {
-        name: sorted(range(len(both)), key=lambda i: -getattr(both[i], name))
-        for name in ("public", "private")
+        name: sorted(both, key=lambda recipe: -getattr(both[recipe], name)) for name in ("public", "private")
     }
-    moved = {id(both[i]): place["public"].index(i) - place["private"].index(i) for i in range(len(both))}
-    return [Row(**{**vars(row), "moved": moved.get(id(row))}) for row in rows]
+    moved = {recipe: place["public"].index(recipe) - place["private"].index(recipe) for recipe in both}
+    return [Row(**{**vars(row), "moved": moved.get(_recipe_of(row))}) for row in rows]
+
+
+def _recipe_of(row: Row) -> tuple[object, ...]:
+    """What tells recipes apart: all submissions of one move together. A row without a recipe stands for itself."""
+    name = row.details.get("recipe")
+    return (row.sha256,) if name is None else (str(name), row.public, row.private)
 
 
 def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float | None:

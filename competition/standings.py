@@ -42,6 +42,8 @@ def _local_table(rows: Sequence[Row]) -> str:
         "cross-validated",
         "moved",
         "official",
+        "recipe",
+        "date",
     ]
     body = [
         [
@@ -55,10 +57,12 @@ def _local_table(rows: Sequence[Row]) -> str:
             _figure(row.cross_validated),
             "-" if row.moved is None else f"{row.moved:+d}" if row.moved else "0",
             _figure(row.official),
+            str(row.details.get("recipe", "-")),
+            (row.recorded or "-")[:10],
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    return table([head, *body], left=(1, 2, 3))
+    return table([head, *body], left=(1, 2, 3, 11, 12))
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
@@ -67,11 +71,12 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         remark = (
             f"public, private: MAP {CONVENTIONS[0]} on the labelled queries the study saw, and did not see"
         )
-        moved = [abs(row.moved) for row in rows if row.moved is not None]
+        moves = {(row.details.get("recipe", row.sha256), row.public): row.moved for row in rows}
+        moved = [abs(places) for places in moves.values() if places is not None]
         if moved:
             remark += (
                 f"; moved: places from one ranking to the other, {sum(moved) / len(moved):.2f} on average "
-                f"over {len(moved)} submissions"
+                f"over {len(moved)} recipes"
             )
         remarks.append(f"{remark}.")
     if any(row.official is not None for row in rows):

@@ -321,7 +321,8 @@ def show_leaderboard(options: Namespace) -> Outcome:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
         if not leaderboard.record_official(work, file, official):
             print(
-                f"top7: {file} has no local score yet: ./run.sh score or submit records one", file=sys.stderr
+                f"top7: {file} is recorded; no local figure is known of it: score it where it has labels",
+                file=sys.stderr,
             )
     rows = leaderboard.read_rows(work)
     values = {"rows": [{key: value for key, value in vars(row).items()} for row in rows]}

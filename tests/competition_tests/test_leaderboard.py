@@ -76,6 +76,17 @@ def test_shake_up(tmp_path):
     assert moved == {"a": -2, "b": 1, "c": 1, "d": None}
 
 
+def test_two_submissions_of_a_recipe_are_one_recipe_that_moves(tmp_path):
+    for name, public, private in [("first", 0.5, 0.1), ("second", 0.4, 0.3)]:
+        for split in ("validation", "test"):
+            scored(tmp_path, f"{name}-{split}", 0.3, recipe=name, public=public, private=private)
+    moved = {row.file.split("-")[0]: row.moved for row in read_rows(tmp_path / "work")}
+    assert moved == {
+        "first": -1,
+        "second": 1,
+    }  # two recipes swap places; four rows would have made it two each
+
+
 def test_cut_off_last_line(tmp_path):
     scored(tmp_path, "a", 0.2)
     path = tmp_path / "work" / FILE

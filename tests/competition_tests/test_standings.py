@@ -19,7 +19,12 @@ def test_table():
 def test_columns():
     text = render(
         [
-            row("a.csv", 0.5, public=0.6, private=0.25, cross_validated=0.375, moved=-1),
+            row(
+                *("a.csv", 0.5),
+                **{"public": 0.6, "private": 0.25, "cross_validated": 0.375, "moved": -1},
+                recorded="2026-11-25T01:02:03+00:00",
+                details={"recipe": "top7"},
+            ),
             Row("b.csv", "b", official=0.125),
         ]
     )
@@ -37,9 +42,11 @@ def test_columns():
         "0.3750",
         "-1",
         "-",
+        "top7",
+        "2026-11-25",
     ]
-    assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "-", "0.1250"]
-    assert "moved: places from one ranking to the other, 1.00 on average over 1 submissions" in text
+    assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "-", "0.1250", "-", "-"]
+    assert "moved: places from one ranking to the other, 1.00 on average over 1 recipes" in text
     assert "Published" not in text and text.endswith("\n")
 
 
