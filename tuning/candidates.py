@@ -19,6 +19,7 @@ from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, abo
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
+LOOKED_AT = 256  # items whose share that stays says whether too many will
 FIRST_LOOK = 2048  # rows of the first block that give the first thresholds where no sample is given
 
 Block = tuple[int, Sequence[np.ndarray]]
@@ -39,9 +40,14 @@ class Candidates:
 
 
 def exclusion_counts(
-    coordinates: np.ndarray, similarities: np.ndarray, rows: np.ndarray, k: int, margin: float = SCORE_MARGIN
+    coordinates: np.ndarray,
+    similarities: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    margin: float = SCORE_MARGIN,
+    items: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return how many items exclude each item, (n,) int64 (exact below `k`, at least `k` otherwise).
+    """Return how many items exclude each of `items` (all), int64 (exact below `k`, at least `k` otherwise).
 
     `coordinates`: t, (n, J) float64; `similarities`: s, (n, L) float64; `rows`: gallery rows, the tie order.
     """
@@ -50,7 +56,7 @@ def exclusion_counts(
     t, s, r = coordinates[order], similarities[order], rows[order]
     counts = np.zeros(n, dtype=np.int64)
     chunk = max(1, int(4e6) // max(n, 1))
-    alive = np.arange(n)
+    alive = np.arange(n) if items is None else np.flatnonzero(np.isin(order, items))
     for start in range(0, n, chunk):  # rivals chunk by chunk; who has k already needs no more
         alive = alive[counts[alive] < k]
         if not len(alive):
@@ -65,7 +71,7 @@ def exclusion_counts(
         counts[alive] += (above | earlier).sum(axis=1)
     result = np.empty(n, dtype=np.int64)
     result[order] = counts
-    return result
+    return result if items is None else result[items]
 
 
 def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
@@ -94,8 +100,11 @@ def settled(
     for threshold in champion_thresholds(coordinates, k):
         keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
     rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
-    if len(rows) > 4 * limit:
-        return rows, similarities
+    if len(rows) > limit:  # all pairs of so many take minutes: look at a few first
+        looked_at = np.arange(0, len(rows), max(1, len(rows) // LOOKED_AT))
+        counts = exclusion_counts(coordinates, similarities, rows, k, items=looked_at)
+        if (counts < k).mean() * len(rows) > limit:
+            return rows, similarities
     keep = exclusion_counts(coordinates, similarities, rows, k) < k
     return rows[keep], similarities[keep]
 
@@ -113,6 +122,7 @@ def find_candidates(
     sample: Sequence[np.ndarray] | None = None,
     limit: int = 20_000,
     threads: int = 2,
+    ended: Callable[[int], object] = lambda number: None,
 ) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery.
 
@@ -122,7 +132,7 @@ def find_candidates(
     take part in nothing; always: rows to keep whatever happens (the relevant ones), per query; sample: what a block
     holds, of distinct rows from all over the gallery that are not excluded, for the first thresholds. PrunesBadly
     when a query keeps more than `limit`. The result does not depend on blocks or threads: it ends in one exact
-    settling.
+    settling, of one query after the other (ended(1) after each).
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
@@ -158,10 +168,15 @@ def find_candidates(
         running.sharpen()
         queries, rows, _ = running.kept
         own = np.split(rows, np.searchsorted(queries, np.arange(1, n_queries)))
-        found = list(pool.map(lambda number: settle(number, own[number]), range(n_queries)))
-    for rows, _ in found:
-        if len(rows) > limit:
-            raise PrunesBadly(f"{len(rows)} candidates for one query")
+
+        def last(number: int) -> tuple[np.ndarray, np.ndarray]:
+            kept = settle(number, own[number])
+            ended(1)
+            if len(kept[0]) > limit:
+                raise PrunesBadly(f"{len(kept[0])} candidates for one query")
+            return kept
+
+        found = list(pool.map(last, range(n_queries)))
     found = [_with_always(*own, number, always, excluded, canonical) for number, own in enumerate(found)]
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -30,8 +31,14 @@ from tuning.objective import average_precisions as scene_precisions
 from tuning.region import chain_members, layer_sums, region_chains, vertices
 from tuning.running_candidates import FastCoordinates, PrunesBadly
 
-CANDIDATE_LIMIT = 20_000
+CANDIDATE_LIMIT = 5_000
 SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds
+QUERY_BYTES = 200_000  # that a query and component take at most while the gallery streams past (measured)
+PASS_BYTES = 512 << 20  # that the queries of one pass take; more queries take more passes
+SCENE_BYTES = (
+    1 << 30
+)  # of one combination's candidates; past that the full lists are recombined at each trial
+A_MINUTE_S = 60.0
 FORMAT = 1
 
 
@@ -170,50 +177,77 @@ def _candidates(
     relevant: Sequence[np.ndarray],
     progress: bool,
 ) -> Candidates | None:
-    """One pass over the gallery; None where the region prunes badly."""
-    from tqdm import tqdm
-
-    query_arrays = [np.ascontiguousarray(dump.descriptors) for dump in queries]
+    """One pass over the gallery for as many queries as memory allows at once; None where the region prunes badly."""
     arrays = [
         np.asarray(dump.descriptors) for dump in gallery
     ]  # plain views: a memmap costs at each indexing
-    fast = FastCoordinates(corners, tuple(chain_members(chains)))
-    scaled = [(query * scale).astype(np.float32) for query, scale in zip(query_arrays, fast.scale)]
+    fast, excluded = FastCoordinates(corners, tuple(chain_members(chains))), excluded_rows(gallery)
+    n_queries, size = len(relevant), max(1, PASS_BYTES // (QUERY_BYTES * len(arrays)))
+    found: list[Candidates] = []
+    with _bar(len(excluded) * -(-n_queries // size), "row", "candidates", progress) as bar:
+        for first in range(0, n_queries, size):
+            part = slice(first, first + size)
+            own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
+            try:
+                found.append(_one_pass(own, arrays, fast, excluded, k, relevant[part], bar, progress))
+            except PrunesBadly:
+                return None
+            widest = max(len(rows) for candidates in found for rows in candidates.rows)
+            if (first + size) * widest * (8 * len(arrays) + 9) > SCENE_BYTES:
+                return None
+    return Candidates(
+        tuple(rows for candidates in found for rows in candidates.rows),
+        tuple(values for candidates in found for values in candidates.similarities),
+    )
+
+
+def _one_pass(
+    queries: list[np.ndarray],
+    arrays: list[np.ndarray],
+    fast: FastCoordinates,
+    excluded: np.ndarray,
+    k: int,
+    relevant: Sequence[np.ndarray],
+    bar,
+    progress: bool,
+) -> Candidates:
+    scaled = [(query * scale).astype(np.float32) for query, scale in zip(queries, fast.scale)]
 
     def canonical(number: int, rows: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [component_similarity(q[number], g[rows]) for q, g in zip(query_arrays, arrays)], axis=1
-        )
+        return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(queries, arrays)], axis=1)
 
     bounds = np.array(
         [margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)]
     )
-    n_rows, excluded = len(gallery[0].ids), excluded_rows(gallery)
-    block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(query_arrays[0]))), 256, 8192))
-    with tqdm(
-        total=n_rows, unit="row", desc="candidates", disable=None if progress else True, leave=False
-    ) as bar:
+    block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(queries[0]))), 256, 8192))
 
-        def blocks():
-            for start, layers in similarity_blocks(scaled, arrays, block_rows):
-                yield start, layers
-                bar.update(layers[0].shape[1])
+    def blocks():
+        for start, layers in similarity_blocks(scaled, arrays, block_rows):
+            yield start, layers
+            bar.update(layers[0].shape[1])
 
-        try:
-            return find_candidates(
-                blocks(),
-                canonical,
-                fast,
-                k,
-                n_queries=len(query_arrays[0]),
-                similarity_margin=bounds,
-                excluded=excluded,
-                always=relevant,
-                sample=_sample(scaled, arrays, excluded),
-                limit=candidate_limit(n_rows),
-            )
-        except PrunesBadly:
-            return None
+    with _bar(len(relevant), "query", "settle", progress) as settled:
+        return find_candidates(
+            blocks(),
+            canonical,
+            fast,
+            k,
+            n_queries=len(relevant),
+            similarity_margin=bounds,
+            excluded=excluded,
+            always=relevant,
+            sample=_sample(scaled, arrays, excluded),
+            limit=candidate_limit(len(excluded)),
+            ended=settled.update,
+        )
+
+
+def _bar(total: int, unit: str, text: str, progress: bool):
+    """A bar; where stderr is no terminal a line a minute, with what is still to come."""
+    from tqdm import tqdm
+
+    every = {} if sys.stderr.isatty() else {"delay": A_MINUTE_S, "mininterval": A_MINUTE_S}
+    return tqdm(total=total, unit=unit, desc=text, disable=not progress, leave=False, **every)
 
 
 def _sample(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import product
@@ -37,7 +37,7 @@ Choice = Mapping[str, object]
 SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 )
-KEPT_SCENES = 64
+KEPT_BYTES = 512 << 20  # of scenes of all queries, and again of parts of them; kept on disk beside
 LEAST_CACHE = 64 << 20  # bytes; a small gallery's budget would not hold what one trial needs
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
 LARGE_GALLERY = 20_000  # rows past which one trial over a neighbour graph shows its own bars
@@ -113,6 +113,7 @@ class Landscape:
         key = _key(self.space.components_of(choice), [*own, *after])
         if key not in self._made:
             self._made[key] = self._ranked_in_full(choice, key) if after else self._with_candidates(choice)
+            _let_go(self._made, lambda made: 0 if made.scene is None else made.scene.size_bytes)
         return self._made[key]
 
     def _study_corners(self, choice: Choice, corners: np.ndarray) -> np.ndarray:
@@ -222,9 +223,8 @@ class Landscape:
     def _scene_inside(self, choice: Choice, inside: np.ndarray) -> Scene:
         key = (json.dumps(dict(choice), sort_keys=True), inside.tobytes())
         if key not in self._inside:
-            if len(self._inside) >= KEPT_SCENES:
-                self._inside.pop(next(iter(self._inside)))
             self._inside[key] = self.combination(choice).scene.of_queries(inside)
+            _let_go(self._inside, lambda scene: scene.size_bytes)
         return self._inside[key]
 
     def chains_alone(self) -> list[tuple[int, tuple[str, ...]]]:
@@ -296,6 +296,13 @@ class Landscape:
     def identity(self) -> list[str]:
         """The dump files of the first choice: their names hold the digest of what made them."""
         return sorted(dump.path.name for dump in self.dumps(self.space.default)[1])
+
+
+def _let_go(kept: dict, size: Callable[[object], int]) -> None:
+    """Let go of the oldest of what is kept, but not of the last, until it fits KEPT_BYTES."""
+    total = sum(map(size, kept.values()))
+    while total > KEPT_BYTES and len(kept) > 1:
+        total -= size(kept.pop(next(iter(kept))))
 
 
 def _key(components, steps) -> str:

@@ -84,11 +84,13 @@ def _places(
     asked = sorted({query for query, _ in wanted})
     used = np.flatnonzero(weights)
     left = [queries[number].descriptors[asked] for number in used]
-    for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used]):
+    rows = int(np.clip((64 << 20) // (4 * len(used) * len(asked)), 64, 8192))
+    index = {query: place for place, query in enumerate(asked)}
+    for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used], rows):
         fused = sum(np.float32(weights[number]) * layer for number, layer in zip(used, layers))
         fused[:, excluded[start : start + fused.shape[1]]] = -np.inf
         for number, (query, score) in enumerate(wanted):
-            ahead[number] += np.count_nonzero(fused[asked.index(query)] > score)
+            ahead[number] += np.count_nonzero(fused[index[query]] > score)
     return (ahead + 1).tolist()
 
 

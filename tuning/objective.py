@@ -31,6 +31,11 @@ class Scene:
         """Number of queries."""
         return len(self.rows)
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return self.similarities.nbytes + self.rows.nbytes + self.relevant.nbytes
+
     def of_queries(self, queries: np.ndarray) -> Scene:
         """Return the scene of a subset of the queries (mask or indices, repeats allowed)."""
         return Scene(

@@ -109,7 +109,8 @@ class Running:
             thresholds.append(sharper)
             keep[own] = kept
         self.thresholds = np.concatenate(thresholds)
-        for query in np.flatnonzero(np.bincount(queries[keep], minlength=self.n_queries) > self.limit):
+        kept = np.bincount(queries[keep], minlength=self.n_queries)
+        for query in np.argsort(-kept, kind="stable")[: np.count_nonzero(kept > self.limit)]:
             own = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
             own = own[keep[own]]
             exact, _ = self.settle(int(query), rows[own])

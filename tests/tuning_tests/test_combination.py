@@ -109,6 +109,17 @@ def test_a_region_that_prunes_badly_says_so_and_streams_the_same_figures(scenery
         np.testing.assert_array_equal(made.average_precisions(weights), exact.average_precisions(weights))
 
 
+def test_more_queries_than_memory_holds_at_once_come_in_passes_to_the_same_candidates(scenery, monkeypatch):
+    components, queries, gallery, relevant, public = scenery
+    whole = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
+    monkeypatch.setattr(combinations, "PASS_BYTES", 3 * len(components) * combinations.QUERY_BYTES)
+    parts = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
+    np.testing.assert_array_equal(parts.scene.rows, whole.scene.rows)
+    np.testing.assert_array_equal(parts.scene.similarities, whole.scene.similarities)
+    monkeypatch.setattr(combinations, "SCENE_BYTES", 100)
+    assert make_combination(components, queries, gallery, relevant, public, K, "simplex", None).scene is None
+
+
 def test_other_dumps_or_other_queries_are_another_file(scenery, tmp_path):
     components, queries, gallery, relevant, public = scenery
     cache = tmp_path / "cache"
