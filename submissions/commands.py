@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from competition import leaderboard
 from competition.configuration import Configuration, load_configuration
@@ -109,8 +111,25 @@ def extract(options: Namespace) -> Outcome:
     return Outcome(
         values,
         f"{len(report.paths)} dumps complete; {report.images} images run in {report.seconds:.1f} s"
-        f"{unreadable}\n" + "\n".join(str(path) for path in report.paths),
+        f"{unreadable}\n{_dump_table(report.paths, Path(configuration.competition.work) / 'dumps')}",
     )
+
+
+def _dump_table(paths: Sequence[Path], folder: Path) -> str:
+    """A line for each backbone, layer and pooling: its dimensions and how many images each split has."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path in paths:
+        split = path.relative_to(folder).parts[0]
+        shapes.setdefault(path.stem.rpartition("-")[0], {})[split] = np.load(path, mmap_mode="r").shape
+    splits = list(dict.fromkeys(split for row in shapes.values() for split in row))
+    width = max(map(len, [str(folder), *shapes]))
+    lines = [f"{str(folder):<{width}}  {'dims':>6}  " + "  ".join(f"{split:>10}" for split in splits)]
+    for name, row in shapes.items():
+        counts = "  ".join(
+            f"{row[split][0] if split in row else '':>{max(10, len(split))}}" for split in splits
+        )
+        lines.append(f"{name:<{width}}  {next(iter(row.values()))[1]:>6}  {counts}")
+    return "\n".join(lines)
 
 
 def verify(options: Namespace) -> Outcome:
@@ -247,13 +266,28 @@ def submit(options: Namespace) -> Outcome:
         options.out,
         distinct=options.distinct,
     )
-    values, text = dict(written), f"{written['file']}"
+    values, text = dict(written), f"{written['file']}\n{_expected(written, configuration.competition.top_k)}"
     if options.sheet:
         from submissions.retrieval_sheet import write_sheet
 
         sheet = write_sheet(configuration, Path(written["file"]))
         values["sheet"], text = str(sheet), f"{text}\n{sheet}"
     return Outcome(values, text)
+
+
+def _expected(written: dict, top_k: int) -> str:
+    """What was written, in one line, with the most honest figure that its recipe carries."""
+    named = {
+        "validated": "on queries that did not choose it",
+        "cross-validated": "cross-validated",
+        "bias-corrected": "bootstrap bias correction",
+        "all": "on the labelled queries, which chose it if it was tuned: optimistic",
+    }
+    figure = next((key for key in named if key in written["expected"]), None)
+    line = f"{written['queries']} queries of {written['split']} by recipe {written['recipe']}; "
+    if figure is None:
+        return line + "no figure is known: ./run.sh compare gives one where there are labels"
+    return line + f"expected MAP@{top_k} {written['expected'][figure]:.4f} ({named[figure]})"
 
 
 def check(options: Namespace) -> Outcome:

@@ -195,6 +195,19 @@ def test_an_index_that_cannot_be_is_refused_in_one_line(done, capsys, tmp_path):
         assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
 
 
+def test_extract_ends_with_a_table_and_submit_with_what_to_expect(done, capsys, tmp_path):
+    config, work = done
+    common = ("--config", config, "--work", work)
+    _, out, _ = run(capsys, "extract", *common)
+    header, *rows = out.splitlines()[1:]
+    assert header.split()[1:5] == ["dims", "gallery", "validation", "test"] and len(rows) == 8
+    assert rows[0].split()[:5] == ["test_resnet.0.spoc", "32", "24", "8", "8"]
+    _, out, _ = run(capsys, "submit", *common, "--recipe", "best", "--out", tmp_path / "s.csv")
+    expected = json.loads((work / "recipes" / "best.json").read_text())["scores"]["validated"]
+    assert out.splitlines()[0] == str(tmp_path / "s.csv")
+    assert f"8 queries of test by recipe best; expected MAP@7 {expected:.4f}" in out.splitlines()[1]
+
+
 def test_check_lists_every_fault(done, capsys, tmp_path):
     config, work = done
     _, out, _ = run(capsys, "submit", "--config", config, "--work", work, "--out", tmp_path / "good.csv")
