@@ -110,7 +110,7 @@ def standard_error(values: np.ndarray, groups: np.ndarray) -> float | None:
 def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean of `values` (Q,), Student's t over groups; None for a single group.
 
-    It covers more truly than the percentile, BCa and t bootstraps on differences that are mostly zero (BENCHMARKS.md).
+    On differences that are mostly zero it covers 96 to 99 %, BCa 87 to 93; below 30 groups of skewed AP 89 (BENCHMARKS.md).
     """
     error = standard_error(values, groups)
     if error is None:
