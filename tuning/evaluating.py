@@ -24,6 +24,12 @@ WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
 
 def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:
     """Return AP@k of every labelled query under a recipe, by full ranking, (Q,) float64."""
+    if any(step.get("pairs") for step in recipe.steps):
+        print(
+            f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
+            "all, mean nothing: the private one alone is honest",
+            file=sys.stderr,
+        )
     ids = gallery_ids(configuration)
     lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
     return average_precisions(lists.ranks, labelled.relevant, configuration.competition.top_k)

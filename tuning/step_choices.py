@@ -231,6 +231,11 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
                 raise ConfigurationError(
                     f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once"
                 )
+            if key == "pairs" and any(values):
+                raise ConfigurationError(
+                    f"{where}: {step.label}.pairs = {list(values)}: the public queries would judge what they taught: "
+                    "leave it out; a recipe given by --recipe may say it, and its private figure alone is honest"
+                )
             if key.endswith("weights"):
                 words = ("own", "equal", "centroid") if step.name == "cascade" else ("own", "equal")
                 for value in values:

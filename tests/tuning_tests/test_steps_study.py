@@ -19,6 +19,7 @@ from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies
+from tuning.evaluating import labelled_precisions
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
@@ -35,7 +36,6 @@ STUDIES = {
     "photos, then lists": '{ step = "photo_whiten", dim = 4, joint = [true, false] }, { step = "augment", neighbours = 2, '
     'weights = ["own", "equal", [0, 0, 1, 0]] }, { step = "cascade", stages = [{ weights = ["own", "vertex 4"], keep = 20 }, '
     '{ weights = ["centroid", "equal"], keep = 10 }] }',
-    "real photos": '{ step = "photo_whiten", dim = 4, pairs = [0, 0.5] }, { step = "expand", neighbours = 2 }',
     "augmented": '{ step = "augment", neighbours = [1, 0, 2], kind = ["weighted", "alpha"] }',
     "weighed": '{ step = "augment", neighbours = 2, weights = [[0, 0, 1, 0], "own", "equal"] }',
     "transductive": '{ step = "whiten", dim = 4, transductive = [false, true] }',
@@ -373,3 +373,23 @@ def test_a_recipe_that_learns_from_photos_says_what_to_add_where_there_are_none(
     with pytest.raises(ConfigurationError, match=r"\[simulate\].*run ./run.sh extract") as caught:
         Landscape(without, progress=False).combination(Landscape(without, progress=False).space.default)
     assert "\n" not in str(caught.value)
+
+
+def test_real_pairs_never_judge_what_they_taught(awkward, capsys):
+    steps = '{ step = "photo_whiten", dim = 4, pairs = [0, 0.5] }'
+    with pytest.raises(ConfigurationError, match="would judge what they taught"):
+        space_of(configured(awkward, steps))
+    path, work = awkward
+    configuration = load_configuration(path, work=work)
+    components = space_of(configuration).components_of(space_of(configuration).default)
+    landscape = Landscape(configuration, progress=False)
+    found = {}
+    for pairs in (0.0, 0.5):
+        step = {"step": "photo_whiten", "dim": 4, "pairs": pairs}
+        recipe = Recipe("real", components[:2], (0.5, 0.5), steps=(step,))
+        capsys.readouterr()
+        labelled_precisions(configuration, recipe, landscape.labelled)
+        assert ("the private one alone is honest" in capsys.readouterr().err) == (pairs > 0)
+        lists = ranked_lists(configuration, recipe, "validation", None, None)
+        found[pairs] = lists.scores
+    assert (found[0.0] != found[0.5]).any()
