@@ -155,7 +155,7 @@ def test_compare_blend_parts_and_named_recipes(done, capsys, tmp_path):
 def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
     config, work = done
     common = ("--config", config, "--work", work)
-    for recipe in (("--recipe", "best"), ("--recipe", "top7_augmented")):
+    for recipe in (("--recipe", "best"), ("--recipe", "top7_pca")):
         exact, found, predicted = tmp_path / "exact.csv", tmp_path / "found.csv", tmp_path / "predicted.csv"
         assert run(capsys, "submit", *common, *recipe, "--out", exact)[0] == 0
         code, out, err = run(capsys, "submit", *common, *recipe, "--index", kind, "--out", found, "--json")
@@ -170,9 +170,9 @@ def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
         )
         assert code == 0 and "built once" not in err and "recall@7" in err
         assert predicted.read_bytes() == found.read_bytes()
-    code, out, err = run(capsys, "compare", *common, "best", "top7_augmented", "--index", kind, "--json")
+    code, out, err = run(capsys, "compare", *common, "best", "top7_pca", "--index", kind, "--json")
     rows = json.loads(out)["recipes"]
-    assert code == 0 and [row["recipe"] for row in rows] == [f"best-{kind}", f"top7_augmented-{kind}"]
+    assert code == 0 and [row["recipe"] for row in rows] == [f"best-{kind}", f"top7_pca-{kind}"]
     assert rows[0]["all"] == pytest.approx(
         json.loads((work / "recipes" / "best.json").read_text())["scores"]["all"]
     )
