@@ -217,7 +217,7 @@ OWN = {
         ({"components": [{**OWN["components"][0], "layer": [1]}]}, "layer = .* a whole number or a text"),
         ({"components": [1]}, "components = "),
         ({"groups": [None]}, "groups = "),
-        ({"name": None}, "name = None: expected a text"),
+        ({"name": None}, "name = None: expected a name"),
     ],
 )
 def test_a_studys_recipe_with_wrong_types_is_one_line(tmp_path, change, words):
