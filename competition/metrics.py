@@ -5,6 +5,8 @@ and m the number of correct images of the query, AP@k = sum over i <= k of P(i) 
 
 - "min(m,k)" (default; Kaggle's convention): the most hits the list could have;
 - "hits" (the 2018 runner-up's script): the number of hits it has; 0 where it has none.
+
+Recall@k is the share of a query's m correct images among its first k, precision@k the share of hits in k places.
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ import numpy as np
 from competition.errors import ConfigurationError, Top7Error, nearest
 
 CONVENTIONS = ("min(m,k)", "hits")
+METRICS = {
+    "map": "MAP",
+    "recall": "recall",
+    "precision": "precision",
+}  # [competition] metric -> its name before @k
 
 
 def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
@@ -54,8 +61,41 @@ def average_precisions(
         raise ConfigurationError(
             f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}"
         )
+    hits, relevant = _hits(ranks, relevant, k)
+    if convention == "hits":
+        places = np.arange(1, hits.shape[1] + 1)
+        total = (np.cumsum(hits, axis=1) / places * hits).sum(axis=1)
+        return total / np.maximum(hits.sum(axis=1), 1)
+    return figures_of_hits(hits, (relevant >= 0).sum(axis=1), k, "map")
+
+
+def query_figures(
+    ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int, metric: str = "map"
+) -> np.ndarray:
+    """AP@k ("map"; convention min(m, k)), recall@k or precision@k of each query: (n_queries,) float64.
+
+    ranks, relevant: as for `average_precisions`.
+    """
+    if metric not in METRICS:
+        raise ConfigurationError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
+    hits, relevant = _hits(ranks, relevant, k, metric)
+    return figures_of_hits(hits, (relevant >= 0).sum(axis=1), k, metric)
+
+
+def figures_of_hits(hits: np.ndarray, n_relevant: np.ndarray, k: int, metric: str = "map") -> np.ndarray:
+    """The metric from hits (..., at most k) bool, best first, of queries with n_relevant (...) correct images."""
+    if metric == "map":
+        precision = np.cumsum(hits, axis=-1) / np.arange(1, hits.shape[-1] + 1)
+        return (precision * hits).sum(axis=-1) / np.minimum(n_relevant, k)
+    return hits.sum(axis=-1) / (n_relevant if metric == "recall" else float(k))
+
+
+def _hits(
+    ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int, metric: str = "map"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the first k places are hits, (n_queries, at most k) bool, and `relevant` padded."""
     if k < 1:
-        raise ConfigurationError(f"MAP@{k}: expected k of at least 1")
+        raise ConfigurationError(f"{METRICS[metric]}@{k}: expected k of at least 1")
     if not (isinstance(relevant, np.ndarray) and relevant.ndim == 2):
         relevant = pad_relevant(relevant)
     ranks = np.asarray(ranks)
@@ -67,12 +107,7 @@ def average_precisions(
     found = (ranks[:, :, None] == relevant[:, None, :]) & (ranks >= 0)[
         :, :, None
     ]  # (query, rank, correct image)
-    hits = (found & (np.cumsum(found, axis=1) == 1)).any(axis=2)
-    precision = np.cumsum(hits, axis=1) / np.arange(1, ranks.shape[1] + 1)
-    total = np.sum(precision * hits, axis=1, dtype=np.float64)
-    if convention == "hits":
-        return total / np.maximum(hits.sum(axis=1), 1)
-    return total / np.minimum((relevant >= 0).sum(axis=1), k)
+    return (found & (np.cumsum(found, axis=1) == 1)).any(axis=2), relevant
 
 
 def average_precision(

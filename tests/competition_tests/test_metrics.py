@@ -12,6 +12,7 @@ from competition.metrics import (
     average_precisions,
     mean_average_precision,
     pad_relevant,
+    query_figures,
 )
 
 KAGGLE, HITS = CONVENTIONS
@@ -120,3 +121,18 @@ def test_errors():
         average_precisions(ranks, [[0], [1]], 0)
     with pytest.raises(Top7Error, match="^MAP@k of no query at all: expected at least one labelled query$"):
         mean_average_precision(ranks[:0], [])
+
+
+def test_recall_and_precision_by_hand():
+    ranks = np.array([[4, 1, 2], [0, -1, 9]])
+    relevant = [[1, 2, 7, 8], [9]]
+    assert query_figures(ranks, relevant, 3, "recall").tolist() == [0.5, 1.0]
+    assert query_figures(ranks, relevant, 3, "precision").tolist() == [2 / 3, 1 / 3]
+    assert query_figures(ranks, relevant, 2, "precision").tolist() == [0.5, 0.0]
+    assert query_figures(ranks[:, :2], relevant, 3, "precision").tolist() == [
+        1 / 3,
+        0.0,
+    ]  # a list that ends early
+    assert (query_figures(ranks, relevant, 3) == average_precisions(ranks, relevant, 3)).all()
+    with pytest.raises(ConfigurationError, match="did you mean 'recall'"):
+        query_figures(ranks, relevant, 3, "recal")
