@@ -29,6 +29,7 @@ from features.parts.model import model_folder
 from features.parts.remaining import Remaining, remaining
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
+HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
 
 
 def check_part_tables(backbone: Backbone) -> None:
@@ -70,13 +71,11 @@ def set_part_models(
     """Set `engine.part_models`: each opened from <work>/parts if learnt before, else learnt now and saved
     there; only the counts of `targets` are projected.
     """
+    held: dict = {}
     for parts in engine.backbone.parts:
         sample = _Sample(configuration, engine.backbone, parts, gallery)
         model = _learn(
-            configuration,
-            engine.backbone,
-            parts,
-            lambda sample=sample: layer_maps(engine, sample.images, sample.parts.layer),
+            configuration, engine.backbone, parts, lambda sample=sample: _sample_maps(engine, sample, held)
         )
         wanted = {target.count for target in targets if target.parts == parts}
         engine.part_models[parts] = model.only(wanted) if wanted else model
@@ -157,6 +156,23 @@ class _Sample:
                 f"as {missing[0]!r}): remove this file to learn from the images there are"
             )
         return images.rows(row_of[image_id] for image_id in learnt["ids"])
+
+
+def _sample_maps(engine: Engine, sample: _Sample, held: dict) -> Iterator[torch.Tensor]:
+    """`layer_maps` of a sample; what fits in HELD_BYTES is kept in `held`, so that the tables of a layer share one pass."""
+    key = (sample.parts.layer, ids_digest(sample.images.ids))
+    if key in held:
+        yield from held[key]
+        return
+    kept, size = [], 0
+    for maps in layer_maps(engine, sample.images, sample.parts.layer):
+        size += maps.nbytes
+        if size <= HELD_BYTES:
+            kept.append(maps.clone())
+        yield maps
+    if size <= HELD_BYTES:
+        held.clear()
+        held[key] = kept
 
 
 def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[torch.Tensor]:

@@ -165,3 +165,29 @@ def test_what_cannot_be_is_said_at_once(folder):
     (folder / "config.toml").write_text(text.replace("layers = [3]", "layers = [2]"))
     with pytest.raises(ConfigurationError, match=r"layer 3: the layer is not among layers = \[2\]"):
         run(load_configuration(folder / "config.toml", work=folder / "work"))
+
+
+def test_tables_of_one_layer_share_one_pass_over_the_sample(folder, monkeypatch):
+    """Six tables would run the network over the sample twelve times; the bytes are those of a table by itself."""
+    from features.extraction import learning
+
+    passes, layer_maps = [], learning.layer_maps
+
+    def counted(engine, images, layer):
+        passes.append(layer)
+        return layer_maps(engine, images, layer)
+
+    alone = configured(folder, more=', selection = "random", seed = 3')
+    run(alone)
+    monkeypatch.setattr(learning, "layer_maps", counted)
+    text = configured(folder).path.read_text()
+    table = "layer = 3, counts = [4, 8], dims = [3, 6], exponents = [0.0, 1.0]"
+    several = f'parts = [{{ {table} }}, {{ {table}, selection = "random", seed = 3 }}]'
+    start, end = text.index("parts ="), text.index("}", text.index("parts =")) + 1
+    (folder / "config.toml").write_text(text[:start] + several + text[end:])
+    together = load_configuration(folder / "config.toml", work=folder / "together")
+    run(together)
+    assert passes == [3]
+    parts = together.backbones[0].parts[1]
+    path = component_dump_path(together, "gallery", together.backbones[0], parts=parts, count=4)
+    assert path.read_bytes() == dump(alone, 4).path.read_bytes()
