@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,13 +56,20 @@ def _locked(path: Path) -> tuple[int, str]:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in `folder` that processes left there when they were killed."""
+    for path in abandoned(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """The temporary files in `folder` that no living process writes, each locked while it is looked at."""
     if fcntl is None:
         return
     for path in Path(folder).glob(f".*{WRITING}"):
         try:
             with open(path, "rb+") as stream:  # network file systems lock nothing that is only read
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                yield path
         except OSError:  # it has got its name, or is being written, or cannot be locked
             continue
 

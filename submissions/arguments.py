@@ -219,6 +219,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     recipes.add_argument("name", nargs="?", metavar="NAME", help="explain this one")
 
+    clean = _command(
+        commands, "clean", "remove what no current recipe, study or submission needs, and say how much"
+    )
+    clean.add_argument("--dry-run", action="store_true", help="say so, and remove nothing")
+
     parts = _command(
         commands,
         "parts",

@@ -480,6 +480,18 @@ def recipes(options: Namespace) -> Outcome:
     return Outcome(*(explained(configuration, options.name) if options.name else listed(configuration)))
 
 
+def clean(options: Namespace) -> Outcome:
+    """Remove what is not needed."""
+    from submissions.cleaning import clean as remove
+
+    report = remove(configuration_of(options), dry_run=options.dry_run)
+    removed = "would be removed" if options.dry_run else "removed"
+    lines = [f"{kind}: {of['files']} files, {of['bytes'] / 1e6:.1f} MB" for kind, of in report.items()]
+    total = sum(of["bytes"] for of in report.values())
+    values = {"dry_run": options.dry_run, "removed": report, "bytes": total}
+    return Outcome(values, "\n".join([*lines, f"{total / 1e6:.1f} MB {removed}"]))
+
+
 def parts(options: Namespace) -> Outcome:
     """Write the page of the part detectors."""
     from submissions.parts_page import write_parts_page
@@ -513,6 +525,7 @@ COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "blend": blend,
     "recipes": recipes,
     "parts": parts,
+    "clean": clean,
     "verify": verify,
     "duplicates": duplicates,
 }

@@ -60,8 +60,8 @@ def verify(
     """
     report = VerifyReport()
     configuration = _with_samples(configuration, report)
-    extracted = [path for split in splits for path in _dumps(configuration, split)]
-    whitened = [path for split in splits for path in _whitened(configuration, split)]
+    extracted = [path for split in splits for path in extracted_dumps(configuration, split)]
+    whitened = [path for split in splits for path in whitened_dumps(configuration, split)]
     paths = [*extracted, *(path for path in whitened if beside(path, ".json").exists())]
     for path in tqdm(paths, desc="verify", unit="dump", disable=not progress, file=sys.stderr):
         if not beside(path, ".json").exists():
@@ -133,7 +133,7 @@ def _check_kept(work: Path, report: VerifyReport) -> None:
                     remove(sidecar)
 
 
-def _whitened(configuration: Configuration, split: str) -> list[Path]:
+def whitened_dumps(configuration: Configuration, split: str) -> list[Path]:
     """Every whitened component the configuration may ask for, there or not."""
     if not _asked_for(configuration, split):
         return []
@@ -153,7 +153,8 @@ def _asked_for(configuration: Configuration, split: str) -> bool:
     return getattr(configuration.competition, split) is not None
 
 
-def _dumps(configuration: Configuration, split: str) -> list[Path]:
+def extracted_dumps(configuration: Configuration, split: str) -> list[Path]:
+    """Every dump that extraction fills for a split, there or not."""
     if not _asked_for(configuration, split):
         return []
     folder = dumps_folder(configuration, split)

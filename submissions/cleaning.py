@@ -1,0 +1,166 @@
+"""`clean`: removes from the work folder what no recipe, study or submission needs, and says how much of each kind.
+
+What extraction made for this configuration or for a kept recipe stays, finished or not, with all that was learnt, tuned
+and written. Candidates and what steps keep go: they are made again at the next use. No link is followed or removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from competition.atomic import abandoned
+from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.errors import ConfigurationError, Top7Error
+from features.components import backbone_named
+from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
+from features.extraction.journal import read_journal
+from features.extraction.targets import component_dump_path, dumps_folder, whole_folder
+from features.extraction.verifying import extracted_dumps, whitened_dumps
+from features.kept_recipes import kept_recipes
+from features.recipe import Recipe
+
+DUMP = re.compile(rf"(.+-[0-9a-f]{{12}})(\.npy|\.json|\.norms\.npy|\.sums\.npy|{re.escape(DAMAGE)})")
+RECORD = re.compile(r"[0-9a-f]{12}\.images\.npy")
+UNFINISHED = re.compile(r"\.(?:.+\.npy\.)?([0-9a-f]{12})\.(?:journal|ids|rows\.partial|partial)")
+LEFT = re.compile(r"\..+\.partial")  # under the lock of whoever writes it
+DUMPS, CACHES, TEMPORARY = "dumps of other settings", "candidates and what steps keep", "temporary files"
+
+
+def clean(configuration: Configuration, *, dry_run: bool = False) -> dict[str, dict[str, int]]:
+    """Remove what is not needed; returns files and bytes by kind. dry_run: only say so.
+
+    Top7Error: a command is writing in one of the folders.
+    """
+    work = Path(configuration.competition.work).resolve()
+    folders = [Path(at) for top in ("dumps", "candidates", "ranking") for at, *_ in _walk(work / top)]
+    with _alone([work, *folders]):
+        found = {
+            DUMPS: _dumps(configuration, folders, work / "dumps"),
+            CACHES: [path for top in ("candidates", "ranking") for path in _files(work / top)],
+            TEMPORARY: [path for at, *_ in _walk(work) for path in abandoned(Path(at))],
+        }
+        for made in work.glob(".*.partial"):  # a bundle or competition that was not finished
+            found[TEMPORARY] += _files(made)
+        report = {
+            kind: {"files": len(set(paths)), "bytes": sum(path.stat().st_size for path in set(paths))}
+            for kind, paths in found.items()
+        }
+        if not dry_run:
+            _remove(found, work)
+    return report
+
+
+def _remove(found: dict[str, list[Path]], work: Path) -> None:
+    for path in (path for paths in found.values() for path in paths):
+        if path.name.endswith(".npy"):  # no sidecar stands beside rows that are gone
+            beside(path, ".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    tops = [work / "dumps", work / "ranking", *work.glob(".*.partial")]
+    for at in sorted({Path(at) for top in tops for at, *_ in _walk(top)}, reverse=True):
+        if not any(at.iterdir()):
+            at.rmdir()
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The folder and those below it, links left out; nothing where it is a link itself or not there."""
+    if not folder.is_symlink():
+        yield from os.walk(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files in the folder and below it but for links and locks."""
+    paths = [Path(at) / name for at, _, names in _walk(folder) for name in names]
+    return [path for path in paths if path.is_file() and not path.is_symlink() and path.suffix != ".lock"]
+
+
+@contextmanager
+def _alone(folders: Sequence[Path]) -> Iterator[None]:
+    """Hold every lock in the folders; the system drops those of dead processes."""
+    with ExitStack() as held:
+        for lock in (path for folder in folders for path in folder.glob("*.lock") if not path.is_symlink()):
+            try:
+                held.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                raise Top7Error(
+                    f"{lock.parent}: a command is writing there: run clean when it has ended"
+                ) from None
+        yield
+
+
+def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) -> list[Path]:
+    """The files of dumps that neither the configuration nor a kept recipe names, unfinished ones among them."""
+    recipes = kept_recipes(configuration)
+    needed = _needed(configuration, recipes)
+    splits = (*SPLITS, SIMULATED)
+    used = {at(configuration, split).resolve() for split in splits for at in (whole_folder, dumps_folder)}
+    samples = [str(recipe.provenance.get("data", {}).get("gallery", "none"))[:8] for recipe in recipes]
+    unneeded = []
+    for folder in folders:
+        if root not in folder.parents or not folder.relative_to(root).parts[0].startswith(splits):
+            continue  # not of images
+        paths = [path for path in _files(folder) if path.parent == folder]
+        going_on = {
+            UNFINISHED.fullmatch(path.name)[1]
+            for path in paths
+            if path.suffix == ".journal" and needed & _targets(path)
+        }
+        if folder not in used and not going_on and not folder.name.endswith(tuple(f"-{s}" for s in samples)):
+            unneeded += paths
+            continue
+        stays = [path for path in paths if (dump := DUMP.fullmatch(path.name)) and dump[1] in needed]
+        records = {_record(path) for path in stays if path.suffix == ".json"}
+        for path in paths:
+            if dump := DUMP.fullmatch(path.name):
+                stray = dump[1] not in needed
+            elif unfinished := UNFINISHED.fullmatch(path.name):
+                stray = unfinished[1] not in going_on
+            elif RECORD.fullmatch(path.name):
+                stray = None not in records and path.name not in records
+            else:
+                stray = bool(LEFT.fullmatch(path.name))
+            unneeded += [path] * stray
+    return unneeded
+
+
+def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]:
+    """The names, without a suffix, of dumps that the configuration or a kept recipe asks for."""
+    needed = {
+        path.stem
+        for split in (*SPLITS, SIMULATED)
+        for dumps in (extracted_dumps, whitened_dumps)
+        for path in dumps(configuration, split)
+    }
+    for recipe in recipes:
+        needed |= {Path(name).stem for name in recipe.provenance.get("data", {}).get("dumps", [])}
+        for part in recipe.components:
+            try:
+                backbone = backbone_named(configuration, part.backbone) if part.external is None else None
+                table = backbone.parts[part.parts] if backbone and part.parts is not None else None
+            except (ConfigurationError, IndexError):  # of another configuration
+                continue
+            if table is not None:
+                named = {"count": part.count, "dim": part.dim, "exponent": part.exponent}
+                needed.add(component_dump_path(configuration, "gallery", backbone, parts=table, **named).stem)
+            elif backbone is not None:
+                path = component_dump_path(configuration, "gallery", backbone, part.layer, part.pooling)
+                needed.add(path.stem)
+    return needed
+
+
+def _targets(journal: Path) -> set[str]:
+    lines, _ = read_journal(journal)
+    return {str(name).removesuffix(".npy") for name in (lines[0].get("targets", []) if lines else [])}
+
+
+def _record(sidecar: Path) -> str | None:
+    """The file of the images' record that a dump names; None where that cannot be read: all records then stay."""
+    try:
+        return read_sidecar(sidecar.with_suffix(".npy")).get("images", "")
+    except DamagedSidecar:
+        return None
