@@ -143,6 +143,8 @@ def tune(
         best, combination, tuned_precisions = _best(
             landscape, choice, coordinates, name, seed, total, certificate
         )
+        _judge(best, unseen, tuned_precisions, untuned_precisions, labelled, corrected, None, certificate)
+        _write(landscape, best, untuned, earlier)
     weights = combination.weights(coordinates)
     named = _named(landscape, choice, combination)
     cross_validated = None
