@@ -5,8 +5,8 @@
 FROM python:3.11-slim
 WORKDIR /top7
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt setup.cfg run.sh ./
-RUN python -c "import configparser; c = configparser.ConfigParser(); c.read('setup.cfg'); print(c['options']['install_requires'])" \
+COPY constraints.txt pyproject.toml run.sh ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
     > /tmp/requirements.txt && pip install --no-cache-dir --constraint constraints.txt --requirement /tmp/requirements.txt
 COPY competition competition
 COPY features features

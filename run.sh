@@ -20,20 +20,19 @@ find_python() {  # the first interpreter that is new enough
     fail "no Python 3.11 or newer with venv found on PATH: install one (apt-get install python3 python3-venv)"
 }
 
-requirements() {  # every package of setup.cfg, one a line
-    "$1" - "$root/setup.cfg" <<'PYTHON'
-import configparser, sys
-parser = configparser.ConfigParser()
-parser.read(sys.argv[1], encoding="utf-8")
-texts = [parser["options"]["install_requires"], *parser["options.extras_require"].values()]
-print("\n".join(sorted({line.strip() for text in texts for line in text.splitlines() if line.strip()})))
+requirements() {  # every package of pyproject.toml, one a line
+    "$1" - "$root/pyproject.toml" <<'PYTHON'
+import sys, tomllib
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+print("\n".join(sorted({*project["dependencies"], *sum(project["optional-dependencies"].values(), [])})))
 PYTHON
 }
 
 set_up() {  # with the arguments of the call: a mistake in them is said first; leaves $root/.venv complete; its stamp names what it was made from
     local stamp wanted base
     stamp="$root/.venv/.made-from"
-    wanted=$(cat "$root/constraints.txt" "$root/setup.cfg" | cksum)
+    wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" | cksum)
     if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then return; fi
     if command -v flock >/dev/null 2>&1; then
         exec 9>"$root/.venv.lock"
@@ -67,7 +66,7 @@ esac
 
 if [ -n "${PYTHON:-}" ]; then
     "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "timm", "optuna", "faiss", "pandas", "safetensors", "tqdm")))' ||
-        fail "PYTHON=$PYTHON lacks packages of setup.cfg: install them, or unset PYTHON and run.sh makes its own .venv" 2
+        fail "PYTHON=$PYTHON lacks packages of pyproject.toml: install them, or unset PYTHON and run.sh makes its own .venv" 2
 else
     set_up "$@"
     python="$root/.venv/bin/python"

@@ -1,4 +1,4 @@
-"""The command line behind run.sh: one clear line for an error, the exit code INTERFACE.md gives it."""
+"""The command line behind run.sh and the script `top7`: one clear line for an error, and its exit code (0, 1, 2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from competition.errors import Top7Error
+from competition.errors import ConfigurationError, Top7Error
 from competition.printable import PrintableStream
 from submissions import interruption
 from submissions.arguments import parse
@@ -30,6 +30,10 @@ def _run(options: Namespace) -> int:
     try:
         from submissions.commands import COMMANDS
 
+        if options.command not in COMMANDS:  # `test`, which run.sh gives to pytest
+            raise ConfigurationError(
+                "the tests come with the repository, not with the package: ./run.sh test"
+            )
         outcome = COMMANDS[options.command](options)
         if options.json:
             print(json.dumps(outcome.values, ensure_ascii=False, sort_keys=True))
@@ -83,6 +87,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-if __name__ == "__main__":
+def console() -> int:
+    """The command of sys.argv in a process of its own, as run.sh and the script `top7` start it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run.sh does
     interruption.end_within_a_second()
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(console())

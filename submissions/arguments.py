@@ -11,6 +11,10 @@ from pathlib import Path
 from competition.errors import nearest
 from competition.printable import printable
 
+PROGRAM = (
+    "top7" if Path(sys.argv[0]).stem == "top7" else "./run.sh"
+)  # the installed script, or the repository's
+
 
 class _Parser(argparse.ArgumentParser):
     """Usage errors in one line, exit code 2."""
@@ -24,7 +28,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed arguments; ends the process with 2 on a usage error, with 0 after --help."""
     parser, commands = _parsers()
     if list(arguments) in ([], ["help"], ["-h"], ["--help"]):
-        print("usage: ./run.sh COMMAND [OPTIONS]        every command takes --help\n")
+        print(f"usage: {PROGRAM} COMMAND [OPTIONS]        every command takes --help\n")
         print("\n".join(f"  {name:<12} {each.description}" for name, each in commands.items()), flush=True)
         raise SystemExit(0)
     name, *rest = arguments
@@ -33,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if name not in commands:
         parser.error(f"no command {name!r}: {nearest(name, commands)}")
     if name == "test" and not {"-h", "--help"} & set(rest):
-        return argparse.Namespace(command=name)  # the rest is pytest's
+        return argparse.Namespace(command=name, debug=False)  # the rest is pytest's
     known = list(commands[name]._option_string_actions)
     for word in rest[: rest.index("--") if "--" in rest else None]:
         option = word.partition("=")[0]
@@ -47,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of all, and each command's own."""
-    parser = _Parser(prog="./run.sh", description="top7: from product images to a top-7 submission you trust")
+    parser = _Parser(prog=PROGRAM, description="top7: from product images to a top-7 submission you trust")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = _command(
@@ -60,7 +64,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
 
     commands.add_parser(
         "test",
-        usage="./run.sh test [PYTEST ARGUMENTS]",
+        usage=f"{PROGRAM} test [PYTEST ARGUMENTS]",
         description="run the tests (arguments go to pytest); no network after set-up",
     )
     init = _command(

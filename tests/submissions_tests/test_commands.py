@@ -363,7 +363,7 @@ def test_run_sh_lists_its_commands_and_refuses_others():
 @pytest.fixture
 def fresh_machine(tmp_path):
     """The project without its .venv, and calls of its run.sh where only Python's standard library is there."""
-    for name in ("run.sh", "setup.cfg", "constraints.txt"):
+    for name in ("run.sh", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("competition", "submissions"):
         shutil.copytree(
