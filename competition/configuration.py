@@ -15,6 +15,16 @@ SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
     16_384,
 )  # of what a network is given; smaller maps vanish in its strides
 SPLITS = ("gallery", "validation", "test")
+DATA_SETS = (  # what `[competition] format` may be; competition/datasets reads them
+    "oxford5k",
+    "paris6k",
+    "roxford5k",
+    "rparis6k",
+    "holidays",
+    "perfect500k-2018",
+    "perfect500k-2020",
+    "folders",
+)
 SIMULATED = "simulated"  # a split of its own: photos of gallery images, with dumps and no files
 
 
@@ -23,7 +33,9 @@ class Competition:
     """Where the images and labels are. Only `gallery` must be there; `top_k` gallery ids answer a query.
 
     ids: an id is the file's "name" or its "path" below the split's folder, both without extension; labels: a label file,
-    or "folders": an image is correct for the queries of the folder of the same path; submission: the CSV's form.
+    or "folders": an image is correct for the queries of the folder of the same path; submission: the CSV's form; metric: at top_k;
+    format: a data set of `competition.datasets`, read from `gallery` as its archives unpack, with its own queries and
+    ground truth, distractors: a folder of further images for its gallery.
     """
 
     name: str
@@ -36,6 +48,9 @@ class Competition:
     published: str | None = None
     ids: str = "name"
     submission: str = "plain"
+    metric: str = "map"
+    format: str | None = None
+    distractors: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,9 @@ COMPETITION: dict[str, Parser] = {
     "published": toml.choice("perfect500k"),
     "ids": toml.choice("name", "path"),
     "submission": toml.choice("plain", "kaggle"),
+    "metric": toml.choice("map", "recall", "precision"),
+    "format": toml.choice(*DATA_SETS),
+    "distractors": toml.path,
 }
 
 PARTS: dict[str, Parser] = {
@@ -285,6 +303,17 @@ def _tables(document: dict, key: str, path: Path) -> list[tuple[object, Place]]:
 
 def _competition(table: object, place: Place, work: Path | str | None) -> Competition:
     values = read_table(table, COMPETITION, place, required=("name", "gallery"))
+    if "format" in values:
+        for key in ("validation", "labels"):
+            if key in values:
+                raise Place(place.file, place.table, key).wrong(
+                    str(values[key]), f'no {key} beside format = "{values["format"]}", which has its own'
+                )
+        values["validation"] = values["gallery"]
+    elif "distractors" in values:
+        raise Place(place.file, place.table, "distractors").wrong(
+            str(values["distractors"]), "format = … beside it, the data set they are added to"
+        )
     if "labels" in values and "validation" not in values:
         raise ConfigurationError(
             f"{place.file}: {place.table} has labels but no validation: add the folder of the "

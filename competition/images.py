@@ -32,23 +32,42 @@ class PathList(Sequence):
 
 
 @dataclass(frozen=True)
+class Region:
+    """What of an image file is described: quarter turns counter-clockwise first, then the box left, top, right, bottom."""
+
+    box: tuple[float, float, float, float] | None = None
+    turns: int = 0
+
+    def pixels(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """The box in whole pixels of an image (turned already); None where it is not inside, give or take one pixel."""
+        left, top, right, bottom = (round(edge) for edge in self.box or (0, 0, width, height))
+        inside = left >= -1 and top >= -1 and right <= width + 1 and bottom <= height + 1
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+        return (left, top, right, bottom) if inside and left < right and top < bottom else None
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images.
 
-    seeds: one a row where the rows are photos simulated of these files; otherwise empty.
+    seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole image) where
+    rows are parts of these files or turned; otherwise empty.
     """
 
     ids: tuple[str, ...]
     paths: PathList
     others: PathList = field(default=PathList(()), compare=False)
     seeds: tuple[int, ...] = ()
+    regions: tuple[Region | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def seed(self, row: int) -> int | None:
-        """The seed of the photo that a row is; None: it is the image in the file."""
-        return self.seeds[row] if self.seeds else None
+    def view(self, row: int) -> int | Region | None:
+        """The seed of the photo that a row is, or the region of its file; None: it is the image in the file."""
+        if self.seeds:
+            return self.seeds[row]
+        return self.regions[row] if self.regions else None
 
     def rows(self, rows: Iterable[int]) -> ImageSet:
         """The images of the given rows, in the order given."""
@@ -58,6 +77,7 @@ class ImageSet:
             PathList(tuple(self.paths.texts[row] for row in rows)),
             self.others,
             tuple(self.seeds[row] for row in rows) if self.seeds else (),
+            tuple(self.regions[row] for row in rows) if self.regions else (),
         )
 
 
@@ -186,6 +206,11 @@ def split_images(configuration: Configuration, split: str) -> ImageSet:
             "of its images"
         )
     competition = configuration.competition
+    if competition.format is not None and split != "test":
+        from competition.datasets import load_dataset
+
+        found = load_dataset(competition.format, competition.gallery, competition.distractors)
+        return found.gallery if split == "gallery" else found.queries
     return list_images(
         folder,
         ids=competition.ids,

@@ -138,8 +138,16 @@ def _text(path: Path) -> str:
 def validation_labels(
     configuration: Configuration, query_ids: Sequence[str], gallery_ids: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The labels of a configuration's validation queries; ConfigurationError where it names no label file."""
-    path = configuration.competition.labels
+    """The labels of a configuration's validation queries; ConfigurationError where it names no label file.
+
+    Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold its junk.
+    """
+    competition = configuration.competition
+    path = competition.labels
+    if competition.format is not None:
+        from competition.datasets import load_dataset
+
+        return load_dataset(competition.format, competition.gallery, competition.distractors).labels()
     if path is None:
         raise ConfigurationError(
             f"{configuration.path}: [competition] has no labels: add labels = … with the label "

@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from competition.configuration import SMALLEST_SIDE_PX
 from competition.errors import ConfigurationError, nearest
+from competition.images import Region
 
 DECODER = 3  # raise when any file may decode to other pixels: it is part of every recipe
 FORMATS = (
@@ -43,6 +44,11 @@ BAND_PIXELS = 1_000_000
 PHOTOGRAPHED = 1.5  # times the side wanted: what a photo is made of; it shows at least 0.6 of a side
 FILTER = Image.Resampling.BILINEAR
 ORIENTATION = 0x0112
+QUARTERS = {
+    1: Image.Transpose.ROTATE_90,
+    2: Image.Transpose.ROTATE_180,
+    3: Image.Transpose.ROTATE_270,
+}  # counter-clockwise
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 START_OF_SCAN = b"\xff\xda"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
@@ -113,13 +119,13 @@ def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
 RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
-def decode(data: bytes, sizings: tuple[Sizing, ...], seed: int | None = None) -> list[np.ndarray]:
+def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None = None) -> list[np.ndarray]:
     """Decode the first frame of an image file once and return it in each size asked for, uint8 (H, W, 3).
 
     data: the whole file; its name's extension plays no role. Transparent pixels lie over white, 16-bit greys
     are scaled to 8 bit, CMYK, palettes and greys become RGB, EXIF orientation is applied. JPEGs are decoded
     at a fraction of their size where that leaves at least twice the pixels wanted on each side.
-    seed: instead of the image, the photo simulated of it with this seed.
+    view: instead of the image, the photo simulated of it with this seed, or this region of it.
     All threads together decode what fits in MAX_DECODING_BYTES; an image waits for its room.
     Unreadable: empty, truncated or damaged files, formats not in FORMATS, more pixels, scans or seconds than
     the limits above.
@@ -133,7 +139,8 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], seed: int | None = None) ->
             orientation = _orientation(image) if scalable else 1
             wanted = _wanted(image.size, orientation, sizings)
             coefficients = _coefficient_bytes(image, data) if scalable else 0
-            _draft(image, orientation in TURNED, wanted)
+            if not isinstance(view, Region):  # a box is in pixels of the file
+                _draft(image, orientation in TURNED, wanted)
             with _room(coefficients + _decoding_bytes(image)):
                 depth = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
                 image.load()
@@ -145,8 +152,11 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], seed: int | None = None) ->
                 pixels = _rgb(image)
                 if orientation != 1:
                     pixels = _turned(pixels, orientation)
-                if seed is not None:
-                    pixels = _photographed(pixels, max(map(max, wanted)), seed)
+                if view is not None:
+                    if isinstance(view, Region):
+                        pixels = cut(pixels, view)
+                    else:
+                        pixels = _photographed(pixels, max(map(max, wanted)), view)
                     wanted = _wanted(pixels.size, 1, sizings)
                 return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
     except Unreadable:
@@ -214,6 +224,18 @@ def _decoding_bytes(image: Image.Image) -> int:
 def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
     width, height = size[::-1] if orientation in TURNED else size
     return [RESIZES[sizing.resize](width, height, sizing) for sizing in sizings]
+
+
+def cut(pixels: Image.Image, region: Region) -> Image.Image:
+    """The region of an image, edges rounded to whole pixels; Unreadable where the box is not inside it."""
+    if region.turns % 4:
+        pixels = pixels.transpose(QUARTERS[region.turns % 4])
+    if region.box is None:
+        return pixels
+    pixels_box = region.pixels(*pixels.size)
+    if pixels_box is None:
+        raise Unreadable(f"its box {region.box} is not inside its {pixels.width} × {pixels.height} pixels")
+    return pixels.crop(pixels_box)
 
 
 def _photographed(pixels: Image.Image, side_px: int, seed: int) -> Image.Image:

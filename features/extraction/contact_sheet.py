@@ -23,7 +23,7 @@ def write_contact_sheet(folder: Path, photos: ImageSet) -> Path:
     for start in starts[:: max(1, len(starts) // SHOWN_IMAGES)][:SHOWN_IMAGES]:
         end = min([row for row in starts if row > start][:1] + [len(photos), start + SHOWN_VIEWS])
         found = [read_picture(start, photos.paths[start], SIZINGS)] + [
-            read_picture(row, photos.paths[row], SIZINGS, photos.seed(row)) for row in range(start, end)
+            read_picture(row, photos.paths[row], SIZINGS, photos.view(row)) for row in range(start, end)
         ]
         if all(picture.pixels for picture in found):
             originals.append(found[0].pixels[0])

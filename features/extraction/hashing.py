@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from competition.images import Region
+
 MAX_FILE_BYTES = 256 << 20
 
 
@@ -46,16 +48,19 @@ def file_stamp(path: str) -> tuple[int, int]:
     return (-1, -1) if _refused(found) else (found.st_size, found.st_mtime_ns)
 
 
-def content_hash(path: str, seed: int | None = None) -> bytes:
-    """SHA-256 of a file, or of the photo simulated of it with a seed, 32 bytes; zeros if it cannot be read."""
+def content_hash(path: str, view: int | Region | None = None) -> bytes:
+    """SHA-256 of a file, or of what `view` makes of it (`view_hash`), 32 bytes; zeros if it cannot be read."""
     try:
         stream, _ = opened(path)
         with stream:
-            return photo_hash(hashlib.file_digest(stream, "sha256").digest(), seed)
+            return view_hash(hashlib.file_digest(stream, "sha256").digest(), view)
     except OSError:
         return bytes(32)
 
 
-def photo_hash(sha256: bytes, seed: int | None) -> bytes:
-    """What stands for the content of a photo: the hash of its file's and its seed's; without a seed the file's."""
-    return sha256 if seed is None else hashlib.sha256(sha256 + seed.to_bytes(8, "little")).digest()
+def view_hash(sha256: bytes, view: int | Region | None) -> bytes:
+    """What stands for the content of a simulated photo (a seed) or a region: the file's hash and the view's; None: the file's."""
+    if view is None:
+        return sha256
+    text = view.to_bytes(8, "little") if isinstance(view, int) else repr((view.box, view.turns)).encode()
+    return hashlib.sha256(sha256 + text).digest()

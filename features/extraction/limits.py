@@ -43,11 +43,12 @@ def sample_of(configuration: Configuration, gallery: ImageSet, limit: int) -> Im
     if limit >= len(gallery):
         return gallery
     positives: set[str] = set()
-    if configuration.competition.labels is not None:
-        from competition.labels import read_labels
+    competition = configuration.competition
+    if competition.labels is not None or competition.format is not None:
+        from competition.labels import validation_labels
 
         queries = split_images(configuration, "validation")
-        labels = read_labels(configuration.competition.labels, query_ids=queries.ids, gallery_ids=gallery.ids)
+        labels = validation_labels(configuration, queries.ids, gallery.ids)
         positives = {image_id for relevant in labels.values() for image_id in relevant}
     sample = sample_images(gallery, limit, configuration.tuning.seed, sorted(positives))
     print(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.images import ImageSet
+from competition.images import ImageSet, Region
 from features.decoding import Budget, Sizing, Unreadable, decode
-from features.extraction.hashing import MAX_FILE_BYTES, opened, photo_hash
+from features.extraction.hashing import MAX_FILE_BYTES, opened, view_hash
 
 READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time
 
@@ -33,16 +33,18 @@ class Picture:
     reason: str | None
 
 
-def read_picture(row: int, path: Path, sizings: tuple[Sizing, ...], seed: int | None = None) -> Picture:
-    """Read a file once: its hash and its pixels come from the same bytes. seed: of a photo simulated of it."""
+def read_picture(
+    row: int, path: Path, sizings: tuple[Sizing, ...], view: int | Region | None = None
+) -> Picture:
+    """Read a file once: its hash and its pixels come from the same bytes. view: see `decode`."""
     picture = Picture(row, -1, -1, bytes(32), None, None)
     try:
         stream, stamp = opened(path)
         with stream, READING.room(stamp.st_size):
             data = stream.read(stamp.st_size)  # no more than that: some special files never end
             picture.size_bytes, picture.mtime_ns = stamp.st_size, stamp.st_mtime_ns
-            picture.sha256 = photo_hash(hashlib.sha256(data).digest(), seed)
-            picture.pixels = decode(data, sizings, seed)
+            picture.sha256 = view_hash(hashlib.sha256(data).digest(), view)
+            picture.pixels = decode(data, sizings, view)
     except OSError as error:
         picture.reason = f"cannot be opened: {error.strerror}"
     except Unreadable as error:
@@ -87,7 +89,7 @@ def read_ahead(
         waiting: deque = deque()
         try:
             for row in rows:
-                waiting.append(pool.submit(read_picture, row, images.paths[row], sizings, images.seed(row)))
+                waiting.append(pool.submit(read_picture, row, images.paths[row], sizings, images.view(row)))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:

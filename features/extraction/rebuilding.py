@@ -75,9 +75,9 @@ def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
     ):
         try:
             now = row_of[image_id]
-            path, seed = images.paths.texts[now], images.seed(now)
+            path, view = images.paths.texts[now], images.view(now)
             records["size_bytes"][row], records["mtime_ns"][row] = file_stamp(path)
-            records["sha256"][row] = np.frombuffer(content_hash(path, seed), dtype=np.uint8)
+            records["sha256"][row] = np.frombuffer(content_hash(path, view), dtype=np.uint8)
         except KeyError:
             records["size_bytes"][row] = records["mtime_ns"][row] = -1
     Disk().write_file(record, records.tobytes())

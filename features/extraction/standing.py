@@ -112,7 +112,7 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
         if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
             continue
         if size_bytes == entry["size_bytes"] and (
-            digest := content_hash(images.paths.texts[row], images.seed(row))
+            digest := content_hash(images.paths.texts[row], images.view(row))
         ) == bytes(32):
             continue
         changed[row] = size_bytes != entry["size_bytes"] or digest != entry["sha256"].tobytes()

@@ -1,0 +1,116 @@
+"""What every data set of the papers comes down to: gallery, queries with boxes, ground truth with positives and junk."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from competition.errors import Top7Error
+from competition.images import ImageSet, PathList, Region, list_images
+
+
+@dataclass(frozen=True)
+class Truth:
+    """positives, junk: gallery rows of each query, in the order of the queries; a query may have no positive."""
+
+    positives: tuple[frozenset[int], ...]
+    junk: tuple[frozenset[int], ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """truths: one by level ("easy", "medium", "hard" of the revisited sets), or one named "all".
+
+    metric: "mAP", the trapezoid of whole lists without junk, or "MAP@7".
+    """
+
+    name: str
+    gallery: ImageSet
+    queries: ImageSet
+    truths: Mapping[str, Truth]
+    metric: str = "mAP"
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Query id -> ids of its positives: of the level "medium" where there are levels, easy and hard."""
+        truth = self.truths.get("medium") or self.truths["all"]
+        return {
+            query: tuple(self.gallery.ids[row] for row in sorted(rows))
+            for query, rows in zip(self.queries.ids, truth.positives, strict=True)
+        }
+
+
+def images_of(folder: Path, names: Collection[str] | None = None, *, official: str = "") -> ImageSet:
+    """List the images below `folder` whose id is among `names` (None: all), sorted by id.
+
+    Top7Error where some of `names` are not there. Names that differ in case alone are said so.
+    """
+    found = list_images(folder)
+    if names is None:
+        return found
+    wanted = set(names)
+    require(wanted, set(found.ids), folder, official)
+    return found.rows(row for row, image_id in enumerate(found.ids) if image_id in wanted)
+
+
+def require(named: Collection[str], there: Collection[str], folder: Path, source: str) -> None:
+    """Raise Top7Error where images that `source` names are not below `folder`."""
+    missing = sorted(set(named) - set(there))
+    if not missing:
+        return
+    near = difflib.get_close_matches(missing[0], sorted(there), n=1, cutoff=0.9)
+    hint = f" (there is {near[0]!r})" if near else ""
+    few = "an unknown image, or a file that is missing" if len(missing) <= 3 else "a half-downloaded archive?"
+    raise Top7Error(
+        f"{folder}: {len(missing)} of the {len(set(named))} images that {source} names are not there, the first is "
+        f"{missing[0]!r}{hint}: {few} ./run.sh doctor --data {folder} says more"
+    )
+
+
+def boxed_queries(
+    images: ImageSet, queries: Sequence[tuple[str, str, tuple[float, ...] | None]], source: str
+) -> ImageSet:
+    """Return one row a query, (query id, image id, box or None), in the order given; checks each box against its image.
+
+    images: where the files are. Top7Error: a box that is not inside its image, or has no four numbers.
+    """
+    row_of = {image_id: row for row, image_id in enumerate(images.ids)}
+    paths, regions = [], []
+    for query, image_id, box in queries:
+        path = images.paths.texts[row_of[image_id]]
+        region = None if box is None else Region(tuple(map(float, box)))
+        if region is not None and (size := image_size(path)) and region.pixels(*size) is None:
+            raise Top7Error(
+                f"{source}: query {query}: the box {region.box} is not inside {path}, {size[0]} × {size[1]} pixels: "
+                "expected left, top, right, bottom in pixels of that image"
+            )
+        paths.append(path)
+        regions.append(region)
+    return ImageSet(tuple(query for query, _, _ in queries), PathList(tuple(paths)), regions=tuple(regions))
+
+
+def image_size(path: str) -> tuple[int, int] | None:
+    """Width and height as the header says; None where there is none to read (the extraction says why)."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def rows_by_id(images: ImageSet, ids: Collection[str]) -> frozenset[int]:
+    """Gallery rows of `ids`; those that are not there are left out (the caller has required them)."""
+    wanted = set(ids)
+    return frozenset(row for row, image_id in enumerate(images.ids) if image_id in wanted)
+
+
+def one_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
+    """Return the one file below `folder` that matches the first pattern with a match; Top7Error where there is none."""
+    for pattern in patterns:
+        found = sorted(path for path in Path(folder).rglob(pattern) if path.is_file())
+        if found:
+            return found[0]
+    raise Top7Error(f"{folder}: no {what} there: expected a file {' or '.join(patterns)}")

@@ -1,0 +1,42 @@
+"""Distractors for any data set: the 100,071 images of Flickr 100k (oxc1_100k.tgz, robots.ox.ac.uk/~vgg/data), or others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from competition.datasets.dataset import Dataset, Truth
+from competition.errors import Top7Error
+from competition.images import ImageSet, PathList, list_images
+
+
+def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
+    """Return the data set with every image below `folder` in its gallery, correct for no query.
+
+    Their ids are paths under "distractors/", so that none meets an id of the set. Top7Error: `folder` holds the set itself.
+    """
+    more = list_images(folder, ids="path")
+    shared = set(more.paths.texts) & set(dataset.gallery.paths.texts)
+    if shared:
+        raise Top7Error(
+            f"{folder}: {len(shared)} of the distractors are images of {dataset.name} itself: give another folder"
+        )
+    own = dataset.gallery
+    ids = own.ids + tuple(f"distractors/{each}" for each in more.ids)
+    regions = (own.regions or (None,) * len(own)) + (None,) * len(more)
+    joined = ImageSet(
+        ids, PathList(own.paths.texts + more.paths.texts), regions=regions if own.regions else ()
+    )
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    place = np.empty(len(ids), dtype=np.int64)
+    place[order] = np.arange(len(ids))
+
+    def moved(rows: tuple[frozenset[int], ...]) -> tuple[frozenset[int], ...]:
+        return tuple(frozenset(int(place[row]) for row in each) for each in rows)
+
+    truths = {
+        level: Truth(moved(truth.positives), moved(truth.junk)) for level, truth in dataset.truths.items()
+    }
+    return replace(dataset, gallery=joined.rows(order), truths=truths)
