@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ids_digest, split_images
 from competition.labels import validation_labels
+from competition.messages import log
 from features.components import Component
 from features.recipe import Recipe, read_recipe, write_recipe
 
@@ -45,7 +45,7 @@ def kept_recipes(configuration: Configuration) -> list[Recipe]:
         try:
             found.append(replace(read_recipe(path), name=path.stem))
         except ConfigurationError as error:
-            print(f"top7: left out: {error}", file=sys.stderr)
+            log.warning(f"top7: left out: {error}")
     return found
 
 
@@ -83,10 +83,9 @@ def keep_recipe(path: Path, recipe: Recipe, earlier: Recipe | None) -> Path:
         aside = path.with_name(f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json")
         if _worth(earlier) > _worth(recipe) and not aside.exists():
             write_recipe(aside, replace(earlier, name=aside.stem))
-            print(
+            log.info(
                 f"{path} now scores {_figures(recipe)}, the one before {_figures(earlier)} on the same data: "
-                f"that is kept as {aside}",
-                file=sys.stderr,
+                f"that is kept as {aside}"
             )
     return write_recipe(path, recipe)
 

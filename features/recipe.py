@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from competition.atomic import write_json
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, nearest
+from competition.messages import log
 from features.components import Component, component_from
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def find_recipe(configuration: Configuration, named: str | None, index: str | No
     recipe, why = _best(configuration) if named is None else (_found(configuration, named), None)
     recipe = recipe if index is None else indexed(recipe, index)
     if why is not None:
-        print(f"top7: {why}", file=sys.stderr)
+        log.info(f"top7: {why}")
     return recipe
 
 
@@ -119,7 +119,7 @@ def _found(configuration: Configuration, named: str) -> Recipe:
             return read_recipe(Path(named))
     found = resolve(named_recipe(named), configuration)
     for note in found.notes:
-        print(f"top7: recipe {named}: {note}", file=sys.stderr)
+        log.info(f"top7: recipe {named}: {note}")
     recipe = Recipe(
         Path(named).stem,
         found.components,

@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from competition.errors import ConfigurationError, Top7Error
+from competition.messages import on_stderr
 from competition.printable import PrintableStream
 from submissions import interruption
 from submissions.arguments import parse
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         contextlib.redirect_stdout(PrintableStream(sys.stdout)),
         contextlib.redirect_stderr(PrintableStream(sys.stderr)),
+        on_stderr(),
     ):
         return _run(options)
 

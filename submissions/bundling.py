@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 from competition.atomic import sync_folder, write_json, write_text
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
 from features.dumps import Dump, beside, file_label
 from features.ranking.photos import learns_from_photos
 from features.ranking.state import Photos
@@ -68,10 +68,9 @@ def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress:
     tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
     out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
-    print(
+    log.info(
         f"top7: bundle of recipe {recipe.name}: {len(files)} files of {work} {_size(copied)}, weights {_size(tensors)}: "
-        f"{_size(copied + tensors)} in {out}, {_size(free)} free there",
-        file=sys.stderr,
+        f"{_size(copied + tensors)} in {out}, {_size(free)} free there"
     )
     if (copied + tensors) * 1.01 + (16 << 20) > free:
         raise Top7Error(
@@ -146,10 +145,9 @@ def _derived_files(
     steps = []
     for step in recipe.steps:
         if step.get("transductive"):
-            print(
+            log.info(
                 f"top7: {step['step']} is transductive: it learns from the queries too, so this step and what follows is "
-                "computed by every predict",
-                file=sys.stderr,
+                "computed by every predict"
             )
             if any(map(learns_from_photos, recipe.steps[len(steps) :])):
                 raise ConfigurationError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from competition import leaderboard
 from competition.configuration import Configuration, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
+from competition.messages import log
 from competition.standings import render
 
 MINI_WORK = Path("work/mini")
@@ -49,7 +49,7 @@ def mini_configuration(work: Path, seed: int = 0) -> Configuration:
 
     folder = Path(work) / ("competition" if seed == 0 else f"competition-seed{seed}")
     if not (folder / "config.toml").exists():
-        print(f"no --config: drawing the embedded mini competition in {folder}", file=sys.stderr)
+        log.info(f"no --config: drawing the embedded mini competition in {folder}")
     return load_configuration(build(folder, seed=seed), work=work)
 
 
@@ -76,7 +76,7 @@ def init(options: Namespace) -> Outcome:
         look(options.folder), out, model=options.model, weights=options.weights
     )
     for line in unsure:
-        print(f"top7: please check: {line}", file=sys.stderr)
+        log.warning(f"top7: please check: {line}")
     values = {"configuration": str(out), "found": seen, "unsure": unsure}
     return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
 
@@ -155,10 +155,9 @@ def verify(options: Namespace) -> Outcome:
         else f"{path}: damaged"
         for path, ids in report.damaged.items()
     ]
-    print(
+    log.warning(
         f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} files damaged: ./run.sh extract repairs them; "
-        "candidates and what steps keep are made again when next asked for",
-        file=sys.stderr,
+        "candidates and what steps keep are made again when next asked for"
     )
     return Outcome(values, "\n".join(lines), exit_code=1)
 
@@ -238,7 +237,7 @@ def _tune_named(configuration: Configuration, options: Namespace) -> None:
     from tuning.tune import tune as run_study
 
     for name in recipe_names():
-        print(f"top7: tuning recipe {name}", file=sys.stderr)
+        log.info(f"top7: tuning recipe {name}")
         try:
             recipe = find_recipe(configuration, name)
             run_study(
@@ -250,7 +249,7 @@ def _tune_named(configuration: Configuration, options: Namespace) -> None:
                 recipe=recipe,
             )
         except (ConfigurationError, Top7Error) as error:
-            print(f"top7: recipe {name} was not tuned: {error}", file=sys.stderr)
+            log.warning(f"top7: recipe {name} was not tuned: {error}")
 
 
 def submit(options: Namespace) -> Outcome:
@@ -310,10 +309,7 @@ def check(options: Namespace) -> Outcome:
         "faults": [{"line": fault.line, "fault": fault.text} for fault in checked.faults],
     }
     if checked.faults:
-        print(
-            f"top7: {options.file}: {len(checked.faults)} fault{'s' if len(checked.faults) > 1 else ''}",
-            file=sys.stderr,
-        )
+        log.info(f"top7: {options.file}: {len(checked.faults)} fault{'s' if len(checked.faults) > 1 else ''}")
         return Outcome(values, "\n".join(str(fault) for fault in checked.faults), exit_code=1)
     return Outcome(
         values,
@@ -354,9 +350,8 @@ def show_leaderboard(options: Namespace) -> Outcome:
         except ValueError:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
         if not leaderboard.record_official(work, file, official):
-            print(
-                f"top7: {file} is recorded; no local figure is known of it: score it where it has labels",
-                file=sys.stderr,
+            log.info(
+                f"top7: {file} is recorded; no local figure is known of it: score it where it has labels"
             )
     rows = leaderboard.read_rows(work)
     values = {"rows": [{key: value for key, value in vars(row).items()} for row in rows]}
@@ -437,7 +432,7 @@ def compare(options: Namespace) -> Outcome:
         except ConfigurationError as error:
             if options.recipes:
                 raise
-            print(f"top7: left out: {error}", file=sys.stderr)
+            log.warning(f"top7: left out: {error}")
     if not recipes:
         raise ConfigurationError(
             f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"

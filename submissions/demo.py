@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from competition import leaderboard
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import split_images
+from competition.messages import log
 from competition.standings import render
 from features.descriptors import gallery_ids
 from features.recipe import Recipe, read_recipe, write_recipe
@@ -32,7 +32,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     extract(configuration)
     _say(2, "tune: weights inside the region, pooling, part detectors")
     tuned = tune(configuration, trials=trials)
-    print(report(tuned, competition.top_k), file=sys.stderr)
+    log.info(report(tuned, competition.top_k))
     _say(3, "submit, check and score three recipes: best single layer, equal weights, tuned")
     recipes = {
         "best single layer": _best_single_layer(configuration, tuned),
@@ -80,7 +80,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
 
 
 def _say(number: int, text: str) -> None:
-    print(f"\n[{number}/3] {text}", file=sys.stderr)
+    log.info(f"\n[{number}/3] {text}")
 
 
 def _best_single_layer(configuration: Configuration, tuned) -> Path:

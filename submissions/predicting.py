@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import list_images
+from competition.messages import log
 from features.components import backbone_named, depth_order
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import photos_for
@@ -37,16 +37,14 @@ def predict(
     configuration, recipe, photos = needed(configuration, recipe)
     images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
-        print(f"top7: {other} is no image by its extension: passed over", file=sys.stderr)
+        log.warning(f"top7: {other} is no image by its extension: passed over")
     with tempfile.TemporaryDirectory(prefix="top7-predict-", ignore_cleanup_errors=True) as folder:
         describe(configuration, images, folder, device=device)
         lists = ranked_lists(
             configuration, recipe, "test", images.ids, None, folder=Path(folder), photos=photos
         )
     for query in lists.unreadable:
-        print(
-            f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
-        )
+        log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
     competition = configuration.competition
     write_submission(
         output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, competition.submission

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from competition.configuration import Configuration
 from competition.images import split_images
 from competition.labels import relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
+from competition.messages import log
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
@@ -40,9 +40,7 @@ def submit(
     queries = split_images(configuration, split)
     lists = _lists(configuration, recipe, split, queries.ids, distinct)
     for query in lists.unreadable:
-        print(
-            f"top7: query {query} could not be read: its line holds the first gallery images", file=sys.stderr
-        )
+        log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
     path = (
         Path(out)
         if out is not None
@@ -154,7 +152,6 @@ def _record(work: Path, entry: Mapping) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        print(
-            f"top7: {work}: cannot be written to ({error.strerror}): nothing is recorded on the leaderboard",
-            file=sys.stderr,
+        log.warning(
+            f"top7: {work}: cannot be written to ({error.strerror}): nothing is recorded on the leaderboard"
         )

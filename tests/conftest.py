@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from competition.messages import on_stderr
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages_on_stderr() -> Iterator[None]:
+    """Messages of functions called by tests, too, go where the command line prints them."""
+    with on_stderr():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
 from competition.metrics import average_precisions
 from features.descriptors import gallery_ids
 from features.kept_recipes import data_identity
@@ -25,10 +25,9 @@ WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
 def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:
     """Return AP@k of every labelled query under a recipe, by full ranking, (Q,) float64."""
     if any(step.get("pairs") for step in recipe.steps):
-        print(
+        log.warning(
             f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
-            "all, mean nothing: the private one alone is honest",
-            file=sys.stderr,
+            "all, mean nothing: the private one alone is honest"
         )
     ids = gallery_ids(configuration)
     lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
@@ -73,5 +72,5 @@ def score_named(configuration: Configuration) -> dict[str, float]:
         write_recipe(folder / f"{name}.json", recipe)
         found[name] = recipe.scores["all"]
     for name, why in left_out.items():
-        print(f"top7: recipe {name} was not scored: {why}", file=sys.stderr)
+        log.warning(f"top7: recipe {name} was not scored: {why}")
     return found

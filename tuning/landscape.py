@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ids_digest
+from competition.messages import log
 from competition.metrics import average_precisions
 from features.descriptors import gallery_ids, open_components
 from features.kept import budget
@@ -310,4 +310,4 @@ def _key(components, steps) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    log.info(text)

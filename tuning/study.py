@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -23,6 +22,7 @@ import psutil
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from competition.messages import log
 from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
@@ -226,10 +226,9 @@ def _say_waiting(running: Sequence[optuna.trial.FrozenTrial], said: set[int]) ->
                 if host == socket.gethostname()
                 else f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
             )
-            print(
+            log.info(
                 f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
-                f"{trial.datetime_start:%H:%M}, {until}",
-                file=sys.stderr,
+                f"{trial.datetime_start:%H:%M}, {until}"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.messages import log
 from features.kept_recipes import data_identity, keep_recipe, readable
 from features.recipe import Recipe
 from tuning import study as studies
@@ -88,10 +88,9 @@ def tune(
     from tqdm import tqdm
 
     landscape = Landscape(configuration, recipe=recipe, progress=progress)
-    print(
+    log.info(
         f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
-        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first",
-        file=sys.stderr,
+        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
     )
     settings, labelled = configuration.tuning, landscape.labelled
     if certify_seconds:
@@ -99,9 +98,9 @@ def tune(
     total = settings.trials if trials is None else trials
     seed = settings.seed if seed is None else seed
     kinds = measured_kinds(landscape)
-    print(kinds_text(kinds, total), file=sys.stderr)
+    log.info(kinds_text(kinds, total))
     untuned, untuned_precisions = _untuned(landscape)
-    print(_showable(landscape, untuned_precisions), file=sys.stderr)
+    log.info(_showable(landscape, untuned_precisions))
 
     storage = open_storage(settings.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{seed}"
@@ -109,7 +108,7 @@ def tune(
     before = len(studies.completed(study))
     mixed = other_figures(landscape, study)
     if mixed is not None:
-        print(f"WARNING: {mixed}", file=sys.stderr)
+        log.warning(f"WARNING: {mixed}")
     known = _recipe_point(landscape)
     with tqdm(
         total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True
@@ -343,10 +342,9 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
     if len(combination.components) < len(recipe.weights):  # joined: all points are one
         return []
     if not contains(recipe.weight_array, combination.sums, combination.chains):
-        print(
+        log.warning(
             f"the weights of {recipe.name} lie outside the region [tuning] region = "
-            f"{landscape.configuration.tuning.region!r}: it is scored beside the study, which cannot try it",
-            file=sys.stderr,
+            f"{landscape.configuration.tuning.region!r}: it is scored beside the study, which cannot try it"
         )
         return []
     coordinates = np.maximum(barycentric(recipe.weight_array, combination.sums, combination.chains), 0.0)
@@ -391,9 +389,8 @@ def _affordable_folds(landscape: Landscape, combination: Combination, trials: in
     work = 5.0 * trials * len(landscape.labelled.query_ids) * len(landscape.gallery_ids) * width
     if full and 2 * work <= FOLDS_LIMIT:
         return 5
-    print(
-        "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it",
-        file=sys.stderr,
+    log.info(
+        "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
     )
     return 0
 

@@ -7,7 +7,6 @@ end of each operation, and a batch's maps are pooled by the core that has them i
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
 from features.backbones import Network, create_network
 from features.decoding import Sizing
 from features.extraction.memory import keep_freed_memory
@@ -110,7 +110,7 @@ class Engine:
             return True  # another batch under way has said so
         rows = tried // 2
         self.settings = replace(self.settings, batch_rows=rows)
-        print(f"{self.backbone.name}: out of memory: batches of {rows} images from here on", file=sys.stderr)
+        log.warning(f"{self.backbone.name}: out of memory: batches of {rows} images from here on")
         return True
 
     def submit(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Future[Batch]:

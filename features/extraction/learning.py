@@ -8,7 +8,6 @@ gallery, so that its extraction goes on with the same detectors.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from competition.atomic import write_json
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest, list_images
+from competition.messages import log
 from features.dumps import file_label
 from features.extraction.engine import Engine
 from features.extraction.reading import read_ahead
@@ -50,7 +50,7 @@ def record_samples(configuration: Configuration, backbone: Backbone, gallery: Im
         try:
             known = read_learnt(path)
         except Top7Error as error:  # the same sample is drawn again
-            print(f"{error}: drawn again", file=sys.stderr)
+            log.warning(f"{error}: drawn again")
             known = None
         if known is not None:
             continue
@@ -196,11 +196,10 @@ def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[t
         skipped += int((~finite).sum())
         yield maps[finite]
     if skipped:
-        print(
+        log.warning(
             f"{engine.backbone.name}, layer {layer}: {skipped} images with values that are not finite are "
             f"left out of "
-            "the training sample",
-            file=sys.stderr,
+            "the training sample"
         )
 
 

@@ -6,11 +6,11 @@ They lie beside the whole gallery's. Commands use them until the whole gallery h
 from __future__ import annotations
 
 import json
-import sys
 
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet, sample_images, split_images
+from competition.messages import log
 from features.dumps import beside
 from features.extraction.disk import Disk
 from features.extraction.targets import (
@@ -51,11 +51,10 @@ def sample_of(configuration: Configuration, gallery: ImageSet, limit: int) -> Im
         labels = validation_labels(configuration, queries.ids, gallery.ids)
         positives = {image_id for relevant in labels.values() for image_id in relevant}
     sample = sample_images(gallery, limit, configuration.tuning.seed, sorted(positives))
-    print(
+    log.warning(
         f"--limit {limit}: a sample of {len(sample)} of {len(gallery)} gallery images, with all "
         f"{len(positives)} labelled positives in it: scores on it are optimistic, the full gallery has more to "
-        "confuse them",
-        file=sys.stderr,
+        "confuse them"
     )
     return sample
 
@@ -72,7 +71,7 @@ def use_sample(configuration: Configuration, sample: ImageSet) -> None:
     ]
     if all(beside(path, ".json").exists() for path in paths):
         use_whole(configuration)
-        print(f"{whole}: the whole gallery is there: commands use it, not the sample", file=sys.stderr)
+        log.info(f"{whole}: the whole gallery is there: commands use it, not the sample")
     elif sampled_ids(configuration) != list(sample.ids):
         Disk().write_file(sample_record(configuration), json.dumps({"ids": list(sample.ids)}).encode())
 

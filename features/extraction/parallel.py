@@ -6,7 +6,6 @@ nothing else. Workers must see the same files (images, weights, work folder) und
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ import torch
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
+from competition.messages import log, on_stderr
 from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.devices import own_device
 from features.extraction.engine import Engine
@@ -95,9 +95,8 @@ def elsewhere(
                 if not _worker_lost(error) or failures == ATTEMPTS:
                     raise
                 shards.close()
-                print(
-                    f"a worker was lost ({type(error).__name__}): {len(waiting)} windows go out again",
-                    file=sys.stderr,
+                log.warning(
+                    f"a worker was lost ({type(error).__name__}): {len(waiting)} windows go out again"
                 )
 
     return produce
@@ -193,6 +192,7 @@ def _worker_lost(error: BaseException) -> bool:
     )
 
 
+@on_stderr()
 def compute_shard(
     configuration: Configuration,
     backbone: Backbone,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from tqdm import tqdm
 
 from competition.images import ImageSet
+from competition.messages import log
 from features.extraction.contents import done_contents, taken_contents
 from features.extraction.engine import Engine
 from features.extraction.partial import Group
@@ -231,5 +232,5 @@ class _Writer:
             if self.behind:
                 self.close()
         except Exception as error:  # the first error is on its way already
-            print(f"not everything computed could be kept: {error}", file=sys.stderr)
+            log.warning(f"not everything computed could be kept: {error}")
         self.pool.shutdown(wait=True, cancel_futures=True)

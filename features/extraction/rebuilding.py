@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from competition.images import ImageSet
+from competition.messages import log
 from features.dumps import DamagedSidecar, beside, column_sum, read_sidecar
 from features.extraction.disk import Disk
 from features.extraction.hashing import content_hash, file_stamp
@@ -49,18 +50,17 @@ def sidecar_of(target: Target) -> dict | None:
         sidecar |= {"shape": list(matrix.shape), "dtype": target.dtype, "recipe": dict(target.recipe)}
         sidecar["column_sum"] = column_sum(matrix).tolist()
         Disk().write_file(path, sealed_text(sidecar).encode())
-        print(f"{damage}: written again by what {other.name} says", file=sys.stderr)
+        log.warning(f"{damage}: written again by what {other.name} says")
         return read_sidecar(target.path)
-    print(f"{damage}: no other dump says the same: its rows are computed again", file=sys.stderr)
+    log.warning(f"{damage}: no other dump says the same: its rows are computed again")
     return None
 
 
 def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
     """Write the record anew; every file is read for its hash, and taken for the one that was extracted."""
-    print(
+    log.warning(
         f"{record}: missing or cut off: made anew from the dumps and the {sidecar['shape'][0]} image files; whether "
-        "one of these has changed since cannot be told",
-        file=sys.stderr,
+        "one of these has changed since cannot be told"
     )
     records = np.zeros(sidecar["shape"][0], dtype=record_type(len(sidecar["columns"])))
     for column, name in enumerate(sidecar["columns"]):

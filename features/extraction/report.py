@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from competition.messages import log
 
 
 @dataclass
@@ -21,6 +22,6 @@ class ExtractionReport:
     def say(self) -> None:
         """What was left out, and whether the gallery is a sample."""
         for split, image_id, reason in self.unreadable:
-            print(f"unreadable: {split} {image_id}: {reason}", file=sys.stderr)
+            log.warning(f"unreadable: {split} {image_id}: {reason}")
         if self.limited:
-            print(f"the gallery is a sample of {self.limited} images: scores are optimistic", file=sys.stderr)
+            log.warning(f"the gallery is a sample of {self.limited} images: scores are optimistic")

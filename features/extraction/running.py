@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from competition.configuration import SIMULATED, SPLITS, Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, configured_images
 from competition.labels import validation_labels
+from competition.messages import log
 from competition.simulated_split import simulated_images
 from features.dumps import read_sidecar
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
@@ -96,7 +96,7 @@ def extract(
             files = {split: found for split, found in images.items() if split != SIMULATED}
             refuse_lost_rows(configuration, files, folders)
         plan_ = work.plan()
-        print(plan_.sentence(), file=sys.stderr)
+        log.info(plan_.sentence())
         refuse_small_disk(plan_, configuration)
         report = work.run(plan_, progress)
         if any(planned.split == SIMULATED for planned in plan_.passes):
@@ -254,7 +254,7 @@ class Work:
                 continue
             engine = self._engine(backbone)
             for note in engine.notes:
-                print(note, file=sys.stderr)
+                log.info(note)
             planned = [
                 plan_pass(engine, split, self.images[split], standing) for split, standing in missing.items()
             ]
@@ -310,9 +310,7 @@ class Work:
                 )
             )
             if unfinished and not any(planned.backbone is backbone for planned in plan_.passes):
-                print(
-                    f"{backbone.name}: part detectors are missing or damaged: learnt again", file=sys.stderr
-                )
+                log.warning(f"{backbone.name}: part detectors are missing or damaged: learnt again")
                 set_part_models(self._engine(backbone), self.configuration, self.whole, [])
         for planned in plan_.passes:
             engine, images = self._engine(planned.backbone), self.images[planned.split]
@@ -356,5 +354,5 @@ class Work:
 
 def _compiled(engine: Engine) -> bool:
     compiled, why = compiling_helps(engine)
-    print(why, file=sys.stderr)
+    log.info(why)
     return compiled

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
 from features.dumps import file_label, recipe_digest
 from features.extraction.disk import Disk
 
@@ -69,7 +69,7 @@ def choose_device(wanted: str) -> str:
             "--device cuda: torch finds no CUDA device on this machine: use --device auto or cpu"
         )
     if wanted == "auto":
-        print("no CUDA device: extraction runs on the CPU in float32", file=sys.stderr)
+        log.warning("no CUDA device: extraction runs on the CPU in float32")
     return "cpu"
 
 

@@ -5,7 +5,6 @@ works on.
 from __future__ import annotations
 
 import json
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from competition.atomic import write_json
 from competition.images import ImageSet, ids_digest
+from competition.messages import log
 from features.dumps import DAMAGE, bad_rows, beside, npy_header
 from features.extraction.disk import Disk
 from features.extraction.hashing import content_hash, file_stamp
@@ -83,16 +83,14 @@ def _tell(folder: Path, old_ids: Sequence[str], images: ImageSet, changed: np.nd
     """One line on stderr on what became of the images since the dumps were made."""
     old, new = set(old_ids), set(images.ids)
     if grown := len(new - old):
-        print(f"{folder}: {grown} new images: the dumps are extended by them", file=sys.stderr)
+        log.info(f"{folder}: {grown} new images: the dumps are extended by them")
     if lost := sorted(old - new):
         what = f"{len(lost)} images (such as {lost[0]!r})"
-        print(f"{folder}: {what} are gone: their rows are dropped, as asked", file=sys.stderr)
+        log.warning(f"{folder}: {what} are gone: their rows are dropped, as asked")
     if changed.any():
         first = images.ids[int(np.flatnonzero(changed)[0])]
         what = f"{int(changed.sum())} images (such as {first!r})"
-        print(
-            f"{folder}: {what} have other content than before: their rows are computed anew", file=sys.stderr
-        )
+        log.info(f"{folder}: {what} have other content than before: their rows are computed anew")
 
 
 def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bool) -> np.ndarray:

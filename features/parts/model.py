@@ -26,6 +26,7 @@ from tqdm import tqdm
 from competition.atomic import write_bytes
 from competition.configuration import Parts
 from competition.errors import Top7Error
+from competition.messages import log
 from features.kept import is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
@@ -171,7 +172,7 @@ def learn_parts(
 
 
 def _say(sentence: str) -> None:
-    tqdm.write(sentence, file=sys.stderr)
+    log.info(sentence)
 
 
 def _checked(

@@ -4,13 +4,13 @@ time.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from competition.errors import Top7Error
+from competition.messages import log
 from features.ranking.cascade import rerank
 from features.ranking.index_builders import without_notes
 from features.ranking.indexing import Index
@@ -72,10 +72,9 @@ def approximate_search(
         if short.any()
         else ""
     )
-    print(
+    log.info(
         f"top7: approximate search ({index.kind}): recall@{k} {share:.4f} against the exact lists of "
-        f"{len(checked)} of {len(ranks)} queries{found_too_few}",
-        file=sys.stderr,
+        f"{len(checked)} of {len(ranks)} queries{found_too_few}"
     )
     return ranks, scores, share
 

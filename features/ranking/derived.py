@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from filelock import FileLock
 
 from competition.atomic import sync_folder, write_json
 from competition.errors import Top7Error
+from competition.messages import log
 from features import kept
 
 BLOCK_ROWS = 4096
@@ -96,9 +96,7 @@ def derived(
             with FileLock(lock):  # several workers of a study may want it at once
                 if (found := _opened(sidecar, paths, shapes)) is None:
                     if sidecar.exists():
-                        print(
-                            f"{sidecar}: damaged, or of an earlier version: computed again", file=sys.stderr
-                        )
+                        log.warning(f"{sidecar}: damaged, or of an earlier version: computed again")
                         sidecar.unlink()
                     about = {"format": 2, "recipe": dict(recipe), "rows": rows}
                     about["columns"] = {name: list(value) for name, value in columns.items()}

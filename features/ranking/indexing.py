@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from competition.atomic import sync_folder
 from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.messages import log
 from features import kept
 from features.ranking.derived import content_digest, digest_of, note_files
 from features.ranking.index_builders import BUILDERS, empty_hnsw, lists_of, sample_rows
@@ -162,11 +162,10 @@ def _check_fit(chosen: Mapping[str, int], rows: int, dimension: int) -> None:
 def _build(fused, rows, kind: str, chosen, seed: int, path: Path, progress: bool) -> None:
     """Write the index's file; what is half written goes by other names."""
     needed, free = _bytes(kind, chosen, len(rows), fused.shape[1]), shutil.disk_usage(path.parent).free
-    print(
+    log.info(
         f"top7: index {kind} of {len(rows)} images x {fused.shape[1]}, built once: about "
         f"{duration(_estimated_seconds(fused, rows, kind, chosen))}, {needed / 1e6:.1f} MB in {path.parent}"
-        + (" and as much memory" if kind == "hnsw" else ""),
-        file=sys.stderr,
+        + (" and as much memory" if kind == "hnsw" else "")
     )
     if needed > free:
         raise Top7Error(

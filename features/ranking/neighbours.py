@@ -4,13 +4,13 @@ dump.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from competition.messages import log
 from features.ranking.derived import content_digest, derived
 from features.search import search
 from features.similarity import BLOCK_ROWS, float32_rows
@@ -50,11 +50,10 @@ def neighbour_graph(
         )
         recipe["excluded"] = [] if excluded is None else np.flatnonzero(excluded).tolist()
     if progress and total > 20_000:
-        print(
+        log.info(
             f"top7: neighbour graph of {total} images, {k} neighbours: about "
             f"{duration(estimated_seconds(gallery, query_rows))} and {total * k * 12 / 1e6:.0f} MB if it is not there "
-            "yet; an interrupted run resumes",
-            file=sys.stderr,
+            "yet; an interrupted run resumes"
         )
     found = derived(
         folder,

@@ -1,0 +1,42 @@
+"""Messages to people go through one logger, "top7"; the command line prints them on stderr, a notebook may silence it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("top7")
+
+
+class _Stderr(logging.Handler):
+    """One line a message on the stderr of the moment, above the progress bars of a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")
+        if tqdm is not None and sys.stderr.isatty():
+            tqdm.tqdm.write(record.getMessage(), file=sys.stderr)
+        else:
+            print(record.getMessage(), file=sys.stderr)
+
+
+_STDERR = _Stderr()
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Print every message on stderr while this is open."""
+    if _STDERR in log.handlers:
+        yield
+        return
+    level, propagate = log.level, log.propagate
+    log.addHandler(_STDERR)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(_STDERR)
+        log.setLevel(level)
+        log.propagate = propagate
