@@ -26,7 +26,6 @@ from features import kept
 FORMAT = 1
 BLOCK_ROWS = 4096
 DAMAGE = ".damaged.json"  # beside a dump that `verify` found damaged
-SIDECAR_KEYS = {"shape", "dtype", "ids", "recipe", "unreadable"}
 SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
 
 
@@ -112,11 +111,68 @@ def read_sidecar(path: Path) -> dict:
         raise DamagedSidecar(
             f"{sidecar}: damaged ({error}): run ./run.sh extract to write it again"
         ) from None
-    if found.get("format") != FORMAT or not SIDECAR_KEYS <= found.keys():
-        raise DamagedSidecar(
-            f"{sidecar}: not a dump's sidecar of format {FORMAT}: run ./run.sh extract to write it again"
-        )
+    for key, (fits, words) in SIDECAR.items():
+        if (key in found or key not in OPTIONAL) and not fits(found.get(key), found):
+            raise DamagedSidecar(
+                f"{sidecar}: not a dump's sidecar: {key} = {found.get(key)!r:.60}: expected {words}: run ./run.sh "
+                "extract to write it again"
+            )
     return found
+
+
+def _are(kind: type, values: object) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {kind}
+
+
+def _fit_unreadable(entries: object, sidecar: Mapping) -> bool:
+    if not _are(dict, entries):
+        return False
+    rows = [entry.get("row") for entry in entries]
+    told = [entry.get(key) for entry in entries for key in ("id", "reason")]
+    return _are(int, rows) and all(0 <= row < len(sidecar["ids"]) for row in rows) and _are(str, told)
+
+
+def _fit_settings(runs: object, sidecar: Mapping) -> bool:
+    return _are(dict, runs) and all(_are(int, run.get("rows")) and len(run["rows"]) == 2 for run in runs)
+
+
+OPTIONAL = (
+    "column_sum",
+    "images",
+    "columns",
+    "settings",
+)  # the last three together: of dumps that were extracted
+# what stands in a sidecar, checked in this order: whether a value fits, and what is expected
+SIDECAR: dict[str, tuple[Callable[[object, Mapping], bool], str]] = {
+    "format": (lambda value, _: value == FORMAT, str(FORMAT)),
+    "shape": (
+        lambda shape, _: _are(int, shape) and len(shape) == 2 and min(shape) >= 0,
+        "numbers of rows and columns",
+    ),
+    "dtype": (lambda dtype, _: dtype in ("float32", "float16"), "float32 or float16"),
+    "ids": (
+        lambda ids, sidecar: _are(str, ids) and len(ids) == sidecar["shape"][0],
+        "a text for each row",
+    ),
+    "recipe": (lambda recipe, _: isinstance(recipe, dict), "an object"),
+    "unreadable": (_fit_unreadable, "objects with a row, an id and a reason"),
+    "column_sum": (
+        lambda sums, sidecar: (
+            isinstance(sums, list)
+            and all(type(total) is float or type(total) is int and abs(total) < 2**53 for total in sums)
+            and len(sums) == sidecar["shape"][1]
+        ),
+        "a number for each column",
+    ),
+    "images": (
+        lambda name, sidecar: (
+            isinstance(name, str) and Path(name).name == name and {"columns", "settings"} <= sidecar.keys()
+        ),
+        "a file's name, with columns and settings beside it",
+    ),
+    "columns": (lambda names, _: _are(str, names), "file names"),
+    "settings": (_fit_settings, "objects with rows = [first, last + 1]"),
+}
 
 
 def noted_damage(path: Path) -> int:

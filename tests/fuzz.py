@@ -22,6 +22,7 @@ from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from competition.labels import read_labels
 from features.dumps import FORMAT, open_dump
+from features.extraction.rebuilding import settings_by_row
 from features.ranking.recipes import FOLDER, read_named_recipe, resolve
 from features.recipe import read_recipe
 from submissions.checking import check_submission
@@ -191,12 +192,15 @@ def _configuration(folder: Path, rng: random.Random) -> None:
         number = rng.randrange(len(lines))
         key, equals, value = lines[number].partition(" = ")
         kind = rng.random()
+        try:
+            tree = tomllib.loads(f"a = {value}")["a"] if equals else None
+        except tomllib.TOMLDecodeError:  # changed before
+            kind = 0.0
         if not equals or kind < 0.2:
             lines[number] = rng.choice(("", lines[number], rng.choice(lines)))
         elif kind < 0.8 and "step" not in key:
-            lines[number] = f"{key} = {_toml(_in_json([tomllib.loads('a = ' + value)['a']], rng))}"
+            lines[number] = f"{key} = {_toml(_in_json([tree], rng))}"
         else:
-            tree = tomllib.loads(f"a = {value}")["a"]
             lines[number] = (
                 f"{key} = {_toml(_in_json(tree, rng) if isinstance(tree, dict | list) else rng.choice(ODD))}"
             )
@@ -298,9 +302,17 @@ def _sidecar(folder: Path, rng: random.Random) -> None:
         "ids": ["a", "b", "c"],
         "recipe": {"model": "v"},
     }
-    sidecar |= {"unreadable": [{"row": 2, "id": "c", "reason": "damaged"}], "settings": [{"rows": [[0, 3]]}]}
+    sidecar |= {
+        "unreadable": [{"row": 2, "id": "c", "reason": "damaged"}],
+        "settings": [{"rows": [0, 3]}],
+        "images": "x.images.npy",
+        "columns": ["d.npy"],
+    }
+    sidecar |= {"column_sum": [1.0, 1.0, 1.0, 0.0]}
     (folder / "d.json").write_bytes(_json_file(rng, sidecar))
-    open_dump(path, ids=["a", "b", "c"])
+    dump = open_dump(path, ids=["a", "b", "c"])
+    dump.column_sum(np.ones(3, dtype=bool))
+    settings_by_row(dump.sidecar.get("settings", []), len(dump.ids))
 
 
 def _journal(folder: Path, rng: random.Random) -> None:

@@ -5,7 +5,7 @@ import pytest
 from tests.fuzz import READERS, fuzz
 
 
-@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "sidecar"])
+@pytest.mark.parametrize("kind", READERS)
 def test_mutated_files_end_in_one_line_of_ours(kind):
     outcomes, failures = fuzz(250, 0, (kind,))
     assert not failures

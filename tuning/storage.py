@@ -12,10 +12,11 @@ from pathlib import Path
 import optuna
 from filelock import FileLock
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 
 from competition.errors import ConfigurationError, Top7Error
 
-NOT_A_LOG = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+NOT_A_LOG = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RecursionError)
 
 
 def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage:
@@ -56,11 +57,18 @@ class Journal(JournalFileBackend):
 
     def __init__(self, path: Path):
         super().__init__(str(path))
+        self._studies: set[str] = set()
         self._writing = FileLock(path.with_name(".journal.lock"))  # the system drops it when its process dies
 
     def read_logs(self, log_number_from: int) -> Iterator[dict]:
         self.line = log_number_from + 1
         for log in super().read_logs(log_number_from):
+            if log["op_code"] == JournalOperation.CREATE_STUDY:
+                if not isinstance(log["study_name"], str):
+                    raise ValueError(f"study_name = {log['study_name']!r}")
+                self._studies.add(log["study_name"])
+            elif log.get("study_id", 0) >= len(self._studies):
+                raise ValueError("the line that creates its study is gone")
             yield log
             self.line += 1
 
@@ -86,6 +94,6 @@ def _whole_lines(stream) -> int:
         start = text.rfind(b"\n", 0, max(0, end - 1)) + 1
         try:
             json.loads(text[start:end])
-        except ValueError:
+        except (ValueError, RecursionError):
             return start
         return end

@@ -35,7 +35,10 @@ def sidecar_of(target: Target) -> dict | None:
     if not path.exists():
         return None
     try:
-        return read_sidecar(target.path)
+        found = read_sidecar(target.path)
+        if "images" in found:
+            return found
+        damage = f"{path}: names no record of the images"
     except DamagedSidecar as error:
         damage = str(error).partition(": run ")[0]
     for other in sorted(target.path.parent.glob("*.json")):

@@ -195,12 +195,16 @@ def test_a_torn_journal_goes_on_and_a_bad_line_is_named(tmp_path):
         total = len(studies.completed(open_again(None, tmp_path))) + 5
         assert len(run(tmp_path, total)) == total
     lines = journal.read_bytes().splitlines(keepends=True)
-    for bad in (b'{"op_code":4,\n', b"{}\n", b"7\n", b"\xff\xfe\n", b'{"op_code":99,"worker_id":"w"}\n'):
+    unknown, nested = b'{"op_code":99,"worker_id":"w"}\n', b"[" * 100_000 + b"\n"
+    for bad in (b'{"op_code":4,\n', b"{}\n", b"7\n", b"\xff\xfe\n", unknown, nested):
         for at in (0, 20, len(lines) - 2):
             journal.write_bytes(b"".join([*lines[:at], bad, *lines[at + 1 :]]))
             with pytest.raises(Top7Error, match=rf"journal\.log, line {at + 1}: ") as raised:
                 run(tmp_path, total)
             assert "\n" not in str(raised.value)
+    journal.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(Top7Error, match=r"journal\.log, line 1: .*the line that creates its study is gone"):
+        run(tmp_path, total)
     journal.write_bytes(b"".join(lines[:20]))  # what the message tells to do
     assert len(run(tmp_path, total)) == total
 
