@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
+from competition.images import ids_digest
 
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -156,6 +159,18 @@ def validation_labels(
     if path != "folders" and not path.exists():
         raise Top7Error(f"{configuration.path}: [competition] labels: {path} does not exist")
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
+
+
+def measured_by(
+    labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int
+) -> dict[str, object]:
+    """What a figure depends on besides the lists: gallery, labels and top_k; figures compare where these agree."""
+    told = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
+    return {
+        "gallery": ids_digest(gallery_ids),
+        "labels": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "top_k": top_k,
+    }
 
 
 def relevant_rows(labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str]) -> tuple[np.ndarray, ...]:

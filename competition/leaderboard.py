@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,8 +31,9 @@ class Row:
     """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
     What is unknown is None. public, private: by the first convention, on the queries the study saw and on
-    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; moved: places won
-    (positive) or lost from the public to the private ranking of the recipes that have both.
+    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; data: gallery, labels
+    and top_k of the figures; unlike: what of it is not that of the ranking asked for ("" for ranked rows); moved: places
+    won (positive) or lost from the public to the private ranking of the ranked recipes that have both.
     """
 
     file: str
@@ -47,6 +48,8 @@ class Row:
     moved: int | None = None
     official: float | None = None
     recorded: str | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+    unlike: str = ""
     details: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -68,8 +71,8 @@ def record_score(work: Path | str, entry: Mapping[str, object]) -> Path:
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
     MAP@top_k), and where known top_k, measured_on (split of the labels; default: `split`. For a test
-    submission without labels: its recipe's figures on "validation"), public, private. Anything else that JSON
-    can hold (recipe, weights) is kept.
+    submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public, private.
+    Anything else that JSON can hold (recipe, weights) is kept.
     """
     missing = [key for key in REQUIRED if not entry.get(key)]
     if missing:
@@ -87,11 +90,12 @@ def record_score(work: Path | str, entry: Mapping[str, object]) -> Path:
     return _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
 
 
-def record_official(work: Path | str, file: Path | str, score: float) -> bool:
+def record_official(work: Path | str, file: Path | str, score: float, split: str | None = None) -> bool:
     """Append the judges' score of an uploaded `file`; returns whether it has a local score already."""
     _check_score(score, f"official score of {file}")
     digest = file_digest(file)
-    _append(work, {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)})
+    record = {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)}
+    _append(work, record if split is None else {**record, "split": split})
     return any(row.sha256 == digest and row.local is not None for row in read_rows(work))
 
 
@@ -139,10 +143,11 @@ def _parsed(line: bytes) -> dict | None:
     return record if isinstance(record, dict) and "kind" in record and "sha256" in record else None
 
 
-def read_rows(work: Path | str) -> list[Row]:
+def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> list[Row]:
     """The rows, best first by `local` (rows without come last, then by official score and file name).
 
-    Empty where nothing was recorded. A cut-off last line is passed over; a broken line elsewhere is a
+    like: measured_on, gallery, labels and top_k of the figures to rank; rows with others are marked (`unlike`) and follow
+    those. Empty where nothing was recorded. A cut-off last line is passed over; a broken line elsewhere is a
     Top7Error.
     """
     path = Path(work) / FILE
@@ -159,8 +164,10 @@ def read_rows(work: Path | str) -> list[Row]:
             continue
         (officials if record["kind"] == "official" else scores)[record["sha256"]] = record
     rows = [_row(scores.get(digest), officials.get(digest)) for digest in {**scores, **officials}]
+    rows = [replace(row, unlike=_unlike(row, like)) for row in rows]
     rows.sort(
         key=lambda row: (
+            row.unlike != "",
             -(row.local if row.local is not None else -1.0),
             -(row.official or 0.0),
             row.file,
@@ -173,7 +180,7 @@ def read_rows(work: Path | str) -> list[Row]:
 def _row(score: dict | None, official: dict | None) -> Row:
     known = score or official
     columns = ("split", "top_k", "public", "private", "cross_validated")
-    used = {*columns, "file", "sha256", "maps", "measured_on", "kind", "recorded", "official"}
+    used = {*columns, "file", "sha256", "maps", "measured_on", "kind", "recorded", "official", "data"}
     return Row(
         file=known["file"],
         sha256=known["sha256"],
@@ -181,18 +188,30 @@ def _row(score: dict | None, official: dict | None) -> Row:
         recorded=known.get("recorded"),
         measured_on=known.get("measured_on", known.get("split")),
         official=official["official"] if official else None,
+        data=known.get("data", {}),
         details={key: value for key, value in known.items() if key not in used},
         **{column: known.get(column) for column in columns},
     )
 
 
+def _unlike(row: Row, like: Mapping[str, object] | None) -> str:
+    if like is None or row.local is None:
+        return ""
+    if not row.data:
+        return "unknown labels"
+    found = {"measured_on": row.measured_on, **row.data}
+    differing = next((key for key, value in like.items() if found.get(key) != value), "")
+    return {"": "", "measured_on": "other queries"}.get(differing, f"other {differing}")
+
+
 def _with_moves(rows: list[Row]) -> list[Row]:
-    both = {_recipe_of(row): row for row in rows if row.public is not None and row.private is not None}
+    ranked = [row for row in rows if not row.unlike]
+    both = {_recipe_of(row): row for row in ranked if row.public is not None and row.private is not None}
     place = {
         name: sorted(both, key=lambda recipe: -getattr(both[recipe], name)) for name in ("public", "private")
     }
     moved = {recipe: place["public"].index(recipe) - place["private"].index(recipe) for recipe in both}
-    return [Row(**{**vars(row), "moved": moved.get(_recipe_of(row))}) for row in rows]
+    return [replace(row, moved=None if row.unlike else moved.get(_recipe_of(row))) for row in rows]
 
 
 def _recipe_of(row: Row) -> tuple[object, ...]:
@@ -220,6 +239,7 @@ def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float |
 
 
 def official_correlation(rows: Sequence[Row]) -> tuple[int, float | None]:
-    """(number of rows with a local and an official score, the rank correlation of the two or None)."""
-    pairs = [(row.local, row.official) for row in rows if row.local is not None and row.official is not None]
+    """(number of ranked rows with a local and an official score, the rank correlation of the two or None)."""
+    ranked = [row for row in rows if not row.unlike]
+    pairs = [(row.local, row.official) for row in ranked if None not in (row.local, row.official)]
     return len(pairs), rank_correlation(*zip(*pairs, strict=True)) if pairs else None

@@ -47,10 +47,10 @@ def _local_table(rows: Sequence[Row]) -> str:
     ]
     body = [
         [
-            str(place),
+            "-" if row.unlike else str(place),
             row.file,
             row.split or "-",
-            row.measured_on or "-",
+            _measured(row),
             *(_figure(row.maps.get(convention)) for convention in CONVENTIONS),
             _figure(row.public),
             _figure(row.private),
@@ -65,8 +65,18 @@ def _local_table(rows: Sequence[Row]) -> str:
     return table([head, *body], left=(1, 2, 3, 11, 12))
 
 
+def _measured(row: Row) -> str:
+    marks = [row.unlike, str(row.details.get("figures_of", ""))]
+    return ", ".join([row.measured_on or "-", *filter(None, marks)])
+
+
 def _remarks(rows: Sequence[Row]) -> list[str]:
     remarks = []
+    if any(row.unlike for row in rows):
+        remarks.append(
+            "Rows without a place were measured on other queries, labels, gallery or top_k than this configuration's: their "
+            "figures do not compare with those above them."
+        )
     if any(row.public is not None or row.private is not None for row in rows):
         remark = (
             f"public, private: MAP {CONVENTIONS[0]} on the labelled queries the study saw, and did not see"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ids_digest, split_images
-from competition.labels import validation_labels
+from competition.images import split_images
+from competition.labels import measured_by, validation_labels
 from competition.messages import log
 from features.components import Component
 from features.recipe import Recipe, read_recipe, write_recipe
@@ -29,13 +29,23 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
     ids = gallery_ids(configuration)
     queries = split_images(configuration, "validation").ids
     labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
-    told = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
     return {
-        "gallery": ids_digest(ids),
-        "labels": hashlib.sha256(told.encode()).hexdigest()[:16],
-        "top_k": configuration.competition.top_k,
+        **measured_by(labels, ids, configuration.competition.top_k),
         "dumps": sorted({component_path(configuration, part, "gallery").name for part in components}),
     }
+
+
+def ranked_among(configuration: Configuration) -> dict[str, object] | None:
+    """Say what the leaderboard ranks: figures on this configuration's validation labels.
+
+    None, and said on stderr, where there are none, or the images cannot be listed.
+    """
+    try:
+        data = data_identity(configuration, ())
+    except (ConfigurationError, Top7Error) as error:
+        log.warning(f"top7: whether the figures compare is not known: {error}")
+        return None
+    return {"measured_on": "validation", **{key: data[key] for key in OF_QUERIES}}
 
 
 def kept_recipes(configuration: Configuration) -> list[Recipe]:

@@ -93,14 +93,15 @@ def find_recipe(configuration: Configuration, named: str | None, index: str | No
 def indexed(recipe: Recipe, kind: str) -> Recipe:
     """Return the recipe with an index of `kind` in place of its exact search, under a name that says so.
 
-    Its figures, which an exact search earned, stay behind. ConfigurationError: an unknown kind, no search to replace.
+    Its figures are marked as those of the exact search. ConfigurationError: an unknown kind, no search to replace.
     """
     from features.ranking.steps import with_index
 
     steps = with_index(recipe.steps, kind, recipe.name)
     if steps == recipe.steps:
         return recipe
-    return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, scores={})
+    provenance = {**recipe.provenance, "figures of": "the exact search"}
+    return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, provenance=provenance)
 
 
 def _found(configuration: Configuration, named: str) -> Recipe:

@@ -283,10 +283,13 @@ def _expected(written: dict, top_k: int) -> str:
         "all": "on the labelled queries, which chose it if it was tuned: optimistic",
     }
     figure = next((key for key in named if key in written["expected"]), None)
-    line = f"{written['queries']} queries of {written['split']} by recipe {written['recipe']}; "
+    line = f"{written['queries']} queries of {written['split']} by {'' if 'of' in written else 'recipe '}{written['recipe']}; "
+    if "unknown" in written:
+        return line + f"the figure to expect is unknown: {written['unknown']}"
     if figure is None:
         return line + "no figure is known: ./run.sh compare gives one where there are labels"
-    return line + f"expected MAP@{top_k} {written['expected'][figure]:.4f} ({named[figure]})"
+    of = f", of {written['figures_of']}" if "figures_of" in written else ""
+    return line + f"expected MAP@{top_k} {written['expected'][figure]:.4f} ({named[figure]}{of})"
 
 
 def check(options: Namespace) -> Outcome:
@@ -340,22 +343,32 @@ def score(options: Namespace) -> Outcome:
 
 
 def show_leaderboard(options: Namespace) -> Outcome:
-    """Show the leaderboard, after recording an official score if asked."""
+    """Show the leaderboard, after recording an official score of a checked CSV if asked."""
+    from features.kept_recipes import ranked_among
+    from submissions.scoring import read_submission
+
     configuration = configuration_of(options)
-    work, published = configuration.competition.work, configuration.competition.published
+    competition = configuration.competition
     if options.record is not None:
         file, text = options.record
         try:
             official = float(text)
         except ValueError:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
-        if not leaderboard.record_official(work, file, official):
+        found = splits_of(configuration)
+        checked = read_submission(
+            file,
+            splits=found.queries,
+            gallery_ids=found.gallery,
+            top_k=competition.top_k,
+            form=competition.submission,
+        )
+        if not leaderboard.record_official(competition.work, file, official, checked.split):
             log.info(
                 f"top7: {file} is recorded; no local figure is known of it: score it where it has labels"
             )
-    rows = leaderboard.read_rows(work)
-    values = {"rows": [{key: value for key, value in vars(row).items()} for row in rows]}
-    return Outcome(values, render(rows, published=published))
+    rows = leaderboard.read_rows(competition.work, ranked_among(configuration))
+    return Outcome({"rows": list(map(vars, rows))}, render(rows, published=competition.published))
 
 
 def predict(options: Namespace) -> Outcome:
@@ -443,28 +456,20 @@ def compare(options: Namespace) -> Outcome:
 
 def blend(options: Namespace) -> Outcome:
     """Average finished submissions."""
-    from submissions.blending import blend_files, write_scores
-    from submissions.writing import write_submission
+    from submissions.blended import write_blend
 
     configuration = configuration_of(options)
     found = splits_of(configuration)
-    top_k, form = configuration.competition.top_k, configuration.competition.submission
-    lists = blend_files(
+    written = write_blend(
+        configuration,
         options.files,
         options.weights,
-        splits=found.queries,
-        gallery_ids=found.gallery,
-        top_k=top_k,
-        form=form,
-        method=options.method,
+        options.method,
+        options.out,
+        found.queries,
+        found.gallery,
     )
-    path = options.out or Path(configuration.competition.work) / "submissions" / f"blend-{lists.split}.csv"
-    write_submission(path, lists.query_ids, lists.ranks, found.gallery, top_k, form)
-    if lists.scores is not None:
-        write_scores(path, lists.query_ids, lists.scores)
-    return Outcome(
-        {"file": str(path), "split": lists.split, "of": [str(file) for file in options.files]}, str(path)
-    )
+    return Outcome(written, f"{written['file']}\n{_expected(written, configuration.competition.top_k)}")
 
 
 def recipes(options: Namespace) -> Outcome:

@@ -14,6 +14,7 @@ from competition.images import split_images
 from competition.messages import log
 from competition.standings import render
 from features.descriptors import gallery_ids
+from features.kept_recipes import ranked_among
 from features.recipe import Recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
 from submissions.retrieval_sheet import write_sheet
@@ -127,7 +128,7 @@ def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
     work, top_k = configuration.competition.work, configuration.competition.top_k
     lines = [
         "",
-        render(leaderboard.read_rows(work)),
+        render(leaderboard.read_rows(work, ranked_among(configuration))),
         "",
         f"MAP@{top_k}               public  private  true test (labels that tuning never reads)",
     ]

@@ -10,11 +10,12 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.images import split_images
-from competition.labels import relevant_rows
+from competition.labels import measured_by, relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
 from competition.messages import log
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
+from features.kept_recipes import OF_QUERIES
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipe import Recipe
 from submissions.blending import write_scores
@@ -59,18 +60,30 @@ def submit(
         "weights": weights,
         "expected": recipe.scores,
     }
-    if "all" in recipe.scores:
-        entry = {
-            **{key: values[key] for key in ("file", "sha256", "split", "recipe", "weights")},
-            "measured_on": "validation",
-            "maps": {"min(m,k)": recipe.scores["all"]},
-            "top_k": competition.top_k,
-        }
-        entry |= {part: recipe.scores[part] for part in ("public", "private") if part in recipe.scores}
-        if "cross-validated" in recipe.scores:
-            entry["cross_validated"] = recipe.scores["cross-validated"]
-        _record(competition.work, entry)
+    if "figures of" in recipe.provenance:
+        values["figures_of"] = recipe.provenance["figures of"]
+    record_expected(competition.work, values, recipe.provenance.get("data", {}))
     return values
+
+
+def record_expected(work: Path, values: Mapping, data: Mapping) -> None:
+    """Note a submission on the leaderboard with the figures on the validation queries that are expected of it, if known.
+
+    data: what those were measured by (`kept_recipes.data_identity`).
+    """
+    expected = values["expected"]
+    if "all" not in expected:
+        return
+    noted = ("file", "sha256", "split", "recipe", "weights", "figures_of")
+    entry = {key: values[key] for key in noted if key in values}
+    entry |= {part: expected[part] for part in ("public", "private") if part in expected}
+    if "cross-validated" in expected:
+        entry["cross_validated"] = expected["cross-validated"]
+    entry |= {"measured_on": "validation", "maps": {"min(m,k)": expected["all"]}}
+    _record(
+        work,
+        {**entry, "data": {key: data[key] for key in OF_QUERIES if key in data}, "top_k": data.get("top_k")},
+    )
 
 
 def _lists(
@@ -124,6 +137,7 @@ def score_and_record(
         "queries": len(scored.labels),
         "top_k": competition.top_k,
         "maps": scored.maps,
+        "data": measured_by(scored.labels, gallery, competition.top_k),
         "unlabelled": scored.n_unlabelled,
     }
     if scored.split == "validation" and not scored.n_unlabelled:
@@ -137,7 +151,7 @@ def score_and_record(
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
         entry = {
-            **known.details,
+            **{key: value for key, value in known.details.items() if key != "figures_of"},
             **{part: value for part, value in noted.items() if value is not None},
             **entry,
         }

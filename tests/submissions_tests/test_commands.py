@@ -93,6 +93,74 @@ def test_submit_check_score_leaderboard(done, capsys, tmp_path):
     assert code == 0 and file.name in out and "0.5" in out and "USTC" not in out
 
 
+def test_the_leaderboard_ranks_figures_of_the_same_labels_and_carries_those_of_blends(done, capsys, tmp_path):
+    config, work = done[0], tmp_path / "work"
+    shutil.copytree(done[1], work, ignore=shutil.ignore_patterns("leaderboard.jsonl", "submissions"))
+    common = ("--config", config, "--work", work)
+
+    def rows():
+        return json.loads(run(capsys, "leaderboard", *common, "--json")[1])["rows"]
+
+    for recipe in ("best", "untuned"):
+        assert run(capsys, "submit", *common, "--recipe", recipe)[0] == 0
+    tests = [work / "submissions" / f"{recipe}-test.csv" for recipe in ("best", "untuned")]
+    code, out, _ = run(capsys, "blend", *common, *tests)
+    assert code == 0 and "./run.sh submit --split validation --recipe best writes it" in out
+    assert "blend-test.csv" not in [row["file"] for row in rows()]
+    # with the validation submissions the blend's figure is that of the blend of those, by hand with score
+    validations = []
+    for recipe in ("best", "untuned"):
+        assert run(capsys, "submit", *common, "--recipe", recipe, "--split", "validation")[0] == 0
+        validations.append(work / "submissions" / f"{recipe}-validation.csv")
+    _, out, _ = run(capsys, "blend", *common, *tests, "--json")
+    expected = json.loads(out)["expected"]
+    assert run(capsys, "blend", *common, *validations, "--out", tmp_path / "b.csv")[0] == 0
+    _, out, _ = run(capsys, "score", *common, tmp_path / "b.csv", "--json")
+    scored = json.loads(out)
+    assert expected["all"] == pytest.approx(scored["maps"]["min(m,k)"], abs=1e-12)
+    assert expected["public"] == pytest.approx(scored["public"], abs=1e-12)
+    noted = {row["file"]: row for row in rows()}
+    assert noted["blend-test.csv"]["maps"]["min(m,k)"] == pytest.approx(expected["all"])
+    assert not any(row["unlike"] for row in noted.values())
+    # a figure by other labels is marked, stands last and has no place
+    (tmp_path / "other.csv").write_text("".join(f"v{number},n{number:02d}\n" for number in range(8)))
+    assert run(capsys, "score", *common, validations[0], "--labels", tmp_path / "other.csv")[0] == 0
+    last = rows()[-1]
+    assert (last["file"], last["unlike"], last["moved"]) == ("best-validation.csv", "other labels", None)
+    _, out, _ = run(capsys, "leaderboard", *common)
+    line = next(line for line in out.splitlines() if "other labels" in line)
+    assert line.split()[:4] == ["-", "best-validation.csv", "validation", "validation,"]
+    assert "their figures do not compare" in out
+    # what an index finds carries the figure of the exact search, and says so until it is scored itself
+    assert run(capsys, "submit", *common, "--recipe", "best", "--index", "hnsw")[0] == 0
+    _, out, _ = run(capsys, "leaderboard", *common)
+    assert "validation, the exact search" in next(line for line in out.splitlines() if "hnsw" in line)
+    # figures of a recipe stay those of its labels when the configuration's labels change
+    other = tmp_path / "elsewhere.toml"
+    text = config.read_text().replace('"val.csv"', f'"{tmp_path}/other.csv"')
+    for key in ("gallery", "val", "test"):
+        text = text.replace(f'"{key}"', f'"{config.parent / key}"')
+    other.write_text(text)
+    _, out, _ = run(capsys, "leaderboard", "--config", other, "--work", work, "--json")
+    assert [row["unlike"] for row in json.loads(out)["rows"]] == ["", *["other labels"] * (len(noted) - 1)]
+
+
+def test_an_official_score_is_recorded_of_any_checked_csv(done, capsys, tmp_path):
+    config, work = done[0], tmp_path / "work"
+    shutil.copytree(done[1], work, ignore=shutil.ignore_patterns("leaderboard.jsonl"))
+    common = ("--config", config, "--work", work)
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text(
+        "".join(f"t{query},{','.join(f'n{row:02d}' for row in range(7))}\n" for query in range(8))
+    )
+    code, out, _ = run(capsys, "leaderboard", *common, "--record", foreign, 0.25)
+    assert code == 0 and out.splitlines()[1].split()[:3] == ["1", "foreign.csv", "test"] and "0.2500" in out
+    foreign.write_text(foreign.read_text().replace("n06", "n05"))
+    code, out, err = run(capsys, "leaderboard", *common, "--record", foreign, 0.5)
+    assert (code, out) == (1, "") and "foreign.csv: 8 faults" in err
+    assert len((work / "leaderboard.jsonl").read_text().splitlines()) == 1
+
+
 def test_predict_gives_what_submit_gives(done, capsys, tmp_path):
     config, work = done
     code, out, _ = run(
@@ -160,7 +228,9 @@ def test_an_index_takes_the_place_of_the_search(done, capsys, tmp_path, kind):
         assert run(capsys, "submit", *common, *recipe, "--out", exact)[0] == 0
         code, out, err = run(capsys, "submit", *common, *recipe, "--index", kind, "--out", found, "--json")
         assert (
-            code == 0 and json.loads(out)["recipe"].endswith(f"-{kind}") and json.loads(out)["expected"] == {}
+            code == 0
+            and json.loads(out)["recipe"].endswith(f"-{kind}")
+            and json.loads(out)["figures_of"] == "the exact search"
         )
         assert "built once" in err and "recall@7" in err and "8 of 8 queries" in err
         # 24 images are one cluster: every image is a candidate, and the lists are the exact ones

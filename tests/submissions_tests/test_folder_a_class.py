@@ -49,7 +49,9 @@ def test_the_road_with_kaggles_csv(classes, capsys, tmp_path):
     assert run(capsys, "extract", *common)[0] == 0
     files = {split: tmp_path / f"{split}.csv" for split in ("validation", "test")}
     for split, file in files.items():
-        code, _, err = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--split", split, "--out", file)
+        code, _, err = run(
+            capsys, "submit", *common, "--recipe", "pwa_qe", "--split", split, "--out", file, "--sheet"
+        )
         assert code == 0, err
         header, *lines = file.read_text().splitlines()
         assert header == "id,images" and [line.split(",")[0] for line in lines] == [
@@ -59,6 +61,8 @@ def test_the_road_with_kaggles_csv(classes, capsys, tmp_path):
         assert run(capsys, "check", *common, file)[0] == 0
     code, out, err = run(capsys, "score", *common, files["validation"], "--json")
     assert code == 0 and json.loads(out)["queries"] == 8 and json.loads(out)["maps"]["min(m,k)"] > 0.5, err
+    code, out, err = run(capsys, "leaderboard", *common, "--record", files["test"], 0.3)
+    assert code == 0 and "other labels" not in out and "0.3000" in out, err
     predicted, blended = tmp_path / "predicted.csv", tmp_path / "blended.csv"
     assert run(capsys, "predict", *common, "--recipe", "pwa_qe", folder / "test", predicted)[0] == 0
     assert predicted.read_bytes() == files["test"].read_bytes()
