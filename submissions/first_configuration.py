@@ -173,7 +173,7 @@ def _text(
         f"image_size = {image_size}",
         'resize = "pad"             # keeps the aspect ratio',
         f"layers = {layers}         # the three deepest",
-        'pooling = ["rmac", "spoc", "gem"]   # rmac first: the named recipes need it; the study chooses',
+        'pooling = ["rmac", "spoc-centre"]   # recipe top7 joins the two; the study chooses one',
         "",
         "[simulate]                 # photos made of gallery images: they teach what a photo changes, and judge",
         f"images = {SIMULATED}              # at most; extract then writes a page to look at,",
@@ -182,6 +182,7 @@ def _text(
         "[tuning]",
         "trials = 200",
         "private = 0.3              # share of the labelled queries that the study never sees",
+        'steps = [{ step = "photo_whiten", dim = 256, shrinkage = 0.1 }]   # what photos change counts little',
     ]
     return "".join(f"{printable(line)}\n" for line in lines)
 

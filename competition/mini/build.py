@@ -46,7 +46,7 @@ top_k      = 7
 model      = "top7_vgg16_quarter"     # trained on other products of the same shop; ships with top7
 image_size = 160
 layers     = ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"]
-pooling    = ["fcrow", "spoc", "gem"]        # the study chooses one
+pooling    = ["fcrow", "spoc", "gem", "rmac", "spoc-centre"]   # the study chooses one
 parts      = [
     {{ layer = "conv5_3", counts = [25, 50], dims = [32, 64, 128], exponents = [0.5, 1.0] }},
     {{ layer = "conv4_3", counts = [25, 50], dims = [32, 64, 128], exponents = [0.5, 1.0] }},
