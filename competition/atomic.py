@@ -7,8 +7,10 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from competition.messages import log
 
 try:
     import fcntl
@@ -17,6 +19,7 @@ except ImportError:  # a system without these locks: what is left there is not r
 
 WRITING = ".writing"
 BLOCK_BYTES = 1 << 22  # where room is reserved by writing
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left to this user
 
 
@@ -115,3 +118,14 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def unless_read_only(consequence: str) -> Iterator[None]:
+    """Where the block cannot write because the folder is read-only, say so and its consequence, and go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        log.warning(f"top7: {error.strerror}: {consequence}")

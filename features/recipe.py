@@ -127,7 +127,7 @@ def _found(configuration: Configuration, named: str) -> Recipe:
         found.weights,
         {},
         {},
-        {"source": NAMED},
+        {"source": NAMED if named in recipe_names() else Path(named).name},
         tuple(map(dict, found.steps)),
         found.groups,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from competition.atomic import unless_read_only
 from competition.configuration import Configuration
 from competition.images import split_images
 from competition.labels import measured_by, relevant_rows
@@ -161,11 +161,5 @@ def score_and_record(
 
 def _record(work: Path, entry: Mapping) -> None:
     """Note `entry` on the leaderboard, or say that the work folder is read-only."""
-    try:
+    with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
         record_score(work, entry)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        log.warning(
-            f"top7: {work}: cannot be written to ({error.strerror}): nothing is recorded on the leaderboard"
-        )

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.atomic import unless_read_only
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.metrics import average_precisions
 from features.descriptors import gallery_ids
-from features.kept_recipes import data_identity
+from features.kept_recipes import data_identity, keep_recipe, readable
 from features.ranked_lists import ranked_lists
 from features.ranking.recipes import recipe_names
-from features.recipe import Recipe, find_recipe, write_recipe
+from features.recipe import NAMED, Recipe, find_recipe
 from tuning.labelled import Labelled, labelled_queries
 
 LARGE_GALLERY = 20_000  # rows past which a recipe that joins every gallery image is scored on demand alone
@@ -52,11 +53,25 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
     )
 
 
+def keep_named(
+    configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled
+) -> None:
+    """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
+
+    Others are passed over, and those that the labels taught. What stood there is kept aside where it was better.
+    """
+    taught = any(step.get("pairs") for step in recipe.steps)
+    if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED or taught:
+        return
+    path = Path(configuration.competition.work) / "recipes" / f"{recipe.name}.json"
+    with unless_read_only(f"{path}: the figures of {recipe.name} are not kept"):
+        keep_recipe(path, evaluated(configuration, recipe, values, labelled), readable(path))
+
+
 def score_named(configuration: Configuration) -> dict[str, float]:
     """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
     found, left_out = {}, {}
     labelled = labelled_queries(configuration, gallery_ids(configuration))
-    folder = Path(configuration.competition.work) / "recipes"
     for name in recipe_names():
         try:
             recipe = find_recipe(configuration, name)
@@ -68,9 +83,8 @@ def score_named(configuration: Configuration) -> dict[str, float]:
         except (ConfigurationError, Top7Error) as error:
             left_out[name] = str(error)
             continue
-        recipe = evaluated(configuration, recipe, values, labelled)
-        write_recipe(folder / f"{name}.json", recipe)
-        found[name] = recipe.scores["all"]
+        keep_named(configuration, recipe, values, labelled)
+        found[name] = float(values.mean())
     for name, why in left_out.items():
         log.warning(f"top7: recipe {name} was not scored: {why}")
     return found

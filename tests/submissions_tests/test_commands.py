@@ -561,6 +561,32 @@ def test_submit_takes_the_best_validated_recipe_and_says_which(done, capsys, tmp
     assert code == 0 and "then expand" in out
 
 
+def test_compare_keeps_the_figures_of_the_recipes_by_name(done, capsys, tmp_path):
+    config, work = done[0], tmp_path / "work"
+    shutil.copytree(done[1], work)
+    common = ("--config", config, "--work", work)
+    kept = work / "recipes" / "pwa_qe.json"
+    kept.unlink(missing_ok=True)
+    foreign = tmp_path / "top7.json"  # a file of the same name as a recipe of ours is not that recipe
+    foreign.write_text('{"components": [{"layer": "last"}], "steps": []}')
+    (work / "recipes" / "top7.json").unlink(missing_ok=True)
+    _, out, _ = run(capsys, "compare", *common, "pwa_qe", foreign, "--json")
+    compared = json.loads(out)["recipes"]
+    assert not (work / "recipes" / "top7.json").exists()
+    scores = json.loads(kept.read_text())["scores"]
+    assert scores["validated"] == scores["all"] == pytest.approx(compared[0]["all"], abs=1e-12)
+    _, out, _ = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--json")
+    assert json.loads(out)["expected"] == scores
+    # a better one of the same data that stood there, by an earlier version of the recipe, is kept aside and named
+    earlier = json.loads(kept.read_text())
+    earlier["steps"], earlier["scores"]["validated"] = [], 1.0
+    kept.write_text(json.dumps(earlier))
+    _, _, err = run(capsys, "compare", *common, "pwa_qe")
+    (aside,) = work.glob("recipes/pwa_qe-*.json")
+    assert str(aside) in err and json.loads(aside.read_text())["scores"]["validated"] == 1.0
+    assert json.loads(kept.read_text())["scores"] == scores
+
+
 def test_figures_of_other_labels_are_not_taken(done, capsys, tmp_path):
     config, work = done
     copy = tmp_path / "work"

@@ -59,7 +59,7 @@ def test_a_read_only_work_folder_and_bundle_serve_every_command_that_needs_nothi
         ["submit", "--split", "validation", "--out", str(out / "given.csv"), *common],
         ["score", str(tmp_path / "given.csv"), *common],
         ["verify", *common],
-        ["compare", "best", *common],
+        ["compare", "best", "pwa_qe", *common],
         ["extract", "--device", "cpu", *common],
     ]
     finished = subprocess.run(
