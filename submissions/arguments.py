@@ -156,9 +156,6 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="of gallery files with the same content list only the first; with a COSINE (such as 0.98): nor "
         "any image that looks like a better one of its list, by the deepest layer's dump",
     )
-    submit.add_argument(
-        "--sheet", action="store_true", help="also write an HTML sheet of queries and their lists"
-    )
     _recipe(submit, "the recipe (the best by validated figure; best: the last study's)")
     _index(submit)
 
@@ -227,6 +224,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         commands, "clean", "remove what no current recipe, study or submission needs, and say how much"
     )
     clean.add_argument("--dry-run", action="store_true", help="say so, and remove nothing")
+
+    report = _command(commands, "report", "one folder of pages to look at: leaderboard, sheets, study, data")
+    report.add_argument("--out", type=Path, metavar="DIR", help="the folder to write (work/…/report)")
+    report.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels of the test queries, where there are any"
+    )
 
     parts = _command(
         commands,

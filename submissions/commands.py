@@ -266,11 +266,6 @@ def submit(options: Namespace) -> Outcome:
         distinct=options.distinct,
     )
     values, text = dict(written), f"{written['file']}\n{_expected(written, configuration.competition.top_k)}"
-    if options.sheet:
-        from submissions.retrieval_sheet import write_sheet
-
-        sheet = write_sheet(configuration, Path(written["file"]))
-        values["sheet"], text = str(sheet), f"{text}\n{sheet}"
     return Outcome(values, text)
 
 
@@ -502,6 +497,14 @@ def parts(options: Namespace) -> Outcome:
     return Outcome({"page": str(page)}, str(page))
 
 
+def report(options: Namespace) -> Outcome:
+    """Write the report."""
+    from submissions.report import write_report
+
+    page = write_report(configuration_of(options), options.out, labels=options.labels)
+    return Outcome({"page": str(page)}, str(page))
+
+
 def demo(options: Namespace) -> Outcome:
     """Walk the whole road on the mini competition."""
     from submissions.demo import demo as walk
@@ -525,6 +528,7 @@ COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "blend": blend,
     "recipes": recipes,
     "parts": parts,
+    "report": report,
     "clean": clean,
     "verify": verify,
     "duplicates": duplicates,

@@ -1,4 +1,4 @@
-"""The whole road on the embedded mini competition: extract, tune, submit, check, score, leaderboard, sheet."""
+"""The whole road on the embedded mini competition: extract, tune, submit, check, score, leaderboard, report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from features.descriptors import gallery_ids
 from features.kept_recipes import ranked_among
 from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
-from submissions.retrieval_sheet import write_sheet
+from submissions.report import write_report
 from submissions.submitting import score_and_record, submit
 
 
@@ -75,11 +75,11 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
             "test": test["maps"]["min(m,k)"],
         }
     answer = files[next(reversed(recipes))]["test"]
-    sheet = write_sheet(configuration, answer, labels=held_back)
+    page = write_report(configuration, labels=held_back)
     seconds = time.perf_counter() - begun
     values = {
         "figures": figures,
-        "sheet": str(sheet),
+        "report": str(page),
         "submission": str(answer),
         "work": str(competition.work),
         "seconds": round(seconds, 1),
@@ -146,7 +146,7 @@ def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
     lines += [
         "",
         f"done in {values['seconds']:.0f} s. Look at:",
-        f"  {values['sheet']}",
         f"  {values['submission']}",
+        f"  {values['report']}",
     ]
     return "\n".join(lines)

@@ -60,10 +60,10 @@ def explained(configuration: Configuration, name: str) -> tuple[dict, str]:
         "scores": recipe.scores,
         "provenance": recipe.provenance,
     }
-    return values, "\n".join(_lines(recipe, source))
+    return values, "\n".join(in_words(recipe, source))
 
 
-def _lines(recipe: Recipe, source: str) -> list[str]:
+def in_words(recipe: Recipe, source: str) -> list[str]:
     lines = [
         f"{recipe.name}: {source or 'made by a study of ' + str(recipe.provenance.get('competition', 'yours'))}"
     ]

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("competition", "features", "tuning", "submissions")
-CARRIED = (".py", ".json", ".html", ".safetensors")
+CARRIED = (".py", ".json", ".html", ".css", ".js", ".safetensors")
 
 
 @pytest.fixture(scope="module")

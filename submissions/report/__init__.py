@@ -1,0 +1,94 @@
+"""`report`: one folder of pages that open from the disk, without a server and without the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from competition.atomic import write_bytes, write_text
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError
+
+ASSETS = Path(__file__).parent / "assets"
+MARK = "report.js"  # in <folder>/assets: this is a report's folder
+SHEETS = {"validation": "Validation sheet", "test": "Test sheet"}
+
+
+def write_report(
+    configuration: Configuration, out: Path | None = None, *, labels: Path | None = None
+) -> Path:
+    """Write the report into `out` (default <work>/report); returns the page to open.
+
+    labels: of the test queries, where there are any. ConfigurationError where `out` holds something else.
+    """
+    from submissions.report.leaderboard_page import CONVENTION, leaderboard
+    from submissions.report.pictures import Pictures
+    from submissions.report.ranked import look
+    from submissions.report.sheets import sheet
+
+    folder = Path(out) if out is not None else Path(configuration.competition.work) / "report"
+    _check(folder)
+    scene = look(configuration)
+    pictures = Pictures(folder / "pictures")
+    pages: dict[str, tuple[str, str, dict]] = {
+        "index.html": (
+            "Leaderboard",
+            "leaderboard.html",
+            {"board": leaderboard(scene), "metric": scene.metric, "convention": CONVENTION},
+        )
+    }
+    sheets = {}
+    for split, title in SHEETS.items():
+        if getattr(configuration.competition, split) is not None:
+            found = sheet(scene, split, labels if split == "test" else None, pictures)
+            if found is not None:
+                sheets[split] = found
+                pages[f"{split}.html"] = (title, "sheet.html", {"sheet": found, "metric": scene.metric})
+    place = pictures.make()
+    for split, found in sheets.items():
+        _write_data(folder, split, {**found, "pictures": place.as_posix(), "metric": scene.metric})
+    for asset in sorted(ASSETS.iterdir()):
+        write_bytes(folder / "assets" / asset.name, asset.read_bytes())
+    made = f"{datetime.now():%Y-%m-%d %H:%M}"
+    navigation = [(file, title) for file, (title, _, _) in pages.items()]
+    for file, (title, template, values) in reversed(pages.items()):  # the one to open comes last
+        shown = {
+            "title": title,
+            "file": file,
+            "name": configuration.competition.name,
+            "made": made,
+            "pages": navigation,
+        }
+        html = environment().get_template(template).render(**shown, **values)
+        write_bytes(folder / file, html.encode("utf-8", "replace"))
+    return folder / "index.html"
+
+
+def environment():
+    """Return the templates' environment; every value is escaped."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _write_data(folder: Path, name: str, values: Mapping) -> None:
+    """Write what a page's script reads; a page opened from the disk may load scripts but not fetch files."""
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False)
+    write_text(folder / "data" / f"{name}.js", f"window.DATA = {text};\n")
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder}: is a file: give --out the name of a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "assets" / MARK).is_file():
+        raise ConfigurationError(
+            f"{folder}: holds files that are no report: give --out a new or empty folder, or that of an earlier report"
+        )

@@ -1,0 +1,117 @@
+"""The leaderboard page: every submission and every kept recipe with its figures, in a table that can be sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from competition.leaderboard import Row, official_correlation, read_rows
+from competition.metrics import CONVENTIONS
+from competition.published import PUBLISHED
+from features.kept_recipes import is_of_this_data
+from features.ranking.recipes import named_recipe, recipe_names
+from submissions.recipe_list import in_words
+from submissions.report.ranked import Scene, figures
+
+SAME = 5e-5  # figures that print alike
+
+
+def leaderboard(scene: Scene) -> dict[str, object]:
+    """Return what the page shows."""
+    measured = {
+        name: figures(ranked.precisions, scene.labelled)
+        for name, ranked in scene.ranked.items()
+        if ranked.precisions is not None and scene.labelled is not None
+    }
+    scores = {recipe.name: recipe.scores for recipe in scene.recipes}
+    rows = [_submission(scene, row, measured, scores) for row in read_rows(scene.work)]
+    sent = {row["recipe"] for row in rows}
+    rows += [
+        _recipe(scene, recipe, measured.get(recipe.name, {}))
+        for recipe in scene.recipes
+        if recipe.name not in sent
+    ]
+    rows.sort(key=lambda row: (not row["comparable"], -(row["all"]["mean"] if row["all"] else -1.0)))
+    pairs, correlation = official_correlation(read_rows(scene.work))
+    published = PUBLISHED.get(scene.configuration.competition.published or "", ())
+    return {
+        "rows": rows,
+        "recipes": [{"name": recipe.name, "words": _words(recipe)} for recipe in scene.recipes],
+        "published": sorted(published, key=lambda each: -each.map7),
+        "chosen": scene.chosen,
+        "pairs": pairs,
+        "correlation": correlation,
+        "scale": _scale(rows, published),
+    }
+
+
+def _scale(rows: list[dict], published) -> float:
+    """Return the largest figure of the plot, which its right edge shows."""
+    ends = [row["all"]["interval"] or [row["all"]["mean"]] for row in rows if row["all"]]
+    return min(1.0, 1.02 * max([0.01, *(end[-1] for end in ends), *(each.map7 for each in published)]))
+
+
+def _submission(
+    scene: Scene, row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]
+) -> dict[str, object]:
+    """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
+    recipe = str(row.details.get("recipe", ""))
+    remarks = []
+    on_validation = (row.measured_on or row.split) == "validation"
+    if not on_validation and row.local is not None:
+        remarks.append(f"measured on {row.measured_on}: not comparable with validation")
+    if row.top_k not in (None, scene.configuration.competition.top_k):
+        remarks.append(f"at {row.top_k} answers: not comparable")
+    if row.local is None:
+        remarks.append("no local figure")
+    return {
+        "recipe": recipe,
+        "known": recipe in scores,
+        "file": row.file,
+        "split": row.split or "",
+        "measured_on": row.measured_on or row.split or "",
+        "all": _with_interval(row.local, measured.get(recipe, {}).get("all") if on_validation else None),
+        "public": _with_interval(row.public, measured.get(recipe, {}).get("public")),
+        "private": _with_interval(row.private, measured.get(recipe, {}).get("private")),
+        "cross_validated": _with_interval(row.cross_validated, None),
+        "official": row.official,
+        "moved": row.moved,
+        "date": (row.recorded or "").replace("T", " ")[:16],
+        "comparable": not remarks,
+        "remark": "; ".join(remarks),
+    }
+
+
+def _recipe(scene: Scene, recipe, measured: Mapping[str, Mapping]) -> dict[str, object]:
+    """A kept recipe that no submission was written of."""
+    current = is_of_this_data(scene.configuration, recipe) or bool(measured)
+    found = {part: recipe.scores.get(part) for part in ("all", "public", "private", "cross-validated")}
+    parts = {part: _with_interval(found[part], measured.get(part)) for part in ("all", "public", "private")}
+    return {
+        "recipe": recipe.name,
+        "known": True,
+        "file": "",
+        "split": "",
+        "measured_on": "validation",
+        **parts,
+        "cross_validated": _with_interval(found["cross-validated"], None),
+        "official": None,
+        "moved": None,
+        "date": "",
+        "comparable": current,
+        "remark": "no submission yet" if current else "its figures are of other data: not comparable",
+    }
+
+
+def _with_interval(value: float | None, measured: Mapping | None) -> dict | None:
+    if value is None:
+        return None if measured is None else dict(measured)
+    same = measured is not None and abs(measured["mean"] - value) < SAME
+    return {"mean": value, "interval": measured["interval"] if same else None}
+
+
+def _words(recipe) -> list[str]:
+    source = named_recipe(recipe.name).source if recipe.name in recipe_names() else ""
+    return in_words(recipe, source)
+
+
+CONVENTION = CONVENTIONS[0]

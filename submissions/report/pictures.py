@@ -1,0 +1,72 @@
+"""The report's pictures: small JPEG files, made once, named by a digest and never after a path of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from competition.atomic import write_bytes
+from features.decoding import Sizing
+from features.extraction.reading import read_picture
+
+SIDES = ((1_500, 400), (6_000, 224), (20_000, 128))  # up to so many pictures, the longer side in pixels
+QUALITY = 78
+GREY = (200, 200, 200)
+
+
+class Pictures:
+    """Pictures asked for by file; `make` writes them once all are known, since their number decides their size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._paths: dict[str, Path] = {}
+
+    @property
+    def side(self) -> int:
+        """The longer side in pixels that keeps the folder small, as far as pictures are known."""
+        return next((side for most, side in SIDES if len(self._paths) <= most), SIDES[-1][1])
+
+    def name(self, path: Path) -> str | None:
+        """Return the stem of the picture of an image file; None once there are too many."""
+        try:
+            found = os.stat(path)
+            stamp = f"{found.st_size} {found.st_mtime_ns} ".encode()
+        except OSError:
+            stamp = b"gone "
+        stem = hashlib.sha256(stamp + os.fsencode(path)).hexdigest()[:16]
+        if stem not in self._paths and len(self._paths) >= SIDES[-1][0]:
+            return None
+        self._paths[stem] = path
+        return stem
+
+    def make(self, progress: bool = True) -> Path:
+        """Write the pictures that are not there, remove those nobody asks for; returns their folder's name."""
+        from tqdm import tqdm
+
+        place = self.folder / str(self.side)
+        wanted = {place / f"{stem}.jpg": path for stem, path in self._paths.items()}
+        kept = set(self.folder.glob("*/*.jpg"))
+        sizing = Sizing(image_size=self.side, resize="keep")
+        missing = [(file, path) for file, path in wanted.items() if file not in kept]
+        with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+            made = pool.map(lambda each: write_bytes(each[0], _jpeg(each[1], sizing)), missing)
+            shown = tqdm(made, total=len(missing), unit="image", desc="pictures", disable=not progress)
+            for _ in shown:
+                pass
+        for file in kept - wanted.keys():
+            file.unlink()
+        return Path(self.folder.name) / str(self.side)
+
+
+def _jpeg(path: Path, sizing: Sizing) -> bytes:
+    """The image as a JPEG, a grey square where it cannot be read."""
+    from PIL import Image
+
+    found = read_picture(0, path, (sizing,)).pixels
+    picture = Image.new("RGB", (sizing.image_size,) * 2, GREY) if found is None else Image.fromarray(found[0])
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()

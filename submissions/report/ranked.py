@@ -1,0 +1,100 @@
+"""The kept recipes ranked on the labelled queries: what the report's figures, intervals and places come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import Configuration
+from competition.errors import ConfigurationError, Top7Error
+from competition.images import split_images
+from competition.messages import log
+from competition.metrics import average_precisions
+from features.descriptors import gallery_ids
+from features.kept_recipes import choose, is_of_this_data, kept_recipes
+from features.ranked_lists import RankedLists, ranked_lists
+from features.recipe import Recipe
+from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY
+from tuning.labelled import Labelled, labelled_queries
+from tuning.validation import group_interval
+
+DEPTH = 1000  # places looked at for the correct images that a list misses
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A recipe's lists for the validation queries, DEPTH deep; precisions: AP@k (Q,), None without labels."""
+
+    recipe: Recipe
+    lists: RankedLists
+    precisions: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all pages look at. labelled: None without labels; chosen: the recipe that submit takes; left_out: why."""
+
+    configuration: Configuration
+    gallery_ids: tuple[str, ...]
+    labelled: Labelled | None
+    recipes: tuple[Recipe, ...]
+    ranked: dict[str, Ranked]
+    chosen: str | None
+    left_out: dict[str, str]
+
+    @property
+    def work(self) -> Path:
+        """Where everything of the competition lies."""
+        return Path(self.configuration.competition.work)
+
+    @property
+    def metric(self) -> str:
+        """The figure's name."""
+        return f"MAP@{self.configuration.competition.top_k}"
+
+
+def look(configuration: Configuration) -> Scene:
+    """Rank every kept recipe that is of this data; one that would take long on a large gallery is left out."""
+    ids = gallery_ids(configuration)
+    labelled = None if configuration.competition.labels is None else labelled_queries(configuration, ids)
+    recipes = tuple(kept_recipes(configuration))
+    usable = [recipe for recipe in recipes if is_of_this_data(configuration, recipe)]
+    ranked, left_out = {}, {}
+    queries = tuple(split_images(configuration, "validation").ids) if labelled is None else labelled.query_ids
+    for recipe in recipes:
+        try:
+            if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
+                raise ConfigurationError(
+                    "it compares all gallery images with each other, which takes long here"
+                )
+            log.info(f"report: ranking the validation queries by {recipe.name}")
+            lists = ranked_lists(configuration, recipe, "validation", queries, ids, k=min(DEPTH, len(ids)))
+        except (ConfigurationError, Top7Error) as error:
+            left_out[recipe.name] = str(error)
+            continue
+        ranked[recipe.name] = Ranked(recipe, lists, _precisions(configuration, lists, labelled))
+    chosen = choose(usable)[0].name if usable else None
+    return Scene(configuration, ids, labelled, recipes, ranked, chosen, left_out)
+
+
+def _precisions(
+    configuration: Configuration, lists: RankedLists, labelled: Labelled | None
+) -> np.ndarray | None:
+    top_k = configuration.competition.top_k
+    return None if labelled is None else average_precisions(lists.ranks[:, :top_k], labelled.relevant, top_k)
+
+
+def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:
+    """Return mean and 95 % interval of AP@k (Q,) on the public, the private and all labelled queries."""
+    found = {}
+    for name, mask in (
+        ("public", labelled.public),
+        ("private", labelled.private),
+        ("all", np.ones(len(values), dtype=bool)),
+    ):
+        if mask.any():
+            interval = group_interval(values[mask], labelled.groups[mask])
+            found[name] = {"mean": float(values[mask].mean()), "interval": interval}
+    return found

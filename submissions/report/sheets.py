@@ -1,0 +1,180 @@
+"""Retrieval sheets: each query beside the lists of every submission, what is right in them and what they miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from competition.errors import Top7Error
+from competition.images import ImageSet, split_images
+from competition.labels import read_labels
+from competition.leaderboard import file_digest, read_rows
+from competition.messages import log
+from competition.metrics import average_precisions
+from features.extraction import extracted_images
+from submissions.blending import read_scores
+from submissions.report.pictures import Pictures
+from submissions.report.ranked import Scene
+from submissions.scoring import read_submission
+
+SHOWN = 20  # images of a list; further ones are only counted
+MOST_LISTS = 8  # submissions and recipes on a sheet
+MOST_MISSED = 12  # correct images outside a list that are shown
+
+
+@dataclass
+class Lists:
+    """One submission's answers. ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None."""
+
+    name: str
+    ranks: np.ndarray
+    scores: np.ndarray | None = None
+    deep: np.ndarray | None = None
+    note: str = ""
+
+
+def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> dict | None:
+    """Return what the sheet of a split shows, as plain values; None where there is nothing to show."""
+    competition = scene.configuration.competition
+    queries, gallery = (
+        split_images(scene.configuration, split),
+        extracted_images(scene.configuration, "gallery"),
+    )
+    row_of = {name: row for row, name in enumerate(gallery.ids)}
+    truth = _truth(scene, split, labels, queries, row_of)
+    found = _lists(scene, split, queries, row_of)
+    if not found:
+        return None
+    values = {each.name: _precisions(each, truth, competition.top_k) for each in found}
+    found.sort(key=lambda each: (each.name != scene.chosen, -_mean(values[each.name])))
+    left_out = [each.name for each in found[MOST_LISTS:]]
+    found = found[:MOST_LISTS]
+    images: dict[int, int] = {}  # gallery row -> place in `pictured`
+    pictured: list[list] = []
+
+    def image(row: int) -> int:
+        if row not in images:
+            images[row] = len(pictured)
+            pictured.append([gallery.ids[row], pictures.name(gallery.paths[row])])
+        return images[row]
+
+    return {
+        "split": split,
+        "top_k": competition.top_k,
+        "queries": [[name, pictures.name(queries.paths[row])] for row, name in enumerate(queries.ids)],
+        "lists": [
+            {
+                "name": each.name,
+                "note": each.note,
+                "deep": each.deep is not None,
+                "map": None if not truth else _mean(values[each.name]),
+                "precisions": [_rounded(value) for value in values[each.name]],
+                "ranks": [[image(row) for row in line[:SHOWN] if row >= 0] for line in each.ranks.tolist()],
+                "scores": None if each.scores is None else np.round(each.scores[:, :SHOWN], 4).tolist(),
+                "lead": None
+                if each.scores is None
+                else np.round(each.scores[:, 0] - each.scores[:, -1], 5).tolist(),
+                "missed": [
+                    [[image(row), place] for row, place in _missed(each, number, truth.get(number, ()))]
+                    for number in range(len(queries))
+                ],
+            }
+            for each in found
+        ],
+        "correct": [
+            sorted({image(row) for row in truth[number]}) if number in truth else None
+            for number in range(len(queries))
+        ],
+        "images": pictured,
+        "left_out": left_out,
+        "labelled": bool(truth),
+    }
+
+
+def _truth(
+    scene: Scene, split: str, labels: Path | None, queries: ImageSet, row_of: Mapping[str, int]
+) -> dict[int, list[int]]:
+    """Query number -> correct gallery rows."""
+    if split == "validation":
+        if scene.labelled is None:
+            return {}
+        return {number: list(map(int, rows)) for number, rows in enumerate(scene.labelled.relevant)}
+    if labels is None:
+        return {}
+    told = read_labels(labels, query_ids=queries.ids, gallery_ids=tuple(row_of), complete=False)
+    number_of = {name: number for number, name in enumerate(queries.ids)}
+    return {number_of[query]: [row_of[name] for name in names] for query, names in told.items()}
+
+
+def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int]) -> list[Lists]:
+    """Return the submissions of a split; for validation also the ranked recipes that no file stands for."""
+    competition = scene.configuration.competition
+    recipe_of = {row.sha256: str(row.details.get("recipe", "")) for row in read_rows(scene.work)}
+    found: list[Lists] = []
+    for path in _newest_first((scene.work / "submissions").glob("*.csv")):
+        try:
+            check = read_submission(
+                path,
+                splits={split: queries.ids},
+                gallery_ids=tuple(row_of),
+                top_k=competition.top_k,
+                form=competition.submission,
+            )
+        except Top7Error:
+            continue  # of another split, or of another gallery
+        ranks = np.array([[row_of[name] for name in check.answers[query]] for query in queries.ids])
+        try:
+            scores = read_scores(path, queries.ids, competition.top_k)
+        except Top7Error as error:
+            log.warning(f"top7: {error}")
+            scores = None
+        recipe = recipe_of.get(file_digest(path), "")
+        found.append(Lists(path.name, ranks, scores, note=f"recipe {recipe}" if recipe else ""))
+    if split != "validation":
+        return found
+    for name, ranked in scene.ranked.items():
+        ranks, scores = ranked.lists.ranks, ranked.lists.scores
+        same = [each for each in found if np.array_equal(each.ranks, ranks[:, : competition.top_k])]
+        for each in same:
+            each.deep = ranks
+        if any(each.note == f"recipe {name}" for each in same):
+            for each in same:
+                each.name = name if each.note == f"recipe {name}" else each.name
+        elif not same:
+            top = competition.top_k
+            found.append(Lists(name, ranks[:, :top], scores[:, :top], ranks, "ranked for this report"))
+    return found
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    files = [path for path in paths if not path.name.endswith(".scores.csv")]
+    return sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))
+
+
+def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int, int]]:
+    """(row, place) of the correct images that are not shown, nearest first; place 0: beyond what was ranked."""
+    shown = set(lists.ranks[query, :SHOWN].tolist())
+    deep = lists.ranks[query] if lists.deep is None else lists.deep[query]
+    place = {row: number for number, row in enumerate(deep.tolist(), start=1)}
+    missed = [(row, place.get(row, 0)) for row in dict.fromkeys(correct) if row not in shown]
+    return sorted(missed, key=lambda each: (each[1] == 0, each[1], each[0]))[:MOST_MISSED]
+
+
+def _precisions(lists: Lists, truth: Mapping[int, Sequence[int]], top_k: int) -> np.ndarray:
+    """AP@k of each query, not a number where it has no label."""
+    found = np.full(len(lists.ranks), np.nan)
+    if truth:
+        rows = sorted(truth)
+        found[rows] = average_precisions(lists.ranks[rows], [np.array(truth[row]) for row in rows], top_k)
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

@@ -1,0 +1,205 @@
+"""The report in a real browser: what it shows, how it is used, and that nothing in it comes from elsewhere or is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from submissions.__main__ import main
+from tests.benchmarks.report_screenshots import browser
+
+HOSTILE = "<script>document.title='read'<script>&amp;"
+
+
+@pytest.fixture(scope="module")
+def config(tiny_competition, tmp_path_factory) -> Path:
+    """The tiny competition, one of its gallery images under a name that is HTML."""
+    folder = tmp_path_factory.mktemp("hostile") / "competition"
+    shutil.copytree(tiny_competition.parent, folder)
+    (folder / "gallery" / "0000" / "n08.jpg").rename(folder / "gallery" / "0000" / f"{HOSTILE}.jpg")
+    labels = folder / "val.csv"
+    labels.write_text(labels.read_text().replace("n08", HOSTILE))
+    return folder / "config.toml"
+
+
+@pytest.fixture(scope="module")
+def report(config, tmp_path_factory) -> Path:
+    """The report of two recipes and three submissions of the hostile competition."""
+    work = tmp_path_factory.mktemp("work")
+    common = ("--config", str(config), "--work", str(work))
+    assert main(["extract", *common]) == 0
+    assert main(["tune", *common, "--folds", "0"]) == 0
+    for recipe in ("best", "untuned"):
+        assert main(["submit", *common, "--recipe", recipe]) == 0
+    assert main(["submit", *common, "--recipe", "best", "--split", "validation"]) == 0
+    test = str(work / "submissions" / "best-test.csv")
+    assert main(["leaderboard", *common, "--record", test, "0.25"]) == 0
+    assert main(["report", *common]) == 0
+    return work / "report"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Headless Chromium; without it the tests are skipped, but not in CI."""
+    try:
+        with browser() as opened:
+            yield opened
+    except (RuntimeError, ImportError) as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the report's pages are not tested: {error}")
+
+
+@pytest.fixture
+def visit(chromium, report):
+    """Open a page of the report; afterwards nothing was said on the console and nothing asked for from elsewhere."""
+    said, asked, contexts = [], [], []
+
+    def opened(name: str, width: int = 1280, scheme: str = "light"):
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((report / name).as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+    inside = report.as_uri() + "/"
+    assert [url for url in asked if not url.startswith((inside, "data:"))] == []
+
+
+def pages(report: Path) -> list[str]:
+    return sorted(path.name for path in report.glob("*.html"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_page_fits_and_is_legible_in_both_colour_schemes(visit, report, width, scheme):
+    assert pages(report)[:1] and "index.html" in pages(report)
+    for name in pages(report):
+        page = visit(name, width, scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        paper, ink = page.evaluate(
+            "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"
+        )
+        light = [sum(map(int, colour[4:-1].split(","))) for colour in (paper, ink)]
+        assert (light[0] - light[1] > 400) == (scheme == "light") and abs(light[0] - light[1]) > 400
+        small = page.evaluate(
+            "[...document.querySelectorAll('body *')].filter(e => e.textContent && parseFloat(getComputedStyle(e).fontSize) < 12)"
+            ".filter(e => !e.closest('svg')).map(e => e.outerHTML.slice(0, 80))"
+        )
+        assert small == [], name
+        assert (
+            page.evaluate(
+                "[...document.images].filter(image => !image.alt && !image.closest('dialog')).length"
+            )
+            == 0
+        )
+
+
+def test_the_leaderboard_is_sorted_by_a_click_and_says_a_recipe_in_words(visit):
+    page = visit("index.html")
+    files = page.eval_on_selector_all("tbody tr td:nth-child(2)", "e => e.map(c => c.textContent.trim())")
+    assert sorted(set(files)) == ["best-test.csv", "best-validation.csv", "untuned-test.csv", "–"]
+    values = lambda: page.eval_on_selector_all(
+        "tbody tr td:nth-child(9)", "e => e.map(c => c.textContent.trim())"
+    )  # noqa: E731
+    page.click("th button:text-is('official')")
+    assert values()[0] == "0.2500"
+    page.click("th button:text-is('official')")
+    assert values()[-1] == "0.2500"
+    page.click("button[data-recipe=best] >> nth=0")
+    words = page.inner_text("dialog[open]")
+    assert "test_resnet" in words and "{" not in words
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_a_sheet_shows_hits_and_misses_by_sign_filters_and_compares(visit, report):
+    page = visit("validation.html")
+    text = (report / "data" / "validation.js").read_text()
+    data = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))
+    assert page.locator("article.query").count() == 8
+    first = [each for each in data["lists"][0]["ranks"]]
+    signs = page.locator("article.query figcaption b").all_inner_texts()
+    hits = sum(image in data["correct"][query] for query, line in enumerate(first) for image in line)
+    assert sum(sign.startswith("✓") for sign in signs) == hits > 0
+    assert sum(sign.startswith("✗") for sign in signs) == 8 * 7 - hits
+    shown = page.eval_on_selector_all("article.query", "e => e.map(a => a.dataset.query)")
+    names = [name for name, _ in data["queries"]]
+    worst = sorted(range(8), key=lambda query: (data["lists"][0]["precisions"][query], query))
+    assert shown == [names[query] for query in worst]
+    page.select_option("#order", "certain")
+    shown = page.eval_on_selector_all("article.query", "e => e.map(a => a.dataset.query)")
+    assert shown == [
+        names[query] for query in sorted(range(8), key=lambda q: (data["lists"][0]["lead"][q], q))
+    ]
+    page.select_option("#order", "near")
+    near = [
+        q for q in range(8) if data["lists"][0]["missed"][q] and 0 < data["lists"][0]["missed"][q][0][1] <= 21
+    ]
+    assert page.locator("article.query").count() == len(near)
+    page.select_option("#order", "differ")
+    assert page.inner_text("#count") == "choose a second list"
+    page.select_option("#second", "1")
+    other = data["lists"][1]["ranks"]
+    assert page.locator("article.query").count() == sum(set(a) != set(b) for a, b in zip(first, other))
+    page.select_option("#order", "file")
+    assert page.locator("article.query >> nth=0 >> section.list").count() == 2
+    page.fill("#name", "v3")
+    assert page.locator("article.query").count() == 1
+
+
+def test_the_keyboard_walks_the_queries_and_the_large_view(visit):
+    page = visit("validation.html")
+    current = lambda: page.evaluate("document.activeElement.dataset.query")  # noqa: E731
+    shown = page.eval_on_selector_all("article.query", "e => e.map(a => a.dataset.query)")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert current() == shown[1]
+    page.keyboard.press("k")
+    assert current() == shown[0]
+    page.keyboard.press("Enter")
+    caption = page.locator("#large figcaption >> nth=1")
+    assert shown[0] in page.inner_text("#large") and "1, " in caption.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert caption.inner_text()[2:4] == "2,"
+    page.keyboard.press("Escape")
+    assert page.locator("#large[open]").count() == 0
+
+
+def test_a_file_name_that_is_html_shows_as_text(visit):
+    page = visit("validation.html")
+    page.select_option("#order", "file")
+    page.click(f"article.query button[title={json.dumps(HOSTILE)}] >> nth=0")
+    assert HOSTILE in page.inner_text("#large") and page.title().startswith("Validation sheet")
+
+
+def test_the_test_sheet_has_no_labels_and_starts_with_the_least_certain(visit):
+    page = visit("test.html")
+    assert page.input_value("#order") == "certain" and page.locator("article.query").count() == 8
+    assert "✓" not in page.inner_text("#sheet")
+
+
+def test_a_second_report_makes_no_picture_again_and_keeps_none_that_is_gone(report, config):
+    pictures = {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*.jpg")}
+    stray = next(iter(pictures)).with_name("0" * 16 + ".jpg")
+    stray.write_bytes(b"of an earlier report")
+    assert main(["report", "--config", str(config), "--work", str(report.parent)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*.jpg")} == pictures
+
+
+def test_a_folder_that_holds_something_else_is_refused(config, report, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    common = ("--config", str(config), "--work", str(report.parent))
+    assert main(["report", *common, "--out", str(tmp_path)]) == 2
+    assert "no report" in capsys.readouterr().err and list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
