@@ -53,9 +53,7 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
     )
 
 
-def keep_named(
-    configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled
-) -> None:
+def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
     """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
 
     Others are passed over, and those that the labels taught. What stood there is kept aside where it was better.

@@ -112,7 +112,8 @@ class Landscape:
         own, after = self.steps(choice)
         key = _key(self.space.components_of(choice), [*own, *after])
         if key not in self._made:
-            self._made[key] = self._ranked_in_full(choice, key) if after else self._with_candidates(choice)
+            made = self._ranked_in_full(choice) if after else self._with_candidates(choice)
+            self._made[key] = made if made.scene is not None else self._remembering(made, key)
             _let_go(self._made, lambda made: 0 if made.scene is None else made.scene.size_bytes)
         return self._made[key]
 
@@ -150,7 +151,18 @@ class Landscape:
             )
         return replace(made, corners=self._study_corners(choice, made.corners))
 
-    def _ranked_in_full(self, choice: Choice, key: str) -> Combination:
+    def _remembering(self, made: Combination, key: str) -> Combination:
+        """The combination that ranks the whole gallery once a point: one pass serves all that ask for its precisions."""
+
+        def stream(weights: np.ndarray) -> np.ndarray:
+            at = (key, weights.tobytes())
+            if at not in self._precisions:
+                self._precisions[at] = made.stream(weights)
+            return self._precisions[at]
+
+        return replace(made, stream=stream)
+
+    def _ranked_in_full(self, choice: Choice) -> Combination:
         begun = time.perf_counter()
         prepared, region = self.prepared(choice), self.configuration.tuning.region
         mean_similarity = mean_similarities(prepared.queries, prepared.gallery, self.labelled.public)
@@ -160,10 +172,7 @@ class Landscape:
         corners = self._study_corners(choice, corners)
 
         def stream(weights: np.ndarray) -> np.ndarray:
-            at = (key, weights.tobytes())
-            if at not in self._precisions:
-                self._precisions[at] = self.full_precisions(choice, weights, corners)
-            return self._precisions[at]
+            return self.full_precisions(choice, weights, corners)
 
         return Combination(
             prepared.components,

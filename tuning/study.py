@@ -27,6 +27,7 @@ from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
 GRACE_S = 3600  # a trial on another machine that runs for longer is given up: its worker is gone
+PRECISIONS = "average precisions"  # of every labelled query: the attribute of a trial that keeps them
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
 Evaluate = Callable[[dict[str, object], np.ndarray], float]
 
@@ -127,11 +128,12 @@ def run_trials(
     sampler_at: Callable[[int], optuna.samplers.BaseSampler],
     named: Sequence[Mapping[str, object]] = (),
     *,
+    noted: Callable[[dict[str, object], np.ndarray], dict[str, object]] | None = None,
     finished: Callable[[optuna.Study], None] | None = None,
 ) -> None:
     """Run trials until the study holds `total` in all, this and any other worker's counted.
 
-    evaluate(choice, coordinates) -> MAP@k. Each trial has a place, which alone decides its parameters: the first
+    evaluate(choice, coordinates) -> MAP@k; noted(choice, coordinates) -> attributes that the trial keeps. Each trial has a place, which alone decides its parameters: the first
     places are those of the `named` points, at the others sampler_at(how many places after them) draws. The place of
     a trial that failed or whose worker is gone is free again, so an interrupted study ends like any other.
     """
@@ -162,7 +164,10 @@ def run_trials(
             if not fixed:
                 study.sampler = sampler_at(place - len(named))
                 fixed = suggest(optuna.Trial(study, trial_id), choice_lists, n_vertices)
-            value = evaluate(*point_of(fixed, choice_lists))
+            point = point_of(fixed, choice_lists)
+            value = evaluate(*point)
+            for key, attribute in ({} if noted is None else noted(*point)).items():
+                study._storage.set_trial_user_attr(trial_id, key, attribute)
         except BaseException:
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             raise

@@ -110,6 +110,14 @@ def tune(
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
     known = _recipe_point(landscape)
+
+    def noted(choice: Choice, coordinates: np.ndarray) -> dict[str, object]:
+        """What costs a ranking of the whole gallery is noted with the trial: bias correction asks for it again."""
+        combination = landscape.combination(choice)
+        if combination.scene is not None:
+            return {}
+        return {studies.PRECISIONS: combination.average_precisions(combination.weights(coordinates)).tolist()}
+
     with tqdm(
         total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True
     ) as bar:
@@ -122,7 +130,7 @@ def tune(
             bar.set_postfix_str(f"best MAP@{landscape.top_k} {best_so_far:.4f}", refresh=False)
             return value
 
-        _run(landscape, study, evaluate, total, seed, known, finished=lambda _: bar.update())
+        _run(landscape, study, evaluate, total, seed, known, noted=noted, finished=lambda _: bar.update())
 
     choice, coordinates, public = best_point(landscape, study)
     best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
@@ -266,6 +274,7 @@ def _run(
     seed: int,
     known: list[dict[str, object]],
     *,
+    noted=None,
     finished=None,
 ) -> None:
     """Run the trials of the whole study, or of one inside a fold, by the same procedure."""
@@ -281,6 +290,7 @@ def _run(
         total,
         lambda draw: make_sampler(sampler, seed, draw),
         named,
+        noted=noted,
         finished=finished,
     )
 
@@ -289,7 +299,8 @@ def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
     """Say how large a gain the public queries can show, between recipes as unlike as the untuned one and one vertex."""
     public, combination = landscape.labelled.public, landscape.combination(landscape.space.default)
     groups = landscape.labelled.groups[public]
-    other = combination.average_precisions(combination.corners[-1])
+    last = np.eye(len(combination.corners))[-1]
+    other = combination.average_precisions(combination.weights(last))
     gain = smallest_gain((other - untuned)[public], groups)
     counted = (
         f"{len(groups)} public queries in {len(np.unique(groups))} group{'s' * (len(np.unique(groups)) > 1)}"
@@ -302,9 +313,12 @@ def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
 
 
 def _trial_precisions(landscape: Landscape, study) -> np.ndarray:
-    """AP@k of every labelled query under every finished trial, (trials, Q): computed again from the candidates."""
+    """AP@k of every labelled query under every finished trial, (trials, Q): as noted, or again from the candidates."""
     rows = []
     for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
+        if len(noted := trial.user_attrs.get(studies.PRECISIONS, ())) == len(landscape.labelled.query_ids):
+            rows.append(np.array(noted))
+            continue
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         combination = landscape.combination(choice)
         rows.append(combination.average_precisions(combination.weights(coordinates)))
@@ -505,10 +519,6 @@ def _near_best_share(
     public = labelled.public
     error = standard_error(values[public], labelled.groups[public]) or 0.0
     n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
-    points = (
-        random_coordinates(n_points, len(combination.corners), np.random.default_rng(0)) @ combination.corners
-    )
-    threshold = values[public].mean() - error
-    return float(
-        np.mean([combination.average_precisions(point)[public].mean() >= threshold for point in points])
-    )
+    points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
+    found = [combination.average_precisions(combination.weights(point)) for point in points]
+    return float(np.mean([of[public].mean() >= values[public].mean() - error for of in found]))

@@ -26,7 +26,7 @@ from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
-from tuning.tune import tune
+from tuning.tune import _near_best_share, _showable, tune
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
@@ -250,6 +250,52 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
     )
     assert main(["submit", *common, "--recipe", "mine-tuned", "--out", str(submitted)]) == 0
     assert predicted.read_bytes() == submitted.read_bytes()
+
+
+def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkeypatch):
+    configuration = configured(awkward, STUDIES["transductive"] + ', { step = "expand", neighbours = 2 }')
+    kinds = [tune(configuration, trials=12, folds=0, progress=False)]
+    rankings = []
+    full = Landscape.full_precisions
+
+    def counted(self, choice, weights, corners):
+        rankings.append(weights.tobytes())
+        return full(self, choice, weights, corners)
+
+    monkeypatch.setattr(Landscape, "full_precisions", counted)
+    kinds.append(tune(configuration, trials=12, folds=0, progress=False))
+    assert kinds[0].bias_corrected == kinds[1].bias_corrected
+    # none of the trials but the best, which is checked: else what is looked at beside the study
+    landscape = Landscape(configuration, progress=False)
+    study = studies.open_study(
+        open_storage(None, landscape.work), f"{landscape.study_name()}-seed0", make_sampler("random", 0)
+    )
+    best = max(studies.completed(study), key=lambda trial: trial.value)
+    ranked_again = 0
+    for trial in studies.completed(study):
+        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        weights = landscape.combination(choice).weights(coordinates).tobytes()
+        sampled = len(set(coordinates.round(9))) == len(coordinates) and trial.number != best.number
+        ranked_again += sampled and weights in rankings
+    assert ranked_again == 0
+
+
+def test_joined_components_have_one_point(awkward):
+    """What samples the region asks for the one weight, exactly 1, and not for sums of coordinates near it."""
+    configuration = configured(awkward, '{ step = "photo_whiten", dim = 3, joint = true }')
+    landscape = Landscape(configuration, progress=False)
+    made, asked = landscape.combination(landscape.space.default), []
+
+    def stream(weights):
+        asked.append(weights.tolist())
+        return made.average_precisions(weights)
+
+    watched = replace(made, scene=None, stream=stream)
+    values = made.average_precisions(np.ones(1))
+    assert _near_best_share(watched, values, landscape.labelled) == 1.0
+    landscape.combination = lambda choice: watched
+    assert "not known" in _showable(landscape, values)
+    assert asked == [[1.0]] * len(asked) and len(asked) == 11
 
 
 def test_predict_keeps_components_that_only_a_step_weighs(awkward, tmp_path):
