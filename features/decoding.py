@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -52,11 +53,6 @@ QUARTERS = {
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 START_OF_SCAN = b"\xff\xda"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-
-# `decode` has a lower limit of its own, and does without damaged EXIF blocks
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_MB << 20
 
 
 class Unreadable(Exception):
@@ -119,6 +115,14 @@ def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
 RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
+@cache
+def set_up_pillow() -> None:
+    """At the first image: `decode` has a lower limit than Pillow's warning, and does without damaged EXIF blocks."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_MB << 20
+
+
 def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None = None) -> list[np.ndarray]:
     """Decode the first frame of an image file once and return it in each size asked for, uint8 (H, W, 3).
 
@@ -132,6 +136,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
     """
     if not data:
         raise Unreadable("empty file (0 bytes)")
+    set_up_pillow()
     try:
         with Image.open(_TimedBytes(data), formats=FORMATS) as image:
             _refuse_bomb(image)

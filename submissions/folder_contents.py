@@ -13,7 +13,7 @@ from PIL import Image
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import read_labels
-from features.decoding import FORMATS
+from features.decoding import FORMATS, set_up_pillow
 from features.extraction.hashing import opened
 
 NAMES = {
@@ -153,6 +153,7 @@ def _read_headers(found: Contents, split: str, images: ImageSet) -> None:
     """Formats and sizes of some images, evenly spread, and what is odd about them."""
     rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).round().astype(int))
     formats, sizes, unreadable, misnamed = Counter(), [], [], 0
+    set_up_pillow()
     for row in rows:
         path = images.paths[row]
         try:

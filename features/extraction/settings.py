@@ -69,7 +69,7 @@ def choose_device(wanted: str) -> str:
             "--device cuda: torch finds no CUDA device on this machine: use --device auto or cpu"
         )
     if wanted == "auto":
-        log.warning("no CUDA device: extraction runs on the CPU in float32")
+        log.info("no CUDA device: extraction runs on the CPU in float32")
     return "cpu"
 
 
