@@ -36,7 +36,7 @@ def test_the_command_line_prints_messages_and_leaves_the_logger_as_it_was(
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "level", logging.NOTSET)
     file = tmp_path / "x.csv"
-    file.write_text("t0,n00,n01,n02,n03,n04,n05,n06\n")
+    file.write_text("".join(f"t{query},n00,n01,n02,n03,n04,n05,n06\n" for query in range(8)))
     arguments = ["leaderboard", "--config", tiny_competition, "--work", tmp_path, "--record", file, "0.5"]
     assert main([str(each) for each in arguments]) == 0
     assert "no local figure is known of it" in capsys.readouterr().err
