@@ -167,7 +167,8 @@ def similarity_blocks(
         for q, g, buffer, out in zip(left, gallery, buffers, outputs):
             if stop - start < size:  # the last block: keep the product's output contiguous
                 out = np.empty((len(q), stop - start), np.float32)
-            np.matmul(q, float32_rows(g[start:stop], buffer).T, out=out)
-            forget(g[start:stop])
+            rows = g[start:stop]
+            np.matmul(q, float32_rows(rows, buffer).T, out=out)
+            forget(rows)
             result.append(out)
         yield start, result

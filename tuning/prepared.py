@@ -19,6 +19,9 @@ from features.ranking.steps import apply_steps, used_components
 from tuning.combination import excluded_rows
 from tuning.step_choices import Step
 
+HELD_BYTES = (
+    64 << 20
+)  # of gallery dumps, up to which the steps of a setting leave no files; four sets are held
 KEEPS_FILES = ("whiten", "photo_whiten", "augment", "reciprocal", "diffuse")
 
 
@@ -66,7 +69,8 @@ def prepare(
     photos: Photos | None = None,
     progress: bool = False,
 ) -> Prepared:
-    """Return dumps, one a component, after the steps `own`; kept in `folder` (`<work>/ranking`), where submit looks.
+    """Return dumps, one a component, after the steps `own`: in memory where they are small, else kept in `folder`
+    (`<work>/ranking`), where submit looks.
 
     After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
     the components leaves one. photos: what the steps learn from.
@@ -74,7 +78,8 @@ def prepare(
     weights = np.full(len(components), 1.0 / len(components))
     state = start_with_dumps(queries, gallery, weights, k, folder=folder, progress=progress, photos=photos)
     if own:
-        state = written_out(apply_steps(state, own))
+        held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
+        state = written_out(apply_steps(replace(state, many=True, held=held), own))
         if len(state.gallery) < len(components):
             name = " + ".join(component.name for component in components)
             components = [Component(name, name)]
@@ -82,12 +87,15 @@ def prepare(
                 [replace(dumps[0], unreadable=excluded_rows(dumps))] for dumps in (queries, gallery)
             )
         queries = [_with_rows(dump, rows, dump.path) for dump, rows in zip(queries, state.queries)]
-        gallery = [_with_rows(dump, rows, Path(rows.filename)) for dump, rows in zip(gallery, state.gallery)]
+        gallery = [
+            _with_rows(dump, rows, Path(name))
+            for dump, rows, name in zip(gallery, state.gallery, state.identity)
+        ]
     if any(map(centres, own)):
         components = [replace(component, chain=component.name) for component in components]
     return Prepared(tuple(components), state, tuple(queries), tuple(gallery), tuple(own))
 
 
 def _with_rows(dump: Dump, rows: np.ndarray, path: Path) -> Dump:
-    """Return the dump with other unit rows; `path` tells them apart."""
+    """Return the dump with other unit rows; `path`, of no file, tells them apart."""
     return replace(dump, path=path, descriptors=rows, norms=np.ones(len(rows), dtype=np.float32), sidecar={})

@@ -15,9 +15,11 @@ from features.ranking.augmentation import augmented_rows
 from features.ranking.derived import content_digest, derived, digest_of
 from features.ranking.measures import concatenated, measured
 from features.ranking.projection import (
+    PrincipalAxes,
     Projection,
     learn_whitening,
     learn_znormalisation,
+    principal_axes,
     projected,
 )
 from features.ranking.state import State, spread
@@ -120,12 +122,47 @@ def whiten(
     names = state.identity_after("whiten", **arguments)
     learning = list(_learning_rows(state, transductive))
 
+    shared = state.identity_after("axes", samples=samples, seed=seed, seen=arguments["seen"])
+
     def learn(number: int) -> Projection:
         rows, excluded = learning[number]
-        more = dict(exponent=exponent, shrinkage=shrinkage, samples=samples, seed=seed)
-        return learn_whitening(rows, dim, excluded=excluded, **more)
+        learnt = dict(excluded=excluded, samples=samples, seed=seed)
+        if not state.many:
+            return learn_whitening(rows, dim, exponent=exponent, shrinkage=shrinkage, **learnt)
+        found = kept_axes(state, shared[number], rows, lambda: ({}, principal_axes(rows, **learnt)), **learnt)
+        return found[1].whitening(dim, exponent, shrinkage)
 
     return projected_by(state, names, dim, [int(np.sum(~excluded)) for _, excluded in learning], learn)
+
+
+def kept_axes(
+    state: State,
+    name: str,
+    rows: np.ndarray,
+    learn: Callable[[], tuple[dict[str, np.ndarray], PrincipalAxes]],
+    *,
+    more: Sequence[str] = (),
+    excluded: np.ndarray,
+    samples: int,
+    **_: object,
+) -> tuple[dict[str, np.ndarray], PrincipalAxes]:
+    """Return what `learn` does, kept under `name`: matrices (D, D) by the names `more`, and principal axes of `rows`."""
+    width, count = rows.shape[1], min(samples, int(np.sum(~excluded)))
+    rank = max(1, min(width, count - 1))
+
+    def learnt_rows(start: int, stop: int) -> list[np.ndarray]:
+        matrices, found = learn()
+        axes, eigenvalues = np.zeros((width, rank)), np.zeros(width)
+        axes[:, : found.axes.shape[1]], eigenvalues[: len(found.eigenvalues)] = found.axes, found.eigenvalues
+        return [found.mean, eigenvalues, axes, *(matrices[key] for key in more)]
+
+    columns = {"mean": 0, "eigenvalues": 0, "axes": rank} | dict.fromkeys(more, width)
+    kinds = {key: (columns[key], "float64") for key in columns}
+    kept = derived(state.folder, "axes", {"of": name}, width, kinds, learnt_rows, block_rows=width)
+    positive = int(np.count_nonzero(kept["eigenvalues"]))
+    eigenvalues = np.array(kept["eigenvalues"][:positive])
+    axes = PrincipalAxes(np.array(kept["mean"]), kept["axes"][:, :positive], eigenvalues, count)
+    return {key: kept[key] for key in more}, axes
 
 
 def projected_by(
@@ -146,7 +183,7 @@ def projected_by(
             return [found.mean, matrix]
 
         kept = derived(
-            state.folder,
+            state.rows_folder,
             "whitening",
             {"of": name},
             part.shape[1],
@@ -158,7 +195,7 @@ def projected_by(
         projections.append(projection)
         gallery.append(
             derived(
-                state.folder,
+                state.rows_folder,
                 "whitened",
                 {"of": name},
                 len(part),
@@ -215,7 +252,7 @@ def augment(
     )
     gallery = [
         derived(
-            state.folder,
+            state.rows_folder,
             "augmented",
             {"of": name},
             len(part),
@@ -234,7 +271,7 @@ def written_out(state: State) -> State:
     """Return the state with galleries that are computed as they are read (RowView) kept as files, same values."""
     gallery = [
         derived(
-            state.folder,
+            state.rows_folder,
             "rows",
             {"of": name},
             len(part),

@@ -6,10 +6,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.derived import digest_of
-from features.ranking.descriptor_steps import projected_by
+from features.ranking.derived import derived, digest_of
+from features.ranking.descriptor_steps import kept_axes, projected_by
 from features.ranking.measures import concatenated
-from features.ranking.projection import STATISTICS_ROWS, Projection, learn_photo_whitening
+from features.ranking.projection import (
+    STATISTICS_ROWS,
+    PrincipalAxes,
+    Projection,
+    learn_photo_whitening,
+    photo_axes,
+    through,
+)
 from features.ranking.state import State
 from features.ranking.views import float64_rows
 from features.whitening import within_scatter
@@ -51,9 +58,14 @@ def photo_whiten(
         photos=learnt,
     )
 
-    def learn(number: int) -> Projection:
-        _check_photos(state, pairs)
-        rows, scatter = state.gallery[number], 0.0
+    sample = dict(excluded=state.excluded, samples=samples, seed=seed)
+    one = state.identity_after("scatter", pairs=pairs, photos=learnt)
+    shared = state.identity_after(
+        "photo_axes", shrinkage=shrinkage, pairs=pairs, samples=samples, seed=seed, photos=learnt
+    )
+
+    def scatter_of(number: int) -> np.ndarray:
+        scatter = 0.0
         for real, share in ((False, 1.0 - pairs), (True, pairs)):
             if share:
                 scatter = scatter + share * _photo_scatter(state, number, real)
@@ -61,8 +73,34 @@ def photo_whiten(
             raise Top7Error(
                 "photo_whiten: the photos to learn from do not differ from their images, or none is readable"
             )
-        more = dict(shrinkage=shrinkage, exponent=exponent, samples=samples, seed=seed)
-        return learn_photo_whitening(rows, scatter, dim, excluded=state.excluded, **more)
+        return scatter
+
+    def axes(number: int) -> tuple[dict[str, np.ndarray], PrincipalAxes]:
+        rows = state.gallery[number]
+        size = rows.shape[1]
+        scatter = derived(
+            state.folder,
+            "scatter",
+            {"of": one[number]},
+            size,
+            {"rows": (size, "float64")},
+            lambda start, stop: [scatter_of(number)],
+            block_rows=size,
+        )["rows"]
+        inverse, found = photo_axes(rows, np.array(scatter), shrinkage, **sample)
+        return {"inverse": inverse}, found
+
+    def learn(number: int) -> Projection:
+        _check_photos(state, pairs)
+        rows = state.gallery[number]
+        if not state.many:
+            return learn_photo_whitening(
+                rows, scatter_of(number), dim, shrinkage=shrinkage, exponent=exponent, **sample
+            )
+        kept, found = kept_axes(
+            state, shared[number], rows, lambda: axes(number), more=("inverse",), **sample
+        )
+        return through(np.asarray(kept["inverse"]), found, dim, exponent)
 
     return projected_by(state, names, dim, [int(np.sum(~state.excluded))] * len(names), learn)
 

@@ -9,7 +9,7 @@ are read; projections are taken in float64 and rounded to float32, in blocks of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -48,31 +48,53 @@ def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -
     return Projection(mean, np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation)))
 
 
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """What the whitenings of a sample share, whatever their dimension, exponent and shrinkage.
+
+    mean (D,); axes (D, r) of falling eigenvalue, the largest entry of each positive; eigenvalues (r,) of the scatter;
+    count: the rows it was summed over.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    eigenvalues: np.ndarray
+    count: int
+
+    def whitening(self, dim: int, exponent: float = 1.0, shrinkage: float = 0.0) -> Projection:
+        """Return the projection to at most `dim` dimensions, see `learn_whitening`."""
+        if dim < 1 or not 0 <= shrinkage <= 1 or not np.isfinite(exponent):
+            raise ConfigurationError(
+                f"whitening to dim = {dim}, exponent = {exponent}, shrinkage = {shrinkage}: expected "
+                "dim >= 1, a finite exponent, a shrinkage from 0 to 1"
+            )
+        rising = self.eigenvalues[::-1].copy()  # the order of the mean's additions
+        shrunk = (1 - shrinkage) * self.eigenvalues[:dim] + shrinkage * rising.mean()
+        axes = np.asfortranarray(self.axes[:, :dim])
+        return Projection(np.asarray(self.mean), axes * (shrunk / self.count) ** (-exponent / 2))
+
+
 def learn_whitening(
-    rows: np.ndarray,
-    dim: int,
-    *,
-    exponent: float = 1.0,
-    shrinkage: float = 0.0,
-    excluded: np.ndarray | None = None,
-    samples: int = 20_000,
-    seed: int = 0,
+    rows: np.ndarray, dim: int, *, exponent: float = 1.0, shrinkage: float = 0.0, **sample: object
 ) -> Projection:
-    """Return PCA of rows (n, D) to at most `dim` dimensions, whitened.
+    """Return PCA of rows (n, D) to at most `dim` dimensions, whitened; sample: see `principal_axes`.
 
     Each principal axis is divided by eigenvalue^(exponent / 2): 0 is plain PCA, 1 full whitening, 0.5 shrunk
     half way. shrinkage r in [0, 1]: eigenvalues become (1 - r) eigenvalue + r (their mean) before that.
-    excluded (n,) bool: rows left out (unreadable); samples: at most so many rows, drawn with `seed`, are
-    learnt from. `dim` above the sample's rank gives the rank. One thread, float64; the sign of an axis makes
-    its largest entry positive.
+    `dim` above the sample's rank gives the rank.
+    """
+    return principal_axes(rows, **sample).whitening(dim, exponent, shrinkage)
+
+
+def principal_axes(
+    rows: np.ndarray, *, excluded: np.ndarray | None = None, samples: int = 20_000, seed: int = 0
+) -> PrincipalAxes:
+    """Return the principal axes of rows (n, D). One thread, float64.
+
+    excluded (n,) bool: rows left out (unreadable); samples: at most so many rows, drawn with `seed`, are learnt from.
     """
     from scipy.linalg import eigh  # a predict whose bundle holds what was learnt starts without it
 
-    if dim < 1 or not 0 <= shrinkage <= 1 or not np.isfinite(exponent):
-        raise ConfigurationError(
-            f"whitening to dim = {dim}, exponent = {exponent}, shrinkage = {shrinkage}: expected "
-            "dim >= 1, a finite exponent, a shrinkage from 0 to 1"
-        )
     chosen = np.flatnonzero(~excluded) if excluded is not None else np.arange(len(rows))
     if len(chosen) > samples:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, samples, replace=False))
@@ -93,14 +115,12 @@ def learn_whitening(
             eigenvalues, axes = eigh(scatter)
     rounding = 1e-24 * len(chosen) * float(mean @ mean)  # equal rows differ by as much after a product
     least = max(1e-10 * eigenvalues.max(), rounding, 1e-310)
-    kept = np.flatnonzero(eigenvalues > least)[::-1][:dim]
+    kept = np.flatnonzero(eigenvalues > least)[::-1]
     if not len(kept):
         raise Top7Error(f"whitening: the {len(chosen)} rows to learn from are all equal")
-    positive = eigenvalues[eigenvalues > least]
-    shrunk = (1 - shrinkage) * eigenvalues[kept] + shrinkage * positive.mean()
     axes = axes[:, kept]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(len(kept))])
-    return Projection(mean, axes * (shrunk / len(chosen)) ** (-exponent / 2))
+    return PrincipalAxes(mean, axes, eigenvalues[kept], len(chosen))
 
 
 def learn_photo_whitening(
@@ -110,21 +130,33 @@ def learn_photo_whitening(
     *,
     shrinkage: float,
     exponent: float = 0.0,
-    excluded: np.ndarray | None = None,
-    samples: int = 20_000,
-    seed: int = 0,
+    **sample: object,
 ) -> Projection:
     """Return the whitening that makes little of what a photo changes, then PCA of rows (n, D) there to `dim` dimensions.
 
     scatter (D, D): the mean of d d^T, d a photo minus its image, see `features.whitening.within_scatter`; shrinkage:
     of it towards its mean eigenvalue. Learned whitening of Mikolajczyk and Matas (2007) and Radenović et al. (2018).
-    exponent, excluded, samples, seed: of the PCA, as in `learn_whitening`. Memory: a few D x D and a block of rows.
+    exponent: of the PCA, as in `learn_whitening`; sample: see `principal_axes`. Memory: a few D x D and a block of rows.
     """
+    return through(*photo_axes(rows, scatter, shrinkage, **sample), dim, exponent)
+
+
+def photo_axes(
+    rows: np.ndarray, scatter: np.ndarray, shrinkage: float, **sample: object
+) -> tuple[np.ndarray, PrincipalAxes]:
+    """Return S^(-1/2) (D, D) of the shrunk scatter S, and the principal axes of rows @ S^(-1/2), with the rows' own mean."""
     with threadpool_limits(1):
         inverse, root = inverse_root(scatter, shrinkage)
         there = RowView([rows], lambda blocks: float64_rows(blocks[0]) @ inverse, rows.shape[1])
-        found = learn_whitening(there, dim, exponent=exponent, excluded=excluded, samples=samples, seed=seed)
-        return Projection(found.mean @ root, inverse @ found.matrix)
+        found = principal_axes(there, **sample)
+        return inverse, replace(found, mean=found.mean @ root)
+
+
+def through(inverse: np.ndarray, axes: PrincipalAxes, dim: int, exponent: float) -> Projection:
+    """Return the projection by `inverse` (D, D), then to at most `dim` principal axes."""
+    found = axes.whitening(dim, exponent)
+    with threadpool_limits(1):
+        return Projection(found.mean, inverse @ found.matrix)
 
 
 def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:

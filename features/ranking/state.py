@@ -38,7 +38,8 @@ class State:
     groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which
     rows the gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked;
     unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); photos: to learn
-    from, described as the queries are (None: none); ranks, scores (Q, any): present lists.
+    from, described as the queries are (None: none); many: many settings of the steps are tried, so that what they share
+    is kept; held: the galleries that steps make stay in memory; ranks, scores (Q, any): present lists.
     """
 
     queries: tuple[np.ndarray, ...]
@@ -54,12 +55,19 @@ class State:
     folder: Path | None = None
     progress: bool = False
     photos: Photos | None = None
+    many: bool = False
+    held: bool = False
     ranks: np.ndarray | None = None
     scores: np.ndarray | None = None
 
     @property
     def norm_bounds(self) -> list[float] | None:
         return [UNIT_NORM] * len(self.gallery) if self.unit else None
+
+    @property
+    def rows_folder(self) -> Path | None:
+        """Where the galleries that steps make are kept."""
+        return None if self.held else self.folder
 
     def lists(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the k best rows of each query by the present descriptors, or the present lists if long

@@ -231,3 +231,27 @@ def test_plain_whitening_is_what_it_was(data):
     z = learn_znormalisation(gallery[0], excluded)
     learnt = learn_whitening(projected(gallery[0], z), 5, excluded=excluded)
     assert (state.queries[0] == projected(projected(queries[0], z), learnt)).all()
+
+
+def test_many_settings_share_what_is_learnt_and_give_the_same_bytes(data, tmp_path):
+    queries, gallery, excluded = data
+    photos = photos_of(gallery)
+    tried = [
+        {"step": "whiten", "dim": dim, "exponent": exponent, "shrinkage": shrinkage}
+        for dim in (3, 100)
+        for exponent in (0.0, 1.0)
+        for shrinkage in (0.0, 0.3)
+    ]
+    tried += [{**step, "step": "photo_whiten", "shrinkage": step["shrinkage"] or 0.1} for step in tried]
+    for step in tried:
+        asked = dict(excluded=excluded, photos=photos, folder=tmp_path, identity=["first", "second"])
+        alone = start(queries, gallery, WEIGHTS, 7, **{**asked, "folder": None})
+        many = replace(start(queries, gallery, WEIGHTS, 7, **asked), many=True, held=True)
+        for _ in range(2):  # learnt, then opened
+            found, expected = (apply_steps(state, [step]) for state in (many, alone))
+            for rows in ("queries", "gallery"):
+                for one, other in zip(getattr(found, rows), getattr(expected, rows), strict=True):
+                    assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    kinds = [path.name.partition("-")[0] for path in tmp_path.glob("*.json")]
+    # of two components: the axes of whiten, and of photo_whiten under two shrinkages
+    assert sorted(kinds) == ["axes"] * (2 + 2 * 2) + ["scatter"] * 2
