@@ -120,7 +120,8 @@ class Simulate:
 class Tuning:
     """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
     what happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
-    steps and candidates may take on the disk (None: twice the dumps they come from).
+    steps and candidates may take on the disk (None: twice the dumps they come from); `objective`: what judges a trial
+    (None: see tuning/labelled.py).
     """
 
     trials: int = 200
@@ -131,6 +132,7 @@ class Tuning:
     storage: str | None = None
     steps: tuple[dict, ...] = ()
     cache_gib: float | None = None
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ TUNING: dict[str, Parser] = {
     "storage": toml.text,
     "steps": toml.steps,
     "cache_gib": toml.number(above=0),
+    "objective": toml.choice("labels", "simulated", "both"),
 }
 
 TABLES = ("competition", "backbone", "external", "simulate", "tuning")

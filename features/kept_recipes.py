@@ -22,17 +22,23 @@ OF_QUERIES = ("gallery", "labels", "top_k")  # figures compare where these agree
 def data_identity(configuration: Configuration, components: Sequence[Component]) -> dict[str, object]:
     """Say what a recipe's figures depend on besides itself: gallery, labels, top_k and the names of its dumps.
 
-    ConfigurationError, Top7Error: there are no labels, or a component is not of this configuration.
+    Without labels: the settings of the simulated photos. ConfigurationError, Top7Error: a component is not of this
+    configuration.
     """
     from features.descriptors import component_path, gallery_ids
 
-    ids = gallery_ids(configuration)
-    queries = split_images(configuration, "validation").ids
-    labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
+    ids, labels = gallery_ids(configuration), {"simulated": (repr(configuration.simulate),)}
+    if _has_labels(configuration):
+        queries = split_images(configuration, "validation").ids
+        labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
     return {
         **measured_by(labels, ids, configuration.competition.top_k),
         "dumps": sorted({component_path(configuration, part, "gallery").name for part in components}),
     }
+
+
+def _has_labels(configuration: Configuration) -> bool:
+    return configuration.competition.labels is not None and configuration.competition.validation is not None
 
 
 def ranked_among(configuration: Configuration) -> dict[str, object] | None:
@@ -41,6 +47,8 @@ def ranked_among(configuration: Configuration) -> dict[str, object] | None:
     None, and said on stderr, where there are none, or the images cannot be listed.
     """
     try:
+        if not _has_labels(configuration):
+            raise ConfigurationError(f"{configuration.path}: [competition] has no labels")
         data = data_identity(configuration, ())
     except (ConfigurationError, Top7Error) as error:
         log.warning(f"top7: whether the figures compare is not known: {error}")
@@ -77,7 +85,10 @@ def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
     """
     clear = [recipe for recipe in recipes if "within noise of" not in recipe.provenance] or list(recipes)
     best = max(clear, key=lambda recipe: (*_worth(recipe), recipe.name == "best", recipe.name))
-    why = f"recipe {best.name}: MAP {best.scores['validated']:.4f} on all labelled queries"
+    judged = (
+        "simulated photos, which cannot tell how real ones do" if _by_photos(best) else "all labelled queries"
+    )
+    why = f"recipe {best.name}: MAP {best.scores['validated']:.4f} on {judged}"
     why += f" ({best.provenance.get('validated by', 'not tuned')}), the best of {len(recipes)} evaluated on this data"
     noisy = [recipe for recipe in recipes if recipe not in clear and _worth(recipe) > _worth(best)]
     if noisy:
@@ -106,6 +117,10 @@ def readable(path: Path) -> Recipe | None:
         return read_recipe(path)
     except ConfigurationError:
         return None
+
+
+def _by_photos(recipe: Recipe) -> bool:
+    return "simulated" in recipe.scores and "all" not in recipe.scores
 
 
 def _worth(recipe: Recipe) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration
+from competition.configuration import SIMULATED, Configuration
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank_dumps
@@ -47,13 +47,18 @@ def ranked_lists(
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
     Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
-    for those the dumps hold; left_out: (n,) bool, further rows never listed; photos: what the steps learn from, where the
+    for those the dumps hold, of "simulated" the photos wanted; left_out: (n,) bool, further rows never listed; photos: what the steps learn from, where the
     configuration is a reduced one.
     """
     check_steps(recipe.steps)
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
-    queries = open_components(configuration, components, split, query_ids, folder)
+    if split == SIMULATED:
+        from features.simulated import judging_dumps  # a bundle never gets here, and starts without scipy
+
+        queries = judging_dumps(configuration, components, query_ids)
+    else:
+        queries = open_components(configuration, components, split, query_ids, folder)
     gallery = open_components(configuration, components, "gallery", gallery_ids)
     no_query = np.logical_or.reduce([dump.unreadable for dump in queries])
     groups = [recipe.groups[number] if recipe.groups else number for number in used]

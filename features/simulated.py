@@ -92,6 +92,16 @@ def open_judging(
     )
 
 
+def judging_dumps(
+    configuration: Configuration, components: Sequence[Component], ids: Sequence[str]
+) -> list[Dump]:
+    """Open the photos `ids` as queries, in that order: one dump a component, in memory."""
+    whole = open_components(configuration, components, SIMULATED, None)
+    row_of = {name: row for row, name in enumerate(whole[0].ids)}
+    rows = np.array([row_of[name] for name in ids], dtype=np.int64)
+    return [_rows_of(dump, rows) for dump in whole]
+
+
 @dataclass(frozen=True)
 class _Halves:
     """All photos: ids, the gallery row of each, its group, whether it judges; and the gallery as the deciding layer

@@ -281,6 +281,9 @@ def _expected(written: dict, top_k: int) -> str:
     line = f"{written['queries']} queries of {written['split']} by {'' if 'of' in written else 'recipe '}{written['recipe']}; "
     if "unknown" in written:
         return line + f"the figure to expect is unknown: {written['unknown']}"
+    if "simulated" in written["expected"] and "all" not in written["expected"]:
+        value = written["expected"][figure]
+        return line + f"MAP@{top_k} {value:.4f} on simulated photos, which no real query need reach"
     if figure is None:
         return line + "no figure is known: ./run.sh compare gives one where there are labels"
     of = f", of {written['figures_of']}" if "figures_of" in written else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.atomic import unless_read_only
-from competition.configuration import Configuration
+from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.metrics import average_precisions
@@ -17,38 +17,43 @@ from features.kept_recipes import data_identity, keep_recipe, readable
 from features.ranked_lists import ranked_lists
 from features.ranking.recipes import recipe_names
 from features.recipe import NAMED, Recipe, find_recipe
-from tuning.labelled import Labelled, labelled_queries
+from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 
 LARGE_GALLERY = 20_000  # rows past which a recipe that joins every gallery image is scored on demand alone
 WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
 
 
 def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:
-    """Return AP@k of every labelled query under a recipe, by full ranking, (Q,) float64."""
+    """Return AP@k of every query of a study under a recipe, by full ranking, (Q,) float64."""
     if any(step.get("pairs") for step in recipe.steps):
         log.warning(
             f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
             "all, mean nothing: the private one alone is honest"
         )
     ids = gallery_ids(configuration)
-    lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
-    return average_precisions(lists.ranks, labelled.relevant, configuration.competition.top_k)
+    count = int(labelled.real.sum())
+    parts = {"validation": labelled.query_ids[:count], SIMULATED: labelled.query_ids[count:]}
+    ranks = [
+        ranked_lists(configuration, recipe, split, asked, ids).ranks
+        for split, asked in parts.items()
+        if asked
+    ]
+    return average_precisions(np.concatenate(ranks), labelled.relevant, configuration.competition.top_k)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
-    """Return MAP@k on the public, the private and all labelled queries, from AP@k (Q,)."""
-    found = {"public": float(values[labelled.public].mean()), "all": float(values.mean())}
-    if labelled.private.any():
-        found["private"] = float(values[labelled.private].mean())
-    return found
+    """Return MAP@k on the public, the private and all labelled queries, and on the simulated ones, from AP@k (Q,)."""
+    real, private = labelled.real, labelled.private
+    parts = {"public": real & ~private, "all": real, "private": real & private, "simulated": ~real}
+    return {name: float(values[part].mean()) for name, part in parts.items() if part.any()}
 
 
 def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> Recipe:
-    """Return an untuned recipe with its figures: no label chose it, so that on all queries is a validated one."""
-    scores = figures(values, labelled)
+    """Return an untuned recipe with its figures: nothing chose it, so that on all queries is a validated one."""
+    validated = float(values[labelled.reported].mean())
     return replace(
         recipe,
-        scores={**scores, "validated": scores["all"]},
+        scores={**figures(values, labelled), "validated": validated},
         provenance={**recipe.provenance, "data": data_identity(configuration, recipe.components)},
     )
 
@@ -69,7 +74,7 @@ def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray,
 def score_named(configuration: Configuration) -> dict[str, float]:
     """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
     found, left_out = {}, {}
-    labelled = labelled_queries(configuration, gallery_ids(configuration))
+    labelled = study_queries(configuration, gallery_ids(configuration))
     for name in recipe_names():
         try:
             recipe = find_recipe(configuration, name)
@@ -77,12 +82,15 @@ def score_named(configuration: Configuration) -> dict[str, float]:
             whole = [step for step in steps if step in WHOLE_GALLERY]
             if whole and len(gallery_ids(configuration)) > LARGE_GALLERY:
                 raise ConfigurationError(f"{whole[0]} takes long here: ./run.sh compare {name} scores it")
+            unjudged = [] if labelled.real.any() else [step for step in steps if step in NOT_SIMULATED]
+            if unjudged:
+                raise ConfigurationError(f"simulated photos cannot judge {unjudged[0]}, labels can")
             values = labelled_precisions(configuration, recipe, labelled)
         except (ConfigurationError, Top7Error) as error:
             left_out[name] = str(error)
             continue
         keep_named(configuration, recipe, values, labelled)
-        found[name] = float(values.mean())
+        found[name] = float(values[labelled.reported].mean())
     for name, why in left_out.items():
         log.warning(f"top7: recipe {name} was not scored: {why}")
     return found

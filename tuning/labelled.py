@@ -1,31 +1,66 @@
-"""The labelled queries as the study may use them: rows, relevant images, groups, the public and the private part."""
+"""The queries of a study: labelled ones, simulated photos, or both; rows, correct images, groups, parts, weights.
+
+What judges a trial is `[tuning] objective`: "labels", the labelled queries; "simulated", photos made of gallery images
+(features/simulated.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on the labelled ones, n the
+number of their public groups: as many as HALF_AT count half.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.errors import ConfigurationError
 from competition.images import split_images
 from competition.labels import relevant_rows, validation_labels
 from competition.splits import private_mask, query_groups
+from features.components import Component
+from features.descriptors import open_components
+from features.dumps import Dump
+from features.ranking.derived import digest_of
+from features.ranking.pipeline import dump_identity
+
+DEFAULT_OBJECTIVE = "labels"  # where there are labels; "simulated" where there are none
+HALF_AT = 50  # public groups of labelled queries
+JUDGING_PHOTOS = 1000  # at most
+NOT_SIMULATED = (
+    "augment",
+    "expand",
+    "reciprocal",
+    "diffuse",
+)  # photos cannot judge what joins gallery images
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """query_ids in row order; relevant: gallery rows (int64) per query; groups, private: (Q,)."""
+    """query_ids in row order, real ones before photos; relevant: gallery rows (int64) per query; groups, private: (Q,);
+    real: (Q,) bool, photos of users; weight: (Q,) float64, in the study's mean, 0 where a query does not judge."""
 
     query_ids: tuple[str, ...]
     relevant: tuple[np.ndarray, ...]
     groups: np.ndarray
     private: np.ndarray
+    real: np.ndarray
+    weight: np.ndarray
 
     @property
     def public(self) -> np.ndarray:
         """(Q,) bool: the queries the study sees."""
-        return ~self.private
+        return ~self.private & (self.weight > 0)
+
+    @property
+    def summed(self) -> np.ndarray:
+        """(Q,) bool: the queries whose similarities make S: real ones where the study sees any."""
+        public = self.public
+        return public & self.real if (public & self.real).any() else public
+
+    @property
+    def reported(self) -> np.ndarray:
+        """(Q,) bool: the queries a validated figure is of: real ones where there are any."""
+        return self.real if self.real.any() else ~self.real
 
 
 def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
@@ -35,4 +70,94 @@ def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -
     relevant = relevant_rows(labels, gallery_ids)
     groups = query_groups(relevant)
     private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-    return Labelled(tuple(images.ids), relevant, groups, private)
+    count = len(groups)
+    return Labelled(tuple(images.ids), relevant, groups, private, np.ones(count, dtype=bool), np.ones(count))
+
+
+def objective_of(configuration: Configuration) -> str:
+    """Return what judges the trials of a study: as configured, else by whether there are labels."""
+    if configuration.tuning.objective is not None:
+        return configuration.tuning.objective
+    return DEFAULT_OBJECTIVE if has_labels(configuration) else "simulated"
+
+
+def has_labels(configuration: Configuration) -> bool:
+    """Say whether the configuration names labelled queries."""
+    return configuration.competition.validation is not None and configuration.competition.labels is not None
+
+
+def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
+    """Return the queries of a study by its objective; labelled ones are among them wherever there are any.
+
+    ConfigurationError: the objective asks for labels or for simulated photos that the configuration has not; Top7Error:
+    they are not extracted.
+    """
+    objective = objective_of(configuration)
+    if objective == "labels":
+        return labelled_queries(configuration, gallery_ids)
+    if configuration.externals:
+        raise ConfigurationError(
+            f"{configuration.path}: [tuning] objective = {objective!r}: [[external]] "
+            f"{configuration.externals[0].name} does not describe simulated photos: leave it out, or give labels and "
+            'objective = "labels"'
+        )
+    from features.simulated import open_judging
+
+    found = open_judging(configuration, [], gallery_ids, JUDGING_PHOTOS)
+    private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
+    count = len(found.ids)
+    photos = Labelled(
+        found.ids, tuple(found.correct), found.groups, private, np.zeros(count, dtype=bool), np.ones(count)
+    )
+    if objective == "simulated" and not has_labels(configuration):
+        return photos
+    real = labelled_queries(configuration, gallery_ids)
+    n_groups = len(np.unique(real.groups[real.public]))
+    share = n_groups / (n_groups + HALF_AT) if objective == "both" else 0.0
+    return _below(
+        replace(real, weight=real.weight * share / real.public.sum()),
+        replace(photos, weight=photos.weight * (1 - share) / photos.public.sum()),
+    )
+
+
+def _below(real: Labelled, photos: Labelled) -> Labelled:
+    """The photos below the real queries, in groups of their own."""
+    return Labelled(
+        real.query_ids + photos.query_ids,
+        real.relevant + photos.relevant,
+        np.concatenate([real.groups, photos.groups + real.groups.max() + 1]),
+        *(
+            np.concatenate([getattr(real, name), getattr(photos, name)])
+            for name in ("private", "real", "weight")
+        ),
+    )
+
+
+def open_queries(
+    configuration: Configuration, components: Sequence[Component], labelled: Labelled
+) -> list[Dump]:
+    """Open the dumps of a study's queries, one a component; where photos are among them, in memory."""
+    count = int(labelled.real.sum())
+    real, photos = labelled.query_ids[:count], labelled.query_ids[count:]
+    parts = [open_components(configuration, components, "validation", real)] if real else []
+    if not photos:
+        return parts[0]
+    from features.simulated import judging_dumps
+
+    parts.append(judging_dumps(configuration, components, photos))
+    return [_stacked(dumps) for dumps in zip(*parts)]
+
+
+def _stacked(parts: Sequence[Dump]) -> Dump:
+    """The rows of several dumps one below the other, under a name that says which."""
+    told = digest_of([[dump_identity(part), list(part.ids)] for part in parts])
+    return replace(
+        parts[-1],
+        path=parts[-1].path.with_name(f"queries-{told}.npy"),
+        ids=sum((part.ids for part in parts), ()),
+        sidecar={},
+        **{
+            name: np.concatenate([np.asarray(getattr(part, name)) for part in parts])
+            for name in ("descriptors", "norms", "unreadable")
+        },
+    )

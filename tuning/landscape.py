@@ -26,7 +26,7 @@ from features.ranking.state import Photos
 from features.ranking.steps import split_steps
 from features.recipe import Recipe
 from tuning.combination import Combination, make_combination, mean_similarities
-from tuning.labelled import labelled_queries
+from tuning.labelled import objective_of, open_queries, study_queries
 from tuning.objective import Scene, mean_average_precision
 from tuning.prepared import Prepared, prepare
 from tuning.region import layer_sums, region_chains, vertices
@@ -54,7 +54,7 @@ class Landscape:
         self.work = Path(configuration.competition.work)
         self.top_k = configuration.competition.top_k
         self.gallery_ids = gallery_ids(configuration)
-        self.labelled = labelled_queries(configuration, self.gallery_ids)
+        self.labelled = study_queries(configuration, self.gallery_ids)
         self.space = space_of(configuration, recipe)
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
@@ -66,7 +66,7 @@ class Landscape:
         """Open the query and gallery dumps of a choice, as they are before any step."""
         components = self.space.components_of(choice)
         return (
-            open_components(self.configuration, components, "validation", self.labelled.query_ids),
+            open_queries(self.configuration, components, self.labelled),
             open_components(self.configuration, components, "gallery", self.gallery_ids),
         )
 
@@ -142,14 +142,15 @@ class Landscape:
                 queries,
                 gallery,
                 self.labelled.relevant,
-                self.labelled.public,
+                self.labelled.summed,
                 self.top_k,
                 self.configuration.tuning.region,
                 self.work / "candidates",
                 progress=self.progress,
                 say=_say,
             )
-        return replace(made, corners=self._study_corners(choice, made.corners))
+        scene = None if made.scene is None else replace(made.scene, weight=self.labelled.weight)
+        return replace(made, corners=self._study_corners(choice, made.corners), scene=scene)
 
     def _remembering(self, made: Combination, key: str) -> Combination:
         """The combination that ranks the whole gallery once a point: one pass serves all that ask for its precisions."""
@@ -165,7 +166,7 @@ class Landscape:
     def _ranked_in_full(self, choice: Choice) -> Combination:
         begun = time.perf_counter()
         prepared, region = self.prepared(choice), self.configuration.tuning.region
-        mean_similarity = mean_similarities(prepared.queries, prepared.gallery, self.labelled.public)
+        mean_similarity = mean_similarities(prepared.queries, prepared.gallery, self.labelled.summed)
         chains = region_chains([component.chain for component in prepared.components], region)
         sums = layer_sums(mean_similarity, region)
         corners = vertices(sums, chains, [component.name for component in prepared.components])
@@ -216,13 +217,14 @@ class Landscape:
         return f"own candidates ({', '.join(own)})" if own else "candidates (plain fusion)"
 
     def map_inside(self, choice: Choice, coordinates: np.ndarray, inside: np.ndarray) -> float:
-        """Return MAP@k over the queries of `inside` (Q,) bool."""
+        """Return MAP@k over the queries of `inside` (Q,) bool, each counted by its weight."""
         combination = self.combination(choice)
         weights = combination.weights(coordinates)
         if combination.scene is not None:
             value = mean_average_precision(self._scene_inside(choice, inside), weights)
         else:
-            value = float(combination.average_precisions(weights)[inside].mean())
+            values = combination.average_precisions(weights)[inside]
+            value = float(np.average(values, weights=self.labelled.weight[inside]))
         if not np.isfinite(value):
             raise Top7Error(
                 f"MAP@k came out as {value}: descriptors are not finite; run ./run.sh extract again"
@@ -278,6 +280,9 @@ class Landscape:
             "dumps": self.identity(),
             "search": SEARCH,
         }
+        objective = objective_of(self.configuration)
+        if objective != "labels":
+            described["objective"] = [objective, self.labelled.weight.tolist()]
         if self.space.steps:
             described["steps"] = [
                 [step.name, step.optional, {key: list(values) for key, values in step.values.items()}]

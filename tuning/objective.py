@@ -17,7 +17,8 @@ class Scene:
     """The candidates of all queries as padded arrays, ready for thousands of evaluations.
 
     similarities: (L, Q, n) float64, rows: (Q, n) int64 ascending, -1 padding; relevant: (Q, n) bool;
-    n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off.
+    n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off; weight: (Q,) float64, of each query in
+    the mean, None for equal ones.
     """
 
     similarities: np.ndarray
@@ -25,6 +26,7 @@ class Scene:
     relevant: np.ndarray
     n_relevant: np.ndarray
     k: int
+    weight: np.ndarray | None = None
 
     @property
     def n_queries(self) -> int:
@@ -44,6 +46,7 @@ class Scene:
             self.relevant[queries],
             self.n_relevant[queries],
             self.k,
+            None if self.weight is None else self.weight[queries],
         )
 
 
@@ -115,5 +118,5 @@ def hits_precision(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision(scene: Scene, weights: np.ndarray) -> float:
-    """Return MAP@k of `weights`."""
-    return float(average_precisions(scene, weights).mean())
+    """Return MAP@k of `weights`, each query counted by its own weight."""
+    return float(np.average(average_precisions(scene, weights), weights=scene.weight))

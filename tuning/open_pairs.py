@@ -80,7 +80,8 @@ class Pairs:
                 differences.append(open_)
                 slots.append(np.full(len(open_), query * self.width + place))
         self.differences, self.slots = np.concatenate(differences), np.concatenate(slots)
-        shares = 1.0 / (np.minimum(scene.n_relevant, scene.k) * scene.n_queries)
+        weight = np.ones(scene.n_queries) if scene.weight is None else scene.weight
+        shares = weight / (np.minimum(scene.n_relevant, scene.k) * weight.sum())
         self._shares, self._share_of_slot = shares, np.repeat(shares, self.width)
         place, count = np.arange(1, self.width + 1)[:, None], np.arange(scene.k + 1)
         self._gains = np.where(place + count <= scene.k, place / (place + count), 0.0)

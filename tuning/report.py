@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tuning.evaluating import figures
+from tuning.labelled import Labelled
 from tuning.misses import misses_text
 from tuning.named_points import NamedPoint
 from tuning.tune import Tuned
@@ -26,7 +28,7 @@ def report(tuned: Tuned, top_k: int) -> str:
     scores, untuned = tuned.recipe.scores, tuned.untuned.scores
     lines = [
         f"study: {tuned.trials} trials ({tuned.new_trials} new), region "
-        f"{tuned.recipe.provenance['region']}, {len(tuned.labelled.groups)} labelled queries in "
+        f"{tuned.recipe.provenance['region']}, {_counted(tuned.labelled)} in "
         f"{len(np.unique(tuned.labelled.groups))} groups, {int(tuned.labelled.private.sum())} private",
         "",
     ]
@@ -37,7 +39,8 @@ def report(tuned: Tuned, top_k: int) -> str:
     ]
     lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
     lines += [f"  step {json.dumps(step)}" for step in tuned.recipe.steps] + [""]
-    lines += [f"  MAP@{top_k} (hits over min(m, {top_k}))   public  private      all"]
+    photos = "" if tuned.labelled.real.all() else "  simulated"
+    lines += [f"  MAP@{top_k} (hits over min(m, {top_k}))   public  private      all{photos}"]
     lines += [_row("tuned", scores)]
     studied = tuned.untuned.provenance.get("studied")
     lines += [
@@ -47,6 +50,11 @@ def report(tuned: Tuned, top_k: int) -> str:
         lines.append(_row(point.name + ("" if point.inside else " *"), _point_scores(point, tuned)))
     if any(not point.inside for point in tuned.named):
         lines.append("  * outside the region: scored by full ranking; no certificate speaks of it")
+    if photos:
+        lines.append(
+            "  simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
+            "whitening, and tell neither how well real photos do nor whether joining gallery images helps"
+        )
     lines += ["", *_unseen_text(tuned)]
     if tuned.mixed is not None:
         lines.append(f"WARNING: {tuned.mixed}")
@@ -69,7 +77,8 @@ def report(tuned: Tuned, top_k: int) -> str:
             f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries"
         )
     if tuned.misses is not None:
-        n_correct = sum(map(len, tuned.labelled.relevant))
+        asked = int(tuned.labelled.reported.sum())
+        n_correct = sum(map(len, tuned.labelled.relevant[:asked]))
         lines.append(f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
     number, size_bytes = tuned.kept_files
@@ -83,6 +92,12 @@ def report(tuned: Tuned, top_k: int) -> str:
         + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else "")
     )
     return "\n".join(lines)
+
+
+def _counted(labelled: Labelled) -> str:
+    real, photos = int(labelled.real.sum()), int((~labelled.real).sum())
+    told = {"labelled queries": real, "simulated photos": photos}
+    return " and ".join(f"{count} {name}" for name, count in told.items() if count)
 
 
 def _unseen_text(tuned: Tuned) -> list[str]:
@@ -182,15 +197,11 @@ def report_values(tuned: Tuned) -> dict:
 
 
 def _point_scores(point: NamedPoint, tuned: Tuned) -> dict[str, float]:
-    values, labelled = point.average_precisions, tuned.labelled
-    found = {"public": float(values[labelled.public].mean()), "all": float(values.mean())}
-    if labelled.private.any():
-        found["private"] = float(values[labelled.private].mean())
-    return found
+    return figures(point.average_precisions, tuned.labelled)
 
 
 def _row(name: str, scores: dict[str, float]) -> str:
     cells = [
         f"{scores[part]:8.4f}" if part in scores else "       -" for part in ("public", "private", "all")
-    ]
+    ] + [f"{scores[part]:10.4f}" for part in ("simulated",) if part in scores]
     return f"  {name[:34]:<34}" + "".join(f" {cell}" for cell in cells)

@@ -6,17 +6,19 @@ components with its steps' values (the recipe's own first).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, nearest
+from competition.messages import log
 from features.components import Component, backbone_named, check_choice, choices, components_of, depth_order
 from features.ranking.state import spread
 from features.ranking.steps import check_steps
 from features.recipe import Recipe
+from tuning.labelled import NOT_SIMULATED, objective_of
 from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
 
 Choice = Mapping[str, object]
@@ -58,13 +60,15 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     """Return the space of a study: of the configuration, or of `recipe`.
 
     A recipe that a study of the configuration wrote fixes the discrete choices to its own; any other is studied over its
-    own components, weights and steps.
+    own components, weights and steps. Steps that photos cannot judge are left out of a study that no label judges.
     """
     if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
-        return _space_of_recipe(configuration, recipe)
+        judged = _judged(configuration, recipe.steps)
+        return _space_of_recipe(configuration, replace(recipe, steps=tuple(judged)))
     known = choices(configuration)
     n_components = len(components_of(configuration, {name: values[0] for name, values in known.items()}))
-    steps = configured_steps(configuration.tuning.steps, configuration.path, n_components)
+    tables = _judged(configuration, configuration.tuning.steps)
+    steps = configured_steps(tables, configuration.path, n_components)
     lists = dict(known)
     for step in steps:
         lists |= step.choice_lists
@@ -75,6 +79,17 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
         return components_of(configuration, {name: choice[name] for name in known})
 
     return Space(lists, made, steps, (1.0,) * n_components)
+
+
+def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapping]:
+    """The steps that what judges the study can judge; the others are named on stderr."""
+    left_out = [] if objective_of(configuration) != "simulated" else NOT_SIMULATED
+    names = sorted({str(step["step"]) for step in steps} & set(left_out))
+    if names:
+        log.info(
+            f"top7: left out of the study: {', '.join(names)}: simulated photos cannot judge them, labels can"
+        )
+    return [step for step in steps if step["step"] not in left_out]
 
 
 def _fixed(

@@ -17,7 +17,7 @@ from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
 from tuning.combination import Combination, excluded_rows
 from tuning.evaluating import evaluated, figures
-from tuning.labelled import Labelled
+from tuning.labelled import Labelled, objective_of
 from tuning.landscape import Choice, Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.named_points import NamedPoint, evaluate_named, named_points
@@ -136,9 +136,12 @@ def tune(
     best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
     public_mask = labelled.public
     unseen = bias_corrected(
-        _trial_precisions(landscape, study)[:, public_mask], labelled.groups[public_mask], seed=seed
+        _trial_precisions(landscape, study)[:, public_mask],
+        labelled.groups[public_mask],
+        seed=seed,
+        weight=labelled.weight[public_mask],
     )
-    corrected = None if unseen is None else float(unseen.mean())
+    corrected = None if unseen is None else float(np.average(unseen, weights=labelled.weight[public_mask]))
     comparison = _judge(best, unseen, tuned_precisions, untuned_precisions, labelled, corrected, None, None)
     earlier = {path.stem: readable(path) for path in (landscape.work / "recipes").glob("*.json")}
     _write(landscape, best, untuned, earlier)  # what follows takes long, and may be interrupted
@@ -257,9 +260,9 @@ def _judge(
     if unseen is None:
         return None
     public = labelled.public
-    comparison = compare(unseen, untuned[public], labelled.groups[public])
+    comparison = compare(unseen, untuned[public], labelled.groups[public], weight=labelled.weight[public])
     best.scores.update(_unseen_scores(unseen, tuned, labelled, corrected, cross_validated))
-    best.provenance["validated by"] = _validated_by(cross_validated, certificate)
+    best.provenance["validated by"] = _validated_by(labelled, cross_validated, certificate)
     best.provenance.pop("within noise of", None)
     if comparison.within_noise:
         best.provenance["within noise of"] = "untuned"
@@ -301,9 +304,10 @@ def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
     groups = landscape.labelled.groups[public]
     last = np.eye(len(combination.corners))[-1]
     other = combination.average_precisions(combination.weights(last))
-    gain = smallest_gain((other - untuned)[public], groups)
+    gain = smallest_gain((other - untuned)[public], groups, landscape.labelled.weight[public])
+    n_groups = len(np.unique(groups))
     counted = (
-        f"{len(groups)} public queries in {len(np.unique(groups))} group{'s' * (len(np.unique(groups)) > 1)}"
+        f"{len(groups)} public queries{_photos(landscape.labelled)} in {n_groups} group{'s' * (n_groups > 1)}"
     )
     if gain is None:
         return f"{counted}: no gain can be told from chance and no interval given: label queries of other products"
@@ -312,8 +316,17 @@ def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
     return f"{counted} show a gain of {gain:.4f} or more (four times in five); a smaller one drowns in noise"
 
 
+def _photos(labelled: Labelled) -> str:
+    """How many of the public queries are simulated photos, and what they weigh."""
+    photos = ~labelled.real & labelled.public
+    if not photos.any():
+        return ""
+    share = labelled.weight[photos].sum() / labelled.weight[labelled.public].sum()
+    return f" ({int(photos.sum())} simulated photos, {share:.0%} of the mean)"
+
+
 def _trial_precisions(landscape: Landscape, study) -> np.ndarray:
-    """AP@k of every labelled query under every finished trial, (trials, Q): as noted, or again from the candidates."""
+    """AP@k of every query under every finished trial, (trials, Q): as noted, or again from the candidates."""
     rows = []
     for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
         if len(noted := trial.user_attrs.get(studies.PRECISIONS, ())) == len(landscape.labelled.query_ids):
@@ -332,17 +345,21 @@ def _unseen_scores(
     corrected: float | None,
     cross_validated: CrossValidated | None,
 ) -> dict[str, float]:
-    """The figures on queries that did not choose. validated: on all labelled queries, as `unseen` on the public ones
-    and as the recipe does on the private ones, so that it compares with an untuned recipe's figure on all."""
+    """The figures on queries that did not choose. validated: on all labelled queries (without labels: all photos), as
+    `unseen` on the public ones and as the recipe does on the others, so that it compares with an untuned recipe's."""
     values = tuned.copy()
     values[labelled.public] = unseen
-    found = {"bias-corrected": corrected, "validated": float(values.mean())}
+    found = {"bias-corrected": corrected, "validated": float(values[labelled.reported].mean())}
     if cross_validated is not None:
         found["cross-validated"] = cross_validated.mean
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _validated_by(cross_validated: CrossValidated | None, certificate: Certificate | None) -> str:
+def _validated_by(
+    labelled: Labelled, cross_validated: CrossValidated | None, certificate: Certificate | None
+) -> str:
+    if labelled.real.any() and not (labelled.public & labelled.real).any():
+        return "labels, none of which chose it"
     how = "bootstrap bias correction" if cross_validated is None else "cross-validation"
     return how if certificate is None else f"{how} of the study without the certificate"
 
@@ -382,10 +399,10 @@ def _misses(
     """The correct images the best recipe misses; None where there are no candidates to explain them by."""
     if combination.scene is None:
         return None
-    prepared = landscape.prepared(choice)
+    prepared, asked = landscape.prepared(choice), np.flatnonzero(landscape.labelled.reported)
     return find_misses(
-        combination.scene,
-        landscape.labelled.relevant,
+        combination.scene.of_queries(asked),  # labelled ones come first
+        landscape.labelled.relevant[: len(asked)],
         weights,
         combination.corners,
         prepared.queries,
@@ -444,7 +461,8 @@ def _cross_validated(
             bar.update()
             return combination.average_precisions(combination.weights(coordinates))[public]
 
-        return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=seed)
+        weight = landscape.labelled.weight[public]
+        return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=seed, weight=weight)
 
 
 def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
@@ -491,6 +509,7 @@ def _provenance(
         "trials": trials,
         "sampler": settings.sampler,
         "private share": settings.private,
+        "objective": objective_of(landscape.configuration),
     }
     found |= _studied(landscape)
     if certificate is not None:
@@ -517,8 +536,13 @@ def _near_best_share(
 ) -> float:
     """Share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
     public = labelled.public
-    error = standard_error(values[public], labelled.groups[public]) or 0.0
+    weight = labelled.weight[public]
+    error = standard_error(values[public], labelled.groups[public], weight) or 0.0
     n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
     points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
     found = [combination.average_precisions(combination.weights(point)) for point in points]
-    return float(np.mean([of[public].mean() >= values[public].mean() - error for of in found]))
+
+    def figure(of: np.ndarray) -> float:
+        return float(np.average(of[public], weights=weight))
+
+    return float(np.mean([figure(of) >= figure(values) - error for of in found]))

@@ -17,16 +17,19 @@ from competition.splits import bootstrap_groups, folds
 @dataclass(frozen=True)
 class CrossValidated:
     """Repeated k-fold over groups. out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold;
-    fold_maps: (repeats, n_folds) MAP of each fold; interval: 95 %, see `group_interval`."""
+    fold_maps: (repeats, n_folds) MAP of each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean."""
 
     out_of_fold: np.ndarray
     fold_maps: np.ndarray
     interval: tuple[float, float] | None
+    weight: np.ndarray | None = None
 
     @property
     def mean(self) -> float:
         """MAP@k that tuning as a procedure earns on queries it did not see."""
-        return float(self.out_of_fold.mean())
+        values = self.out_of_fold
+        weight = None if self.weight is None else np.broadcast_to(self.weight, values.shape)
+        return float(np.average(values, weights=weight))
 
     @property
     def spread(self) -> float:
@@ -59,11 +62,12 @@ def cross_validate(
     n_folds: int = 5,
     repeats: int = 2,
     seed: int = 0,
+    weight: np.ndarray | None = None,
 ) -> CrossValidated:
     """Tune inside each fold and score outside it.
 
     tune_inside(inside (Q,) bool, seed) -> average precisions (Q,) of all queries under what was tuned on `inside`;
-    groups: (Q,). With fewer groups than folds there are as many folds as groups (at least two groups are needed).
+    groups, weight: (Q,). With fewer groups than folds there are as many folds as groups (at least two groups are needed).
     """
     groups = np.asarray(groups)
     n_folds = min(n_folds, len(np.unique(groups)))
@@ -75,64 +79,82 @@ def cross_validate(
             outside = fold_of == fold
             precisions = tune_inside(~outside, seed + 1000 * repeat + fold)
             values[repeat, outside] = precisions[outside]
-            fold_maps[repeat, fold] = precisions[outside].mean()
-    return CrossValidated(values, fold_maps, group_interval(values.mean(axis=0), groups))
+            own = None if weight is None else weight[outside]
+            fold_maps[repeat, fold] = np.average(precisions[outside], weights=own)
+    return CrossValidated(values, fold_maps, group_interval(values.mean(axis=0), groups, weight), weight)
 
 
 def bias_corrected(
-    precisions: np.ndarray, groups: np.ndarray, *, n_samples: int = 1000, seed: int = 0
+    precisions: np.ndarray,
+    groups: np.ndarray,
+    *,
+    n_samples: int = 1000,
+    seed: int = 0,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray | None:
     """Return what choosing the best trial earns on queries that did not choose, one value a query, (Q,) float64.
 
     Bootstrap bias correction (Tsamardinos et al. 2018): each resample of groups chooses its best trial, which counts
-    for the groups left out of it. precisions: (trials, Q), of equals the first trial is chosen. None for one group.
+    for the groups left out of it. precisions: (trials, Q), of equals the first trial is chosen; weight: (Q,) of the
+    queries in the mean that chooses. None for one group.
     """
     groups = np.asarray(groups)
     if len(np.unique(groups)) < 2:
         return None
     precisions = np.asarray(precisions, dtype=np.float64)
     counts = bootstrap_groups(groups, n_samples, seed)
-    means = counts @ precisions.T / counts.sum(axis=1, keepdims=True)
+    weighed = counts * _weight(weight, groups)
+    means = weighed @ precisions.T / weighed.sum(axis=1, keepdims=True)
     chosen = precisions[np.argmax(np.round(means, 12), axis=1)]
     outside = counts == 0
     return (chosen * outside).sum(axis=0) / np.maximum(outside.sum(axis=0), 1)
 
 
-def standard_error(values: np.ndarray, groups: np.ndarray) -> float | None:
+def standard_error(values: np.ndarray, groups: np.ndarray, weight: np.ndarray | None = None) -> float | None:
     """Return the standard error of the mean of `values` (Q,) where groups are drawn whole; None for a single group."""
-    values = np.asarray(values, dtype=np.float64)
-    sums = _group_sums(values - values.mean(), groups)
+    values, weight = np.asarray(values, dtype=np.float64), _weight(weight, groups)
+    sums = _group_sums(weight * (values - np.average(values, weights=weight)), groups)
     if len(sums) < 2:
         return None
     return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(values))
 
 
-def group_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
+def group_interval(
+    values: np.ndarray, groups: np.ndarray, weight: np.ndarray | None = None
+) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean of `values` (Q,), Student's t over groups; None for a single group.
 
     On differences that are mostly zero it covers 96 to 99 %, BCa 87 to 93; below 30 groups of skewed AP 89 (BENCHMARKS.md).
     """
-    error = standard_error(values, groups)
+    error = standard_error(values, groups, weight)
     if error is None:
         return None
     half = float(stats.t.ppf(0.975, len(np.unique(groups)) - 1)) * error
-    mean = float(np.mean(values))
+    mean = float(np.average(values, weights=weight))
     return mean - half, mean + half
 
 
-def smallest_gain(differences: np.ndarray, groups: np.ndarray) -> float | None:
+def smallest_gain(
+    differences: np.ndarray, groups: np.ndarray, weight: np.ndarray | None = None
+) -> float | None:
     """Return the gain that four of five samples as large as this one would show (one-sided, 5 %); None for one group.
 
     differences (Q,): between two recipes as unlike as those to be compared.
     """
-    error = standard_error(differences, groups)
+    error = standard_error(differences, groups, weight)
     return (
         None if error is None else float(stats.t.ppf([0.95, 0.8], len(np.unique(groups)) - 1).sum()) * error
     )
 
 
 def compare(
-    first: np.ndarray, second: np.ndarray, groups: np.ndarray, *, two_sided: bool = False, seed: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    groups: np.ndarray,
+    *,
+    weight: np.ndarray | None = None,
+    two_sided: bool = False,
+    seed: int = 0,
 ) -> Comparison:
     """Compare two recipes by their average precisions on the same queries: the gain of `first` over `second`.
 
@@ -141,7 +163,7 @@ def compare(
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     difference[np.abs(difference) < 1e-12] = 0.0
-    sums = _group_sums(difference, groups)
+    sums = _group_sums(_weight(weight, groups) * difference, groups)
     sums = sums[np.abs(sums) >= 1e-12]  # a group without a difference is the same under either sign
     p = 1.0
     if len(sums):
@@ -156,8 +178,8 @@ def compare(
             rng=np.random.default_rng(seed),
         ).pvalue
     return Comparison(
-        float(difference.mean()),
-        group_interval(difference, groups),
+        float(np.average(difference, weights=weight)),
+        group_interval(difference, groups, weight),
         float(p),
         *(int(count) for count in ((difference > 0).sum(), (difference == 0).sum(), (difference < 0).sum())),
     )
@@ -170,6 +192,11 @@ def holm(values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(values) - place) * values[index]))
         found[index] = largest
     return found
+
+
+def _weight(weight: np.ndarray | None, groups: np.ndarray) -> np.ndarray:
+    """(Q,) weights of mean 1."""
+    return np.ones(len(groups)) if weight is None else weight / np.mean(weight)
 
 
 def _group_sums(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
