@@ -119,7 +119,7 @@ def make_combination(
     if kept is None:
         mean_similarity = mean_similarities(queries, gallery, public)
         corners = vertices(layer_sums(mean_similarity, region), chains, names)
-        candidates = _candidates(queries, gallery, corners, chains, k, relevant, progress)
+        candidates = _candidates(queries, gallery, corners, chains, k, relevant, progress, say)
         _save(path, mean_similarity, candidates)
     else:
         mean_similarity, candidates = kept
@@ -176,6 +176,7 @@ def _candidates(
     k: int,
     relevant: Sequence[np.ndarray],
     progress: bool,
+    say: Callable[[str], None],
 ) -> Candidates | None:
     """One pass over the gallery for as many queries as memory allows at once; None where the region prunes badly."""
     arrays = [
@@ -190,7 +191,8 @@ def _candidates(
             own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
             try:
                 found.append(_one_pass(own, arrays, fast, excluded, k, relevant[part], bar, progress))
-            except PrunesBadly:
+            except PrunesBadly as error:
+                say(f"{error}: not worth keeping")
                 return None
             widest = max(len(rows) for candidates in found for rows in candidates.rows)
             if (first + size) * widest * (8 * len(arrays) + 9) > SCENE_BYTES:

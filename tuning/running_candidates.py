@@ -110,6 +110,12 @@ class Running:
             keep[own] = kept
         self.thresholds = np.concatenate(thresholds)
         kept = np.bincount(queries[keep], minlength=self.n_queries)
+        if (
+            np.median(kept) > self.limit
+        ):  # a few queries may hold ties; settling most takes minutes for nothing
+            raise PrunesBadly(
+                f"about {np.median(kept):,.0f} candidates for one query after part of the gallery, more than {self.limit:,}"
+            )
         for query in np.argsort(-kept, kind="stable")[: np.count_nonzero(kept > self.limit)]:
             own = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
             own = own[keep[own]]

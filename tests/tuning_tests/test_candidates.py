@@ -204,6 +204,19 @@ def test_a_region_that_prunes_badly_says_so():
         pruned(similarities, np.eye(6), "123456", limit=50)
 
 
+def test_a_region_that_prunes_badly_is_known_before_anything_is_settled():
+    """Settling thousands of candidates of every query takes minutes, to no use."""
+    similarities = np.random.default_rng(3).random((5, 4000, 6))
+    blocks = blocks_of(similarities, 97, 1e-5, np.random.default_rng(0), np.ones(6))
+
+    def canonical(query, rows):
+        raise AssertionError("settled")
+
+    fast = FastCoordinates(np.eye(6), tuple(region.chain_members("123456")))
+    with pytest.raises(PrunesBadly, match="about .* candidates for one query"):
+        find_candidates(blocks, canonical, fast, K, n_queries=5, similarity_margin=np.full(6, 3e-5), limit=50)
+
+
 def test_fast_coordinates_are_the_vertices_scaled():
     generator = np.random.default_rng(8)
     chains = ["a", "b", "a", "a", "c"]  # a chain need not stand together
