@@ -103,12 +103,23 @@ def keep_recipe(path: Path, recipe: Recipe, earlier: Recipe | None) -> Path:
         told = json.dumps([earlier.weights, earlier.steps, [part.name for part in earlier.components]])
         aside = path.with_name(f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json")
         if _worth(earlier) > _worth(recipe) and not aside.exists():
-            write_recipe(aside, replace(earlier, name=aside.stem))
+            twin = _twin(path, earlier)
+            if twin is None:
+                write_recipe(aside, replace(earlier, name=aside.stem))
             log.info(
                 f"{path} now scores {_figures(recipe)}, the one before {_figures(earlier)} on the same data: "
-                f"that is kept as {aside}"
+                f"that is kept as {twin or aside}"
             )
     return write_recipe(path, recipe)
+
+
+def _twin(path: Path, recipe: Recipe) -> Path | None:
+    """Another file of the folder that holds the same recipe with figures of the same data."""
+    for other in sorted(path.parent.glob("*.json")):
+        found = readable(other) if other != path else None
+        if found is not None and _same_recipe(found, recipe) and _same_queries(found, recipe):
+            return other
+    return None
 
 
 def readable(path: Path) -> Recipe | None:

@@ -240,8 +240,13 @@ def _write(
         own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
         made["tuned"] = replace(best, name=own)
     folder = landscape.work / "recipes"
+    before = {  # an untuned recipe that was under study is there under its own name
+        name: recipe
+        for name, recipe in earlier.items()
+        if recipe is not None and not (name == untuned.name and "studied" in recipe.provenance)
+    }
     return {
-        key: keep_recipe(folder / f"{recipe.name}.json", recipe, earlier.get(recipe.name))
+        key: keep_recipe(folder / f"{recipe.name}.json", recipe, before.get(recipe.name))
         for key, recipe in made.items()
     }
 

@@ -210,7 +210,9 @@ def _rows_done(
 def _fill(maps, done, rows, block_rows, compute, label, progress, finished) -> None:
     from tqdm import tqdm
 
-    with tqdm(total=rows, initial=done, unit="row", unit_scale=True, desc=label, disable=not progress) as bar:
+    with tqdm(
+        total=rows, initial=done, unit="row", unit_scale=True, desc=label, leave=False, disable=not progress
+    ) as bar:
         for start in range(done, rows, block_rows):
             stop = min(start + block_rows, rows)
             for part, values in zip(maps.values(), compute(start, stop), strict=True):

@@ -49,6 +49,14 @@ def test_a_worse_recipe_of_the_same_data_does_not_replace_a_better_one_in_silenc
     assert said.count("0.3663") == 1 and str(aside) in said and "0.2713" in said
 
 
+def test_a_better_one_that_another_file_holds_is_not_kept_twice(tmp_path, capsys):
+    for name in ("best", "top7-tuned"):
+        keep_recipe(tmp_path / f"{name}.json", recipe(name, 0.4), None)
+    keep_recipe(tmp_path / "best.json", recipe("best", 0.3, step=2), read_recipe(tmp_path / "best.json"))
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["best", "top7-tuned"]
+    assert f"that is kept as {tmp_path}/top7-tuned.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "after",
     [

@@ -560,6 +560,21 @@ def test_submit_takes_the_best_validated_recipe_and_says_which(done, capsys, tmp
     assert code == 0 and "then expand" in out
 
 
+def test_tune_recipes_tunes_each_by_name_and_then_the_configuration(done, capsys, tmp_path):
+    config, work = done[0], tmp_path / "work"
+    shutil.copytree(done[1], work, ignore=shutil.ignore_patterns("recipes", "study"))
+    common = ("--config", config, "--work", work)
+    code, out, err = run(capsys, "tune", *common, "--recipes", "--trials", 3, "--folds", 0, "--json")
+    assert code == 0, err
+    found = {path.stem: json.loads(path.read_text()) for path in (work / "recipes").glob("*.json")}
+    assert "recipe gan2018 was not tuned: " in err and "wants the pooling mac" in err
+    assert {"best", "untuned", "pwa_qe", "pwa_qe-tuned", "fcrow_wmff_qe-tuned"} <= set(found)
+    assert "studied" not in found["best"]["provenance"] and json.loads(out)["trials"] == 3
+    assert found["pwa_qe-tuned"]["provenance"]["studied"] == "pwa_qe"
+    told = [json.dumps([each["components"], each["weights"], each["steps"]]) for each in found.values()]
+    assert not [name for name in found if name.startswith("untuned-")] and len(told) - len(set(told)) <= 2
+
+
 def test_compare_keeps_the_figures_of_the_recipes_by_name(done, capsys, tmp_path):
     config, work = done[0], tmp_path / "work"
     shutil.copytree(done[1], work)
