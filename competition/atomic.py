@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ except ImportError:  # a system without these locks: what is left there is not r
     fcntl = None
 
 WRITING = ".writing"
+SCRATCH, OWNER = "top7-", ".owner"  # temporary folders, and the file in each that a living owner holds locked
 BLOCK_BYTES = 1 << 22  # where room is reserved by writing
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left to this user
@@ -129,3 +131,36 @@ def unless_read_only(consequence: str) -> Iterator[None]:
         if error.errno not in READ_ONLY:
             raise
         log.warning(f"top7: {error.strerror}: {consequence}")
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, to be written and given that name; removed at the end, or by the next writer there."""
+    remove_abandoned(path.parent)
+    handle, name = _locked(path)
+    try:
+        os.chmod(name, 0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder among the system's temporary ones, removed at the end; those of killed processes are removed first."""
+    for owner in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*/{OWNER}") if fcntl is not None else ():
+        with (
+            suppress(OSError),
+            open(owner, "rb+") as stream,
+        ):  # OSError: its owner lives, or it is another user's
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as folder,
+        open(Path(folder, f"{OWNER}-to-be"), "wb") as stream,
+    ):
+        if fcntl is not None:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        os.replace(stream.name, Path(folder, OWNER))  # seen by others only once it is locked
+        yield Path(folder)

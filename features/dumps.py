@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.atomic import sync_folder, write_bytes, write_text
+from competition.atomic import sync_folder, temporary, write_bytes, write_text
 from competition.errors import Top7Error
 from features import kept
 
@@ -291,8 +291,7 @@ def write_dump(
     eight bytes a row. Top7Error where the disk is full; nothing half-written is left.
     """
     norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with temporary(path) as partial:
         matrix = kept.reserve(partial, shape, dtype)
         for start in range(0, shape[0], BLOCK_ROWS):
             block = slice(start, min(shape[0], start + BLOCK_ROWS))
@@ -303,8 +302,6 @@ def write_dump(
         # the sidecar of older rows must not stand beside new ones
         beside(path, ".json").unlink(missing_ok=True)
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
         write_bytes(beside(path, suffix), npy_header(column.shape, column.dtype) + column.tobytes())
     sidecar = sidecar_for(shape=shape, dtype=dtype, unreadable=unreadable, column_sum=total.tolist(), **more)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from competition.atomic import scratch_folder
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import list_images
@@ -38,11 +38,9 @@ def predict(
     images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
         log.warning(f"top7: {other} is no image by its extension: passed over")
-    with tempfile.TemporaryDirectory(prefix="top7-predict-", ignore_cleanup_errors=True) as folder:
+    with scratch_folder() as folder:
         describe(configuration, images, folder, device=device)
-        lists = ranked_lists(
-            configuration, recipe, "test", images.ids, None, folder=Path(folder), photos=photos
-        )
+        lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder, photos=photos)
     for query in lists.unreadable:
         log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
     competition = configuration.competition

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 
+from competition.atomic import scratch_folder
 from features.ranking import cascade as cascades
 from features.ranking.approximate import SAMPLED_QUERIES, approximate_search
 from features.ranking.expansion import expand
@@ -80,11 +80,7 @@ def approximate(
         if state.weights.any()
         else state
     )
-    with (
-        nullcontext(state.folder)
-        if state.folder
-        else tempfile.TemporaryDirectory(prefix="top7-index-") as folder
-    ):
+    with nullcontext(state.folder) if state.folder else scratch_folder() as folder:
         built = build_index(
             used.gallery,
             used.weights,

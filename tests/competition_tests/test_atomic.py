@@ -146,3 +146,41 @@ def test_a_full_disk_names_the_file_and_the_bytes(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device, 5 bytes to write") as caught:
         write_text(tmp_path / "a.csv", "whole")
     assert caught.value.filename == str(tmp_path / "a.csv")
+
+
+DYING = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from competition.atomic import scratch_folder, temporary
+with scratch_folder() as folder, temporary(Path({path!r})) as file:
+    (folder / "large").mkdir()
+    print(folder, flush=True)
+    if {dies}:
+        os.kill(os.getpid(), 9)
+    sys.stdin.read()
+"""
+
+
+def test_scratch_folders_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    root, told = str(Path(__file__).resolve().parents[2]), {}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": {"TMPDIR": str(tmp_path)},
+    }
+    for dies in (True, False):
+        code = DYING.format(root=root, path=str(tmp_path / "kept.npy"), dies=dies)
+        told[dies] = subprocess.Popen([sys.executable, "-c", code], **pipes)
+        dead_or_ready = Path(told[dies].stdout.readline().strip())
+        told[dies].folder = dead_or_ready
+        if dies:
+            told[dies].wait()
+            assert dead_or_ready.is_dir() and len(list(tmp_path.glob(".kept.npy*"))) == 1
+    with atomic.scratch_folder() as folder, atomic.temporary(tmp_path / "kept.npy") as file:
+        assert not told[True].folder.exists() and (told[False].folder / "large").is_dir()
+        assert len(list(tmp_path.glob(".kept.npy*"))) == 2 and folder.is_dir() and file.exists()
+    told[False].communicate()
+    assert list(tmp_path.iterdir()) == []
