@@ -2,8 +2,8 @@
 
 A component is one term of the fused score: one layer of one backbone under one pooling, one setting of a part
 detector table (PWA), or one external matrix. The layers of one backbone under the chosen pooling form a chain,
-shallow to deep; everything else is a chain of its own (FACTS.md: whitened descriptors are centred, their mean
-cosine is about zero, and within the order they would take all the weight).
+shallow to deep; everything else is a chain of its own: whitened descriptors are centred, their mean
+cosine is about zero, and within the order they would take all the weight.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from competition.atomic import write_json
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error, nearest
-from features.weights import file_digest, noted_digest, read_state, state_digest
+from features.weights import noted_digest, read_state, stamped_digest, state_digest
 from features.without_compiler import without_compiler
 
 with without_compiler():
@@ -85,14 +85,14 @@ def weights_digest(backbone: Backbone, work: Path) -> str:
     network.
     """
     if isinstance(backbone.weights, Path):
-        return noted_digest(backbone.weights) or file_digest(backbone.weights)
+        return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
     key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
     remembered = _remembered(work)
     entry = remembered.get(key)
     if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
         return entry["digest"]
     file = own_file(backbone)
-    digest = file_digest(file) if file else state_digest(source_state(backbone)[0])
+    digest = stamped_digest(file) if file else state_digest(source_state(backbone)[0])
     remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
     write_json(Path(work) / REMEMBERED, remembered)
     return digest

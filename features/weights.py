@@ -116,7 +116,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def stamped_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes; read once for a size and time of change."""
     path = Path(path)
     if not path.is_file():

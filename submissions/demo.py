@@ -93,8 +93,8 @@ def _say(number: int, text: str) -> None:
 
 def _best_single_layer(configuration: Configuration, tuned) -> Path:
     """The recipe of the layer that is best alone on the public queries, over all poolings."""
+    from tuning.combination import full_precisions
     from tuning.landscape import Landscape
-    from tuning.named_points import full_precisions
 
     landscape = Landscape(configuration, progress=False)
     public = landscape.labelled.public

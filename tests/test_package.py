@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def test_the_wheel_carries_every_file_of_the_four_folders_and_no_tests(wheel):
     assert held == wanted | {"top7.py"}
     (scripts,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "top7 = submissions.__main__:console" in wheel.read(scripts).decode()
+
+
+@pytest.mark.parametrize("document", sorted(path.name for path in ROOT.glob("*.md")))
+def test_what_documents_link_and_name_lies_in_the_repository(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    named = re.findall(rf"`((?:{'|'.join(FOLDERS)}|tests)/[\w/.-]+\.(?:py|md|json|html))`", text)
+    assert not [name for name in (*links, *named) if not (ROOT / name).exists()]
 
 
 def test_what_is_installed_runs_elsewhere(wheel, tmp_path):

@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from competition import atomic
+from competition.metrics import average_precisions
 from features import kept
 from features.components import Component
 from features.dumps import Dump, beside, column_sum
 from features.search import search
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
 from tuning.candidates import Candidates, find_candidates
-from tuning.objective import Scene, hits_precision, make_scene
+from tuning.objective import Scene, make_scene
 from tuning.objective import average_precisions as scene_precisions
 from tuning.region import chain_members, layer_sums, region_chains, vertices
 from tuning.running_candidates import FastCoordinates, PrunesBadly
@@ -92,6 +93,24 @@ def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: 
     )
 
 
+def full_precisions(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: np.ndarray,
+    relevant: Sequence[np.ndarray],
+    k: int,
+) -> np.ndarray:
+    """Return AP@k of every query by the full ranking, (Q,) float64; any weights."""
+    found, _ = search(
+        [dump.descriptors for dump in queries],
+        [dump.descriptors for dump in gallery],
+        weights,
+        k,
+        excluded=excluded_rows(gallery),
+    )
+    return average_precisions(found, relevant, k)
+
+
 def make_combination(
     components: Sequence[Component],
     queries: Sequence[Dump],
@@ -140,14 +159,8 @@ def make_combination(
             candidates.mean_count,
         )
 
-    excluded = excluded_rows(gallery)
-
     def stream(weights: np.ndarray) -> np.ndarray:
-        found, _ = search(
-            [q.descriptors for q in queries], [g.descriptors for g in gallery], weights, k, excluded=excluded
-        )
-        hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
-        return hits_precision(hits, np.array([len(rows) for rows in relevant]))
+        return full_precisions(queries, gallery, weights, relevant, k)
 
     begun = time.perf_counter()
     stream(np.full(len(components), 1.0 / len(components)))

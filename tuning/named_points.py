@@ -13,9 +13,7 @@ import numpy as np
 
 from features.components import Component
 from features.dumps import Dump
-from features.search import search
-from tuning.combination import Combination, excluded_rows
-from tuning.objective import hits_precision
+from tuning.combination import Combination, full_precisions
 from tuning.region import contains
 
 VGG_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -66,25 +64,6 @@ def named_weights(components: Sequence[Component]) -> dict[str, np.ndarray]:
         if weights is not None:
             points[name] = weights
     return points
-
-
-def full_precisions(
-    queries: Sequence[Dump],
-    gallery: Sequence[Dump],
-    weights: np.ndarray,
-    relevant: Sequence[np.ndarray],
-    k: int,
-) -> np.ndarray:
-    """Return AP@k of every query by the full ranking, (Q,) float64; any weights."""
-    found, _ = search(
-        [dump.descriptors for dump in queries],
-        [dump.descriptors for dump in gallery],
-        weights,
-        k,
-        excluded=excluded_rows(gallery),
-    )
-    hits = np.array([np.isin(line, rows) for line, rows in zip(found, relevant)])
-    return hits_precision(hits, np.array([len(rows) for rows in relevant]))
 
 
 def evaluate_named(

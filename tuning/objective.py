@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.errors import Top7Error
+from competition.metrics import figures_of_hits
 from features.similarity import fuse
 from tuning.candidates import Candidates
 
@@ -107,14 +108,8 @@ def _fresh(best: np.ndarray) -> np.ndarray:
 def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:
     """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's)."""
     best, valid = ranked_positions(scene, weights)
-    return hits_precision(np.take_along_axis(scene.relevant, best, axis=1) & valid, scene.n_relevant)
-
-
-def hits_precision(hits: np.ndarray, n_relevant: np.ndarray) -> np.ndarray:
-    """Return AP@k from hits (..., k) bool, best first: sum of P(i) rel(i) / min(m, k)."""
-    k = hits.shape[-1]
-    precision = np.cumsum(hits, axis=-1) / np.arange(1, k + 1)
-    return (precision * hits).sum(axis=-1) / np.minimum(n_relevant, k)
+    hits = np.take_along_axis(scene.relevant, best, axis=1) & valid
+    return figures_of_hits(hits, scene.n_relevant, scene.k)
 
 
 def mean_average_precision(scene: Scene, weights: np.ndarray) -> float:

@@ -27,7 +27,7 @@ def chain_members(chains: Sequence[str]) -> list[np.ndarray]:
 def layer_sums(mean_similarity: np.ndarray, region: str) -> np.ndarray:
     """Return S_l (up to one common factor) of eq. 3 from each component's mean cosine over queries and gallery.
 
-    `similarity`: the mean cosine itself; `distance`: 1 - it (eq. 6 calls a cosine a distance; FACTS.md);
+    `similarity`: the mean cosine itself; `distance`: 1 - it (eq. 6 calls a cosine a distance);
     `simplex`: ones, for no order is asked.
     """
     mean_similarity = np.asarray(mean_similarity, dtype=np.float64)

@@ -17,7 +17,7 @@ from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.models import weights_digest
 from features.simulated_photos import VERSION
-from features.weights import file_digest
+from features.weights import stamped_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
 PARTS = 1  # likewise for part detectors
@@ -245,7 +245,11 @@ def external_recipe(external: External, split: str) -> dict:
         )
     if not ids_path(source).is_file():
         raise Top7Error(f"{ids_path(source)}: no such file: expected the ids of {source}, one a line")
-    return {"external": external.name, "file": file_digest(source), "ids": file_digest(ids_path(source))}
+    return {
+        "external": external.name,
+        "file": stamped_digest(source),
+        "ids": stamped_digest(ids_path(source)),
+    }
 
 
 def ids_path(source: Path) -> Path:

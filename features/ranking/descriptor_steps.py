@@ -38,7 +38,7 @@ def independent(step: Mapping[str, object]) -> bool:
 
 
 def centres(step: Mapping[str, object]) -> bool:
-    """Say whether rows sum to about zero after the step, so that eq. 3's sums S order nothing (FACTS.md)."""
+    """Say whether rows sum to about zero after the step, so that eq. 3's sums S order nothing."""
     return step["step"] in ("znormalise", "whiten", "photo_whiten")
 
 

@@ -20,8 +20,8 @@ from competition.configuration import load_configuration
 from features.components import components_of
 from features.extraction import extract
 from tests.grocery import SHARED, grocery_configuration
+from tuning.combination import full_precisions
 from tuning.landscape import Landscape
-from tuning.named_points import full_precisions
 from tuning.tune import tune
 
 POOLINGS = ["fcrow", "spoc", "crow"]

@@ -23,6 +23,7 @@ import numpy as np
 import optuna
 
 from competition.configuration import load_configuration
+from competition.metrics import figures_of_hits
 from features.components import Component
 from features.dumps import Dump, column_sum
 from features.extraction import extract
@@ -30,10 +31,9 @@ from features.similarity import component_similarity, similarity_blocks
 from tests.benchmarks.search_speed import AnonymousPeak
 from tests.grocery import SHARED, grocery_configuration
 from tuning.certificate import certify
-from tuning.combination import Combination, make_combination
+from tuning.combination import Combination, full_precisions, make_combination
 from tuning.landscape import Landscape
-from tuning.named_points import full_precisions
-from tuning.objective import hits_precision, mean_average_precision, top_positions
+from tuning.objective import mean_average_precision, top_positions
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
 from tuning.study import completed, open_study, run_trials
@@ -272,7 +272,7 @@ def recombine(stored: np.ndarray, weights: np.ndarray, relevant, k: int) -> floa
     values = np.take_along_axis(scores, top, axis=1)
     top = np.take_along_axis(top, top_positions(values, k), axis=1)
     hits = np.array([np.isin(line, rows) for line, rows in zip(top, relevant)])
-    return float(hits_precision(hits, np.array([len(rows) for rows in relevant])).mean())
+    return float(figures_of_hits(hits, np.array([len(rows) for rows in relevant]), k).mean())
 
 
 def measure(

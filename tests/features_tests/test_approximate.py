@@ -150,7 +150,8 @@ def test_an_index_is_built_to_the_same_bytes_and_by_one_of_several_processes(kin
     _, gallery, _ = data
     np.save(tmp_path / "g.npy", gallery[1])
     code = (
-        "import sys, numpy as np; from pathlib import Path; from features.ranking.indexing import build_index; "
+        "import logging, sys, numpy as np; from pathlib import Path; from features.ranking.indexing import build_index; "
+        "logging.basicConfig(level='INFO'); "
         "build_index([np.load(sys.argv[1])], [1.0], sys.argv[2], Path(sys.argv[3]))"
     )
     together = [

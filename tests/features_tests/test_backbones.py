@@ -16,7 +16,7 @@ from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
 from features.backbones import create_network
 from features.models import weights_digest
-from features.weights import file_digest, read_state, state_digest
+from features.weights import read_state, stamped_digest, state_digest
 
 
 def backbone(model: str = "test_resnet", **options: object) -> Backbone:
@@ -232,9 +232,9 @@ def test_a_file_has_one_digest_and_a_changed_one_another(tmp_path):
 
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"one")
-    assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
+    assert stamped_digest(path) == hashlib.sha256(b"one").hexdigest()
     path.write_bytes(b"other")
-    assert file_digest(path) == hashlib.sha256(b"other").hexdigest()
+    assert stamped_digest(path) == hashlib.sha256(b"other").hexdigest()
 
 
 def test_random_weights_are_the_same_while_other_threads_make_networks():

@@ -34,10 +34,10 @@ def test_extract_tune_submit_check(shared, tmp_path, capsys):
     named = tuned["named"]
     assert named["mobilenetv1_100/4/spoc"]["all"] == pytest.approx(
         0.268, abs=0.004
-    )  # FACTS: best single layer
+    )  # measured before: best single layer
     assert named["mobilenetv1_100.parts-4/N100-M128-t1"]["all"] == pytest.approx(
         0.320, abs=0.006
-    )  # FACTS: PWA
+    )  # measured before: PWA
     assert (
         tuned["scores"]["public"] >= named["mobilenetv1_100.parts-4/N100-M128-t1"]["public"] - 1e-9
     )  # a vertex
