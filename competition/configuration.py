@@ -171,7 +171,7 @@ PARTS: dict[str, Parser] = {
     "alpha": toml.number(above=0, most=100),
     "beta": toml.number(above=0, most=100),
     "form": toml.text,
-    "selection": toml.path_or("variance", "random"),
+    "selection": toml.path_or("variance", "variance-mean", "random"),
     "training_images": toml.whole(1),
     "training": toml.path,
     "seed": toml.whole(0),
@@ -259,7 +259,7 @@ def load_configuration(path: Path | str, *, work: Path | str | None = None) -> C
             f"{path}: the table [competition] is missing: add it with name = … and gallery = …"
         )
     competition = _competition(document["competition"], Place(path, "[competition]"), work)
-    backbones = tuple(_backbone(table, place) for table, place in _tables(document, "backbone", path))
+    backbones = tuple(read_backbone(table, place) for table, place in _tables(document, "backbone", path))
     externals = tuple(
         External(**read_table(table, EXTERNAL, place, required=("name", "gallery")))
         for table, place in _tables(document, "external", path)
@@ -332,7 +332,8 @@ def _competition(table: object, place: Place, work: Path | str | None) -> Compet
     return Competition(**values)
 
 
-def _backbone(table: object, place: Place) -> Backbone:
+def read_backbone(table: object, place: Place) -> Backbone:
+    """Read one [[backbone]] table; its name is empty where none is written."""
     values = read_table(table, BACKBONE, place, required=("model", "layers"))
     if values.get("image_size") == 0 and values.get("resize", "squash") != "keep":
         raise Place(place.file, place.table, "image_size").wrong(

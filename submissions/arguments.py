@@ -116,6 +116,32 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="pairs at or above this cosine in the deepest layer's dump; time grows with the square",
     )
 
+    reproduce = _command(
+        commands, "reproduce", "rerun an experiment of the papers: the published figure, ours, the difference"
+    )
+    reproduce.add_argument(
+        "name", nargs="?", metavar="NAME", help="as listed without it; pwa, fcrow and all: all of them"
+    )
+    reproduce.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="where the archives of Oxford5k, Paris6k, Holidays, … were unpacked; or one folder each, of these names",
+    )
+    reproduce.add_argument(
+        "--distractors", type=Path, metavar="DIR", help="further images for the gallery (Flickr 100k)"
+    )
+    reproduce.add_argument(
+        "--variants", action="store_true", help="the other readings of what a paper leaves open, beside ours"
+    )
+    reproduce.add_argument(
+        "--weights", metavar="FILE", help="the network's weights in a local file (timm's own)"
+    )
+    reproduce.add_argument(
+        "--image-size", type=_whole(0), metavar="PX", dest="image_size", help="longer side (the recipe's)"
+    )
+    reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
     tune.add_argument(
         "--trials", type=_whole(1), metavar="N", help="trials of the study in total (the configuration's)"

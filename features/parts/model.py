@@ -207,7 +207,7 @@ def _order(
             raise Top7Error(
                 f"{path}: damaged: delete it and run ./run.sh extract to learn it again"
             ) from None
-    statistics = selection.SumVariance()
+    statistics = selection.SumVariance(means=parts.selection == "variance-mean")
     for batch in _checked(maps(), ids, None, f"{where}: channel variance"):
         if not statistics.count:  # before the whole sample has been run
             selection.check_counts(parts.counts, batch.shape[1], where)
@@ -216,7 +216,7 @@ def _order(
         raise Top7Error(f"{where}: the training sample holds no readable image")
     variance = statistics.variance()
     given = None
-    if parts.selection == "variance":
+    if parts.selection in ("variance", "variance-mean"):
         order = selection.by_variance(variance)
     elif parts.selection == "random":
         order = selection.at_random(len(variance), parts.seed)

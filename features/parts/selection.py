@@ -15,7 +15,7 @@ from torch import Tensor
 from competition.atomic import write_json
 from competition.errors import ConfigurationError, Top7Error
 
-SELECTIONS = ("variance", "random")  # or the path of an order file
+SELECTIONS = ("variance", "variance-mean", "random")  # or the path of an order file
 
 
 def sample_rows(n_images: int, size: int, seed: int, readable: np.ndarray) -> np.ndarray:
@@ -32,15 +32,20 @@ def sample_rows(n_images: int, size: int, seed: int, readable: np.ndarray) -> np
 
 
 class SumVariance:
-    """Variance over images of each channel's sum-pooled response, summed in float64; one pass (Chan's update)."""
+    """Variance over images of each channel's sum-pooled response, summed in float64; one pass (Chan's update).
 
-    def __init__(self) -> None:
-        self.count, self.mean, self.scatter = 0, 0.0, 0.0
+    means: of its mean over positions, which ranks otherwise where image sizes differ (the paper's program takes sums).
+    """
+
+    def __init__(self, means: bool = False) -> None:
+        self.count, self.mean, self.scatter, self.means = 0, 0.0, 0.0, means
 
     def add(self, maps: Tensor) -> None:
         """maps: (B, C, H, W) float32."""
         for image in maps:  # one by one: neither sums nor their order depend on the batches
             row = image.sum((1, 2)).double().cpu().numpy()
+            if self.means:
+                row = row / (image.shape[1] * image.shape[2])
             self.count += 1
             step = row - self.mean
             self.mean = self.mean + step / self.count
