@@ -148,9 +148,10 @@ def path_or(*names: str) -> Parser:
 
 
 def layer(value: object, place: Place) -> int | str:
-    """A feature index (negative ones count from the end) or a layer's name."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise place.wrong(value, "a feature index or a layer's name in quotes")
+    """A feature index, 0 the shallowest, or a layer's name."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not whole and not (isinstance(value, str) and value):
+        raise place.wrong(value, "a feature index from 0, the shallowest, or a layer's name in quotes")
     return value
 
 

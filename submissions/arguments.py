@@ -107,13 +107,13 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     _command(commands, "verify", "prove every dump whole, or name its bad rows, which extract then repairs")
 
     duplicates = _command(
-        commands, "duplicates", "list gallery images with the same content, or that look alike"
+        commands, "duplicates", "group gallery images with the same content, or that look alike; writes a CSV"
     )
     duplicates.add_argument(
         "--near",
         type=_cosine,
         metavar="COSINE",
-        help="pairs at or above this cosine in the deepest layer's dump; time grows with the square",
+        help="images chained by this cosine or more in the deepest layer's dump; time grows with the square",
     )
 
     reproduce = _command(

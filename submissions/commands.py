@@ -163,35 +163,10 @@ def verify(options: Namespace) -> Outcome:
 
 
 def duplicates(options: Namespace) -> Outcome:
-    """List exact duplicates of the gallery, or near ones by descriptor."""
-    from features.descriptors import gallery_ids
-    from features.extraction import exact_duplicates, near_duplicates
-    from submissions.distinct import look_dump
+    """Group exact duplicates of the gallery, or near ones by descriptor."""
+    from submissions.duplicate_groups import duplicates as find
 
-    configuration = configuration_of(options)
-    ids = gallery_ids(configuration)
-    if options.near is None:
-        first = exact_duplicates(configuration)
-        pairs = [
-            {"id": ids[row], "same_as": ids[int(earlier)]}
-            for row, earlier in enumerate(first)
-            if earlier != row
-        ]
-        return Outcome(
-            {"exact": pairs},
-            "\n".join(f"{pair['id']} = {pair['same_as']}" for pair in pairs)
-            or "no two gallery files have the same content",
-        )
-    component, dump = look_dump(configuration, ids)
-    pairs = [
-        {"id": ids[a], "like": ids[b], "cosine": round(cosine, 6)}
-        for a, b, cosine in near_duplicates(dump, options.near)
-    ]
-    return Outcome(
-        {"near": pairs, "component": component.name},
-        "\n".join(f"{pair['id']} ~ {pair['like']}  {pair['cosine']:.4f}" for pair in pairs)
-        or f"no two gallery images reach a cosine of {options.near} in {component.name}",
-    )
+    return Outcome(*find(configuration_of(options), options.near))
 
 
 def tune(options: Namespace) -> Outcome:

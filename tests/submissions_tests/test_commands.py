@@ -334,9 +334,17 @@ def test_duplicates_are_listed_and_left_out_on_request(tiny_competition, capsys,
     common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
     assert run(capsys, "extract", *common)[0] == 0
     _, out, _ = run(capsys, "duplicates", *common)
-    assert out.strip() == "n00copy = n00"
-    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9999)
-    assert "n00 ~ n00copy" in out
+    listing = tmp_path / "work" / "duplicates" / "exact.csv"
+    said, where, group = out.splitlines()
+    assert "1 group, 2 images" in said and where == str(listing) and group.split() == ["2", "n00,", "n00copy"]
+    assert listing.read_text() == "group,id\n1,n00\n1,n00copy\n"
+    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9999, "--json")
+    found = json.loads(out)
+    assert ["n00", "n00copy"] in [
+        [name for name in row if name in ("n00", "n00copy")] for row in found["largest"]
+    ]
+    rows = [line.split(",") for line in Path(found["csv"]).read_text().splitlines()]
+    assert rows[0] == ["group", "id", "cosine"] and len(rows) == 1 + found["images"]
     for flags, expected in (((), True), (("--distinct",), False)):
         file = tmp_path / f"{expected}.csv"
         assert run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, *flags)[0] == 0
@@ -372,8 +380,15 @@ def test_images_that_look_alike_are_left_out_on_request(tiny_competition, capsys
     common = ("--config", folder / "config.toml", "--work", tmp_path / "work")
     assert run(capsys, "extract", *common)[0] == 0
     assert "no two gallery files" in run(capsys, "duplicates", *common)[1]
-    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9)
-    cosine = {tuple(line.split()[:3:2]): float(line.split()[3]) for line in out.splitlines()}
+    (path,) = (tmp_path / "work" / "dumps" / "gallery").glob("*.2.spoc-*[0-9a-f].npy")
+    looks, names = np.load(path), sorted(path.stem for path in (folder / "gallery").rglob("*.jpg"))
+    pairs = [(a, b) for a in range(len(names)) for b in range(a + 1, len(names))]
+    cosine = {(names[a], names[b]): float(looks[a] @ looks[b]) for a, b in pairs}
+    _, out, _ = run(capsys, "duplicates", *common, "--near", 0.9, "--json")
+    rows = [line.split(",") for line in Path(json.loads(out)["csv"]).read_text().splitlines()[1:]]
+    for _, name, highest in rows:
+        assert float(highest) == pytest.approx(max(v for pair, v in cosine.items() if name in pair), abs=1e-5)
+    assert {name for _, name, _ in rows} == {name for pair, v in cosine.items() for name in pair if v >= 0.9}
     threshold = cosine["n00", "n00again"] - 1e-3
     alike = {pair for pair, value in cosine.items() if value >= threshold}
 

@@ -1,0 +1,74 @@
+"""Gallery images of the same content, or that look alike, in groups: counted, and listed in a CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from scipy.cluster.hierarchy import DisjointSet
+
+from competition.atomic import write_text
+from competition.configuration import Configuration
+from features.descriptors import gallery_ids
+from features.extraction import exact_duplicates, near_duplicates
+from submissions.distinct import look_dump
+
+SHOWN_GROUPS, SHOWN_IDS = 10, 7
+
+
+def duplicates(configuration: Configuration, near: float | None = None) -> tuple[dict, str]:
+    """Return (values, text) of the groups of equal files, or (near) of images chained by that cosine or more.
+
+    All groups stand in a CSV under work/duplicates: group, id and, of images that look alike, the highest cosine with
+    another of the group.
+    """
+    ids = gallery_ids(configuration)
+    if near is None:
+        first = exact_duplicates(configuration)
+        pairs = ((int(earlier), row, 1.0) for row, earlier in enumerate(first) if earlier != row)
+        name, alike = "exact", "files of the same content"
+    else:
+        component, dump = look_dump(configuration, ids)
+        pairs = near_duplicates(dump, near)
+        name, alike = f"near-{near:g}", f"images with a cosine of {near:g} or more in {component.name}"
+    groups, cosines = grouped(pairs)
+    images = sum(map(len, groups))
+    values = {
+        "groups": len(groups),
+        "images": images,
+        "largest": [[ids[row] for row in rows] for rows in groups[:SHOWN_GROUPS]],
+    }
+    if not groups:
+        return values, f"no two gallery {alike}"
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["group", "id"] + ["cosine"] * (near is not None))
+    for number, rows in enumerate(groups, start=1):
+        for row in rows:
+            writer.writerow([number, ids[row]] + [f"{cosines[row]:.6f}"] * (near is not None))
+    path = Path(configuration.competition.work) / "duplicates" / f"{name}.csv"
+    values["csv"] = str(write_text(path, text.getvalue()))
+    lines = [f"{alike}: {len(groups)} group{'s' * (len(groups) > 1)}, {images} images", values["csv"]]
+    for rows in groups[:SHOWN_GROUPS]:
+        more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
+        lines.append(f"  {len(rows):>5}  {', '.join(ids[row] for row in rows[:SHOWN_IDS])}{more}")
+    if len(groups) > SHOWN_GROUPS:
+        lines.append(f"  the {SHOWN_GROUPS} largest groups of {len(groups)}")
+    return values, "\n".join(lines)
+
+
+def grouped(pairs: Iterable[tuple[int, int, float]]) -> tuple[list[list[int]], dict[int, float]]:
+    """Return (groups of rows, largest first, then by first row; the highest cosine of each row) of pairs of rows.
+
+    Memory: what is in a group, not the pairs.
+    """
+    joined, cosines = DisjointSet(), {}
+    for first, second, cosine in pairs:
+        for row in (first, second):
+            joined.add(row)
+            cosines[row] = max(cosine, cosines.get(row, cosine))
+        joined.merge(first, second)
+    groups = [sorted(rows) for rows in joined.subsets()]
+    return sorted(groups, key=lambda rows: (-len(rows), rows[0])), cosines
