@@ -203,7 +203,7 @@ def load(path: str | Path | None = None, work: str | Path | None = None) -> Run:
     """Return the run of a configuration file, without one that of the embedded competition; work: where results go."""
     if path is not None:
         return Run(load_configuration(path, work=work))
-    from submissions.commands import MINI_WORK, mini_configuration
+    from submissions.outcome import MINI_WORK, mini_configuration
 
     return Run(mini_configuration(Path(work or MINI_WORK)))
 

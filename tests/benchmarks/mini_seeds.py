@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from submissions.commands import mini_configuration
+from submissions.outcome import mini_configuration
 from submissions.demo import demo
 
 
