@@ -180,18 +180,18 @@ def projected_by(
             found = learn(number)
             matrix = np.zeros((len(found.mean), width))  # columns past the rank stay zero
             matrix[:, : found.matrix.shape[1]] = found.matrix
-            return [found.mean, matrix]
+            return [found.mean, found.of_queries.mean, matrix]
 
         kept = derived(
             state.rows_folder,
             "whitening",
             {"of": name},
             part.shape[1],
-            {"mean": (0, "float64"), "matrix": (width, "float64")},
+            {"mean": (0, "float64"), "query_mean": (0, "float64"), "matrix": (width, "float64")},
             learnt_rows,
             block_rows=part.shape[1],
         )
-        projection = Projection(np.asarray(kept["mean"]), np.asarray(kept["matrix"]))
+        projection = Projection(*(np.asarray(kept[key]) for key in ("mean", "matrix", "query_mean")))
         projections.append(projection)
         gallery.append(
             derived(
@@ -205,7 +205,10 @@ def projected_by(
             )["rows"]
         )
     return state.changed(
-        **state.asked(lambda parts: map(projected, parts, projections)),
+        **state.asked(
+            lambda parts: [projected(part, own.of_queries) for part, own in zip(parts, projections)],
+            lambda parts: map(projected, parts, projections),
+        ),
         gallery=tuple(gallery),
         identity=tuple(names),
         unit=True,

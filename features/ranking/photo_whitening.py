@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -21,6 +23,8 @@ from features.ranking.state import State
 from features.ranking.views import float64_rows
 from features.whitening import within_scatter
 
+PRIOR_PHOTOS = 10  # user photos: as many count half
+
 
 def photo_whiten(
     state: State,
@@ -30,6 +34,7 @@ def photo_whiten(
     exponent: float = 0.0,
     joint: bool = False,
     pairs: float = 0.0,
+    unlabelled: float = 0.0,
     samples: int = 20_000,
     seed: int = 0,
     learnt: str | None = None,
@@ -39,8 +44,10 @@ def photo_whiten(
     The scatter of photo minus gallery image, shrunk by `shrinkage` towards its mean eigenvalue, is learnt from the
     simulated photos of the teaching half; `pairs`: the share in it of the real pairs, labelled public queries and their
     correct images (1: these alone, as cirtorch's `whitenlearn`, but centred by the gallery's mean; then at least as many
-    pairs as dimensions). joint: one projection of all components concatenated, of equal weights whatever the recipe's,
-    to one component; otherwise one for each. learnt: in a bundle, the identity of the photos, which stay behind.
+    pairs as dimensions). unlabelled: above 0, the user photos there are (validation and test queries; no label enters)
+    teach too: queries are centred by their mean in place of the gallery's, and so much of the scatter is theirs about
+    that mean; both less where they are few, see PRIOR_PHOTOS. joint: one projection of all components concatenated, of
+    equal weights whatever the recipe's, to one component; otherwise one for each. learnt: in a bundle, the identity of the photos, which stay behind.
     """
     if joint and len(state.gallery) > 1:
         state = _joined(state)
@@ -53,15 +60,22 @@ def photo_whiten(
         shrinkage=shrinkage,
         exponent=exponent,
         pairs=pairs,
+        unlabelled=unlabelled,
         samples=samples,
         seed=seed,
         photos=learnt,
     )
 
     sample = dict(excluded=state.excluded, samples=samples, seed=seed)
-    one = state.identity_after("scatter", pairs=pairs, photos=learnt)
+    one = state.identity_after("scatter", pairs=pairs, unlabelled=unlabelled, photos=learnt)
     shared = state.identity_after(
-        "photo_axes", shrinkage=shrinkage, pairs=pairs, samples=samples, seed=seed, photos=learnt
+        "photo_axes",
+        shrinkage=shrinkage,
+        pairs=pairs,
+        unlabelled=unlabelled,
+        samples=samples,
+        seed=seed,
+        photos=learnt,
     )
 
     def scatter_of(number: int) -> np.ndarray:
@@ -73,7 +87,12 @@ def photo_whiten(
             raise Top7Error(
                 "photo_whiten: the photos to learn from do not differ from their images, or none is readable"
             )
-        return scatter
+        return with_users(scatter, users_of(number), unlabelled)
+
+    def users_of(number: int) -> np.ndarray:
+        if unlabelled:
+            return _user_photos(state, number)
+        return np.zeros((0, state.gallery[number].shape[1]))
 
     def axes(number: int) -> tuple[dict[str, np.ndarray], PrincipalAxes]:
         rows = state.gallery[number]
@@ -93,16 +112,45 @@ def photo_whiten(
     def learn(number: int) -> Projection:
         _check_photos(state, pairs)
         rows = state.gallery[number]
-        if not state.many:
-            return learn_photo_whitening(
-                rows, scatter_of(number), dim, shrinkage=shrinkage, exponent=exponent, **sample
+        if state.many:
+            kept, own = kept_axes(
+                state, shared[number], rows, lambda: axes(number), more=("inverse",), **sample
             )
-        kept, found = kept_axes(
-            state, shared[number], rows, lambda: axes(number), more=("inverse",), **sample
-        )
-        return through(np.asarray(kept["inverse"]), found, dim, exponent)
+            found = through(np.asarray(kept["inverse"]), own, dim, exponent)
+        else:
+            more = dict(shrinkage=shrinkage, exponent=exponent, **sample)
+            found = learn_photo_whitening(rows, scatter_of(number), dim, **more)
+        users = users_of(number)
+        return replace(found, query_mean=centre_of(users, found.mean) if len(users) else None)
 
     return projected_by(state, names, dim, [int(np.sum(~state.excluded))] * len(names), learn)
+
+
+def _user_photos(state: State, number: int) -> np.ndarray:
+    """The readable user photos (U, D) of one component, float64."""
+    if not state.photos.users:
+        return np.zeros((0, state.gallery[number].shape[1]))
+    rows = float64_rows(state.photos.users[number])
+    return rows[rows.any(axis=1)]
+
+
+def centre_of(users: np.ndarray, gallery_mean: np.ndarray) -> np.ndarray:
+    """Return the mean of U user photos (U, D), drawn to the gallery's (D,) as by PRIOR_PHOTOS photos of that mean."""
+    return (users.sum(axis=0) + PRIOR_PHOTOS * gallery_mean) / (len(users) + PRIOR_PHOTOS)
+
+
+def with_users(scatter: np.ndarray, users: np.ndarray, share: float) -> np.ndarray:
+    """Return (1 - s) scatter + s times that of user photos (U, D) about their mean, of the same trace.
+
+    s = share U / (U + PRIOR_PHOTOS). What all photos of users vary in, whatever they show, is made little of.
+    """
+    about = users - users.mean(axis=0) if len(users) else users
+    with threadpool_limits(1):
+        own = about.T @ about
+    if not np.trace(own) > 0:
+        return scatter
+    share *= len(users) / (len(users) + PRIOR_PHOTOS)
+    return (1 - share) * scatter + share * np.trace(scatter) / np.trace(own) * own
 
 
 def _joined(state: State) -> State:

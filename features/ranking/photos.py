@@ -10,6 +10,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import split_images
 from competition.labels import relevant_rows, validation_labels
+from competition.messages import log
 from competition.splits import private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
@@ -18,6 +19,8 @@ from features.ranking.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.state import Photos
 from features.ranking.views import RowStack
+
+USERS = ("validation", "test")  # splits whose images are photos of users
 
 
 def learns_from_photos(step: Mapping[str, object]) -> bool:
@@ -49,8 +52,29 @@ def photos_for(
     rows = tuple(
         RowStack([dumps[number].descriptors for dumps, _ in found]) for number in range(len(components))
     )
-    identities = [dump_identity(dump) for dumps, _ in found for dump in dumps]
-    return Photos(rows, pairs, real, digest_of([identities, pairs.tolist(), real.tolist()]))
+    asked = any(step.get("unlabelled", 0) for step in steps if learns_from_photos(step))
+    splits = _user_photos(configuration, components) if asked else []
+    users = tuple(
+        np.concatenate([dumps[number].descriptors for dumps in splits])
+        for number in range(len(components) if splits else 0)
+    )
+    identities = [
+        dump_identity(dump) for dumps in [*(dumps for dumps, _ in found), *splits] for dump in dumps
+    ]
+    return Photos(rows, pairs, real, digest_of([identities, pairs.tolist(), real.tolist()]), users)
+
+
+def _user_photos(configuration: Configuration, components: Sequence[Component]) -> list[list[Dump]]:
+    """The dumps of the validation and the test queries, of whichever there are; no label is read."""
+    splits = [split for split in USERS if getattr(configuration.competition, split) is not None]
+    if not splits:
+        log.info(
+            "photo_whiten: no user photos, neither validation nor test: it learns from simulated photos alone"
+        )
+    return [
+        open_components(configuration, components, split, split_images(configuration, split).ids)
+        for split in splits
+    ]
 
 
 def _simulated(

@@ -24,10 +24,19 @@ PROJECTED_ROWS = 256
 
 @dataclass(frozen=True)
 class Projection:
-    """x -> L2((x - mean) @ matrix); a matrix of one axis (D,) scales each dimension. A zero row stays zero."""
+    """x -> L2((x - mean) @ matrix); a matrix of one axis (D,) scales each dimension. A zero row stays zero.
+
+    query_mean: the mean of user photos, in place of the gallery's `mean` for queries; None: the same.
+    """
 
     mean: np.ndarray  # (D,) float64
     matrix: np.ndarray  # (D, M) float64, or (D,)
+    query_mean: np.ndarray | None = None  # (D,) float64
+
+    @property
+    def of_queries(self) -> Projection:
+        """The projection of user photos."""
+        return self if self.query_mean is None else Projection(self.query_mean, self.matrix)
 
 
 def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -> Projection:

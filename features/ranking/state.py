@@ -21,14 +21,16 @@ class Photos:
     """Photos of gallery images: steps learn from them what a photo changes.
 
     rows: L arrays (V, D_l), a zero row is an unreadable photo; pairs (P, 2) int64: a photo and the gallery row of what
-    it shows; real (P,) bool: the photo is a labelled query, otherwise it was simulated; identity: a text that changes
-    with any of them, for the files of what is learnt.
+    it shows; real (P,) bool: the photo is a labelled query, otherwise it was simulated; users: L arrays (U, D_l), the
+    user photos there are, labelled or not; identity: a text that changes with any of them, for the files of what is
+    learnt.
     """
 
     rows: tuple[np.ndarray, ...]
     pairs: np.ndarray
     real: np.ndarray
     identity: str
+    users: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,12 @@ class State:
         return replace(
             self,
             weights=np.asarray(weights, dtype=np.float64),
-            photos=self.photos and replace(self.photos, rows=taken(self.photos.rows)),
+            photos=self.photos
+            and replace(
+                self.photos,
+                rows=taken(self.photos.rows),
+                users=taken(self.photos.users) if self.photos.users else (),
+            ),
             **{
                 name: taken(getattr(self, name))
                 for name in ("queries", "gallery", "groups", "identity", "query_norms", "gallery_norms")
@@ -129,9 +136,20 @@ class State:
             self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values}
         )
 
-    def asked(self, function: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]) -> dict[str, object]:
-        """Return queries and photos after a function of L arrays of rows, as arguments of `changed`."""
-        photos = self.photos and replace(self.photos, rows=tuple(function(self.photos.rows)))
+    def asked(
+        self,
+        function: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]],
+        simulated: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] | None = None,
+    ) -> dict[str, object]:
+        """Return queries and photos after a function of L arrays of rows, as arguments of `changed`.
+
+        simulated: the function of the photos to learn from, where it is another than that of user photos.
+        """
+        photos = self.photos and replace(
+            self.photos,
+            rows=tuple((simulated or function)(self.photos.rows)),
+            users=tuple(function(self.photos.users)) if self.photos.users else (),
+        )
         return {"queries": tuple(map(np.asarray, function(self.queries))), "photos": photos}
 
     def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:

@@ -122,6 +122,7 @@ CHECKS: dict[str, Check] = {
     "transductive": _TRUTH,
     "joint": _TRUTH,
     "pairs": _number(0, 1),
+    "unlabelled": _number(0, 1),
     "learnt": (lambda value: isinstance(value, str), "a text"),
     "neighbours": _whole(0, LISTED),
     "alpha": _number(0, 100),

@@ -255,3 +255,39 @@ def test_many_settings_share_what_is_learnt_and_give_the_same_bytes(data, tmp_pa
     kinds = [path.name.partition("-")[0] for path in tmp_path.glob("*.json")]
     # of two components: the axes of whiten, and of photo_whiten under two shrinkages
     assert sorted(kinds) == ["axes"] * (2 + 2 * 2) + ["scatter"] * 2
+
+
+def with_users_of(photos, data, count, seed=11):
+    """User photos: rows of the kind of the queries, moved by what all users' photos share; one is unreadable."""
+    users = [clustered(count, d, seed) + 0.3 for d in (9, 14)]
+    for part in users:
+        part[2] = 0
+    return replace(photos, users=tuple(users))
+
+
+@pytest.mark.parametrize("count", [4, 40])
+def test_user_photos_centre_queries_and_join_the_scatter(data, count):
+    queries, gallery, excluded = data
+    photos = with_users_of(photos_of(gallery), data, count)
+    state = after(data, [{"step": "photo_whiten", "dim": 5, "shrinkage": 0.1, "unlabelled": 0.3}], photos)
+    for number in range(2):
+        images = gallery[number][~excluded].astype(float)
+        users = np.delete(photos.users[number], 2, axis=0).astype(float)
+        taught = differences(of_one(photos, number), gallery[number], excluded)
+        scatter = sum(np.outer(d, d) for d in taught) / len(taught)
+        own = sum(np.outer(u - users.mean(0), u - users.mean(0)) for u in users)
+        share = 0.3 * len(users) / (len(users) + 10)
+        mixed = (1 - share) * scatter + share * own * np.trace(scatter) / np.trace(own)
+        root = np.linalg.cholesky(mixed * len(taught)).T  # rows whose scatter is `mixed`
+        naive = naive_photo_whitening(images, root * np.sqrt(len(root) / len(taught)), 5, 0.1, 0.0)
+        mean = (users.sum(0) + 10 * images.mean(0)) / (len(users) + 10)
+        agree(state.gallery[number][~excluded], naive(images))
+        agree(state.queries[number], naive(queries[number] - mean + images.mean(0)))
+
+
+def test_without_user_photos_nothing_changes(data):
+    photos = photos_of(data[1])
+    step = {"step": "photo_whiten", "dim": 5}
+    plain, asked = after(data, [step], photos), after(data, [{**step, "unlabelled": 0.5}], photos)
+    for found, expected in zip((*asked.queries, *asked.gallery), (*plain.queries, *plain.gallery)):
+        assert np.array_equal(found, expected)
