@@ -47,8 +47,8 @@ def ranked_lists(
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
     Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
-    for those the dumps hold, of "simulated" the photos wanted; left_out: (n,) bool, further rows never listed; photos: what the steps learn from, where the
-    configuration is a reduced one.
+    for those the dumps hold, of "simulated" the photos wanted; left_out: (n,) bool, further rows never listed; photos:
+    what the steps learn from, where the configuration is a reduced one.
     """
     check_steps(recipe.steps)
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
@@ -73,6 +73,7 @@ def ranked_lists(
         folder=Path(configuration.competition.work) / "ranking" if recipe.steps else None,
         progress=progress,
         photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
+        simulated=len(queries[0].ids) if split == SIMULATED else 0,
     )
     unreadable = tuple(queries[0].ids[row] for row in np.flatnonzero(no_query))
     return RankedLists(tuple(queries[0].ids), tuple(gallery[0].ids), ranks, scores, unreadable)

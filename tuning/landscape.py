@@ -102,6 +102,7 @@ class Landscape:
                     photos=photos_for(
                         self.configuration, components, self.space.steps_of(choice), self.gallery_ids
                     ),
+                    simulated=int((~self.labelled.real).sum()),
                     progress=self.progress,
                 )
         return self._prepared[key]

@@ -67,16 +67,18 @@ def prepare(
     folder: Path,
     *,
     photos: Photos | None = None,
+    simulated: int = 0,
     progress: bool = False,
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`: in memory where they are small, else kept in `folder`
     (`<work>/ranking`), where submit looks.
 
     After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
-    the components leaves one. photos: what the steps learn from.
+    the components leaves one. photos: what the steps learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
-    state = start_with_dumps(queries, gallery, weights, k, folder=folder, progress=progress, photos=photos)
+    more = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)
+    state = start_with_dumps(queries, gallery, weights, k, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
         state = written_out(apply_steps(replace(state, many=True, held=held), own))

@@ -38,6 +38,7 @@ def start_with_dumps(
     left_out: np.ndarray | None = None,
     progress: bool = False,
     photos: Photos | None = None,
+    simulated: int = 0,
 ) -> State:
     """Return what a recipe's first step gets; see `features.ranking.steps.start`.
 
@@ -62,6 +63,7 @@ def start_with_dumps(
         folder=folder,
         progress=progress,
         photos=photos,
+        simulated=simulated,
     )
 
 

@@ -41,7 +41,8 @@ class State:
     rows the gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked;
     unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); photos: to learn
     from, described as the queries are (None: none); many: many settings of the steps are tried, so that what they share
-    is kept; held: the galleries that steps make stay in memory; ranks, scores (Q, any): present lists.
+    is kept; held: the galleries that steps make stay in memory; simulated: so many of the last queries are no photos of
+    users; ranks, scores (Q, any): present lists.
     """
 
     queries: tuple[np.ndarray, ...]
@@ -59,6 +60,7 @@ class State:
     photos: Photos | None = None
     many: bool = False
     held: bool = False
+    simulated: int = 0
     ranks: np.ndarray | None = None
     scores: np.ndarray | None = None
 
@@ -143,14 +145,22 @@ class State:
     ) -> dict[str, object]:
         """Return queries and photos after a function of L arrays of rows, as arguments of `changed`.
 
-        simulated: the function of the photos to learn from, where it is another than that of user photos.
+        simulated: the function of simulated photos, where it is another than that of user photos.
         """
+        queries = function(self.queries)
+        if simulated is not None and self.simulated:
+            real = len(self.queries[0]) - self.simulated
+            parts = (
+                function([part[:real] for part in self.queries]),
+                simulated([part[real:] for part in self.queries]),
+            )
+            queries = [np.concatenate(both) for both in zip(*parts)]
         photos = self.photos and replace(
             self.photos,
             rows=tuple((simulated or function)(self.photos.rows)),
             users=tuple(function(self.photos.users)) if self.photos.users else (),
         )
-        return {"queries": tuple(map(np.asarray, function(self.queries))), "photos": photos}
+        return {"queries": tuple(map(np.asarray, queries)), "photos": photos}
 
     def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:
         return tuple(

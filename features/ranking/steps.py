@@ -187,6 +187,7 @@ def start(
     folder: Path | None = None,
     progress: bool = False,
     photos: Photos | None = None,
+    simulated: int = 0,
 ) -> State:
     """Return what the first step gets.
 
@@ -194,7 +195,8 @@ def start(
     steps with weights of their own, the entry of the recipe each component stems from (default: each its own);
     folder: where graphs and changed galleries are kept (None: in memory); identity (L,): what tells the gallery's
     components apart in their names (default: a digest of all bytes); unit: rows are L2-normalised for certain, as
-    dumps are; photos: what photo_whiten learns from, see `features.ranking.photos`.
+    dumps are; photos: what photo_whiten learns from, see `features.ranking.photos`; simulated: so many of the last
+    queries are simulated photos.
     """
     count = len(gallery)
     if identity is None:
@@ -213,6 +215,7 @@ def start(
         folder,
         progress,
         photos,
+        simulated=simulated,
     )
 
 

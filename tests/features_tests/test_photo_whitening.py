@@ -291,3 +291,15 @@ def test_without_user_photos_nothing_changes(data):
     plain, asked = after(data, [step], photos), after(data, [{**step, "unlabelled": 0.5}], photos)
     for found, expected in zip((*asked.queries, *asked.gallery), (*plain.queries, *plain.gallery)):
         assert np.array_equal(found, expected)
+
+
+def test_simulated_queries_are_not_centred_as_user_photos_are(data):
+    queries, gallery, excluded = data
+    photos = with_users_of(photos_of(gallery), data, 40)
+    step = {"step": "photo_whiten", "dim": 5, "unlabelled": 0.3}
+    real, made = after(data, [step], photos), after(data, [step], photos, simulated=7)
+    mixed = after(data, [step], photos, simulated=2)
+    for number in range(2):
+        assert not np.allclose(real.queries[number], made.queries[number], atol=1e-3)
+        assert np.array_equal(mixed.queries[number][:5], real.queries[number][:5])
+        assert np.array_equal(mixed.queries[number][5:], made.queries[number][5:])
