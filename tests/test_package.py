@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 
 FOLDERS = ("competition", "features", "tuning", "submissions")
-CARRIED = (".py", ".json", ".html", ".css", ".js", ".safetensors")
+CARRIED = (".py", ".json", ".toml", ".html", ".css", ".js", ".safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -49,9 +49,7 @@ def test_the_road_with_kaggles_csv(classes, capsys, tmp_path):
     assert run(capsys, "extract", *common)[0] == 0
     files = {split: tmp_path / f"{split}.csv" for split in ("validation", "test")}
     for split, file in files.items():
-        code, _, err = run(
-            capsys, "submit", *common, "--recipe", "pwa_qe", "--split", split, "--out", file, "--sheet"
-        )
+        code, _, err = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--split", split, "--out", file)
         assert code == 0, err
         header, *lines = file.read_text().splitlines()
         assert header == "id,images" and [line.split(",")[0] for line in lines] == [
