@@ -1,6 +1,6 @@
 """Which setting to take with few labels: chosen by labels, by simulated photos, or by both.
 
-    python -m tests.benchmarks.few_labels WORK [--config FILE] [--embedded 0 1 2] [--draws 30]
+    python -m tests.benchmarks.few_labels WORK [--config FILE] [--embedded 0 1 2] [--draws 300]
 
 Sixty settings of learnt and plain whitening over R-MAC and SPoC with a centre prior are scored once for every labelled
 query and 1,000 judging photos; then, for many draws of labelled queries, each way chooses one, and the queries not drawn
@@ -26,14 +26,14 @@ from features.components import depth_order, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
 from features.ranking.photos import photos_for
-from features.ranking.pipeline import rank_dumps
 from features.simulated import judging_dumps, open_judging
 from tests.benchmarks.recipe_contests import contest
 from tuning.labelled import JUDGING_PHOTOS
+from tuning.prepared import prepare
 
 POOLINGS = ("rmac", "spoc-centre")
 COUNTS = (10, 25, 50, 100, None)  # labelled queries drawn; None: all but a tenth, which scores
-HALVES = (25, 50, 100, 200)  # public groups at which real queries count half
+HALVES = (25, 50, 100, 200, 400)  # public groups at which real queries count half
 
 
 def settings() -> list[tuple[tuple[str, ...], dict]]:
@@ -57,38 +57,28 @@ def precisions(configuration: Configuration, real: dict) -> tuple[np.ndarray, np
     judged = open_judging(configuration, [], ids, JUDGING_PHOTOS)
     backbone = configuration.backbones[0]
     layers = depth_order(backbone.layers)[-3:]
+    relevant = [rows for queries in real.values() for rows in queries.relevant] + list(judged.correct)
     found = []
     for poolings, step in settings():
         parts = [layer_component(backbone, layer, pooling) for pooling in poolings for layer in layers]
-        steps = [step] if step else []
         gallery = open_components(configuration, parts, "gallery", ids)
-        least = min(dump.descriptors.shape[1] for dump in gallery)
+        steps = [step] if step else []
         if step and not step.get("joint"):
+            least = min(dump.descriptors.shape[1] for dump in gallery)
             steps = [{**step, "dim": min(step["dim"], least)}]
-
-        def scored(queries, relevant) -> np.ndarray:
-            ranks, _ = rank_dumps(
-                queries,
-                gallery,
-                np.full(len(parts), 1 / len(parts)),
-                steps,
-                k,
-                folder=Path(configuration.competition.work) / "ranking",
-                photos=photos_for(configuration, parts, steps, ids),
-            )
-            return average_precisions(ranks, relevant, k)
-
-        labelled = [
-            scored(open_components(configuration, parts, split, queries.ids), queries.relevant)
-            for split, queries in real.items()
-        ]
-        found.append(
-            (
-                np.concatenate(labelled),
-                scored(judging_dumps(configuration, parts, judged.ids), judged.correct),
-            )
-        )
-    return tuple(np.stack(values) for values in zip(*found))
+        sides = [open_components(configuration, parts, split, queries.ids) for split, queries in real.items()]
+        sides.append(judging_dumps(configuration, parts, judged.ids))
+        photos = photos_for(configuration, parts, steps, ids)
+        folder = Path(configuration.competition.work) / "ranking"
+        scores = []
+        for dumps in sides:
+            made = prepare(parts, dumps, gallery, steps, k, folder, photos=photos)
+            each = zip(made.queries, made.gallery)
+            scores.append(sum(np.asarray(q.descriptors) @ np.asarray(g.descriptors).T for q, g in each))
+        best = np.argsort(-np.concatenate(scores), axis=1, kind="stable")[:, :k]
+        found.append(average_precisions(best, relevant, k))
+    values, count = np.stack(found), len(relevant) - len(judged.ids)
+    return values[:, :count], values[:, count:]
 
 
 def chosen(
@@ -152,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--embedded", type=int, nargs="*", default=[])
-    parser.add_argument("--draws", type=int, default=30)
+    parser.add_argument("--draws", type=int, default=300)
     options = parser.parse_args(arguments)
     made = [partial(_configured, options)] if options.config is not None else []
     made += (partial(embedded, options.work, seed) for seed in options.embedded)
