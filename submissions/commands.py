@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
+from competition.configuration import load_configuration
+from competition.errors import ConfigurationError
 from submissions.answer_commands import blend, bundle, check, predict, score, show_leaderboard, submit
 from submissions.data_commands import clean, duplicates, extract, init, parts, verify
 from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration

@@ -33,6 +33,7 @@ def init(options: Namespace) -> Outcome:
 def extract(options: Namespace) -> Outcome:
     """Fill the dumps."""
     from features.extraction import extract as run_extraction
+    from submissions.report.data_health import note_extraction
     from tuning.space import space_of
 
     configuration = configuration_of(options)
@@ -46,6 +47,7 @@ def extract(options: Namespace) -> Outcome:
         check_content=options.check_content,
         drop_gone=options.drop_gone,
     )
+    note_extraction(configuration, report)
     values = {
         "dumps": [str(path) for path in report.paths],
         "images": report.images,

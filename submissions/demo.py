@@ -18,6 +18,7 @@ from features.kept_recipes import ranked_among
 from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
 from submissions.report import write_report
+from submissions.report.data_health import note_extraction
 from submissions.submitting import score_and_record, submit
 
 
@@ -31,7 +32,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     begun = time.perf_counter()
     competition = configuration.competition
     _say(1, "extract: every layer and pooling in one pass, into memory-mapped dumps")
-    extract(configuration)
+    note_extraction(configuration, extract(configuration))
     _say(2, "tune: weights inside the region, pooling, part detectors")
     tuned = tune(configuration, trials=trials)
     log.info(report(tuned, competition.top_k))

@@ -126,7 +126,15 @@ def curve(variance: Sequence[float], count: int, width: int = 640, height: int =
         f"{place * step:.1f},{height - value / highest * height:.1f}" for place, value in enumerate(variance)
     )
     cut = min(width, count * step)
-    return {"width": width, "height": height, "points": points, "cut": round(cut, 1), "count": count}
+    return {
+        "width": width,
+        "height": height,
+        "points": points,
+        "cut": round(cut, 1),
+        "count": count,
+        "highest": highest,
+        "channels": len(variance),
+    }
 
 
 def render(title: str, sections: Sequence[dict]) -> str:

@@ -197,7 +197,7 @@ def tune(
         cross_validated,
         certificate,
         _importances(study),
-        _near_best_share(combination, tuned_precisions, labelled),
+        near_best_share(combination, tuned_precisions, labelled),
         paths,
         kinds,
         misses,
@@ -536,10 +536,10 @@ def _importances(study) -> dict[str, float]:
     }
 
 
-def _near_best_share(
+def near_best_share(
     combination: Combination, values: np.ndarray, labelled: Labelled, n_points: int = 500
 ) -> float:
-    """Share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
+    """Return the share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
     public = labelled.public
     weight = labelled.weight[public]
     error = standard_error(values[public], labelled.groups[public], weight) or 0.0

@@ -23,10 +23,15 @@ def write_report(
 
     labels: of the test queries, where there are any. ConfigurationError where `out` holds something else.
     """
+    from plotly.offline import get_plotlyjs
+
+    from submissions.report.ablations import ablations
+    from submissions.report.data_health import data_health
     from submissions.report.leaderboard_page import CONVENTION, leaderboard
     from submissions.report.pictures import Pictures
     from submissions.report.ranked import look
     from submissions.report.sheets import sheet
+    from submissions.report.study_page import study_page
 
     folder = Path(out) if out is not None else Path(configuration.competition.work) / "report"
     _check(folder)
@@ -49,10 +54,25 @@ def write_report(
     place = pictures.make()
     for split, found in sheets.items():
         _write_data(folder, split, {**found, "pictures": place.as_posix(), "metric": scene.metric})
+    study, parts, health = study_page(scene), ablations(scene), data_health(configuration)
+    for name, title, found in (
+        ("study", "Study", study),
+        ("ablations", "Ablations", parts),
+        ("data", "Data", health),
+    ):
+        if found is not None:
+            values = {"metric": scene.metric, "photos": name == "data" and _copied_photos(scene.work, folder)}
+            key = "health" if name == "data" else name
+            pages[f"{name}.html"] = (title, f"{name}.html", {key: found, **values})
+            _write_data(folder, name, {"charts": found["charts"]})
     for asset in sorted(ASSETS.iterdir()):
         write_bytes(folder / "assets" / asset.name, asset.read_bytes())
+    write_text(folder / "assets" / "plotly.min.js", get_plotlyjs())
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     navigation = [(file, title) for file, (title, _, _) in pages.items()]
+    if (scene.work / "parts.html").is_file():
+        write_bytes(folder / "parts.html", (scene.work / "parts.html").read_bytes())
+        navigation.append(("parts.html", "Part detectors"))
     for file, (title, template, values) in reversed(pages.items()):  # the one to open comes last
         shown = {
             "title": title,
@@ -83,6 +103,14 @@ def _write_data(folder: Path, name: str, values: Mapping) -> None:
     """Write what a page's script reads; a page opened from the disk may load scripts but not fetch files."""
     text = json.dumps(values, separators=(",", ":"), allow_nan=False)
     write_text(folder / "data" / f"{name}.js", f"window.DATA = {text};\n")
+
+
+def _copied_photos(work: Path, folder: Path) -> bool:
+    """Copy the contact sheet of the simulated photos, the newest where there are several; whether there is one."""
+    found = sorted(work.glob("dumps/simulated/*/contact_sheet.jpg"), key=lambda path: path.stat().st_mtime)
+    if found:
+        write_bytes(folder / "data" / "simulated.jpg", found[-1].read_bytes())
+    return bool(found)
 
 
 def _check(folder: Path) -> None:

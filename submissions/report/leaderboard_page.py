@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from competition.leaderboard import Row, official_correlation, read_rows
 from competition.metrics import CONVENTIONS
 from competition.published import PUBLISHED
-from features.kept_recipes import is_of_this_data
+from features.kept_recipes import is_of_this_data, ranked_among
 from features.ranking.recipes import named_recipe, recipe_names
 from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
@@ -23,7 +23,8 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         if ranked.precisions is not None and scene.labelled is not None
     }
     scores = {recipe.name: recipe.scores for recipe in scene.recipes}
-    rows = [_submission(scene, row, measured, scores) for row in read_rows(scene.work)]
+    noted = read_rows(scene.work, ranked_among(scene.configuration))
+    rows = [_submission(row, measured, scores) for row in noted]
     sent = {row["recipe"] for row in rows}
     rows += [
         _recipe(scene, recipe, measured.get(recipe.name, {}))
@@ -31,7 +32,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         if recipe.name not in sent
     ]
     rows.sort(key=lambda row: (not row["comparable"], -(row["all"]["mean"] if row["all"] else -1.0)))
-    pairs, correlation = official_correlation(read_rows(scene.work))
+    pairs, correlation = official_correlation(noted)
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
     return {
         "rows": rows,
@@ -51,33 +52,28 @@ def _scale(rows: list[dict], published) -> float:
 
 
 def _submission(
-    scene: Scene, row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]
+    row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]
 ) -> dict[str, object]:
     """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
-    remarks = []
-    on_validation = (row.measured_on or row.split) == "validation"
-    if not on_validation and row.local is not None:
-        remarks.append(f"measured on {row.measured_on}: not comparable with validation")
-    if row.top_k not in (None, scene.configuration.competition.top_k):
-        remarks.append(f"at {row.top_k} answers: not comparable")
+    remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
     if row.local is None:
-        remarks.append("no local figure")
+        remark = "no local figure"
     return {
         "recipe": recipe,
         "known": recipe in scores,
         "file": row.file,
         "split": row.split or "",
         "measured_on": row.measured_on or row.split or "",
-        "all": _with_interval(row.local, measured.get(recipe, {}).get("all") if on_validation else None),
+        "all": _with_interval(row.local, None if row.unlike else measured.get(recipe, {}).get("all")),
         "public": _with_interval(row.public, measured.get(recipe, {}).get("public")),
         "private": _with_interval(row.private, measured.get(recipe, {}).get("private")),
         "cross_validated": _with_interval(row.cross_validated, None),
         "official": row.official,
         "moved": row.moved,
         "date": (row.recorded or "").replace("T", " ")[:16],
-        "comparable": not remarks,
-        "remark": "; ".join(remarks),
+        "comparable": not row.unlike and row.local is not None,
+        "remark": remark,
     }
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from competition.atomic import write_bytes
+from competition.images import ImageSet, Region
 from features.decoding import Sizing
 from features.extraction.reading import read_picture
 
@@ -22,24 +23,25 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._paths: dict[str, Path] = {}
+        self._asked: dict[str, tuple[Path, int | Region | None]] = {}
 
     @property
     def side(self) -> int:
         """The longer side in pixels that keeps the folder small, as far as pictures are known."""
-        return next((side for most, side in SIDES if len(self._paths) <= most), SIDES[-1][1])
+        return next((side for most, side in SIDES if len(self._asked) <= most), SIDES[-1][1])
 
-    def name(self, path: Path) -> str | None:
-        """Return the stem of the picture of an image file; None once there are too many."""
+    def name(self, images: ImageSet, row: int) -> str | None:
+        """Return the stem of an image's picture; None once there are too many."""
+        path, view = images.paths[row], images.view(row)
         try:
             found = os.stat(path)
-            stamp = f"{found.st_size} {found.st_mtime_ns} ".encode()
+            stamp = f"{found.st_size} {found.st_mtime_ns} {view} ".encode()
         except OSError:
             stamp = b"gone "
         stem = hashlib.sha256(stamp + os.fsencode(path)).hexdigest()[:16]
-        if stem not in self._paths and len(self._paths) >= SIDES[-1][0]:
+        if stem not in self._asked and len(self._asked) >= SIDES[-1][0]:
             return None
-        self._paths[stem] = path
+        self._asked[stem] = path, view
         return stem
 
     def make(self, progress: bool = True) -> Path:
@@ -47,12 +49,12 @@ class Pictures:
         from tqdm import tqdm
 
         place = self.folder / str(self.side)
-        wanted = {place / f"{stem}.jpg": path for stem, path in self._paths.items()}
+        wanted = {place / f"{stem}.jpg": asked for stem, asked in self._asked.items()}
         kept = set(self.folder.glob("*/*.jpg"))
         sizing = Sizing(image_size=self.side, resize="keep")
-        missing = [(file, path) for file, path in wanted.items() if file not in kept]
+        missing = [(file, *asked) for file, asked in wanted.items() if file not in kept]
         with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-            made = pool.map(lambda each: write_bytes(each[0], _jpeg(each[1], sizing)), missing)
+            made = pool.map(lambda each: write_bytes(each[0], _jpeg(*each[1:], sizing)), missing)
             shown = tqdm(made, total=len(missing), unit="image", desc="pictures", disable=not progress)
             for _ in shown:
                 pass
@@ -61,11 +63,11 @@ class Pictures:
         return Path(self.folder.name) / str(self.side)
 
 
-def _jpeg(path: Path, sizing: Sizing) -> bytes:
+def _jpeg(path: Path, view: int | Region | None, sizing: Sizing) -> bytes:
     """The image as a JPEG, a grey square where it cannot be read."""
     from PIL import Image
 
-    found = read_picture(0, path, (sizing,)).pixels
+    found = read_picture(0, path, (sizing,), view).pixels
     picture = Image.new("RGB", (sizing.image_size,) * 2, GREY) if found is None else Image.fromarray(found[0])
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=QUALITY)

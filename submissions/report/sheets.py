@@ -58,13 +58,13 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
     def image(row: int) -> int:
         if row not in images:
             images[row] = len(pictured)
-            pictured.append([gallery.ids[row], pictures.name(gallery.paths[row])])
+            pictured.append([gallery.ids[row], pictures.name(gallery, row)])
         return images[row]
 
     return {
         "split": split,
         "top_k": competition.top_k,
-        "queries": [[name, pictures.name(queries.paths[row])] for row, name in enumerate(queries.ids)],
+        "queries": [[name, pictures.name(queries, row)] for row, name in enumerate(queries.ids)],
         "lists": [
             {
                 "name": each.name,

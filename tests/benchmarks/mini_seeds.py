@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from submissions.outcome import mini_configuration
 from submissions.demo import demo
+from submissions.outcome import mini_configuration
 
 
 def main() -> None:

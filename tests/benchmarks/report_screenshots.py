@@ -34,10 +34,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--width", type=int, nargs="+", default=[1280, 390])
     parser.add_argument("--height", type=int, default=860)
+    parser.add_argument("--pages", nargs="+", metavar="NAME", help="of these pages (all)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with browser() as opened:
         for path in sorted(options.report.glob("*.html")):
+            if options.pages and path.stem not in options.pages:
+                continue
             for width in options.width:
                 for scheme in ("light", "dark"):
                     page = opened.new_page(
@@ -46,7 +49,7 @@ def main() -> None:
                     page.goto(path.resolve().as_uri())
                     if path.stem in ("validation", "test") and page.locator("#second option").count() > 2:
                         page.select_option("#second", "1")
-                    page.wait_for_timeout(600)
+                    page.wait_for_timeout(1500 if page.locator("[data-chart]").count() else 600)
                     page.screenshot(path=options.out / f"{path.stem}-{scheme}-{width}.png")
                     page.close()
 

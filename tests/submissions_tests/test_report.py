@@ -7,11 +7,26 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from competition.configuration import load_configuration
+from features.components import layer_component
+from features.descriptors import open_components
 from submissions.__main__ import main
+from submissions.report import weight_map
+from submissions.report.ranked import look
 from tests.benchmarks.report_screenshots import browser
 
+PAGES = [
+    "ablations.html",
+    "data.html",
+    "index.html",
+    "parts.html",
+    "study.html",
+    "test.html",
+    "validation.html",
+]
 HOSTILE = "<script>document.title='read'<script>&amp;"
 
 
@@ -38,6 +53,7 @@ def report(config, tmp_path_factory) -> Path:
     assert main(["submit", *common, "--recipe", "best", "--split", "validation"]) == 0
     test = str(work / "submissions" / "best-test.csv")
     assert main(["leaderboard", *common, "--record", test, "0.25"]) == 0
+    assert main(["parts", *common, "--top", "2"]) == 0
     assert main(["report", *common]) == 0
     return work / "report"
 
@@ -81,29 +97,29 @@ def pages(report: Path) -> list[str]:
     return sorted(path.name for path in report.glob("*.html"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_every_page_fits_and_is_legible_in_both_colour_schemes(visit, report, width, scheme):
-    assert pages(report)[:1] and "index.html" in pages(report)
-    for name in pages(report):
-        page = visit(name, width, scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-        paper, ink = page.evaluate(
-            "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"
-        )
-        light = [sum(map(int, colour[4:-1].split(","))) for colour in (paper, ink)]
-        assert (light[0] - light[1] > 400) == (scheme == "light") and abs(light[0] - light[1]) > 400
-        small = page.evaluate(
-            "[...document.querySelectorAll('body *')].filter(e => e.textContent && parseFloat(getComputedStyle(e).fontSize) < 12)"
-            ".filter(e => !e.closest('svg')).map(e => e.outerHTML.slice(0, 80))"
-        )
-        assert small == [], name
-        assert (
-            page.evaluate(
-                "[...document.images].filter(image => !image.alt && !image.closest('dialog')).length"
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_fits_and_is_legible_in_both_colour_schemes(visit, name):
+    page = visit(name)
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            paper, ink = page.evaluate(
+                "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"
             )
-            == 0
+            light = [sum(map(int, colour[4:-1].split(","))) for colour in (paper, ink)]
+            assert (light[0] > light[1]) == (scheme == "light") and abs(light[0] - light[1]) > 400
+        small = page.evaluate(
+            "[...document.querySelectorAll('body *')].filter(e => parseFloat(getComputedStyle(e).fontSize) < 12)"
+            ".filter(e => e.textContent && !e.closest('svg')).map(e => e.outerHTML.slice(0, 80))"
         )
+        assert small == []
+    assert page.evaluate("[...document.images].filter(e => !e.alt && !e.closest('dialog')).length") == 0
+
+
+def test_the_folder_holds_these_pages(report):
+    assert pages(report) == PAGES
 
 
 def test_the_leaderboard_is_sorted_by_a_click_and_says_a_recipe_in_words(visit):
@@ -188,6 +204,83 @@ def test_the_test_sheet_has_no_labels_and_starts_with_the_least_certain(visit):
     page = visit("test.html")
     assert page.input_value("#order") == "certain" and page.locator("article.query").count() == 8
     assert "✓" not in page.inner_text("#sheet")
+
+
+def test_every_chart_is_drawn_in_the_colours_of_the_page(visit, report):
+    for name in ("study.html", "ablations.html", "data.html"):
+        page = visit(name, scheme="dark")
+        charts = page.locator("[data-chart]:visible")
+        for number in range(charts.count()):
+            charts.nth(number).scroll_into_view_if_needed()
+            charts.nth(number).locator(".main-svg").first.wait_for()
+        wanted = {"study.html": 4, "ablations.html": 3, "data.html": 0}[name]  # all images have one size
+        assert charts.count() == wanted
+    page = visit("study.html")
+    title = page.locator("#map option").nth(1).inner_text()
+    page.select_option("#map", label=title)
+    page.locator(".map:visible .main-svg").first.wait_for()
+    assert page.locator(".map:visible").count() == 1
+    page.locator("[data-chart=importances]").scroll_into_view_if_needed()
+    page.locator("[data-chart=importances] .main-svg").first.wait_for()
+    names = " ".join(page.locator(".main-svg text").all_text_contents())
+    assert "share of layer" in names and "u0" not in names
+
+
+def test_the_weight_map_is_what_ranking_the_whole_gallery_gives(config, report):
+    configuration = load_configuration(config, work=report.parent)
+    scene = look(configuration)
+    parts = scene.ranked["best"].recipe.components[:3]
+    made = weight_map.combination(scene, parts, "simplex")
+    chart = weight_map._alone(scene, made, np.array([0.2, 0.3, 0.5]), np.zeros((0, 3)))
+    field = chart["data"][0]
+    opened = [open_components(configuration, parts, split, None) for split in ("validation", "gallery")]
+    cosines = [q.descriptors.astype(float) @ g.descriptors.astype(float).T for q, g in zip(*opened)]
+    for number in range(0, len(field["a"]), 17):
+        weights = [field[axis][number] for axis in "abc"]
+        order = np.argsort(-sum(w * s for w, s in zip(weights, cosines)), axis=1, kind="stable")[:, :7]
+        values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
+        assert field["marker"]["color"][number] == pytest.approx(
+            np.mean(np.array(values)[scene.labelled.public]), abs=1e-5
+        )
+    corners = {trace["name"]: trace for trace in chart["data"][1:]}
+    star = corners["the recipe's weights"]
+    assert [star[axis][0] for axis in "abc"] == [0.2, 0.3, 0.5]
+    sums = np.array([values.mean() for values in (s[scene.labelled.public] for s in cosines)])
+    shallow = (1 / sums) / (1 / sums).sum()  # eq. 3 with equal w_l S_l: the vertex of the shallowest layer
+    outline = corners["region, similarity"]
+    assert [outline[axis][0] for axis in "abc"] == pytest.approx(shallow.tolist(), abs=1e-4)
+
+
+def naive(answers, correct) -> float:
+    """AP@7 by the definition, over min(m, 7)."""
+    hits, total = 0, 0.0
+    for place, row in enumerate(answers, start=1):
+        if row in correct:
+            hits += 1
+            total += hits / place
+    return total / min(len(correct), 7)
+
+
+def test_the_ablations_show_what_each_component_earns_alone(config, report):
+    text = (report / "data" / "ablations.js").read_text()
+    charts = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))["charts"]
+    scene = look(load_configuration(config, work=report.parent))
+    lines = {trace["name"]: trace for trace in charts["layers-0"]["data"]}
+    assert list(lines) == ["spoc", "fcrow"] and lines["spoc"]["x"] == ["0", "1", "2"]
+    (component,) = [layer_component(scene.configuration.backbones[0], 2, "spoc")]
+    opened = [
+        open_components(scene.configuration, [component], split, None) for split in ("validation", "gallery")
+    ]
+    cosines = opened[0][0].descriptors.astype(float) @ opened[1][0].descriptors.astype(float).T
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :7]
+    values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
+    assert lines["spoc"]["y"][2] == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_sizes_unreadable_and_equal_files_are_listed(visit, report):
+    page = visit("data.html")
+    text = page.inner_text("main")
+    assert "All 24 images looked at have 48 × 48 pixels" in text and "images a second" in text
 
 
 def test_a_second_report_makes_no_picture_again_and_keeps_none_that_is_gone(report, config):

@@ -1,0 +1,145 @@
+"""The ablations page: MAP@k of each layer and pooling alone, of each setting of the part detectors, after each step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
+from competition.metrics import average_precisions
+from features.components import Component, layer_component, layers_under, parts_component, parts_label
+from features.descriptors import open_components
+from features.extraction.targets import component_dump_path
+from features.ranked_lists import ranked_lists
+from submissions.report.ranked import Scene
+from tuning.evaluating import LARGE_GALLERY
+from tuning.named_points import full_precisions
+from tuning.validation import group_interval
+
+MOST_BARS = 3  # lines of a chart that still show their intervals; the table has them all
+
+
+def ablations(scene: Scene) -> dict[str, object] | None:
+    """Return charts and tables, all on all labelled queries; None without labels."""
+    if scene.labelled is None:
+        return None
+    charts, tables = {}, []
+    for number, backbone in enumerate(scene.configuration.backbones):
+        rows = {
+            pooling: [
+                (str(layer), _alone(scene, layer_component(backbone, layer, pooling)))
+                for layer in layers_under(backbone, pooling)
+            ]
+            for pooling in backbone.pooling
+        }
+        _add(
+            charts,
+            tables,
+            f"layers-{number}",
+            f"{backbone.name}: each layer alone, by pooling",
+            "layer",
+            rows,
+            scene.metric,
+        )
+        for table in range(len(backbone.parts)):
+            rows = _parts(scene, backbone, table)
+            title = f"{parts_label(backbone, table)}: part detectors alone, by dimension"
+            _add(
+                charts,
+                tables,
+                f"parts-{number}-{table}",
+                title,
+                "dimension after whitening",
+                rows,
+                scene.metric,
+            )
+    rows = {name: _steps(scene, name) for name, ranked in scene.ranked.items() if ranked.recipe.steps}
+    _add(charts, tables, "steps", "Recipes after each of their steps", "steps so far", rows, scene.metric)
+    return {"tables": tables, "charts": charts}
+
+
+def _add(charts: dict, tables: list, key: str, title: str, axis: str, rows: dict, metric: str) -> None:
+    """Add a chart, one line a name of `rows`, and the table of its figures; what could not be measured is left out."""
+    rows = {name: [each for each in line if each[1] is not None] for name, line in rows.items()}
+    rows = {name: line for name, line in rows.items() if line}
+    if not rows:
+        return
+    traces = []
+    for name, line in rows.items():
+        trace = {"type": "scatter", "mode": "lines+markers", "name": name, "x": [x for x, _ in line]}
+        trace["y"] = [round(figure["mean"], 5) for _, figure in line]
+        if len(rows) <= MOST_BARS:
+            bars = [_half(figure) for _, figure in line]
+            trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
+        traces.append(trace)
+    layout = {
+        "xaxis": {"title": {"text": axis}, "type": "category"},
+        "yaxis": {"title": {"text": metric}, "rangemode": "tozero"},
+        "height": 380,
+    }
+    charts[key] = {"data": traces, "layout": layout}
+    cells = [
+        {"name": name, "at": x, "mean": figure["mean"], "interval": figure["interval"]}
+        for name, line in rows.items()
+        for x, figure in line
+    ]
+    tables.append({"id": key, "title": title, "axis": axis, "rows": cells})
+
+
+def _half(figure: dict) -> float:
+    return 0.0 if figure["interval"] is None else round(figure["interval"][1] - figure["mean"], 5)
+
+
+def _figure(values: np.ndarray, scene: Scene) -> dict:
+    return {"mean": float(values.mean()), "interval": group_interval(values, scene.labelled.groups)}
+
+
+def _alone(scene: Scene, component: Component) -> dict | None:
+    """A component's own figure; None where its dump is not there."""
+    configuration, labelled = scene.configuration, scene.labelled
+    try:
+        queries = open_components(configuration, [component], "validation", labelled.query_ids)
+        gallery = open_components(configuration, [component], "gallery", scene.gallery_ids)
+    except Top7Error as error:
+        log.warning(f"top7: left out of the ablations: {error}")
+        return None
+    top_k = configuration.competition.top_k
+    return _figure(full_precisions(queries, gallery, np.ones(1), labelled.relevant, top_k), scene)
+
+
+def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
+    """A line for each count and exponent over the dimensions; of a large gallery only what the study has made."""
+    table, rows = backbone.parts[number], {}
+    for count in table.counts:
+        for exponent in table.exponents:
+            line = []
+            for dim in table.dims:
+                named = {"parts": table, "count": count, "dim": dim, "exponent": exponent}
+                path = component_dump_path(scene.configuration, "gallery", backbone, **named)
+                if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
+                    line.append(
+                        (str(dim), _alone(scene, parts_component(backbone, number, count, dim, exponent)))
+                    )
+            rows[f"{count} detectors, exponent {exponent:g}"] = line
+    return rows
+
+
+def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
+    """The recipe's figure with none of its steps, the first, the first two, ..."""
+    recipe, top_k = scene.ranked[name].recipe, scene.configuration.competition.top_k
+    line: list[tuple[str, dict | None]] = []
+    for count in range(len(recipe.steps)):
+        shown = "none" if not count else f"{count} {recipe.steps[count - 1]['step']}"
+        try:
+            part = replace(recipe, steps=recipe.steps[:count])
+            lists = ranked_lists(
+                scene.configuration, part, "validation", scene.labelled.query_ids, scene.gallery_ids
+            )
+        except (ConfigurationError, Top7Error) as error:
+            log.warning(f"top7: {name} after {count} steps is left out: {error}")
+            continue
+        line.append((shown, _figure(average_precisions(lists.ranks, scene.labelled.relevant, top_k), scene)))
+    last = f"{len(recipe.steps)} {recipe.steps[-1]['step']}"
+    return [*line, (last, _figure(scene.ranked[name].precisions, scene))]

@@ -1,0 +1,68 @@
+"use strict";
+// Draws window.DATA.charts into the elements that name one, in the page's own colours, when they come into view.
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const COLOURS = ["#2f6fd0", "#d9822b", "#3f9b5f", "#b0479b", "#8a6d3b", "#1f9aa8", "#c0392b", "#6c757d"];
+
+function themed(chart, width) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true };
+  const ternary = { bgcolor: "rgba(0,0,0,0)", aaxis: axis, baxis: axis, caxis: axis };
+  const template = {
+    layout: {
+      font: { color: ink, size: 13, family: "system-ui, 'DejaVu Sans', sans-serif" },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      colorway: COLOURS, xaxis: axis, yaxis: axis, ternary,
+      hoverlabel: { font: { size: 13 } },
+    },
+  };
+  const layout = { margin: { l: 56, r: 16, t: 16, b: 52 }, ...structuredClone(chart.layout), template, autosize: true };
+  const data = structuredClone(chart.data);
+  if (layout.ternary) {
+    layout.height = Math.min(layout.height, width + 130);
+    layout.margin = { l: 56, r: 20, t: 48, b: 110 };
+    for (const name of width < 600 ? ["baxis", "caxis"] : []) {
+      layout.ternary[name].title.text = layout.ternary[name].title.text.replaceAll(" ", "<br>");
+    }
+  }
+  for (const trace of data) {
+    if (trace.ink) { // drawn over a field of colours
+      if (trace.line) trace.line.color = ink;
+      if (trace.marker) { trace.marker.color = ink; trace.marker.line = { width: 0 }; }
+      delete trace.ink;
+    }
+    if (trace.grid) {
+      const side = Math.min(width - 56 - 20 - 70, (layout.height - 48 - 110) * 1.155);
+      trace.marker.size = Math.max(4, (1.16 * side) / trace.grid);
+      trace.showlegend = false;
+      delete trace.grid;
+    }
+  }
+  layout.legend = { orientation: "h", yanchor: "top", y: -0.22, ...layout.legend };
+  return [data, layout];
+}
+
+function draw(box) {
+  const chart = window.DATA.charts[box.dataset.chart];
+  if (chart && box.offsetParent !== null) {
+    Plotly.react(box, ...themed(chart, box.clientWidth), { displayModeBar: false, responsive: true });
+  }
+}
+
+const boxes = [...document.querySelectorAll("[data-chart]")];
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting) { seen.unobserve(entry.target); draw(entry.target); }
+  }
+}, { rootMargin: "400px" });
+boxes.forEach((box) => seen.observe(box));
+dark.addEventListener("change", () => boxes.filter((box) => box.querySelector(".main-svg")).forEach(draw));
+
+const chosen = document.getElementById("map");
+if (chosen) {
+  chosen.addEventListener("change", () => {
+    for (const part of document.querySelectorAll(".map")) part.hidden = part.dataset.map !== chosen.value;
+    draw(document.querySelector(".map:not([hidden]) [data-chart]"));
+  });
+}

@@ -1,0 +1,126 @@
+"""The data page: images that cannot be read, equal files, sizes and shapes, what the last extraction did."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from competition.atomic import write_json
+from competition.configuration import Configuration
+from competition.images import ImageSet, split_images
+from features.decoding import FORMATS
+from features.extraction.hashing import opened
+from features.extraction.report import ExtractionReport
+from features.extraction.targets import dumps_folder
+
+SAMPLE = 2_000  # images of a split whose size is looked at
+MOST_ROWS = 200  # unreadable images, groups of equal files
+SPLITS = ("gallery", "validation", "test")
+LAST = "last_extraction.json"  # under work
+
+
+def data_health(configuration: Configuration) -> dict[str, object]:
+    """Return what the page shows, and its charts."""
+    splits, charts = [], {}
+    for split in SPLITS:
+        if getattr(configuration.competition, split) is None:
+            continue
+        images = split_images(configuration, split)
+        folder = dumps_folder(configuration, split)
+        unreadable = _csv(folder / "unreadable.csv")
+        equal = _groups(_csv(folder / "duplicates.csv"))
+        splits.append(
+            {
+                "name": split,
+                "images": len(images),
+                "unreadable": unreadable[:MOST_ROWS],
+                "n_unreadable": len(unreadable),
+                "equal": equal[:MOST_ROWS],
+                "n_equal": len(equal),
+                "n_copies": sum(len(group) - 1 for group in equal),
+            }
+        )
+        sizes = _sizes(images)
+        if len(sizes):
+            splits[-1]["alike"] = len(np.unique(sizes, axis=0)) == 1
+            charts |= {f"{name}-{split}": chart for name, chart in _histograms(sizes).items()}
+            splits[-1]["looked_at"] = len(sizes)
+            splits[-1]["median"] = [int(side) for side in np.median(sizes, axis=0)]
+    return {"splits": splits, "charts": charts, "last": _last(configuration)}
+
+
+def _csv(path: Path) -> list[list[str]]:
+    """The rows after the header; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
+        return list(csv.reader(stream))[1:]
+
+
+def _groups(pairs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Equal files together, the largest group first; pairs: (id, the id it equals)."""
+    groups: dict[str, list[str]] = {}
+    for name, original in pairs:
+        groups.setdefault(original, [original]).append(name)
+    return sorted(groups.values(), key=lambda group: (-len(group), group))
+
+
+def _sizes(images: ImageSet) -> np.ndarray:
+    """(m, 2) width and height of evenly spread images, from their headers alone."""
+    found = []
+    for row in np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)).tolist():
+        try:
+            stream, _ = opened(images.paths[row])
+            with stream, Image.open(stream, formats=FORMATS) as image:
+                found.append(image.size)
+        except (
+            Exception
+        ):  # a damaged header ends in any of Python's errors; such files are listed as unreadable
+            continue
+    return np.array(found, dtype=np.float64).reshape(-1, 2)
+
+
+def _histograms(sizes: np.ndarray) -> dict[str, dict]:
+    longer, aspect = sizes.max(axis=1), sizes[:, 0] / sizes[:, 1]
+    sides = {"type": "histogram", "x": longer.tolist(), "nbinsx": 40, "name": "images"}
+    shapes = {
+        "type": "histogram",
+        "x": np.clip(aspect, 0.2, 5).round(3).tolist(),
+        "nbinsx": 40,
+        "name": "images",
+    }
+    return {
+        "sides": {"data": [sides], "layout": _layout("longer side in pixels")},
+        "shapes": {"data": [shapes], "layout": _layout("width / height")},
+    }
+
+
+def _layout(title: str) -> dict:
+    return {
+        "xaxis": {"title": {"text": title}},
+        "yaxis": {"title": {"text": "images"}},
+        "bargap": 0.05,
+        "height": 260,
+    }
+
+
+def note_extraction(configuration: Configuration, report: ExtractionReport) -> None:
+    """Keep what an extraction did, for the page; one that had nothing to do replaces nothing."""
+    if report.images:
+        found = {key: getattr(report, key) for key in ("images", "seconds", "bytes_written", "limited")}
+        found["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
+        write_json(Path(configuration.competition.work) / LAST, found)
+
+
+def _last(configuration: Configuration) -> dict | None:
+    try:
+        found = json.loads((Path(configuration.competition.work) / LAST).read_text(encoding="utf-8"))
+        return {**found, "rate": found["images"] / max(found["seconds"], 1e-9)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

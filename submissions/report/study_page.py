@@ -1,0 +1,170 @@
+"""The study page: the weight map, and Optuna's own plots under names a person knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+
+from competition.errors import Top7Error
+from competition.messages import log
+from features.components import Component
+from features.recipe import Recipe
+from submissions.report.ranked import Scene
+from submissions.report.weight_map import combination, short_names, weight_maps
+from tuning.region import chain_members, region_chains, uniform_coordinates, vertices
+from tuning.storage import open_storage
+from tuning.tune import near_best_share
+
+SLICED = 6  # parameters that Optuna's slices show
+ENOUGH = 10  # trials that importances need
+
+
+def study_page(scene: Scene) -> dict[str, object] | None:
+    """Return what the page shows and its charts; None without labels or a recipe of a study."""
+    recipe = next((each for each in scene.recipes if each.name == "best" and each.choice), None)
+    if scene.labelled is None or recipe is None or recipe.name not in scene.ranked:
+        return None
+    trials = _trials(scene, recipe)
+    components = recipe.components
+    tried = [_weights(recipe, trial) for trial in trials]
+    tried = np.array([each for each in tried if each is not None]).reshape(-1, len(components))
+    maps = weight_maps(scene, recipe, tried) if len(components) >= 3 else {}
+    charts = {f"map-{number}": chart for number, chart in enumerate(maps.values())}
+    charts |= optuna_charts(trials, components, scene.metric) if len(trials) > 1 else {}
+    return {
+        "recipe": recipe,
+        "names": short_names(components),
+        "trials": len(trials),
+        "maps": [
+            {"id": f"map-{number}", "title": title, "said": chart.pop("said")}
+            for number, (title, chart) in enumerate(maps.items())
+        ],
+        "plots": [name for name in charts if not name.startswith("map-")],
+        "charts": charts,
+        "bound": recipe.provenance.get("certified bound"),
+        "region": recipe.provenance.get("region"),
+        "near": _near(scene, recipe),
+    }
+
+
+def _near(scene: Scene, recipe: Recipe) -> float | None:
+    """The share of the region within one standard error of the recipe; None with steps, whose candidates are others."""
+    if recipe.steps:
+        return None
+    made = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
+    if made.scene is None:
+        return None
+    return near_best_share(made, made.average_precisions(recipe.weight_array), scene.labelled)
+
+
+def _trials(scene: Scene, recipe: Recipe) -> list[optuna.trial.FrozenTrial]:
+    """The finished trials of the recipe's study; none where it is gone, which is said."""
+    name = recipe.provenance.get("study")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = open_storage(scene.configuration.tuning.storage, scene.work)
+        study = optuna.load_study(study_name=str(name), storage=storage)
+    except (KeyError, Top7Error) as error:
+        log.warning(f"top7: the report has no trials of study {name}: {error}")
+        return []
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+
+
+def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:
+    count = sum(name.startswith("u") and name[1:].isdigit() for name in trial.params)
+    return uniform_coordinates(np.array([trial.params[f"u{number}"] for number in range(count)]))
+
+
+def _weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | None:
+    """A trial's weights in the region as the recipe's choices make it; None where a step joined the components."""
+    coordinates, sums = _coordinates(trial), np.array(recipe.provenance.get("sums", ()))
+    if not len(coordinates) == len(sums) == len(recipe.components):
+        return None
+    chains = region_chains([part.chain for part in recipe.components], str(recipe.provenance["region"]))
+    return coordinates @ vertices(sums, chains)
+
+
+def readable_names(components: Sequence[Component]) -> list[str]:
+    """Return what each coordinate of a trial says: the share of weight that goes to a layer and all deeper ones."""
+    names = [_plain(component) for component in components]
+    for members in chain_members([component.chain for component in components]):
+        for member in members[:-1]:
+            names[member] += " and deeper"
+    return [f"share of {name}" for name in names]
+
+
+def _plain(component: Component) -> str:
+    """A component without its choices, which are parameters of their own."""
+    if component.external is not None:
+        return component.external
+    what = f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
+    return f"{what}, {component.backbone}"
+
+
+def optuna_charts(
+    trials: Sequence[optuna.trial.FrozenTrial], components: Sequence[Component], metric: str
+) -> dict[str, dict]:
+    """Return Optuna's plots of the trials, their parameters renamed."""
+    from optuna import visualization
+
+    names = readable_names(components)
+    backbones = {component.backbone for component in components}
+    if len(backbones) == 1:  # it needs no mention
+        names = [name.removesuffix(f", {component.backbone}") for name, component in zip(names, components)]
+    study = optuna.create_study(direction="maximize")
+    for trial in trials:
+        coordinates = _coordinates(trial)
+        choices = {
+            _choice_name(name, backbones): name
+            for name in trial.params
+            if not (name.startswith("u") and name[1:].isdigit())
+        }
+        shares = (
+            names
+            if len(coordinates) == len(names)
+            else [f"share {number}" for number in range(len(coordinates))]
+        )
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=trial.value,
+                params={
+                    **{new: trial.params[old] for new, old in choices.items()},
+                    **dict(zip(shares, coordinates.tolist())),
+                },
+                distributions={
+                    **{new: trial.distributions[old] for new, old in choices.items()},
+                    **{name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in shares},
+                },
+            )
+        )
+    found = {"history": visualization.plot_optimization_history(study, target_name=metric)}
+    if len(trials) >= ENOUGH and len({trial.value for trial in trials}) > 1:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        found["importances"] = visualization.plot_param_importances(
+            study, evaluator=evaluator, target_name=metric
+        )
+        found["slices"] = visualization.plot_slice(
+            study, params=list(importances)[:SLICED], target_name=metric
+        )
+    return {name: _chart(figure) for name, figure in found.items()}
+
+
+def _choice_name(name: str, backbones: set[str | None]) -> str:
+    """The parameter's name without a backbone that is the only one."""
+    if len(backbones) == 1:
+        (backbone,) = backbones
+        name = name.removeprefix(f"{backbone}.")
+    return name.replace("parts-", "part detectors of ").replace(".", ": ")
+
+
+def _chart(figure) -> dict:
+    """A figure of Optuna's as plain values, without its template and title: the page has its own."""
+    chart = json.loads(figure.to_json())
+    chart["layout"] = {
+        key: value for key, value in chart["layout"].items() if key not in ("template", "title")
+    }
+    return {"data": chart["data"], "layout": chart["layout"]}
