@@ -25,6 +25,11 @@ METRICS = {
 }  # [competition] metric -> its name before @k
 
 
+def figure_name(metric: str, k: int) -> str:
+    """Return what a figure is called, with its convention: "MAP@7 (hits over min(m, 7))", "recall@7", "precision@7"."""
+    return f"{METRICS[metric]}@{k}" + (f" (hits over min(m, {k}))" if metric == "map" else "")
+
+
 def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
     """The correct gallery rows of each query as one array: (n_queries, largest m) int64, filled up with -1.
 

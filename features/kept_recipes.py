@@ -33,6 +33,7 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
         labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
     return {
         **measured_by(labels, ids, configuration.competition.top_k),
+        **({} if configuration.competition.metric == "map" else {"metric": configuration.competition.metric}),
         "dumps": sorted({component_path(configuration, part, "gallery").name for part in components}),
     }
 

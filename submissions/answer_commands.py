@@ -6,8 +6,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from competition import leaderboard
+from competition.configuration import Competition
 from competition.errors import ConfigurationError
 from competition.messages import log
+from competition.metrics import METRICS
 from competition.standings import render
 from submissions.outcome import Outcome, configuration_of, splits_of
 
@@ -25,12 +27,13 @@ def submit(options: Namespace) -> Outcome:
         options.out,
         distinct=options.distinct,
     )
-    values, text = dict(written), f"{written['file']}\n{_expected(written, configuration.competition.top_k)}"
+    values, text = dict(written), f"{written['file']}\n{_expected(written, configuration.competition)}"
     return Outcome(values, text)
 
 
-def _expected(written: dict, top_k: int) -> str:
+def _expected(written: dict, competition: Competition) -> str:
     """What was written, in one line, with the most honest figure that its recipe carries."""
+    name = f"{METRICS[competition.metric]}@{competition.top_k}"
     named = {
         "validated": "on queries that did not choose it",
         "cross-validated": "cross-validated",
@@ -43,11 +46,11 @@ def _expected(written: dict, top_k: int) -> str:
         return line + f"the figure to expect is unknown: {written['unknown']}"
     if "simulated" in written["expected"] and "all" not in written["expected"]:
         value = written["expected"][figure]
-        return line + f"MAP@{top_k} {value:.4f} on simulated photos, which no real query need reach"
+        return line + f"{name} {value:.4f} on simulated photos, which no real query need reach"
     if figure is None:
         return line + "no figure is known: ./run.sh compare gives one where there are labels"
     of = f", of {written['figures_of']}" if "figures_of" in written else ""
-    return line + f"expected MAP@{top_k} {written['expected'][figure]:.4f} ({named[figure]}{of})"
+    return line + f"expected {name} {written['expected'][figure]:.4f} ({named[figure]}{of})"
 
 
 def check(options: Namespace) -> Outcome:
@@ -92,6 +95,8 @@ def score(options: Namespace) -> Outcome:
     top_k = configuration.competition.top_k
     lines = [f"{options.file}: {values['split']}, {values['queries']} labelled queries"]
     lines += [f"MAP@{top_k} {value:.4f}  ({convention})" for convention, value in values["maps"].items()]
+    if "metric" in values:
+        lines.append(f"{METRICS[configuration.competition.metric]}@{top_k} {values['metric']:.4f}")
     if "public" in values:
         private = f", private {values['private']:.4f}" if "private" in values else ""
         lines.append(
@@ -200,4 +205,4 @@ def blend(options: Namespace) -> Outcome:
         found.queries,
         found.gallery,
     )
-    return Outcome(written, f"{written['file']}\n{_expected(written, configuration.competition.top_k)}")
+    return Outcome(written, f"{written['file']}\n{_expected(written, configuration.competition)}")

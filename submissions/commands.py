@@ -10,6 +10,7 @@ from competition.configuration import load_configuration
 from competition.errors import ConfigurationError
 from submissions.answer_commands import blend, bundle, check, predict, score, show_leaderboard, submit
 from submissions.data_commands import clean, duplicates, extract, init, parts, verify
+from submissions.experiment_commands import reproduce
 from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
 from submissions.study_commands import compare, recipes, tune
 
@@ -28,33 +29,6 @@ def demo(options: Namespace) -> Outcome:
 
     work = options.work or MINI_WORK
     return Outcome(*walk(mini_configuration(work, options.seed), trials=options.trials))
-
-
-def reproduce(options: Namespace) -> Outcome:
-    """Rerun the papers' experiments, or list them."""
-    from submissions.experiment_files import chosen, experiments
-    from submissions.reproducing import reproduce as rerun
-    from submissions.reproducing import targets
-
-    if options.name is None:
-        known = experiments()
-        lines = [f"{name:<16} {each.paper}, {each.title}" for name, each in known.items()]
-        return Outcome({"experiments": list(known)}, "\n".join(lines))
-    if options.config is not None and options.data is not None:
-        raise ConfigurationError("--config and --data: give one of the two")
-    wanted = chosen(options.name)
-    configuration = load_configuration(options.config, work=options.work) if options.config else None
-    text, rows = rerun(
-        wanted,
-        targets(options.data, configuration, options.work, options.distractors),
-        variants=options.variants,
-        device=options.device,
-        options={
-            "weights": str(Path(options.weights).resolve()) if options.weights else None,
-            "image_size": options.image_size,
-        },
-    )
-    return Outcome({"rows": rows}, text)
 
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from competition.configuration import Configuration
+from competition.configuration import Competition, Configuration
+from competition.metrics import figure_name
 from competition.standings import table
 from features.descriptors import gallery_ids
 from features.recipe import Recipe
@@ -77,7 +78,7 @@ def comparison_values(found: Sequence[Compared], labelled: Labelled) -> list[dic
     return rows
 
 
-def comparison_table(rows: Sequence[dict], top_k: int) -> str:
+def comparison_table(rows: Sequence[dict], competition: Competition) -> str:
     """Return the table as text."""
     head = ["recipe", "public", "private", "all", f"gain over {rows[0]['recipe']}", "95 %", "p"]
     lines = [[*head, "better/equal/worse"]]
@@ -96,6 +97,6 @@ def comparison_table(rows: Sequence[dict], top_k: int) -> str:
         lines.append([row["recipe"], f"{row['public']:.4f}", private, f"{row['all']:.4f}", *gain])
     return (
         table(lines, left=(0,))
-        + f"\nMAP@{top_k}, hits over min(m, k); gains over groups of queries. p: how often chance alone makes such a "
+        + f"\n{figure_name(competition.metric, competition.top_k)}; gains over groups of queries. p: how often chance alone makes such a "
         "difference, by flipping signs, corrected for the number of recipes (Holm)"
     )

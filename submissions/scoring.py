@@ -11,8 +11,10 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.labels import read_labels, relevant_rows
 from competition.leaderboard import file_digest
-from competition.metrics import CONVENTIONS, average_precisions
+from competition.metrics import CONVENTIONS, average_precisions, query_figures
 from submissions.checking import Check, check_submission
+
+RATES = ("recall", "precision")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Score:
     order.
 
     average_precisions: convention -> (n labelled queries,) float64, in the order of `labels`; n_unlabelled:
-    queries of the split that the label file leaves out and that therefore count nowhere.
+    queries of the split that the label file leaves out and that therefore count nowhere; rates: recall and precision.
     """
 
     path: Path
@@ -31,6 +33,7 @@ class Score:
     labels: Mapping[str, tuple[str, ...]]
     average_precisions: Mapping[str, np.ndarray]
     n_unlabelled: int
+    rates: Mapping[str, float]
 
     def mean(self, convention: str = CONVENTIONS[0], mask: np.ndarray | None = None) -> float:
         """MAP@top_k over the labelled queries, or over those of them where `mask` (bool) holds."""
@@ -98,4 +101,7 @@ def score_submission(
         labels,
         values,
         len(splits[check.split]) - len(labels),
+        {metric: float(query_figures(ranks, relevant, top_k, metric).mean()) for metric in RATES}
+        if len(ranks)
+        else {},
     )

@@ -38,7 +38,10 @@ def tune(options: Namespace) -> Outcome:
     )
     named = score_named(configuration)
     kept = [kept for kept in kept_recipes(configuration) if is_of_this_data(configuration, kept)]
-    values, text = report_values(tuned), report(tuned, configuration.competition.top_k)
+    values, text = (
+        report_values(tuned),
+        report(tuned, configuration.competition.top_k, configuration.competition.metric),
+    )
     values["named_recipes"] = named
     if kept:
         chosen, why = choose(kept)
@@ -93,7 +96,7 @@ def compare(options: Namespace) -> Outcome:
             f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
         )
     rows = comparison_values(*compare_recipes(configuration, recipes))
-    return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition.top_k))
+    return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition))
 
 
 def recipes(options: Namespace) -> Outcome:

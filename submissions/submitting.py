@@ -140,6 +140,8 @@ def score_and_record(
         "data": measured_by(scored.labels, gallery, competition.top_k),
         "unlabelled": scored.n_unlabelled,
     }
+    if competition.metric != "map":
+        values["metric"] = scored.rates[competition.metric]
     if scored.split == "validation" and not scored.n_unlabelled:
         groups = query_groups(relevant_rows(scored.labels, gallery))
         private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
@@ -147,7 +149,7 @@ def score_and_record(
         if np.any(private):
             values["private"] = scored.mean(mask=private)
     known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
-    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled")}
+    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
         entry = {

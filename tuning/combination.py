@@ -14,13 +14,13 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from competition import atomic
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features import kept
 from features.components import Component
 from features.dumps import Dump, beside, column_sum
@@ -99,8 +99,9 @@ def full_precisions(
     weights: np.ndarray,
     relevant: Sequence[np.ndarray],
     k: int,
+    metric: str = "map",
 ) -> np.ndarray:
-    """Return AP@k of every query by the full ranking, (Q,) float64; any weights."""
+    """Return AP@k (or the other metric) of every query by the full ranking, (Q,) float64; any weights."""
     found, _ = search(
         [dump.descriptors for dump in queries],
         [dump.descriptors for dump in gallery],
@@ -108,7 +109,7 @@ def full_precisions(
         k,
         excluded=excluded_rows(gallery),
     )
-    return average_precisions(found, relevant, k)
+    return query_figures(found, relevant, k, metric)
 
 
 def make_combination(
@@ -123,6 +124,7 @@ def make_combination(
     *,
     progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    metric: str = "map",
 ) -> Combination:
     """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
 
@@ -146,7 +148,7 @@ def make_combination(
     sums = layer_sums(mean_similarity, region)
     seconds = time.perf_counter() - begun
     if candidates is not None:
-        scene = make_scene(candidates, relevant, k)
+        scene = replace(make_scene(candidates, relevant, k), metric=metric)
         return Combination(
             tuple(components),
             mean_similarity,
@@ -160,7 +162,7 @@ def make_combination(
         )
 
     def stream(weights: np.ndarray) -> np.ndarray:
-        return full_precisions(queries, gallery, weights, relevant, k)
+        return full_precisions(queries, gallery, weights, relevant, k, metric)
 
     begun = time.perf_counter()
     stream(np.full(len(components), 1.0 / len(components)))

@@ -11,7 +11,7 @@ from competition.atomic import unless_read_only
 from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features.descriptors import gallery_ids
 from features.kept_recipes import data_identity, keep_recipe, readable
 from features.ranked_lists import ranked_lists
@@ -38,7 +38,8 @@ def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: 
         for split, asked in parts.items()
         if asked
     ]
-    return average_precisions(np.concatenate(ranks), labelled.relevant, configuration.competition.top_k)
+    competition = configuration.competition
+    return query_figures(np.concatenate(ranks), labelled.relevant, competition.top_k, competition.metric)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:

@@ -17,7 +17,7 @@ from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.messages import log
-from competition.metrics import average_precisions
+from competition.metrics import figure_name, query_figures
 from features.descriptors import gallery_ids, open_components
 from features.kept import budget
 from features.ranking.descriptor_steps import joins
@@ -52,7 +52,7 @@ class Landscape:
     def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None, progress: bool = True):
         self.configuration, self.progress = configuration, progress
         self.work = Path(configuration.competition.work)
-        self.top_k = configuration.competition.top_k
+        self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
         self.gallery_ids = gallery_ids(configuration)
         self.labelled = study_queries(configuration, self.gallery_ids)
         self.space = space_of(configuration, recipe)
@@ -149,6 +149,7 @@ class Landscape:
                 self.work / "candidates",
                 progress=self.progress,
                 say=_say,
+                metric=self.metric,
             )
         scene = None if made.scene is None else replace(made.scene, weight=self.labelled.weight)
         return replace(made, corners=self._study_corners(choice, made.corners), scene=scene)
@@ -200,7 +201,7 @@ class Landscape:
         ranks = self.prepared(choice).lists(
             np.asarray(weights), with_weights(after, weights, corners), progress=long
         )
-        return average_precisions(ranks, self.labelled.relevant, self.top_k)
+        return query_figures(ranks, self.labelled.relevant, self.top_k, self.metric)
 
     def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
         """Return the steps of a choice under `weights` as a recipe holds them: numbers only."""
@@ -228,7 +229,7 @@ class Landscape:
             value = float(np.average(values, weights=self.labelled.weight[inside]))
         if not np.isfinite(value):
             raise Top7Error(
-                f"MAP@k came out as {value}: descriptors are not finite; run ./run.sh extract again"
+                f"{figure_name(self.metric, self.top_k)} came out as {value}: descriptors are not finite; run ./run.sh extract again"
             )
         return value
 
@@ -281,6 +282,7 @@ class Landscape:
             "dumps": self.identity(),
             "search": SEARCH,
         }
+        described |= {} if self.metric == "map" else {"metric": self.metric}
         objective = objective_of(self.configuration)
         if objective != "labels":
             described["objective"] = [objective, self.labelled.weight.tolist()]

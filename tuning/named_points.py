@@ -72,9 +72,12 @@ def evaluate_named(
     gallery: Sequence[Dump],
     relevant: Sequence[np.ndarray],
     k: int,
+    metric: str = "map",
 ) -> list[NamedPoint]:
     """Score every named point of `combination` by full ranking."""
-    return named_points(combination, lambda weights: full_precisions(queries, gallery, weights, relevant, k))
+    return named_points(
+        combination, lambda weights: full_precisions(queries, gallery, weights, relevant, k, metric)
+    )
 
 
 def named_points(

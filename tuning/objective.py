@@ -1,4 +1,4 @@
-"""Weights in, MAP@k out: one pure function over the candidates' canonical similarities."""
+"""Weights in, MAP@k (or recall@k, precision@k) out: one pure function over the candidates' canonical similarities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scene:
 
     similarities: (L, Q, n) float64, rows: (Q, n) int64 ascending, -1 padding; relevant: (Q, n) bool;
     n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off; weight: (Q,) float64, of each query in
-    the mean, None for equal ones.
+    the mean, None for equal ones; metric: of `competition.metrics`.
     """
 
     similarities: np.ndarray
@@ -28,6 +28,7 @@ class Scene:
     n_relevant: np.ndarray
     k: int
     weight: np.ndarray | None = None
+    metric: str = "map"
 
     @property
     def n_queries(self) -> int:
@@ -48,6 +49,7 @@ class Scene:
             self.n_relevant[queries],
             self.k,
             None if self.weight is None else self.weight[queries],
+            self.metric,
         )
 
 
@@ -106,10 +108,10 @@ def _fresh(best: np.ndarray) -> np.ndarray:
 
 
 def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:
-    """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's)."""
+    """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's), or the scene's other metric."""
     best, valid = ranked_positions(scene, weights)
     hits = np.take_along_axis(scene.relevant, best, axis=1) & valid
-    return figures_of_hits(hits, scene.n_relevant, scene.k)
+    return figures_of_hits(hits, scene.n_relevant, scene.k, scene.metric)
 
 
 def mean_average_precision(scene: Scene, weights: np.ndarray) -> float:

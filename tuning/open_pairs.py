@@ -3,7 +3,8 @@
 A pair is a relevant item and a candidate that is not relevant; over a sub-simplex the difference of their scores is a
 convex sum of its values at the corners, so a rival ahead at all corners is ahead throughout. Let c_r be the number of
 such rivals of relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot stand above place i + c_(i),
-whence AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k). What is decided over a sub-simplex is decided over
+whence AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k), and the hits <= sum_i [i + c_(i) <= k] for recall@k
+and precision@k. What is decided over a sub-simplex is decided over
 its parts, so a part looks only at the pairs its parent left open. Orders within the rounding margin count in the
 bound's favour.
 """
@@ -81,10 +82,16 @@ class Pairs:
                 slots.append(np.full(len(open_), query * self.width + place))
         self.differences, self.slots = np.concatenate(differences), np.concatenate(slots)
         weight = np.ones(scene.n_queries) if scene.weight is None else scene.weight
-        shares = weight / (np.minimum(scene.n_relevant, scene.k) * weight.sum())
+        most = {
+            "map": np.minimum(scene.n_relevant, scene.k),
+            "recall": scene.n_relevant,
+            "precision": scene.k,
+        }
+        shares = weight / (most[scene.metric] * weight.sum())
         self._shares, self._share_of_slot = shares, np.repeat(shares, self.width)
         place, count = np.arange(1, self.width + 1)[:, None], np.arange(scene.k + 1)
-        self._gains = np.where(place + count <= scene.k, place / (place + count), 0.0)
+        gains = place / (place + count) if scene.metric == "map" else 1.0
+        self._gains = np.where(place + count <= scene.k, gains, 0.0)
         self._first, self._second = np.triu_indices(len(self.corners), 1)
         whole = counts.ravel().astype(np.int16)
         self.root = Node(

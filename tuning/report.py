@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from competition.metrics import figure_name
 from tuning.evaluating import figures
 from tuning.labelled import Labelled
 from tuning.misses import misses_text
@@ -23,7 +24,7 @@ def ratio_form(weights: Sequence[float]) -> str:
     return " : ".join("0" if weight <= 1e-3 else f"{weight / unit:.3g}" for weight in weights)
 
 
-def report(tuned: Tuned, top_k: int) -> str:
+def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
     """Return the closing table of `tune`."""
     scores, untuned = tuned.recipe.scores, tuned.untuned.scores
     lines = [
@@ -40,7 +41,7 @@ def report(tuned: Tuned, top_k: int) -> str:
     lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
     lines += [f"  step {json.dumps(step)}" for step in tuned.recipe.steps] + [""]
     photos = "" if tuned.labelled.real.all() else "  simulated"
-    lines += [f"  MAP@{top_k} (hits over min(m, {top_k}))   public  private      all{photos}"]
+    lines += [f"  {figure_name(metric, top_k)}   public  private      all{photos}"]
     lines += [_row("tuned", scores)]
     studied = tuned.untuned.provenance.get("studied")
     lines += [

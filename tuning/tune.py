@@ -10,6 +10,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.messages import log
+from competition.metrics import METRICS
 from features.kept_recipes import data_identity, keep_recipe, readable
 from features.recipe import Recipe
 from tuning import study as studies
@@ -127,7 +128,9 @@ def tune(
             nonlocal best_so_far
             value = landscape.map_inside(choice, coordinates, labelled.public)
             best_so_far = max(best_so_far, value)
-            bar.set_postfix_str(f"best MAP@{landscape.top_k} {best_so_far:.4f}", refresh=False)
+            bar.set_postfix_str(
+                f"best {METRICS[landscape.metric]}@{landscape.top_k} {best_so_far:.4f}", refresh=False
+            )
             return value
 
         _run(landscape, study, evaluate, total, seed, known, noted=noted, finished=lambda _: bar.update())
@@ -391,7 +394,11 @@ def _named(landscape: Landscape, choice: Choice, combination: Combination) -> li
     """Points worth knowing under the best's choices, by full ranking."""
     if not landscape.space.steps:
         return evaluate_named(
-            combination, *landscape.dumps(choice), landscape.labelled.relevant, landscape.top_k
+            combination,
+            *landscape.dumps(choice),
+            landscape.labelled.relevant,
+            landscape.top_k,
+            landscape.metric,
         )
     return named_points(
         combination, lambda weights: landscape.full_precisions(choice, weights, combination.corners)

@@ -1,6 +1,7 @@
 """Branch and bound against exact enumerations of the line arrangement, and its bound against sampling."""
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from competition.metrics import METRICS, query_figures
 from tests.tuning_tests.test_robust import make_scene
 from tuning.certificate import certify
-from tuning.objective import mean_average_precision
+from tuning.objective import average_precisions, mean_average_precision
 from tuning.open_pairs import Pairs
 from tuning.region import random_coordinates, vertices
 
@@ -50,12 +52,13 @@ def arrangement_points(scene, corners):
                 yield step / step.sum()
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("seed", range(6))
-def test_three_components_agree_with_the_line_arrangement(seed):
+def test_three_components_agree_with_the_line_arrangement(seed, metric):
     generator = np.random.default_rng(seed)
     relevant = generator.random((4, 8)) < 0.25
     relevant[:, 0] |= ~relevant.any(axis=1)
-    scene = make_scene(generator.random((4, 8, 3)), relevant, k=3)
+    scene = replace(make_scene(generator.random((4, 8, 3)), relevant, k=3), metric=metric)
     corners = vertices(generator.uniform(0.3, 1, 3), ["a", "a", "b"])
     exact = max(
         mean_average_precision(scene, point @ corners) for point in arrangement_points(scene, corners)
@@ -64,6 +67,19 @@ def test_three_components_agree_with_the_line_arrangement(seed):
     assert found.best == pytest.approx(exact, abs=1e-12)
     assert found.bound == pytest.approx(exact, abs=1e-12) and found.gap == 0
     assert mean_average_precision(scene, found.coordinates @ corners) == pytest.approx(found.best, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_scene_gives_every_metric_as_the_full_lists_do(metric):
+    generator = np.random.default_rng(5)
+    relevant = generator.random((6, 9)) < 0.4
+    relevant[:, 0] |= ~relevant.any(axis=1)
+    similarities = np.round(generator.random((6, 9, 3)), 1)  # with ties
+    scene = replace(make_scene(similarities, relevant, k=3), metric=metric)
+    for point in random_coordinates(200, 3, generator):
+        lists = np.argsort(-np.round(similarities @ point, 12), axis=1, kind="stable")
+        expected = query_figures(lists, [np.flatnonzero(hits) for hits in relevant], 3, metric)
+        np.testing.assert_allclose(average_precisions(scene, point), expected, atol=1e-12)
 
 
 class Arrangement:
