@@ -116,6 +116,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         help="images chained by this cosine or more in the deepest layer's dump; time grows with the square",
     )
 
+    doctor = _command(
+        commands,
+        "doctor",
+        "say what of a data set or a competition is missing, misnamed, corrupt or of the wrong size",
+    )
+    doctor.add_argument(
+        "--data", type=Path, metavar="DIR", help="a data set as its archives unpack, or a folder of several"
+    )
     reproduce = _command(
         commands, "reproduce", "rerun an experiment of the papers: the published figure, ours, the difference"
     )

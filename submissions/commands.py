@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
-from competition.configuration import load_configuration
-from competition.errors import ConfigurationError
 from submissions.answer_commands import blend, bundle, check, predict, score, show_leaderboard, submit
 from submissions.data_commands import clean, duplicates, extract, init, parts, verify
-from submissions.experiment_commands import reproduce
+from submissions.experiment_commands import doctor, reproduce
 from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
 from submissions.study_commands import compare, recipes, tune
 
@@ -51,4 +48,5 @@ COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "verify": verify,
     "duplicates": duplicates,
     "reproduce": reproduce,
+    "doctor": doctor,
 }

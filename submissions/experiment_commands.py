@@ -1,4 +1,4 @@
-"""The commands about the papers' data sets and experiments: reproduce."""
+"""The commands about the papers' data sets and experiments: reproduce, doctor."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def reproduce(options: Namespace) -> Outcome:
         },
     )
     return Outcome({"rows": rows}, text)
+
+
+def doctor(options: Namespace) -> Outcome:
+    """Say what of a data set or a configuration is missing, misnamed, corrupt or of the wrong size."""
+    from submissions.doctor import examine_configuration, examine_data
+
+    if (options.config is None) == (options.data is None):
+        raise ConfigurationError("doctor: give --config FILE or --data DIR")
+    if options.data is not None:
+        found, faults = examine_data(options.data)
+    else:
+        found, faults = examine_configuration(load_configuration(options.config, work=options.work))
+    verdict = f"{len(faults)} fault{'s' * (len(faults) != 1)}" if faults else "nothing is wrong"
+    return Outcome(
+        {"found": found, "faults": faults}, "\n".join([*found, *faults, verdict]), int(bool(faults))
+    )

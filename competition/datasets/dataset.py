@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ class Dataset:
 def images_of(folder: Path, names: Collection[str] | None = None, *, official: str = "") -> ImageSet:
     """List the images below `folder` whose id is among `names` (None: all), sorted by id.
 
-    Top7Error where some of `names` are not there. Names that differ in case alone are said so.
+    Top7Error where some of `names` are not there; a name that differs in case alone is said so.
     """
     found = list_images(folder)
     if names is None:
@@ -61,7 +60,7 @@ def require(named: Collection[str], there: Collection[str], folder: Path, source
     missing = sorted(set(named) - set(there))
     if not missing:
         return
-    near = difflib.get_close_matches(missing[0], sorted(there), n=1, cutoff=0.9)
+    near = [each for each in there if each.lower() == missing[0].lower()]
     hint = f" (there is {near[0]!r})" if near else ""
     few = "an unknown image, or a file that is missing" if len(missing) <= 3 else "a half-downloaded archive?"
     raise Top7Error(

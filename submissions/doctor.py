@@ -1,0 +1,144 @@
+"""`doctor`: what of a data set or a configuration is missing, misnamed, corrupt or of the wrong size."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from competition.configuration import SMALLEST_SIDE_PX, SPLITS, Configuration
+from competition.datasets import FORMATS, OFFICIAL, detect, load_dataset
+from competition.datasets.dataset import image_size
+from competition.errors import ConfigurationError, Top7Error
+from competition.images import ImageSet, list_images, split_images
+from competition.labels import validation_labels
+from features.decoding import Sizing
+from features.extraction.reading import read_ahead
+
+MOST = 20_000  # images of a folder that are all decoded; of more, so many drawn by seed
+HALF = (
+    ".part",
+    ".crdownload",
+    ".download",
+    ".tmp",
+    ".tgz",
+    ".tar",
+    ".gz",
+    ".zip",
+)  # half downloaded, or not unpacked
+LISTED = 10
+
+
+def examine_data(folder: Path) -> tuple[list[str], list[str]]:
+    """Return (what was found, what is wrong) of every data set below `folder`, a line each."""
+    named = {name: Path(folder) / name for name in FORMATS if (Path(folder) / name).is_dir()}
+    found, faults = [], []
+    for name, home in (named or {detect(folder): Path(folder)}).items():
+        try:
+            images = list_images(home, ids="path")
+        except Top7Error as error:
+            faults.append(str(error))
+            continue
+        found.append(f"{home}: {name}, {len(images)} images")
+        faults += _counted(name, home, len(images))
+        faults += [
+            f"{path}: half downloaded, or not unpacked"
+            for path in images.others
+            if path.suffix.lower() in HALF
+        ]
+        try:
+            dataset = load_dataset(name, home)
+            found.append(f"{home}: {len(dataset.gallery)} gallery images, {len(dataset.queries)} queries")
+        except Top7Error as error:
+            faults.append(str(error))
+        faults += _damaged(images)
+    return found, faults
+
+
+def _counted(name: str, home: Path, count: int) -> list[str]:
+    """Whether the archive holds as many images as were published (of the revisited sets: with their queries)."""
+    if name not in OFFICIAL:
+        return []
+    gallery, queries = OFFICIAL[name]
+    wanted = gallery + (queries if name.startswith("r") else 0)
+    if count >= wanted:
+        return []
+    return [
+        f"{home}: {count} images, {name} has {wanted}: {wanted - count} are missing: unpack or download them again"
+    ]
+
+
+def examine_configuration(configuration: Configuration) -> tuple[list[str], list[str]]:
+    """Return (what was found, what is wrong) of a configuration's images, labels, weights and external files."""
+    competition, found, faults, images = configuration.competition, [], [], {}
+    for split in SPLITS:
+        if getattr(competition, split) is None:
+            continue
+        try:
+            images[split] = split_images(configuration, split)
+            found.append(f"{split}: {len(images[split])} images")
+        except (Top7Error, ConfigurationError) as error:
+            faults.append(str(error))
+    if (competition.labels or competition.format) and {"gallery", "validation"} <= set(images):
+        try:
+            labels = validation_labels(
+                configuration, images["validation"].ids, frozenset(images["gallery"].ids)
+            )
+            found.append(f"labels: {len(labels)} queries, {sum(map(len, labels.values()))} correct images")
+        except Top7Error as error:
+            faults.append(str(error))
+    for backbone in configuration.backbones:
+        if isinstance(backbone.weights, Path) and not backbone.weights.is_file():
+            faults.append(f"[[backbone]] {backbone.name}: weights: {backbone.weights} is not there")
+    for external in configuration.externals:
+        for split in SPLITS:
+            path = getattr(external, split)
+            if path is not None:
+                faults += _external(path, images.get(split), f"[[external]] {external.name} {split}")
+    for split, listed in images.items():
+        faults += [f"{split}: {line}" for line in _damaged(listed)]
+    return found, faults
+
+
+def _external(path: Path, images: ImageSet | None, where: str) -> Iterator[str]:
+    ids = path.with_suffix(".ids")
+    lost = [each for each in (path, ids) if not each.is_file()]
+    if lost:
+        yield f"{where}: {lost[0]} is not there"
+        return
+    try:
+        rows = len(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        yield f"{path}: not a .npy matrix: {' '.join(str(error).split())}"
+        return
+    lines = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
+    if len(lines) != rows:
+        yield f"{path}: {rows} rows for {len(lines)} ids in {ids}"
+    elif images is not None and (missing := set(images.ids) - set(lines)):
+        yield f"{ids}: {len(missing)} images have no row, such as {min(missing)!r}"
+
+
+def _damaged(images: ImageSet) -> list[str]:
+    """Images that cannot be decoded or are too small, the first few by name, and how many."""
+    rows = np.arange(len(images))
+    if len(rows) > MOST:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
+    corrupt, small = [], []
+    pictures = read_ahead(images, rows, (Sizing(64),), workers=os.cpu_count() or 1, ahead=64)
+    for picture in tqdm(pictures, total=len(rows), desc="decode", unit="img", file=sys.stderr, leave=False):
+        path = images.paths.texts[picture.row]
+        if picture.pixels is None:
+            corrupt.append(f"{path}: {picture.reason}")
+        elif (size := image_size(path)) is not None and min(size) < SMALLEST_SIDE_PX:
+            small.append(f"{path}: {size[0]} × {size[1]} pixels, a network wants {SMALLEST_SIDE_PX} at least")
+    of = "" if len(rows) == len(images) else f" of {len(rows)} drawn"
+    faults = []
+    for kind, lines in ((f"cannot be decoded{of}", corrupt), (f"are very small{of}", small)):
+        faults += lines[:LISTED]
+        if len(lines) > LISTED:
+            faults.append(f"{len(lines)} images {kind}, {len(lines) - LISTED} more than are listed here")
+    return faults
