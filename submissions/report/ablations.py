@@ -22,7 +22,7 @@ MOST_BARS = 3  # lines of a chart that still show their intervals; the table has
 
 
 def ablations(scene: Scene) -> dict[str, object] | None:
-    """Return charts and tables, all on all labelled queries; None without labels."""
+    """Return charts and tables, all on all labelled queries; None without labels or dumps."""
     if scene.labelled is None:
         return None
     charts, tables = {}, []
@@ -57,7 +57,7 @@ def ablations(scene: Scene) -> dict[str, object] | None:
             )
     rows = {name: _steps(scene, name) for name, ranked in scene.ranked.items() if ranked.recipe.steps}
     _add(charts, tables, "steps", "Recipes after each of their steps", "steps so far", rows, scene.metric)
-    return {"tables": tables, "charts": charts}
+    return {"tables": tables, "charts": charts} if tables else None
 
 
 def _add(charts: dict, tables: list, key: str, title: str, axis: str, rows: dict, metric: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from competition.metrics import average_precisions
 from features.extraction import extracted_images
 from submissions.blending import read_scores
 from submissions.report.pictures import Pictures
+from submissions.report.pulled import pulled_down
 from submissions.report.ranked import Scene
 from submissions.scoring import read_submission
 
@@ -27,13 +28,15 @@ MOST_MISSED = 12  # correct images outside a list that are shown
 
 @dataclass
 class Lists:
-    """One submission's answers. ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None."""
+    """One submission's answers. ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None; why: see
+    `pulled_down`."""
 
     name: str
     ranks: np.ndarray
     scores: np.ndarray | None = None
     deep: np.ndarray | None = None
     note: str = ""
+    why: Callable[[int, int, int], str] | None = None
 
 
 def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> dict | None:
@@ -78,14 +81,17 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
                 if each.scores is None
                 else np.round(each.scores[:, 0] - each.scores[:, -1], 5).tolist(),
                 "missed": [
-                    [[image(row), place] for row, place in _missed(each, number, truth.get(number, ()))]
+                    [
+                        [image(row), place, _why(each, number, row)]
+                        for row, place in _missed(each, number, truth.get(number, ()))
+                    ]
                     for number in range(len(queries))
                 ],
             }
             for each in found
         ],
         "correct": [
-            sorted({image(row) for row in truth[number]}) if number in truth else None
+            sorted(images[row] for row in set(truth[number]) & images.keys()) if number in truth else None
             for number in range(len(queries))
         ],
         "images": pictured,
@@ -138,14 +144,15 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
     for name, ranked in scene.ranked.items():
         ranks, scores = ranked.lists.ranks, ranked.lists.scores
         same = [each for each in found if np.array_equal(each.ranks, ranks[:, : competition.top_k])]
+        why = pulled_down(scene, ranked)
         for each in same:
-            each.deep = ranks
+            each.deep, each.why = ranks, why
         if any(each.note == f"recipe {name}" for each in same):
             for each in same:
                 each.name = name if each.note == f"recipe {name}" else each.name
         elif not same:
             top = competition.top_k
-            found.append(Lists(name, ranks[:, :top], scores[:, :top], ranks, "ranked for this report"))
+            found.append(Lists(name, ranks[:, :top], scores[:, :top], ranks, "ranked for this report", why))
     return found
 
 
@@ -161,6 +168,10 @@ def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int,
     place = {row: number for number, row in enumerate(deep.tolist(), start=1)}
     missed = [(row, place.get(row, 0)) for row in dict.fromkeys(correct) if row not in shown]
     return sorted(missed, key=lambda each: (each[1] == 0, each[1], each[0]))[:MOST_MISSED]
+
+
+def _why(lists: Lists, query: int, row: int) -> str:
+    return "" if lists.why is None else lists.why(query, row, int(lists.ranks[query, -1]))
 
 
 def _precisions(lists: Lists, truth: Mapping[int, Sequence[int]], top_k: int) -> np.ndarray:

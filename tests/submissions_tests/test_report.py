@@ -15,7 +15,9 @@ from features.components import layer_component
 from features.descriptors import open_components
 from submissions.__main__ import main
 from submissions.report import weight_map
+from submissions.report.pulled import pulled_down
 from submissions.report.ranked import look
+from submissions.report.weight_map import short_names
 from tests.benchmarks.report_screenshots import browser
 
 PAGES = [
@@ -281,6 +283,22 @@ def test_sizes_unreadable_and_equal_files_are_listed(visit, report):
     page = visit("data.html")
     text = page.inner_text("main")
     assert "All 24 images looked at have 48 × 48 pixels" in text and "images a second" in text
+
+
+def test_what_pulled_a_missed_image_down_adds_up(config, report):
+    scene = look(load_configuration(config, work=report.parent))
+    ranked = scene.ranked["untuned"]
+    parts, weights = ranked.recipe.components, ranked.recipe.weights
+    opened = [open_components(scene.configuration, parts, split, None) for split in ("validation", "gallery")]
+    last, missed = ranked.lists.ranks[3, [6, 20]].tolist()
+    differences = [
+        w
+        * float(q.descriptors[3].astype(float) @ (g.descriptors[missed].astype(float) - g.descriptors[last]))
+        for w, q, g in zip(weights, *opened)
+    ]
+    words = pulled_down(scene, ranked)(3, missed, last)
+    worst = short_names(parts)[int(np.argmin(differences))]
+    assert words == f"{sum(differences):+.3f} to the last listed, most by {worst} ({min(differences):+.3f})"
 
 
 def test_a_second_report_makes_no_picture_again_and_keeps_none_that_is_gone(report, config):

@@ -49,12 +49,12 @@ function items(list, query) {
       list: list.name,
     };
   });
-  const missed = list.missed[query].map(([image, rank]) => ({
+  const missed = list.missed[query].map(([image, rank, why]) => ({
     id: data.images[image][0],
     source: file(data.images[image][1]),
     kind: "missed",
     sign: "○ ",
-    said: rank && rank <= data.top_k ? ", right, further down the list" : ", missed",
+    said: rank && rank <= data.top_k ? ", right, further down the list" : `, missed${why ? `, ${why}` : ""}`,
     rank: rank ? `place ${rank}` : list.deep ? "place over 1000" : "place unknown",
     score: "",
     list: list.name,
@@ -146,7 +146,7 @@ function refresh() {
   if (order.value === "worst") {
     by((query) => (list.precisions[query] === null ? 2 : list.precisions[query]));
   } else if (order.value === "near") {
-    const nearest = (query) => (list.missed[query].length && list.missed[query][0][1]) || Infinity;
+    const nearest = (query) => (list.missed[query].find(([, rank]) => rank > data.top_k) || [0, Infinity])[1];
     queries = queries.filter((query) => nearest(query) <= NEAR * data.top_k);
     by(nearest);
   } else if (order.value === "certain") {
