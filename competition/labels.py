@@ -156,7 +156,7 @@ def validation_labels(
             f"{configuration.path}: [competition] has no labels: add labels = … with the label "
             "file of the validation queries"
         )
-    if path != "folders" and not path.exists():
+    if path != "folders" and not Path(path).exists():
         raise Top7Error(f"{configuration.path}: [competition] labels: {path} does not exist")
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
 

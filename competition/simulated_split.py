@@ -56,9 +56,9 @@ def judging(ids: Sequence[str], groups: Sequence[int], seed: int) -> np.ndarray:
     groups: (m,) one number an image, the same for images that are equal or nearly so: a group is never split. Groups go
     in seeded order to the half that has fewer images; the first teaches.
     """
-    groups = np.asarray(groups)
+    numbers = np.asarray(groups)
     key: dict[int, bytes] = {}
-    for image_id, group in zip(ids, groups.tolist(), strict=True):
+    for image_id, group in zip(ids, numbers.tolist(), strict=True):
         drawn = _drawn(f"{seed}/half/", image_id)
         key[group] = min(key.get(group, drawn), drawn)
     halves: tuple[list[int], list[int]] = [], []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from features.regions import region_maxima, row_bands
 
 GROUP_BYTES = 2**20  # maps read together on a CPU: fewer calls, still in the caches
 ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
+
+
+_NOT_ASKED: Any = None  # a pooling reads only the statistics it asks for
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,15 @@ class MapStatistics:
 
     height: int
     width: int
-    average: Tensor | None = None
-    maximum: Tensor | None = None
-    power_mean: Tensor | None = None
-    centred: Tensor | None = None
-    summed: Tensor | None = None
-    active: Tensor | None = None
-    weighted: Tensor | None = None
-    attended_maximum: Tensor | None = None
-    regions: Tensor | None = None
+    average: Tensor = _NOT_ASKED
+    maximum: Tensor = _NOT_ASKED
+    power_mean: Tensor = _NOT_ASKED
+    centred: Tensor = _NOT_ASKED
+    summed: Tensor = _NOT_ASKED
+    active: Tensor = _NOT_ASKED
+    weighted: Tensor = _NOT_ASKED
+    attended_maximum: Tensor = _NOT_ASKED
+    regions: Tensor = _NOT_ASKED
     powers: Mapping[float, Tensor] = field(default_factory=dict)
 
 
@@ -113,7 +117,8 @@ def map_statistics(
             found[name].append(getattr(of, name))
         for exponent, parts in powers.items():
             parts.append(of.power(exponent))
-        bands.append(of.bands)
+        if of.bands is not None:
+            bands.append(of.bands)
     values = {name: torch.cat(parts) for name, parts in found.items()}
     height, width = maps.shape[2:]
     if by_region:

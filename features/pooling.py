@@ -146,11 +146,11 @@ def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool) -> Te
     """
     regions, attended = of.regions, attended.view(-1, of.height, of.width)
     squares = region_squares(of.height, of.width)
-    shares = [attended[:, t : t + s, l : l + s].float().mean((1, 2)) for t, l, s in squares]
+    each = [attended[:, t : t + s, l : l + s].float().mean((1, 2)) for t, l, s in squares]
     if whole:
         regions = torch.cat([unit_rows(of.maximum)[:, None], regions], 1)
-        shares = [attended.float().mean((1, 2)), *shares]
-    shares = torch.stack(shares, 1)
+        each = [attended.float().mean((1, 2)), *each]
+    shares = torch.stack(each, 1)
     shares = torch.where(shares < ATTENDED_SHARE + (1e-6 if whole else -1e-6), 0.0, shares)
     shares = torch.where(shares.any(1, keepdim=True), shares, 1.0)
     return (regions * shares[:, :, None]).sum(1)

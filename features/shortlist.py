@@ -83,7 +83,7 @@ class Shortlist:
         hits = some >= threshold[:, None]
         found = np.flatnonzero(hits)  # some times as fast as looking for rows and columns
         counts = np.diff(np.searchsorted(found, width * np.arange(len(hopeful) + 1)))
-        crowded = np.flatnonzero(counts > 4 * self.k + 16) if self.k < width else []
+        crowded = np.flatnonzero(counts > 4 * self.k + 16) if self.k < width else np.arange(0)
         if len(crowded):
             raise_threshold(crowded)
             hits[crowded] = some[crowded] >= threshold[crowded, None]

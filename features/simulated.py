@@ -131,8 +131,10 @@ def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves
     _, groups = connected_components(graph, directed=False)
     judges = judging(names, groups, settings.seed)
     ids = tuple(photo_id(name, view) for name in names for view in range(settings.views))
-    each = (np.repeat(values, settings.views) for values in (sources, groups.astype(np.int64), judges))
-    return _Halves(ids, *each, gallery)
+    rows, numbers, judge = (
+        np.repeat(values, settings.views) for values in (sources, groups.astype(np.int64), judges)
+    )
+    return _Halves(ids, rows, numbers, judge, gallery)
 
 
 def _alike(gallery: Dump, sources: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from competition.errors import nearest
 from competition.printable import printable
@@ -19,7 +20,7 @@ PROGRAM = (
 class _Parser(argparse.ArgumentParser):
     """Usage errors in one line, exit code 2."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         print(printable(f"top7: {self.prog}: {message}: see {self.prog} --help"), file=sys.stderr)
         raise SystemExit(2)
 

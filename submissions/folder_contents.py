@@ -152,7 +152,8 @@ def _find_labels(found: Contents) -> None:
 def _read_headers(found: Contents, split: str, images: ImageSet) -> None:
     """Formats and sizes of some images, evenly spread, and what is odd about them."""
     rows = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).round().astype(int))
-    formats, sizes, unreadable, misnamed = Counter(), [], [], 0
+    formats: Counter[str | None] = Counter()
+    sizes, unreadable, misnamed = [], [], 0
     set_up_pillow()
     for row in rows:
         path = images.paths[row]

@@ -6,7 +6,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import optuna
@@ -60,7 +60,7 @@ class Journal(JournalFileBackend):
         self._studies: set[str] = set()
         self._writing = FileLock(path.with_name(".journal.lock"))  # the system drops it when its process dies
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict]:
+    def read_logs(self, log_number_from: int) -> Generator[dict, None, None]:
         self.line = log_number_from + 1
         for log in super().read_logs(log_number_from):
             if log["op_code"] == JournalOperation.CREATE_STUDY:

@@ -56,7 +56,7 @@ class Comparison:
 
 
 def cross_validate(
-    tune_inside: Callable[[np.ndarray, int], Callable[[], np.ndarray]],
+    tune_inside: Callable[[np.ndarray, int], np.ndarray],
     groups: np.ndarray,
     *,
     n_folds: int = 5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ class Timed(Iterator[Picture]):
 
 def read_ahead(
     images: ImageSet, rows: Iterable[int], sizings: tuple[Sizing, ...], *, workers: int, ahead: int
-) -> Iterator[Picture]:
+) -> Generator[Picture, None, None]:
     """Yield the pictures of `rows` in that order, at most `ahead` of them decoded before they are asked
     for.
     """

@@ -113,7 +113,7 @@ def augmented(images: torch.Tensor, side: int, jitter: float, generator: torch.G
         ),
         1,
     )
-    grid = functional.affine_grid(theta, (count, 3, side, side), align_corners=False)
+    grid = functional.affine_grid(theta, [count, 3, side, side], align_corners=False)
     views = functional.grid_sample(images.float() / 255, grid, padding_mode="reflection", align_corners=False)
     gains = torch.exp(torch.randn(count, 3, 1, 1, generator=generator) * jitter)
     views = (views * gains).clamp(0, 1)

@@ -43,7 +43,7 @@ def most_exciting(
     responses = np.where(np.isfinite(responses), responses, 0)
     chosen = np.argsort(-responses, axis=0, kind="stable")[:most].T  # (detectors, most)
     rows = sorted({int(row) for row in chosen.flat})
-    places = {row: [] for row in rows}
+    places: dict[int, list] = {row: [] for row in rows}
     for number, best in enumerate(chosen):
         for rank, row in enumerate(best):
             places[int(row)].append((number, rank))

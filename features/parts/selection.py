@@ -53,7 +53,7 @@ class SumVariance:
 
     def variance(self) -> np.ndarray:
         """(C,) float64."""
-        return self.scatter / max(1, self.count)
+        return np.asarray(self.scatter / max(1, self.count))
 
 
 def by_variance(variance: np.ndarray) -> np.ndarray:

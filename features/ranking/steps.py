@@ -253,7 +253,7 @@ def with_index(steps: Sequence[Step], kind: str, recipe: str) -> tuple[Step, ...
 
 
 def used_components(
-    weights: Sequence[float], groups: Sequence[int] | None, steps: Sequence[Step]
+    weights: Sequence[float] | np.ndarray, groups: Sequence[int] | None, steps: Sequence[Step]
 ) -> list[int]:
     """Return the components that count: by their weight, or by those of a checked step (augment's, a cascade's
     stages'); all of them where a step joins them. The others need not be opened.
