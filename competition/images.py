@@ -13,7 +13,9 @@ import numpy as np
 from competition.configuration import SPLITS, Configuration
 from competition.errors import ConfigurationError, Top7Error
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"})
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .jp2 .j2k .mpo .ppm .pgm .pbm .qoi".split()
+)
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,15 @@ def validation_labels(
 
 
 def measured_by(
-    labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int
+    labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int, metric: str = "map"
 ) -> dict[str, object]:
-    """What a figure depends on besides the lists: gallery, labels and top_k; figures compare where these agree."""
+    """What a figure depends on besides the lists: gallery, labels, top_k, metric; figures compare where these agree."""
     told = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
     return {
         "gallery": ids_digest(gallery_ids),
         "labels": hashlib.sha256(told.encode()).hexdigest()[:16],
         "top_k": top_k,
+        "metric": metric,
     }
 
 

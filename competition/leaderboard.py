@@ -199,7 +199,7 @@ def _unlike(row: Row, like: Mapping[str, object] | None) -> str:
         return ""
     if not row.data:
         return "unknown labels"
-    found = {"measured_on": row.measured_on, **row.data}
+    found = {"measured_on": row.measured_on, "metric": "map", **row.data}
     differing = next((key for key, value in like.items() if found.get(key) != value), "")
     return {"": "", "measured_on": "other queries"}.get(differing, f"other {differing}")
 

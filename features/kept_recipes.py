@@ -16,7 +16,7 @@ from competition.messages import log
 from features.components import Component
 from features.recipe import Recipe, read_recipe, write_recipe
 
-OF_QUERIES = ("gallery", "labels", "top_k")  # figures compare where these agree
+OF_QUERIES = ("gallery", "labels", "top_k", "metric")  # figures compare where these agree
 
 
 def data_identity(configuration: Configuration, components: Sequence[Component]) -> dict[str, object]:
@@ -32,8 +32,7 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
         queries = split_images(configuration, "validation").ids
         labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
     return {
-        **measured_by(labels, ids, configuration.competition.top_k),
-        **({} if configuration.competition.metric == "map" else {"metric": configuration.competition.metric}),
+        **measured_by(labels, ids, configuration.competition.top_k, configuration.competition.metric),
         "dumps": sorted({component_path(configuration, part, "gallery").name for part in components}),
     }
 

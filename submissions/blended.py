@@ -8,7 +8,7 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.leaderboard import Row, file_digest, read_rows
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features.kept_recipes import ranked_among
 from submissions.blending import Lists, blend_files, write_scores
 from submissions.submitting import record_expected
@@ -63,7 +63,7 @@ def write_blend(
     try:
         parts = list(files) if lists.split == "validation" else _on_validation(configuration, files, data)
         labelled = labelled_queries(configuration, gallery)
-        found = average_precisions(blend_of(parts).ranks, labelled.relevant, competition.top_k)
+        found = query_figures(blend_of(parts).ranks, labelled.relevant, competition.top_k, competition.metric)
         values["expected"] = figures(found, labelled)
     except (ConfigurationError, Top7Error) as error:
         values["unknown"] = str(error)

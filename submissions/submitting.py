@@ -137,7 +137,7 @@ def score_and_record(
         "queries": len(scored.labels),
         "top_k": competition.top_k,
         "maps": scored.maps,
-        "data": measured_by(scored.labels, gallery, competition.top_k),
+        "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
         "unlabelled": scored.n_unlabelled,
     }
     if competition.metric != "map":
