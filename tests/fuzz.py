@@ -82,7 +82,7 @@ std = [0.5, 0.5, 0.5]
 image_size = 64
 resize = "squash"
 max_size = 1024
-layers = ["conv1_2", 4, -1]
+layers = ["conv1_2", 4]
 pooling = ["fcrow", "spoc", "rmac", "mac", "crow"]
 parts = { layer = "conv5_3", counts = [10, 25], dims = [32], exponents = [0.5, 1.0], alpha = 2.0, seed = 1 }
 clamp = true

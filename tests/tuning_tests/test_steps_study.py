@@ -26,7 +26,7 @@ from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
-from tuning.tune import _near_best_share, _showable, tune
+from tuning.tune import near_best_share, _showable, tune
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
@@ -292,7 +292,7 @@ def test_joined_components_have_one_point(awkward):
 
     watched = replace(made, scene=None, stream=stream)
     values = made.average_precisions(np.ones(1))
-    assert _near_best_share(watched, values, landscape.labelled) == 1.0
+    assert near_best_share(watched, values, landscape.labelled) == 1.0
     landscape.combination = lambda choice: watched
     assert "not known" in _showable(landscape, values)
     assert asked == [[1.0]] * len(asked) and len(asked) == 11
