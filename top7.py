@@ -185,7 +185,8 @@ class Run:
         from features.recipe import find_recipe
         from submissions.submitting import submit
 
-        written = submit(self.configuration, find_recipe(self.configuration, recipe), split, out)
+        named = None if recipe is None else str(recipe)
+        written = submit(self.configuration, find_recipe(self.configuration, named), split, out)
         return Path(written["file"])
 
     def leaderboard(self) -> pandas.DataFrame:

@@ -16,7 +16,7 @@ from competition.messages import log
 try:
     import fcntl
 except ImportError:  # a system without these locks: what is left there is not removed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 WRITING = ".writing"
 SCRATCH, OWNER = "top7-", ".owner"  # temporary folders, and the file in each that a living owner holds locked

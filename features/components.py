@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, nearest
 
-Choice = Mapping[str, object]
+Choice = Mapping[str, Any]
 EMBEDDINGS = ("cls", "head")  # the network's own: its class token; its pooled output before any classifier
 
 
@@ -159,7 +160,7 @@ def external_named(configuration: Configuration, name: str) -> External:
     )
 
 
-def component_from(values: Mapping[str, object]) -> Component:
+def component_from(values: Mapping[str, Any]) -> Component:
     """Rebuild a component from the plain values a recipe file holds; unknown keys are an error."""
     known = Component.__dataclass_fields__
     for key in values:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def recipe_digest(recipe: Mapping) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def file_label(*parts: object) -> str:
+def file_label(*parts: Any) -> str:
     """Join `parts` with dots into a file name; characters outside [A-Za-z0-9_.=-] become _."""
     return re.sub(r"[^A-Za-z0-9_.=-]", "_", ".".join(str(part) for part in parts))
 
@@ -120,11 +121,11 @@ def read_sidecar(path: Path) -> dict:
     return found
 
 
-def _are(kind: type, values: object) -> bool:
+def _are(kind: type, values: Any) -> bool:
     return isinstance(values, list) and set(map(type, values)) <= {kind}
 
 
-def _fit_unreadable(entries: object, sidecar: Mapping) -> bool:
+def _fit_unreadable(entries: Any, sidecar: Mapping) -> bool:
     if not _are(dict, entries):
         return False
     rows = [entry.get("row") for entry in entries]
@@ -132,7 +133,7 @@ def _fit_unreadable(entries: object, sidecar: Mapping) -> bool:
     return _are(int, rows) and all(0 <= row < len(sidecar["ids"]) for row in rows) and _are(str, told)
 
 
-def _fit_settings(runs: object, sidecar: Mapping) -> bool:
+def _fit_settings(runs: Any, sidecar: Mapping) -> bool:
     return _are(dict, runs) and all(_are(int, run.get("rows")) and len(run["rows"]) == 2 for run in runs)
 
 
@@ -241,7 +242,7 @@ def recipe_difference(found: Mapping, expected: Mapping) -> str:
     return ""
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     return json.loads(json.dumps(value, default=str))
 
 
@@ -260,7 +261,7 @@ def sidecar_for(
     ids: Sequence[str],
     recipe: Mapping,
     unreadable: Sequence[Mapping],
-    **more: object,
+    **more: Any,
 ) -> dict:
     """The content of a sidecar; `more` are further keys (precision and settings of the run, the images' record,
     column_sum: (D,) floats, which spare a study one reading of the gallery).
@@ -283,7 +284,7 @@ def write_dump(
     shape: tuple[int, int],
     dtype: str,
     unreadable: Sequence[Mapping],
-    **more: object,
+    **more: Any,
 ) -> Path:
     """Write a whole dump block by block, the sidecar last; returns `path`.
 

@@ -170,7 +170,7 @@ def _differing(sidecar: Path, found: Mapping, most_bytes: int | None) -> list[Pa
             same = there.st_size == noted["bytes"]
             if same and most_bytes is None:
                 same = file_sum(path) == noted["crc32"]
-            elif same and there.st_size <= most_bytes:
+            elif same and most_bytes is not None and there.st_size <= most_bytes:
                 same = _sum_once(path, there.st_size, there.st_mtime_ns) == noted["crc32"]
         except OSError:
             same = False

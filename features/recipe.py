@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,9 @@ class Recipe:
     name: str
     components: tuple[Component, ...]
     weights: tuple[float, ...]
-    choice: dict[str, object] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     steps: tuple[dict, ...] = ()
     groups: tuple[int, ...] = ()
 
@@ -199,18 +200,18 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: Any) -> bool:
     """Whether it can stand in the name of a file: a recipe's submissions are named after it."""
     if not isinstance(value, str) or not value.isprintable() or {"/", "\\"} & set(value):
         return False
     return 0 < len(value) <= 100 and not value.startswith(".")
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _are_scores(scores: object) -> bool:
+def _are_scores(scores: Any) -> bool:
     figures = ("all", "public", "private", "cross-validated")
     return isinstance(scores, dict) and all(_is_number(scores.get(name, 0.0)) for name in figures)
 

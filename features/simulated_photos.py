@@ -106,9 +106,8 @@ def _product(pixels: Image.Image) -> Image.Image | None:
     from scipy import ndimage  # predict does without it
 
     factor = min(1.0, MASK_PX / max(pixels.size))
-    small = pixels.resize(
-        tuple(max(1, round(length * factor)) for length in pixels.size), Image.Resampling.BOX
-    )
+    width, height = (max(1, round(length * factor)) for length in pixels.size)
+    small = pixels.resize((width, height), Image.Resampling.BOX)
     white = np.asarray(small).min(2) >= NEARLY_WHITE
     border = np.ones_like(white)
     border[1:-1, 1:-1] = False

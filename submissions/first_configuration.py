@@ -157,7 +157,7 @@ def _text(
         lines.append('# labels = "….csv"     # query,gallery[,gallery…]; none was found')
     else:
         lines.append(
-            f"labels = {json.dumps(found.labels) if found.labels == 'folders' else quoted(found.labels)}"
+            f"labels = {json.dumps(found.labels) if found.labels == 'folders' else quoted(Path(found.labels))}"
         )
     lines += [
         f"ids = {json.dumps(found.ids):<19}# name | path (with the folders below)",

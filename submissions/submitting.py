@@ -113,7 +113,7 @@ def _lists(
 def score_and_record(
     configuration: Configuration,
     file: Path,
-    labels: Path,
+    labels: Path | str,
     queries: Mapping[str, Sequence[str]],
     gallery: Sequence[str],
 ) -> dict:

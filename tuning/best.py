@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,12 @@ from tuning.certificate import certify
 from tuning.landscape import Landscape
 from tuning.robust import largest_ball
 
-Choice = Mapping[str, object]
+Choice = Mapping[str, Any]
 TIE = 1e-12
 SAME = 1e-9  # figures of one trial further apart than this come from other descriptors or other code
 
 
-def best_point(landscape: Landscape, study) -> tuple[dict[str, object], np.ndarray, float]:
+def best_point(landscape: Landscape, study) -> tuple[dict[str, Any], np.ndarray, float]:
     """Return (choice, barycentric coordinates, public MAP) of the study's best; of equals the most robust."""
     finished = studies.completed(study)
     if not finished:

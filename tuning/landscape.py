@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from tuning.region import layer_sums, region_chains, vertices
 from tuning.space import space_of
 from tuning.step_choices import Step, with_weights
 
-Choice = Mapping[str, object]
+Choice = Mapping[str, Any]
 SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 )
@@ -252,7 +253,7 @@ class Landscape:
                 found[component.chain] = (vertex, names)  # the deepest of a chain comes last
         return list(found.values())
 
-    def all_choices(self) -> list[dict[str, object]]:
+    def all_choices(self) -> list[dict[str, Any]]:
         """Return every combination of choices of the study, its first values first."""
         return [dict(zip(self.choice_lists, values)) for values in product(*self.choice_lists.values())]
 

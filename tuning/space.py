@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from features.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED, objective_of
 from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
 
-Choice = Mapping[str, object]
+Choice = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Space:
     recipe: Recipe | None = None
 
     @property
-    def default(self) -> dict[str, object]:
+    def default(self) -> dict[str, Any]:
         """The first value of every choice."""
         return {name: values[0] for name, values in self.choice_lists.items()}
 
-    def single_changes(self) -> list[dict[str, object]]:
+    def single_changes(self) -> list[dict[str, Any]]:
         """Return the first choices, and those with one other value of a step."""
         return [self.default] + [
             {**self.default, name: value}

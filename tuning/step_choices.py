@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from competition.errors import ConfigurationError
 from features.ranking.descriptor_steps import independent
 from features.ranking.steps import TUNABLE, check_steps, parameters_of
 
-Choice = Mapping[str, object]
-Step = dict[str, object]
+Choice = Mapping[str, Any]
+Step = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class StepChoices:
         return {"step": self.name, **found}
 
 
-def parameter_value(value: object) -> object:
+def parameter_value(value: Any) -> object:
     """Return a value as Optuna keeps it: numbers, texts and booleans as they are, anything else as JSON."""
     return value if isinstance(value, (bool, int, float, str)) else json.dumps(value, separators=(",", ":"))
 
 
-def _stages(found: Mapping[str, object]) -> list[dict]:
+def _stages(found: Mapping[str, Any]) -> list[dict]:
     """Return a cascade's stages; one that would keep more than the stage before keeps as many."""
     stages: list[dict] = []
     for number in range(1, len(found) // 2 + 1):
@@ -121,7 +122,7 @@ def with_weights(steps: Sequence[Step], weights: np.ndarray, corners: np.ndarray
     return tuple(found)
 
 
-def _numbers(named: object, weights: np.ndarray, corners: np.ndarray) -> list[float]:
+def _numbers(named: Any, weights: np.ndarray, corners: np.ndarray) -> list[float]:
     if not isinstance(named, str):
         return list(named)
     if named == "own":
@@ -132,7 +133,7 @@ def _numbers(named: object, weights: np.ndarray, corners: np.ndarray) -> list[fl
 
 
 def configured_steps(
-    tables: Sequence[Mapping[str, object]], path: Path, n_components: int
+    tables: Sequence[Mapping[str, Any]], path: Path, n_components: int
 ) -> tuple[StepChoices, ...]:
     """Return the steps of `[tuning] steps`; ConfigurationError, one line, for what cannot be."""
     where = f"{path}: [tuning] steps"
@@ -163,7 +164,7 @@ def configured_steps(
     return tuple(found)
 
 
-def recipe_steps(steps: Sequence[Mapping[str, object]], n_components: int) -> tuple[StepChoices, ...]:
+def recipe_steps(steps: Sequence[Mapping[str, Any]], n_components: int) -> tuple[StepChoices, ...]:
     """Return a recipe's steps with the values worth trying, the recipe's own first.
 
     n_components: how many vertices a cascade's stages may take their weights from; stages' weights come one a
@@ -199,7 +200,7 @@ def _labels(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _listed(key: str, value: object) -> tuple:
+def _listed(key: str, value: Any) -> tuple:
     """The values an argument may take; a list of numbers for `weights` is one value."""
     if (
         not isinstance(value, list)
@@ -210,7 +211,7 @@ def _listed(key: str, value: object) -> tuple:
     return tuple(value)
 
 
-def _are_stages(value: object) -> bool:
+def _are_stages(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
@@ -269,7 +270,7 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
             raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _check_weights(where: str, value: object, n_components: int, words: Sequence[str]) -> None:
+def _check_weights(where: str, value: Any, n_components: int, words: Sequence[str]) -> None:
     if isinstance(value, str):
         vertex = re.fullmatch(r"vertex (\d+)", value) if "centroid" in words else None
         if value in words or vertex and 1 <= int(vertex[1]) <= n_components:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def load(folder: Path, name: str) -> Dataset:
     return Dataset(name, gallery, boxed_queries(images, boxes, str(path)), truths)
 
 
-def _checked(entry: object, path: Path) -> tuple[list[str], list[str], list[dict]]:
+def _checked(entry: Any, path: Path) -> tuple[list[str], list[str], list[dict]]:
     try:
         gallery, queries, gnd = list(entry["imlist"]), list(entry["qimlist"]), list(entry["gnd"])
         whole = len(queries) == len(gnd) and all(isinstance(name, str) for name in [*gallery, *queries])

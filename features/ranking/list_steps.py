@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def expand_queries(
     return state
 
 
-def cascade(state: State, *, stages: Sequence[Mapping[str, object]]) -> State:
+def cascade(state: State, *, stages: Sequence[Mapping[str, Any]]) -> State:
     """Stages {"weights": one number for each entry of the recipe's components, "keep": images kept}."""
     plan = [(spread(stage["weights"], state.groups), max(int(stage["keep"]), state.k)) for stage in stages]
     ranks, scores = cascades.cascade(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from features.ranking.views import RowStack
 USERS = ("validation", "test")  # splits whose images are photos of users
 
 
-def learns_from_photos(step: Mapping[str, object]) -> bool:
+def learns_from_photos(step: Mapping[str, Any]) -> bool:
     """Say whether a step learns from photos, and these are not in a bundle's files already."""
     return step["step"] == "photo_whiten" and "learnt" not in step
 
@@ -31,7 +32,7 @@ def learns_from_photos(step: Mapping[str, object]) -> bool:
 def photos_for(
     configuration: Configuration,
     components: Sequence[Component],
-    steps: Sequence[Mapping[str, object]],
+    steps: Sequence[Mapping[str, Any]],
     gallery_ids: Sequence[str] | None = None,
 ) -> Photos | None:
     """Return what `steps` learn from, described by `components`; None where no step learns from photos.

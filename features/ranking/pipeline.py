@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,9 +72,9 @@ def rank_dumps(
     queries: Sequence[Dump],
     gallery: Sequence[Dump],
     weights: Sequence[float] | np.ndarray,
-    steps: Sequence[Mapping[str, object]],
+    steps: Sequence[Mapping[str, Any]],
     k: int,
-    **options: object,
+    **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ranks (Q, k) int64 and scores (Q, k) float64 after `steps`; options: see `start_with_dumps`.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -84,7 +85,7 @@ class PrincipalAxes:
 
 
 def learn_whitening(
-    rows: np.ndarray, dim: int, *, exponent: float = 1.0, shrinkage: float = 0.0, **sample: object
+    rows: np.ndarray, dim: int, *, exponent: float = 1.0, shrinkage: float = 0.0, **sample: Any
 ) -> Projection:
     """Return PCA of rows (n, D) to at most `dim` dimensions, whitened; sample: see `principal_axes`.
 
@@ -139,7 +140,7 @@ def learn_photo_whitening(
     *,
     shrinkage: float,
     exponent: float = 0.0,
-    **sample: object,
+    **sample: Any,
 ) -> Projection:
     """Return the whitening that makes little of what a photo changes, then PCA of rows (n, D) there to `dim` dimensions.
 
@@ -151,7 +152,7 @@ def learn_photo_whitening(
 
 
 def photo_axes(
-    rows: np.ndarray, scatter: np.ndarray, shrinkage: float, **sample: object
+    rows: np.ndarray, scatter: np.ndarray, shrinkage: float, **sample: Any
 ) -> tuple[np.ndarray, PrincipalAxes]:
     """Return S^(-1/2) (D, D) of the shrunk scatter S, and the principal axes of rows @ S^(-1/2), with the rows' own mean."""
     with threadpool_limits(1):

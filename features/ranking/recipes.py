@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,15 +40,15 @@ FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 KEYS = ("name", "source", "components", "weights", "steps")
 
 
-def _number(value: object) -> bool:
+def _number(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1e9
 
 
-def _backbone(value: object) -> bool:
+def _backbone(value: Any) -> bool:
     return isinstance(value, str) or type(value) is int and value >= 1
 
 
-def _layer(value: object) -> bool:
+def _layer(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(not isinstance(item, str | list) and _layer(item) for item in value)
     if isinstance(value, dict):
@@ -55,7 +56,7 @@ def _layer(value: object) -> bool:
     return type(value) is int and value < 0 or isinstance(value, str)
 
 
-def _pooling(value: object) -> bool:
+def _pooling(value: Any) -> bool:
     return isinstance(value, str) or isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
@@ -79,9 +80,9 @@ class NamedRecipe:
 
     name: str
     source: str
-    components: tuple[Mapping[str, object], ...]
+    components: tuple[Mapping[str, Any], ...]
     weights: tuple[float, ...]
-    steps: tuple[Mapping[str, object], ...]
+    steps: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Resolved:
     components: tuple[Component, ...]
     weights: tuple[float, ...]
     groups: tuple[int, ...]
-    steps: tuple[Mapping[str, object], ...]
+    steps: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
 
 
@@ -185,7 +186,7 @@ def resolve(recipe: NamedRecipe, configuration: Configuration) -> Resolved:
 
 
 def _matches(
-    pattern: Mapping[str, object], configuration: Configuration, where: str, notes: list[str]
+    pattern: Mapping[str, Any], configuration: Configuration, where: str, notes: list[str]
 ) -> list[Component]:
     optional = bool(pattern.get("optional", False))
     if "external" in pattern:
@@ -214,9 +215,7 @@ def _matches(
     return components
 
 
-def _backbones(
-    wanted: object, configuration: Configuration, where: str, notes: list[str]
-) -> Sequence[Backbone]:
+def _backbones(wanted: Any, configuration: Configuration, where: str, notes: list[str]) -> Sequence[Backbone]:
     backbones = configuration.backbones
     if wanted == "*" or not backbones:
         return backbones
@@ -234,7 +233,7 @@ def _backbones(
 
 
 def _layers(
-    pattern: Mapping[str, object], backbone: Backbone, where: str, optional: bool, notes: list[str]
+    pattern: Mapping[str, Any], backbone: Backbone, where: str, optional: bool, notes: list[str]
 ) -> list[Component]:
     order = depth_order(backbone.layers)
     wanted = pattern.get("layer", "last")
@@ -266,14 +265,14 @@ def _layers(
     return [layer_component(backbone, layer, pooling) for layer in layers]
 
 
-def _has_layer(order: Sequence[int | str], wanted: object) -> bool:
+def _has_layer(order: Sequence[int | str], wanted: Any) -> bool:
     """Whether a pattern's {"is": …}, or number from the deepest, is one of the layers."""
     if isinstance(wanted, Mapping):
         return wanted.get("is") in order
     return isinstance(wanted, int) and -len(order) <= wanted < 0
 
 
-def _parts(pattern: Mapping[str, object], backbone: Backbone, notes: list[str]) -> list[Component]:
+def _parts(pattern: Mapping[str, Any], backbone: Backbone, notes: list[str]) -> list[Component]:
     wanted, components = pattern["parts"], []
     for number, table in enumerate(backbone.parts):
         if wanted not in ("*", number + 1):

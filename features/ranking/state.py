@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class State:
         """Return the state with the same gallery rows read from elsewhere."""
         return replace(self, gallery=gallery)
 
-    def changed(self, **values: object) -> State:
+    def changed(self, **values: Any) -> State:
         """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
         return replace(
             self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values}
@@ -142,7 +143,7 @@ class State:
         self,
         function: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]],
         simulated: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] | None = None,
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Return queries and photos after a function of L arrays of rows, as arguments of `changed`.
 
         simulated: the function of simulated photos, where it is another than that of user photos.
@@ -162,7 +163,7 @@ class State:
         )
         return {"queries": tuple(map(np.asarray, queries)), "photos": photos}
 
-    def identity_after(self, step: str, **arguments: object) -> tuple[str, ...]:
+    def identity_after(self, step: str, **arguments: Any) -> tuple[str, ...]:
         return tuple(
             f"{step}-{digest_of([step, arguments, own, np.flatnonzero(self.excluded).tolist()])}"
             for own in self.identity

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from features.ranking.photo_whitening import photo_whiten
 from features.ranking.rerankers import diffuse, reciprocal
 from features.ranking.state import Photos, State
 
-Step = Mapping[str, object]
+Step = Mapping[str, Any]
 
 STEPS: dict[str, Callable[..., State]] = {
     "concatenate": concatenate,
@@ -92,13 +93,13 @@ def _number(low: float, high: float) -> Check:
     )
 
 
-def are_weights(value: object) -> bool:
+def are_weights(value: Any) -> bool:
     """Say whether a value is a list of numbers >= 0 of which one is above 0."""
     numbers = isinstance(value, list | tuple) and all(_number(0, 1e9)[0](item) for item in value)
     return numbers and any(value)
 
 
-def are_stages(value: object) -> bool:
+def are_stages(value: Any) -> bool:
     """Say whether a value is a list of a cascade's stages, none of which keeps more than the one before."""
     if not isinstance(value, list | tuple) or not value:
         return False
@@ -160,7 +161,7 @@ def rank(
     weights: Sequence[float] | np.ndarray,
     steps: Sequence[Step],
     k: int,
-    **options: object,
+    **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ranks (Q, k) int64 and scores (Q, k) float64 after a recipe's steps, best first, -1 and -inf for
     missing.
@@ -308,7 +309,7 @@ def check_steps(steps: Sequence[Step]) -> None:
         last = name
 
 
-def _check_argument(where: str, name: str, key: str, value: object, parameters: Mapping) -> None:
+def _check_argument(where: str, name: str, key: str, value: Any, parameters: Mapping) -> None:
     if key not in parameters:
         raise ConfigurationError(f"{where} no {key!r}: {nearest(key, parameters)}")
     noun, known = WORDS.get(key, ("", None))

@@ -26,7 +26,7 @@ from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
-from tuning.tune import near_best_share, _showable, tune
+from tuning.tune import _showable, near_best_share, tune
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
