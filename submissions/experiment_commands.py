@@ -22,6 +22,12 @@ def reproduce(options: Namespace) -> Outcome:
         return Outcome({"experiments": list(known)}, "\n".join(lines))
     if options.config is not None and options.data is not None:
         raise ConfigurationError("--config and --data: give one of the two")
+    if options.config is not None and (
+        options.weights or options.image_size is not None or options.distractors
+    ):
+        raise ConfigurationError(
+            f"--weights, --image-size and --distractors go with --data: {options.config} names its own network and images"
+        )
     wanted = chosen(options.name)
     configuration = load_configuration(options.config, work=options.work) if options.config else None
     text, rows = rerun(

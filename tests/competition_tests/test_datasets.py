@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from competition.configuration import load_configuration
+from competition.configuration import DATA_SETS, load_configuration
 from competition.datasets import FORMATS, detect, load_dataset
 from competition.datasets.oxford_paris import query_files
 from competition.datasets.revisited import read_pickle
@@ -21,6 +21,10 @@ from tests.conftest import ROOT
 
 def ids(dataset, rows):
     return [dataset.gallery.ids[row] for row in sorted(rows)]
+
+
+def test_a_configuration_knows_every_data_set():
+    assert tuple(FORMATS) == DATA_SETS
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

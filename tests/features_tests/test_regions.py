@@ -25,6 +25,15 @@ def test_a_box_is_cut_out_with_its_edges_rounded():
     assert np.array_equal(found, PIXELS[4:39, 2:50])
 
 
+def test_a_box_is_in_pixels_of_the_file_also_where_a_jpeg_could_be_decoded_smaller():
+    flat = np.zeros((400, 400, 3), dtype=np.uint8)
+    flat[200:, 200:] = 255
+    stream = io.BytesIO()
+    Image.fromarray(flat).save(stream, "JPEG", quality=95)
+    (found,) = decode(stream.getvalue(), (Sizing(32),), Region((216, 216, 392, 392)))
+    assert found.shape == (32, 32, 3) and found.min() > 250
+
+
 def test_turns_are_counter_clockwise():
     for turns in range(4):
         (found,) = decode(png(), WHOLE, Region(turns=turns))

@@ -131,6 +131,8 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["reproduce", "pwa-table1", "--data", str(tmp_path / "none")]) == 1
     assert "no such folder: give --data the folder" in capsys.readouterr().err
+    assert main(["reproduce", "pwa-table1", "--config", "c.toml", "--image-size", "64"]) == 2
+    assert "go with --data" in capsys.readouterr().err
 
 
 def test_recipes_are_checked(tmp_path):
