@@ -52,6 +52,11 @@ class Competition:
     format: str | None = None
     distractors: Path | None = None
 
+    @property
+    def labelled(self) -> bool:
+        """Whether it has validation queries with labels: a label file's, or those of its `format`."""
+        return self.validation is not None and (self.labels is not None or self.format is not None)
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -38,7 +38,7 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
 
 
 def _has_labels(configuration: Configuration) -> bool:
-    return configuration.competition.labels is not None and configuration.competition.validation is not None
+    return configuration.competition.labelled
 
 
 def ranked_among(configuration: Configuration) -> dict[str, object] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from competition import leaderboard
 from competition.configuration import Competition
 from competition.errors import ConfigurationError
+from competition.labels import validation_labels
 from competition.messages import log
 from competition.metrics import METRICS
 from competition.standings import render
@@ -89,6 +90,8 @@ def score(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     found = splits_of(configuration)
     labels = options.labels or configuration.competition.labels
+    if labels is None and configuration.competition.format is not None:
+        labels = validation_labels(configuration, found.queries["validation"], found.gallery)
     if labels is None:
         raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
     values = score_and_record(configuration, options.file, labels, found.queries, found.gallery)

@@ -83,7 +83,7 @@ def examine_configuration(configuration: Configuration) -> tuple[list[str], list
             found.append(f"{split}: {len(images[split])} images")
         except (Top7Error, ConfigurationError) as error:
             faults.append(str(error))
-    if (competition.labels or competition.format) and {"gallery", "validation"} <= set(images):
+    if competition.labelled and {"gallery", "validation"} <= set(images):
         try:
             labels = validation_labels(
                 configuration, images["validation"].ids, frozenset(images["gallery"].ids)

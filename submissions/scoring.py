@@ -71,20 +71,24 @@ def read_submission(
 
 def score_submission(
     path: Path | str,
-    labels_path: Path | str,
+    labels_path: Path | str | Mapping[str, tuple[str, ...]],
     *,
     splits: Mapping[str, Sequence[str]],
     gallery_ids: Sequence[str],
     top_k: int = 7,
     form: str = "plain",
 ) -> Score:
-    """Score the submission `path` with the label file `labels_path`.
+    """Score the submission `path` with the label file `labels_path`, or with labels read before.
 
     splits: split -> query ids; gallery_ids: in row order. The labels may leave queries of the submission's
     split out (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
     """
     check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
-    labels = read_labels(labels_path, query_ids=splits[check.split], gallery_ids=gallery_ids, complete=False)
+    labels = labels_path
+    if not isinstance(labels_path, Mapping):
+        labels = read_labels(
+            labels_path, query_ids=splits[check.split], gallery_ids=gallery_ids, complete=False
+        )
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
     ranks = np.array(
         [[row_of[gallery_id] for gallery_id in check.answers[query]] for query in labels], dtype=np.int64

@@ -83,7 +83,7 @@ def objective_of(configuration: Configuration) -> str:
 
 def has_labels(configuration: Configuration) -> bool:
     """Say whether the configuration names labelled queries."""
-    return configuration.competition.validation is not None and configuration.competition.labels is not None
+    return configuration.competition.labelled
 
 
 def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:

@@ -43,8 +43,7 @@ def sample_of(configuration: Configuration, gallery: ImageSet, limit: int) -> Im
     if limit >= len(gallery):
         return gallery
     positives: set[str] = set()
-    competition = configuration.competition
-    if competition.labels is not None or competition.format is not None:
+    if configuration.competition.labelled:
         from competition.labels import validation_labels
 
         queries = split_images(configuration, "validation")

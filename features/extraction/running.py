@@ -182,7 +182,7 @@ def _work(
         if split not in DESCRIBED:
             raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(DESCRIBED)}")
     found = configured_images(configuration, splits)
-    if "gallery" in found and "validation" in found and configuration.competition.labels is not None:
+    if "gallery" in found and "validation" in found and configuration.competition.labelled:
         validation_labels(
             configuration, found["validation"].ids, found["gallery"].ids
         )  # wrong ones: now, not later

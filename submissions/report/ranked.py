@@ -58,7 +58,7 @@ class Scene:
 def look(configuration: Configuration) -> Scene:
     """Rank every kept recipe that is of this data; one that would take long on a large gallery is left out."""
     ids = gallery_ids(configuration)
-    labelled = None if configuration.competition.labels is None else labelled_queries(configuration, ids)
+    labelled = None if not configuration.competition.labelled else labelled_queries(configuration, ids)
     recipes = tuple(kept_recipes(configuration))
     usable = [recipe for recipe in recipes if is_of_this_data(configuration, recipe)]
     ranked, left_out = {}, {}
