@@ -8,14 +8,14 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features.components import Component, layer_component, layers_under, parts_component, parts_label
 from features.descriptors import open_components
 from features.extraction.targets import component_dump_path
 from features.ranked_lists import ranked_lists
 from submissions.report.ranked import Scene
+from tuning.combination import full_precisions
 from tuning.evaluating import LARGE_GALLERY
-from tuning.named_points import full_precisions
 from tuning.validation import group_interval
 
 MOST_BARS = 3  # lines of a chart that still show their intervals; the table has them all
@@ -55,7 +55,11 @@ def ablations(scene: Scene) -> dict[str, object] | None:
                 rows,
                 scene.metric,
             )
-    rows = {name: _steps(scene, name) for name, ranked in scene.ranked.items() if ranked.recipe.steps}
+    rows = {
+        f"{name}: {', '.join(str(step['step']) for step in ranked.recipe.steps)}": _steps(scene, name)
+        for name, ranked in scene.ranked.items()
+        if ranked.recipe.steps
+    }
     _add(charts, tables, "steps", "Recipes after each of their steps", "steps so far", rows, scene.metric)
     return {"tables": tables, "charts": charts} if tables else None
 
@@ -105,8 +109,9 @@ def _alone(scene: Scene, component: Component) -> dict | None:
     except Top7Error as error:
         log.warning(f"top7: left out of the ablations: {error}")
         return None
-    top_k = configuration.competition.top_k
-    return _figure(full_precisions(queries, gallery, np.ones(1), labelled.relevant, top_k), scene)
+    top_k, metric = configuration.competition.top_k, configuration.competition.metric
+    values = full_precisions(queries, gallery, np.ones(1), labelled.relevant, top_k, metric)
+    return _figure(values, scene)
 
 
 def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
@@ -128,18 +133,17 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
 
 def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
     """The recipe's figure with none of its steps, the first, the first two, ..."""
-    recipe, top_k = scene.ranked[name].recipe, scene.configuration.competition.top_k
-    line: list[tuple[str, dict | None]] = []
+    recipe, competition = scene.ranked[name].recipe, scene.configuration.competition
+    labelled, line = scene.labelled, []
     for count in range(len(recipe.steps)):
-        shown = "none" if not count else f"{count} {recipe.steps[count - 1]['step']}"
+        part = replace(recipe, steps=recipe.steps[:count])
         try:
-            part = replace(recipe, steps=recipe.steps[:count])
             lists = ranked_lists(
-                scene.configuration, part, "validation", scene.labelled.query_ids, scene.gallery_ids
+                scene.configuration, part, "validation", labelled.query_ids, scene.gallery_ids
             )
         except (ConfigurationError, Top7Error) as error:
             log.warning(f"top7: {name} after {count} steps is left out: {error}")
             continue
-        line.append((shown, _figure(average_precisions(lists.ranks, scene.labelled.relevant, top_k), scene)))
-    last = f"{len(recipe.steps)} {recipe.steps[-1]['step']}"
-    return [*line, (last, _figure(scene.ranked[name].precisions, scene))]
+        values = query_figures(lists.ranks, labelled.relevant, competition.top_k, competition.metric)
+        line.append((str(count), _figure(values, scene)))
+    return [*line, (str(len(recipe.steps)), _figure(scene.ranked[name].precisions, scene))]

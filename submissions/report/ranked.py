@@ -11,7 +11,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
 from competition.messages import log
-from competition.metrics import average_precisions
+from competition.metrics import METRICS, query_figures
 from features.descriptors import gallery_ids
 from features.kept_recipes import choose, is_of_this_data, kept_recipes
 from features.ranked_lists import RankedLists, ranked_lists
@@ -52,18 +52,21 @@ class Scene:
     @property
     def metric(self) -> str:
         """The figure's name."""
-        return f"MAP@{self.configuration.competition.top_k}"
+        competition = self.configuration.competition
+        return f"{METRICS[competition.metric]}@{competition.top_k}"
 
 
 def look(configuration: Configuration) -> Scene:
     """Rank every kept recipe that is of this data; one that would take long on a large gallery is left out."""
     ids = gallery_ids(configuration)
-    labelled = None if not configuration.competition.labelled else labelled_queries(configuration, ids)
+    labelled = labelled_queries(configuration, ids) if configuration.competition.labelled else None
     recipes = tuple(kept_recipes(configuration))
     usable = [recipe for recipe in recipes if is_of_this_data(configuration, recipe)]
     ranked, left_out = {}, {}
-    queries = tuple(split_images(configuration, "validation").ids) if labelled is None else labelled.query_ids
-    for recipe in recipes:
+    queries: tuple[str, ...] = () if labelled is None else labelled.query_ids
+    if labelled is None and configuration.competition.validation is not None:
+        queries = tuple(split_images(configuration, "validation").ids)
+    for recipe in recipes if queries else ():
         try:
             if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
                 raise ConfigurationError(
@@ -82,8 +85,8 @@ def look(configuration: Configuration) -> Scene:
 def _precisions(
     configuration: Configuration, lists: RankedLists, labelled: Labelled | None
 ) -> np.ndarray | None:
-    top_k = configuration.competition.top_k
-    return None if labelled is None else average_precisions(lists.ranks[:, :top_k], labelled.relevant, top_k)
+    top_k, metric = configuration.competition.top_k, configuration.competition.metric
+    return None if labelled is None else query_figures(lists.ranks, labelled.relevant, top_k, metric)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:

@@ -13,7 +13,7 @@ from competition.images import ImageSet, split_images
 from competition.labels import read_labels
 from competition.leaderboard import file_digest, read_rows
 from competition.messages import log
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features.extraction import extracted_images
 from submissions.blending import read_scores
 from submissions.report.pictures import Pictures
@@ -51,7 +51,7 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
     found = _lists(scene, split, queries, row_of)
     if not found:
         return None
-    values = {each.name: _precisions(each, truth, competition.top_k) for each in found}
+    values = {each.name: _precisions(each, truth, competition.top_k, competition.metric) for each in found}
     found.sort(key=lambda each: (each.name != scene.chosen, -_mean(values[each.name])))
     left_out = [each.name for each in found[MOST_LISTS:]]
     found = found[:MOST_LISTS]
@@ -174,12 +174,13 @@ def _why(lists: Lists, query: int, row: int) -> str:
     return "" if lists.why is None else lists.why(query, row, int(lists.ranks[query, -1]))
 
 
-def _precisions(lists: Lists, truth: Mapping[int, Sequence[int]], top_k: int) -> np.ndarray:
-    """AP@k of each query, not a number where it has no label."""
+def _precisions(lists: Lists, truth: Mapping[int, Sequence[int]], top_k: int, metric: str) -> np.ndarray:
+    """AP@k (or the other metric) of each query, not a number where it has no label."""
     found = np.full(len(lists.ranks), np.nan)
     if truth:
         rows = sorted(truth)
-        found[rows] = average_precisions(lists.ranks[rows], [np.array(truth[row]) for row in rows], top_k)
+        relevant = [np.array(truth[row]) for row in rows]
+        found[rows] = query_figures(lists.ranks[rows], relevant, top_k, metric)
     return found
 
 

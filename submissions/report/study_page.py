@@ -93,6 +93,8 @@ def readable_names(components: Sequence[Component]) -> list[str]:
     for members in chain_members([component.chain for component in components]):
         for member in members[:-1]:
             names[member] += " and deeper"
+    if len({component.backbone for component in components}) > 1:
+        names = [f"{name}, {component.backbone or 'external'}" for name, component in zip(names, components)]
     return [f"share of {name}" for name in names]
 
 
@@ -100,8 +102,7 @@ def _plain(component: Component) -> str:
     """A component without its choices, which are parameters of their own."""
     if component.external is not None:
         return component.external
-    what = f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
-    return f"{what}, {component.backbone}"
+    return f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
 
 
 def optuna_charts(
@@ -112,8 +113,6 @@ def optuna_charts(
 
     names = readable_names(components)
     backbones = {component.backbone for component in components}
-    if len(backbones) == 1:  # it needs no mention
-        names = [name.removesuffix(f", {component.backbone}") for name, component in zip(names, components)]
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         coordinates = _coordinates(trial)
@@ -150,7 +149,15 @@ def optuna_charts(
         found["slices"] = visualization.plot_slice(
             study, params=list(importances)[:SLICED], target_name=metric
         )
-    return {name: _chart(figure) for name, figure in found.items()}
+    charts = {name: _chart(figure) for name, figure in found.items()}
+    if "importances" in charts:
+        charts["importances"]["layout"] |= {"height": 100 + 26 * len(importances), "showlegend": False}
+    for key, axis in charts.get("slices", {}).get("layout", {}).items():
+        if key.startswith("xaxis"):
+            axis["title"] = {
+                "text": axis["title"]["text"].replace(" and ", "<br>and ").replace(" of ", "<br>of ")
+            }
+    return charts
 
 
 def _choice_name(name: str, backbones: set[str | None]) -> str:

@@ -83,6 +83,7 @@ def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combin
         region,
         scene.work / "candidates",
         say=log.info,
+        metric=scene.configuration.competition.metric,
     )
 
 

@@ -301,6 +301,34 @@ def test_what_pulled_a_missed_image_down_adds_up(config, report):
     assert words == f"{sum(differences):+.3f} to the last listed, most by {worst} ({min(differences):+.3f})"
 
 
+def test_without_validation_queries_there_is_no_figure_and_the_test_sheet_stands(config, report, tmp_path):
+    lines = [
+        line for line in config.read_text().splitlines() if not line.startswith(("validation", "labels"))
+    ]
+    other = config.with_name("unlabelled.toml")
+    other.write_text("\n".join(lines))
+    out = tmp_path / "report"
+    assert main(["report", "--config", str(other), "--work", str(report.parent), "--out", str(out)]) == 0
+    assert pages(out) == ["data.html", "index.html", "parts.html", "test.html"]
+
+
+def test_another_metric_is_named_and_used(config, report, tmp_path):
+    other = config.with_name("recall.toml")
+    other.write_text(config.read_text().replace("[competition]", '[competition]\nmetric = "recall"'))
+    out = tmp_path / "report"
+    assert main(["report", "--config", str(other), "--work", str(report.parent), "--out", str(out)]) == 0
+    scene = look(load_configuration(config, work=report.parent))
+    ranks = scene.ranked["untuned"].lists.ranks[:, :7]
+    shares = [
+        len(set(line) & set(rows)) / len(rows) for line, rows in zip(ranks.tolist(), scene.labelled.relevant)
+    ]
+    text = (out / "data" / "validation.js").read_text()
+    data = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))
+    (untuned,) = [each for each in data["lists"] if each["name"] == "untuned"]
+    assert data["metric"] == "recall@7" and untuned["map"] == pytest.approx(np.mean(shares))
+    assert "recall@7" in (out / "index.html").read_text()
+
+
 def test_a_second_report_makes_no_picture_again_and_keeps_none_that_is_gone(report, config):
     pictures = {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*.jpg")}
     stray = next(iter(pictures)).with_name("0" * 16 + ".jpg")

@@ -92,7 +92,7 @@ function card(query, number) {
     const list = data.lists[which];
     const box = element("section", "list");
     const value = list.precisions[query];
-    box.append(element("h4", "", list.name + (value === null ? "" : ` · average precision ${value.toFixed(3)}`)));
+    box.append(element("h4", "", list.name + (value === null ? "" : ` · ${data.metric.replace("MAP", "AP")} ${value.toFixed(3)}`)));
     for (const part of items(list, query)) {
       if (!part.length) continue;
       const row = element("div", "row");
