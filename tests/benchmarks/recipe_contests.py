@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import SPLITS, Configuration, Parts, load_configuration
+from competition.configuration import Configuration, Parts, load_configuration
 from competition.images import list_images
 from competition.labels import read_labels, relevant_rows
 from competition.mini import build
@@ -20,6 +20,7 @@ from tests.grocery import SHARED, grocery_configuration
 
 POOLINGS = (
     "spoc",
+    "spoc-centre",
     "mac",
     "gem",
     "crow",
@@ -94,14 +95,13 @@ def configured(config: Path) -> Contest:
 
 def grocery(work: Path, backbones: int) -> Contest:
     """../shared/grocery with mobilenetv1_100, or with mobilenetv2_100 beside it, extracted under `work`."""
-    text = grocery_configuration(SHARED, list(POOLINGS), GROCERY_PARTS) + (
-        SECOND_BACKBONE if backbones == 2 else ""
-    )
+    text = grocery_configuration(SHARED, list(POOLINGS), GROCERY_PARTS, simulated=2000)
+    text += SECOND_BACKBONE if backbones == 2 else ""
     work.mkdir(parents=True, exist_ok=True)
     config = work / f"grocery-{backbones}.toml"
     config.write_text(text)
     configuration = load_configuration(config, work=work / "grocery")
-    _extracted(configuration, ("gallery", "validation"))  # the labels of its test queries are not here
+    _extracted(configuration)
     return contest(
         f"grocery, {backbones} backbone{'s' * (backbones > 1)}",
         configuration,
@@ -119,14 +119,18 @@ def embedded(work: Path, seed: int) -> Contest:
         Parts(layer=table.layer, counts=(25, 50, 100), dims=(32, 64, 128, 256), exponents=table.exponents)
         for table in own.parts
     )
-    configuration = replace(configuration, backbones=(replace(own, pooling=POOLINGS, parts=parts),))
-    _extracted(configuration, SPLITS)
+    configuration = replace(
+        configuration,
+        backbones=(replace(own, pooling=POOLINGS, parts=parts),),
+        simulate=replace(configuration.simulate, images=600),
+    )
+    _extracted(configuration)
     held_back = configuration.path.parent / "held_back" / "test.csv"
     return contest(
         f"seed {seed}", configuration, {"validation": configuration.competition.labels, "test": held_back}
     )
 
 
-def _extracted(configuration: Configuration, splits: tuple[str, ...]) -> None:
+def _extracted(configuration: Configuration) -> None:
     print(f"{configuration.competition.name}: dumps in {configuration.competition.work}", file=sys.stderr)
-    extract(configuration, splits=splits, progress=False)
+    extract(configuration, progress=False)

@@ -29,6 +29,7 @@ import numpy as np
 from competition.metrics import average_precisions
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
+from features.ranking.photos import photos_for
 from features.ranking.recipes import NamedRecipe, named_recipe, recipe_names, resolve
 from features.ranking.steps import rank
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
@@ -78,6 +79,7 @@ class Pool:
                     query_norms=[dump.norms for dump in queries],
                     gallery_norms=[dump.norms for dump in gallery],
                     unit=True,
+                    photos=photos_for(contest.configuration, found.components, found.steps, contest.gallery),
                 )
                 seconds += time.perf_counter() - begin
                 values.append(average_precisions(ranks, split.relevant, TOP_K))
