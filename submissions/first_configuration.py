@@ -182,7 +182,8 @@ def _text(
         "[tuning]",
         "trials = 200",
         "private = 0.3              # share of the labelled queries that the study never sees",
-        'steps = [{ step = "photo_whiten", dim = 256, shrinkage = 0.1, unlabelled = 0.1 }]   # what photos change counts little',
+        "# what photos change counts little; the study may leave it out:",
+        'steps = [{ step = "photo_whiten", dim = 256, shrinkage = 0.1, unlabelled = 0.1, optional = true }]',
     ]
     return "".join(f"{printable(line)}\n" for line in lines)
 
