@@ -95,8 +95,8 @@ def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blan
     """
     before = f"{origin}: " if origin else ""
     if not os.path.isdir(folder):
-        found = "is a file" if os.path.exists(folder) else "does not exist"
-        raise Top7Error(f"{before}the image folder {folder} {found}: expected a folder of images")
+        there = "is a file" if os.path.exists(folder) else "does not exist"
+        raise Top7Error(f"{before}the image folder {folder} {there}: expected a folder of images")
     found: list[tuple[str, str]] = []
     others: list[str] = []
     above = len(os.path.join(os.fspath(folder), ""))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from competition.errors import ConfigurationError, nearest
 
@@ -28,7 +29,7 @@ class Place:
 Parser = Callable[[object, Place], object]
 
 
-def shown(value: object) -> str:
+def shown(value: Any) -> str:
     """`value` about as TOML writes it, on one line, cut after 60 characters."""
     if isinstance(value, bool):
         text = str(value).lower()
@@ -48,7 +49,7 @@ LARGEST_NUMBER = 1e9
 def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
     """A whole number from `minimum` to `maximum` (true and false are none)."""
 
-    def parse(value: object, place: Place) -> int:
+    def parse(value: Any, place: Place) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise place.wrong(value, f"a whole number of at least {minimum}")
         if value > maximum:
@@ -71,7 +72,7 @@ def number(
     limits += [f"below {below:g}"] if below is not None else []
     expected = " ".join(["a number", " and ".join(limits)]).strip()
 
-    def parse(value: object, place: Place) -> float:
+    def parse(value: Any, place: Place) -> float:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -89,21 +90,21 @@ def number(
     return parse
 
 
-def text(value: object, place: Place) -> str:
+def text(value: Any, place: Place) -> str:
     """A text that is not blank and holds no control characters."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise place.wrong(value, "a text in quotes, not empty")
     return value
 
 
-def label(value: object, place: Place) -> str:
+def label(value: Any, place: Place) -> str:
     """A text that can stand in a file name: no slashes, no leading dot."""
     if "/" in text(value, place) or "\\" in value or value.startswith("."):
         raise place.wrong(value, "a name without / or \\ and without a leading dot")
     return value
 
 
-def switch(value: object, place: Place) -> bool:
+def switch(value: Any, place: Place) -> bool:
     """true or false."""
     if not isinstance(value, bool):
         raise place.wrong(value, "true or false")
@@ -113,7 +114,7 @@ def switch(value: object, place: Place) -> bool:
 def choice(*names: str) -> Parser:
     """One of `names`."""
 
-    def parse(value: object, place: Place) -> str:
+    def parse(value: Any, place: Place) -> str:
         if not isinstance(value, str):
             raise place.wrong(value, "one of " + ", ".join(f'"{name}"' for name in names))
         if value not in names:
@@ -123,12 +124,12 @@ def choice(*names: str) -> Parser:
     return parse
 
 
-def path(value: object, place: Place) -> Path:
+def path(value: Any, place: Place) -> Path:
     """A path, relative to the folder of the TOML file."""
     return place.file.parent / work_path(value, place)
 
 
-def work_path(value: object, place: Place) -> Path:
+def work_path(value: Any, place: Place) -> Path:
     """A path, relative to the current folder."""
     try:
         return Path(text(value, place)).expanduser()
@@ -139,7 +140,7 @@ def work_path(value: object, place: Place) -> Path:
 def path_or(*names: str) -> Parser:
     """One of the words `names`, or else a path as in `path`."""
 
-    def parse(value: object, place: Place) -> str | Path:
+    def parse(value: Any, place: Place) -> str | Path:
         if not isinstance(value, str):
             raise place.wrong(value, " or ".join(f'"{name}"' for name in names) + " or the path of a file")
         return value if value in names else path(value, place)
@@ -147,7 +148,7 @@ def path_or(*names: str) -> Parser:
     return parse
 
 
-def layer(value: object, place: Place) -> int | str:
+def layer(value: Any, place: Place) -> int | str:
     """A feature index, 0 the shallowest, or a layer's name."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not whole and not (isinstance(value, str) and value):
@@ -155,14 +156,14 @@ def layer(value: object, place: Place) -> int | str:
     return value
 
 
-def options(value: object, place: Place) -> dict:
+def options(value: Any, place: Place) -> dict:
     """A table of anything."""
     if not isinstance(value, dict):
         raise place.wrong(value, "a table, like { key = value }")
     return value
 
 
-def steps(value: object, place: Place) -> tuple[dict, ...]:
+def steps(value: Any, place: Place) -> tuple[dict, ...]:
     """A list of tables that each name a step; which steps there are, and their arguments, their reader knows."""
     tables = value if isinstance(value, list) else [None]
     for number, table in enumerate(tables, start=1):
@@ -177,7 +178,7 @@ def steps(value: object, place: Place) -> tuple[dict, ...]:
 def several(item: Parser, *, distinct: bool = True) -> Parser:
     """A list of at least one `item`; the same item twice is an error unless not `distinct`."""
 
-    def parse(value: object, place: Place) -> tuple:
+    def parse(value: Any, place: Place) -> tuple:
         if not isinstance(value, list) or not value:
             raise place.wrong(value, "a list of at least one value, like [ … ]")
         items = tuple(item(each, place) for each in value)
@@ -189,7 +190,7 @@ def several(item: Parser, *, distinct: bool = True) -> Parser:
 
 
 def read_table(
-    values: object, parsers: Mapping[str, Parser], place: Place, required: Iterable[str] = ()
+    values: Any, parsers: Mapping[str, Parser], place: Place, required: Iterable[str] = ()
 ) -> dict:
     """Parse one table.
 

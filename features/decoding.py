@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -317,7 +318,7 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
     return pixels.transpose(method)
 
 
-def _as_decoded(transparency: object, depth: str) -> object:
+def _as_decoded(transparency: Any, depth: str) -> Any:
     """The transparent colour of a PNG as Pillow gives its pixels: 8 bits also where the file has 2, 4 or 16."""
     if depth.startswith("RGB;16"):
         return tuple(value >> 8 for value in transparency)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from competition.atomic import sync_folder, temporary, write_bytes, write_text
 from competition.errors import Top7Error
@@ -144,7 +145,7 @@ OPTIONAL = (
     "settings",
 )  # the last three together: of dumps that were extracted
 # what stands in a sidecar, checked in this order: whether a value fits, and what is expected
-SIDECAR: dict[str, tuple[Callable[[object, Mapping], bool], str]] = {
+SIDECAR: dict[str, tuple[Callable[[Any, Mapping], bool], str]] = {
     "format": (lambda value, _: value == FORMAT, str(FORMAT)),
     "shape": (
         lambda shape, _: _are(int, shape) and len(shape) == 2 and min(shape) >= 0,
@@ -356,7 +357,7 @@ def _is_column(data: bytes, head: bytes, rows: int, dtype: type) -> bool:
     return data.startswith(head) and len(data) == len(head) + rows * np.dtype(dtype).itemsize
 
 
-def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+def npy_header(shape: tuple[int, ...], dtype: DTypeLike) -> bytes:
     """The bytes before the data of a .npy file of this shape, C order."""
     import io
 

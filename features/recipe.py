@@ -216,11 +216,11 @@ def _are_scores(scores: Any) -> bool:
     return isinstance(scores, dict) and all(_is_number(scores.get(name, 0.0)) for name in figures)
 
 
-def _are(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda values: isinstance(values, list) and all(map(fits, values))
 
 
-VALUES: dict[str, tuple[Callable[[object], bool], str]] = {
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_is_name, "a name without / or \\ and without a leading dot"),
     "components": (
         lambda parts: _are(lambda part: isinstance(part, dict))(parts) and parts,

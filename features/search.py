@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def search(
     excluded: np.ndarray | None = None,
     block_rows: int = BLOCK_ROWS,
     norm_bounds: Sequence[float] | None = None,
-    device: object = "cpu",
+    device: Any = "cpu",
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best gallery rows of each query and their canonical scores.
@@ -148,7 +149,7 @@ def _search_batch(
         scores[active[query], : len(rows)] = values
 
 
-def _multiplier(queries: np.ndarray, device: object) -> Callable[[np.ndarray, np.ndarray], None]:
+def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], None]:
     """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all
     float32.
     """

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def prepare(
     the components leaves one. photos: what the steps learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
-    more = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)
+    more: dict[str, Any] = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)
     state = start_with_dumps(queries, gallery, weights, k, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES

@@ -18,10 +18,10 @@ from tuning.validation import Comparison
 
 def ratio_form(weights: Sequence[float]) -> str:
     """Return weights as the paper writes them, the smallest that counts as 1: (0.1, 0.1, 0.5) -> "1 : 1 : 5"."""
-    weights = np.asarray(weights, dtype=np.float64)
-    counted = weights[weights > 1e-3]
+    values = np.asarray(weights, dtype=np.float64)
+    counted = values[values > 1e-3]
     unit = counted.min() if len(counted) else 1.0
-    return " : ".join("0" if weight <= 1e-3 else f"{weight / unit:.3g}" for weight in weights)
+    return " : ".join("0" if weight <= 1e-3 else f"{weight / unit:.3g}" for weight in values)
 
 
 def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:

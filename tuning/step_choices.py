@@ -174,7 +174,9 @@ def recipe_steps(steps: Sequence[Mapping[str, Any]], n_components: int) -> tuple
     found = []
     for label, step in zip(labels, steps):
         name = str(step["step"])
-        values = {key: (value,) for key, value in step.items() if key not in ("step", "stages")}
+        values: dict[str, tuple] = {
+            key: (value,) for key, value in step.items() if key not in ("step", "stages")
+        }
         for key, worth in TUNABLE.get(name, {}).items():
             values[key] = _own_first(name, key, worth, *values.get(key, ()))
         for number, stage in enumerate(step.get("stages", ()), start=1):

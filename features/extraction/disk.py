@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
+
 from competition.atomic import reserve, sync_data, sync_folder, write_bytes
 from competition.errors import Top7Error
 
@@ -47,7 +49,7 @@ class Disk:
             path.unlink(missing_ok=True)
             raise _clear(error, path) from None
 
-    def write_at(self, path: Path, offset: int, data: bytes | memoryview) -> None:
+    def write_at(self, path: Path, offset: int, data: bytes | memoryview | np.ndarray) -> None:
         view = memoryview(data).cast("B")
         try:
             while len(view):

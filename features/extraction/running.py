@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -175,7 +176,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _work(
-    configuration: Configuration, splits: Sequence[str], limit: int | None, device: str, **more: object
+    configuration: Configuration, splits: Sequence[str], limit: int | None, device: str, **more: Any
 ) -> Work:
     """The image sets of the splits that the configuration has, and the folders their dumps go to."""
     for split in splits:

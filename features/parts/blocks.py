@@ -28,8 +28,8 @@ def block_files(folder: Path) -> list[tuple[int, int, Path]]:
     """Return the complete, undamaged block files (first, end, path) in order; they follow each other from 0."""
     found = []
     for path in folder.glob("blocks-*-*.npy"):
-        first, end = path.stem.split("-")[1:]
-        found.append((int(first), int(end), path))
+        first, end = map(int, path.stem.split("-")[1:])
+        found.append((first, end, path))
     found.sort()
     upto, chain = 0, []
     for first, end, path in found:

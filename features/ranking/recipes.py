@@ -61,7 +61,7 @@ def _pooling(value: Any) -> bool:
 
 
 # what a pattern's keys may be, and the words for it
-PATTERN: dict[str, tuple[Callable[[object], bool], str]] = {
+PATTERN: dict[str, tuple[Callable[[Any], bool], str]] = {
     "backbone": (_backbone, '"*", a name or a number from 1'),
     "layer": (_layer, '"all", "last", a negative number, {"is": …} or a list of these two'),
     "pooling": (_pooling, "a name or a list of names"),

@@ -78,7 +78,7 @@ TUNABLE: dict[str, dict[str, tuple]] = {
 
 LARGEST_WHOLE = 2**31 - 1
 LISTED = 10_000  # neighbours or images a list may hold: each query's are in memory
-Check = tuple[Callable[[object], bool], str]  # what a value must be, and the words for it
+Check = tuple[Callable[[Any], bool], str]  # what a value must be, and the words for it
 
 
 def _whole(low: int, high: int = LARGEST_WHOLE) -> Check:

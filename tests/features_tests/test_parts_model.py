@@ -223,7 +223,7 @@ def test_unknown_names(tmp_path):
     for wrong, said in (
         ({"form": "NxM"}, "form 'NxM'"),
         ({"variant": "defualt"}, "'default'"),
-        ({"selection": "best"}, "variance, random"),
+        ({"selection": "best"}, "variance, variance-mean, random"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             learn(replace(PARTS, **wrong), Sample(maps_of()), tmp_path)
