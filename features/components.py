@@ -9,7 +9,7 @@ cosine is about zero, and within the order they would take all the weight.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,23 @@ def parts_component(backbone: Backbone, number: int, count: int, dim: int, expon
 def external_component(external: External) -> Component:
     """Return the component of one external matrix."""
     return Component(f"external/{external.name}", f"external/{external.name}", external=external.name)
+
+
+def short_names(components: Sequence[Component]) -> list[str]:
+    """Return the components' names in words, with their backbone where they have several."""
+    several = len({component.backbone for component in components}) > 1
+    return [
+        _short(component) + (f" {component.backbone}" if several and component.backbone else "")
+        for component in components
+    ]
+
+
+def _short(component: Component) -> str:
+    if component.external is not None:
+        return component.external
+    if component.parts is None:
+        return f"{component.layer} {component.pooling}"
+    return f"{component.count} parts of {component.layer} ({component.dim} dims, exponent {component.exponent:g})"
 
 
 def backbone_named(configuration: Configuration, name: str) -> Backbone:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from competition.metrics import figure_name
+from features.components import Component, short_names
 from tuning.evaluating import figures
 from tuning.labelled import Labelled
 from tuning.misses import misses_text
 from tuning.named_points import NamedPoint
+from tuning.region import chain_members
 from tuning.tune import Tuned
 from tuning.validation import Comparison
+
+NAME_WIDTH = 46  # of a table that fits 80 columns
 
 
 def ratio_form(weights: Sequence[float]) -> str:
@@ -28,29 +31,32 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
     """Return the closing table of `tune`."""
     scores, untuned = tuned.recipe.scores, tuned.untuned.scores
     lines = [
-        f"study: {tuned.trials} trials ({tuned.new_trials} new), region "
-        f"{tuned.recipe.provenance['region']}, {_counted(tuned.labelled)} in "
-        f"{len(np.unique(tuned.labelled.groups))} groups, {int(tuned.labelled.private.sum())} private",
+        f"{tuned.trials} trials ({tuned.new_trials} new), region {tuned.recipe.provenance['region']}, on "
+        f"{_counted(tuned.labelled)}; {int(tuned.labelled.private.sum())} of them are private: the study did not see them",
+        f"queries that share a correct image count as one: {len(np.unique(tuned.labelled.groups))} independent groups",
         "",
     ]
     lines += [f"  {'weight':>7}  component"]
     lines += [
-        f"  {weight:7.4f}  {component.name}"
-        for weight, component in zip(tuned.recipe.weights, tuned.recipe.components)
+        f"  {weight:7.4f}  {name}"
+        for weight, name in zip(tuned.recipe.weights, short_names(tuned.recipe.components))
     ]
     lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
-    lines += [f"  step {json.dumps(step)}" for step in tuned.recipe.steps] + [""]
+    lines += [f"  then {_step(step)}" for step in tuned.recipe.steps] + [""]
     photos = "" if tuned.labelled.real.all() else "  simulated"
-    lines += [f"  {figure_name(metric, top_k)}   public  private      all{photos}"]
+    lines += [f"  {figure_name(metric, top_k):<{NAME_WIDTH}}   public  private      all{photos}"]
     lines += [_row("tuned", scores)]
     studied = tuned.untuned.provenance.get("studied")
     lines += [
         _row("untuned (equal weights)" if studied is None else f"untuned ({studied} as it stands)", untuned)
     ]
+    parts = tuned.combination.components
+    words = dict(zip((part.name for part in parts), short_names(parts)))
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
-        lines.append(_row(point.name + ("" if point.inside else " *"), _point_scores(point, tuned)))
+        name = words.get(point.name, point.name) + ("" if point.inside else " *")
+        lines.append(_row(name, _point_scores(point, tuned)))
     if any(not point.inside for point in tuned.named):
-        lines.append("  * outside the region: scored by full ranking; no certificate speaks of it")
+        lines.append("  * weights that the region rules out: for comparison only")
     if photos:
         lines.append(
             "  simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
@@ -68,10 +74,14 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
             f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
             f"{found.nodes} sub-simplices in {found.seconds:.1f} s, public queries)"
         )
-    lines.append(f"share of the region within one standard error of the best: {tuned.near_best_share:.0%}")
+    lines.append(
+        f"{tuned.near_best_share:.0%} of the region's weights score within one standard error of the best"
+    )
     if tuned.importances:
-        top = list(tuned.importances.items())[:6]
-        lines.append("importances: " + ", ".join(f"{name} {value:.2f}" for name, value in top))
+        shares = readable_names(tuned.recipe.components)
+        names = {f"u{number}": name for number, name in enumerate(shares)}
+        top = [(names.get(name, name), value) for name, value in tuned.importances.items()][:6]
+        lines.append("what mattered most: " + ", ".join(f"{name} {value:.2f}" for name, value in top))
     combination = tuned.combination
     if combination.scene is not None:
         lines.append(
@@ -95,6 +105,30 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
     return "\n".join(lines)
 
 
+def readable_names(components: Sequence[Component]) -> list[str]:
+    """Return what each coordinate of a trial says: the share of weight that goes to a layer and all deeper ones."""
+    names = [_plain(component) for component in components]
+    for members in chain_members([component.chain for component in components]):
+        for member in members[:-1]:
+            names[member] += " and deeper"
+    if len({component.backbone for component in components}) > 1:
+        names = [f"{name}, {component.backbone or 'external'}" for name, component in zip(names, components)]
+    return [f"share of {name}" for name in names]
+
+
+def _plain(component: Component) -> str:
+    """A component without its choices, which are parameters of their own."""
+    if component.external is not None:
+        return component.external
+    return f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
+
+
+def _step(step: Mapping[str, object]) -> str:
+    """A step in words: its name and its settings."""
+    told = ", ".join(f"{key} {value}" for key, value in step.items() if key != "step")
+    return f"{step['step']} ({told})" if told else str(step["step"])
+
+
 def _counted(labelled: Labelled) -> str:
     real, photos = int(labelled.real.sum()), int((~labelled.real).sum())
     told = {"labelled queries": real, "simulated photos": photos}
@@ -112,23 +146,21 @@ def _unseen_text(tuned: Tuned) -> list[str]:
     lines = []
     if found is not None:
         lines.append(
-            f"tuning earns {found.mean:.4f} on queries it did not see (cross-validated over groups{aside}; "
-            f"95 % {_interval(found.interval, '.4f')}; folds spread {found.spread:.4f})"
+            f"to expect on new queries: {found.mean:.4f} (95 % {_interval(found.interval, '.4f')}), from tuning on a part of "
+            f"the public queries and scoring on the rest (cross-validation{aside}; folds spread {found.spread:.4f})"
         )
     if tuned.bias_corrected is not None:
         lines.append(
-            f"the best trial earns {tuned.bias_corrected:.4f} on queries that did not choose it (bootstrap bias "
+            f"{tuned.bias_corrected:.4f} once the luck of the best of {tuned.trials} trials is taken off (bootstrap bias "
             f"correction{aside})"
         )
     lines.append(
         f"gain over untuned, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
-        f"(95 % {_interval(gain.interval, '+.4f')}), by chance with p = {gain.p:.3f}; queries better, equal, worse: "
+        f"(95 % {_interval(gain.interval, '+.4f')}), chance alone gives as much with p = {gain.p:.3f}; queries better, equal, worse: "
         f"{gain.wins}, {gain.ties}, {gain.losses}"
     )
     if gain.within_noise:
-        lines.append(
-            "WARNING: the tuned recipe is within noise of the untuned one: the untuned one is recommended"
-        )
+        lines.append("WARNING: that gain may be chance: the untuned recipe is recommended")
     return lines
 
 
@@ -205,4 +237,4 @@ def _row(name: str, scores: dict[str, float]) -> str:
     cells = [
         f"{scores[part]:8.4f}" if part in scores else "       -" for part in ("public", "private", "all")
     ] + [f"{scores[part]:10.4f}" for part in ("simulated",) if part in scores]
-    return f"  {name[:34]:<34}" + "".join(f" {cell}" for cell in cells)
+    return f"  {name[:NAME_WIDTH]:<{NAME_WIDTH}}" + "".join(f" {cell}" for cell in cells)

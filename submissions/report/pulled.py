@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from features.components import short_names
 from features.descriptors import open_components
 from features.similarity import component_similarity
 from submissions.report.ranked import Ranked, Scene
-from submissions.report.weight_map import short_names
 
 
 def pulled_down(scene: Scene, ranked: Ranked) -> Callable[[int, int, int], str]:

@@ -10,11 +10,12 @@ import optuna
 
 from competition.errors import Top7Error
 from competition.messages import log
-from features.components import Component
+from features.components import Component, short_names
 from features.recipe import Recipe
 from submissions.report.ranked import Scene
-from submissions.report.weight_map import combination, short_names, weight_maps
-from tuning.region import chain_members, region_chains, uniform_coordinates, vertices
+from submissions.report.weight_map import combination, weight_maps
+from tuning.region import region_chains, uniform_coordinates, vertices
+from tuning.report import readable_names
 from tuning.storage import open_storage
 from tuning.tune import near_best_share
 
@@ -85,24 +86,6 @@ def _weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | No
         return None
     chains = region_chains([part.chain for part in recipe.components], str(recipe.provenance["region"]))
     return coordinates @ vertices(sums, chains)
-
-
-def readable_names(components: Sequence[Component]) -> list[str]:
-    """Return what each coordinate of a trial says: the share of weight that goes to a layer and all deeper ones."""
-    names = [_plain(component) for component in components]
-    for members in chain_members([component.chain for component in components]):
-        for member in members[:-1]:
-            names[member] += " and deeper"
-    if len({component.backbone for component in components}) > 1:
-        names = [f"{name}, {component.backbone or 'external'}" for name, component in zip(names, components)]
-    return [f"share of {name}" for name in names]
-
-
-def _plain(component: Component) -> str:
-    """A component without its choices, which are parameters of their own."""
-    if component.external is not None:
-        return component.external
-    return f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
 
 
 def optuna_charts(

@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from competition.messages import log
-from features.components import Component
+from features.components import Component, short_names
 from features.descriptors import open_components
 from features.recipe import Recipe
 from submissions.report.ranked import Scene
@@ -51,23 +51,6 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
                     scene, whole, triple, weights
                 )
     return found
-
-
-def short_names(components: Sequence[Component]) -> list[str]:
-    """Return the components' names in words, with their backbone where they have several."""
-    several = len({component.backbone for component in components}) > 1
-    return [
-        _short(component) + (f" {component.backbone}" if several and component.backbone else "")
-        for component in components
-    ]
-
-
-def _short(component: Component) -> str:
-    if component.external is not None:
-        return component.external
-    if component.parts is None:
-        return f"{component.layer} {component.pooling}"
-    return f"{component.layer} parts ({component.count} detectors, {component.dim} dims, exponent {component.exponent:g})"
 
 
 def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combination:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from competition.configuration import load_configuration
-from features.components import layer_component
+from features.components import layer_component, short_names
 from features.descriptors import open_components
 from submissions.__main__ import main
 from submissions.report import weight_map
 from submissions.report.pulled import pulled_down
 from submissions.report.ranked import look
-from submissions.report.weight_map import short_names
 from tests.benchmarks.report_screenshots import browser
 
 PAGES = [
