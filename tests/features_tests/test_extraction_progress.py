@@ -48,7 +48,7 @@ def test_rows_taken_over_name_no_limit(tiny, monkeypatch, capsys, jobs):
     tiny.run(configuration)
     tiny.image("g004").unlink()
     capsys.readouterr()
-    assert tiny.run(configuration, jobs=jobs, progress=True).images == 0
+    assert tiny.run(configuration, jobs=jobs, progress=True, drop_gone=True).images == 0
     said = capsys.readouterr().err
     assert "20/20" in said and "limit" not in said
 
