@@ -32,7 +32,7 @@ PYTHON
 set_up() {  # with the arguments of the call: a mistake in them is said first; leaves $root/.venv complete; its stamp names what it was made from
     local stamp wanted base
     stamp="$root/.venv/.made-from"
-    wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" | cksum)
+    wanted=$({ cat "$root/constraints.txt"; sed '/^\[tool/,$d' "$root/pyproject.toml"; } | cksum)  # not the tools' settings
     if [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then return; fi
     if command -v flock >/dev/null 2>&1; then
         exec 9>"$root/.venv.lock"
