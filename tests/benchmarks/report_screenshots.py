@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHROMIUM = "chromium"  # Debian's
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+]
 
 
 @contextmanager

@@ -61,12 +61,12 @@ def report(config, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Headless Chromium; without it the tests are skipped, but not in CI."""
+    """Headless Chromium; without it the tests are skipped, but not where TOP7_BROWSER is set, as in CI."""
     try:
         with browser() as opened:
             yield opened
     except (RuntimeError, ImportError) as error:
-        if os.environ.get("CI"):
+        if os.environ.get("TOP7_BROWSER"):
             raise
         pytest.skip(f"the report's pages are not tested: {error}")
 
