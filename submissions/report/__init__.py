@@ -83,6 +83,9 @@ def write_report(
         }
         html = environment().get_template(template).render(**shown, **values)
         write_bytes(folder / file, html.encode("utf-8", "replace"))
+    for path in folder.glob("*.html"):  # of an earlier report, and linked by none of these
+        if path.name not in dict(navigation):
+            path.unlink()
     return folder / "index.html"
 
 

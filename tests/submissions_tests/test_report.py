@@ -332,8 +332,10 @@ def test_a_second_report_makes_no_picture_again_and_keeps_none_that_is_gone(repo
     pictures = {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*.jpg")}
     stray = next(iter(pictures)).with_name("0" * 16 + ".jpg")
     stray.write_bytes(b"of an earlier report")
+    (report / "studies.html").write_text("of an earlier report")
     assert main(["report", "--config", str(config), "--work", str(report.parent)]) == 0
     assert {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*.jpg")} == pictures
+    assert pages(report) == PAGES
 
 
 def test_a_folder_that_holds_something_else_is_refused(config, report, tmp_path, capsys):
