@@ -16,13 +16,22 @@ from features.recipe import Recipe
 from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
+from tuning.claims import (
+    affordable_folds,
+    importances,
+    near_best_share,
+    showable_gain,
+    trial_precisions,
+    unseen_scores,
+    validated_by,
+)
 from tuning.combination import Combination, excluded_rows
 from tuning.evaluating import evaluated, figures
 from tuning.labelled import Labelled, objective_of
 from tuning.landscape import Choice, Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.named_points import NamedPoint, evaluate_named, named_points
-from tuning.region import barycentric, contains, random_coordinates
+from tuning.region import barycentric, contains
 from tuning.samplers import make_sampler, mixed
 from tuning.storage import open_storage
 from tuning.timing import Kind, kinds_text, measured_kinds
@@ -32,12 +41,6 @@ from tuning.validation import (
     bias_corrected,
     compare,
     cross_validate,
-    smallest_gain,
-    standard_error,
-)
-
-FOLDS_LIMIT = (
-    2e13  # multiplications of query and gallery entries, some ten minutes, that cross-validation may take
 )
 
 
@@ -101,7 +104,7 @@ def tune(
     kinds = measured_kinds(landscape)
     log.info(kinds_text(kinds, total))
     untuned, untuned_precisions = _untuned(landscape)
-    log.info(_showable(landscape, untuned_precisions))
+    log.info(showable_gain(landscape, untuned_precisions))
 
     storage = open_storage(settings.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{seed}"
@@ -139,7 +142,7 @@ def tune(
     best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
     public_mask = labelled.public
     unseen = bias_corrected(
-        _trial_precisions(landscape, study)[:, public_mask],
+        trial_precisions(landscape, study)[:, public_mask],
         labelled.groups[public_mask],
         seed=seed,
         weight=labelled.weight[public_mask],
@@ -162,7 +165,7 @@ def tune(
     named = _named(landscape, choice, combination)
     cross_validated = None
     if folds is None:
-        folds = _affordable_folds(landscape, combination, total * repeats)
+        folds = affordable_folds(landscape, combination, total * repeats)
     if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
         cross_validated = _cross_validated(landscape, total, seed, folds, repeats, known, progress)
         unseen = cross_validated.out_of_fold.mean(axis=0)
@@ -199,7 +202,7 @@ def tune(
         corrected,
         cross_validated,
         certificate,
-        _importances(study),
+        importances(study),
         near_best_share(combination, tuned_precisions, labelled),
         paths,
         kinds,
@@ -269,8 +272,8 @@ def _judge(
         return None
     public = labelled.public
     comparison = compare(unseen, untuned[public], labelled.groups[public], weight=labelled.weight[public])
-    best.scores.update(_unseen_scores(unseen, tuned, labelled, corrected, cross_validated))
-    best.provenance["validated by"] = _validated_by(labelled, cross_validated, certificate)
+    best.scores.update(unseen_scores(unseen, tuned, labelled, corrected, cross_validated))
+    best.provenance["validated by"] = validated_by(labelled, cross_validated, certificate)
     best.provenance.pop("within noise of", None)
     if comparison.within_noise:
         best.provenance["within noise of"] = "untuned"
@@ -304,72 +307,6 @@ def _run(
         noted=noted,
         finished=finished,
     )
-
-
-def _showable(landscape: Landscape, untuned: np.ndarray) -> str:
-    """Say how large a gain the public queries can show, between recipes as unlike as the untuned one and one vertex."""
-    public, combination = landscape.labelled.public, landscape.combination(landscape.space.default)
-    groups = landscape.labelled.groups[public]
-    last = np.eye(len(combination.corners))[-1]
-    other = combination.average_precisions(combination.weights(last))
-    gain = smallest_gain((other - untuned)[public], groups, landscape.labelled.weight[public])
-    n_groups = len(np.unique(groups))
-    counted = (
-        f"{len(groups)} public queries{_photos(landscape.labelled)} in {n_groups} group{'s' * (n_groups > 1)}"
-    )
-    if gain is None:
-        return f"{counted}: no gain can be told from chance and no interval given: label queries of other products"
-    if gain == 0:
-        return f"{counted}: the recipes at hand answer them alike, so what gain they can show is not known"
-    return f"{counted} show a gain of {gain:.4f} or more (four times in five); a smaller one drowns in noise"
-
-
-def _photos(labelled: Labelled) -> str:
-    """How many of the public queries are simulated photos, and what they weigh."""
-    photos = ~labelled.real & labelled.public
-    if not photos.any():
-        return ""
-    share = labelled.weight[photos].sum() / labelled.weight[labelled.public].sum()
-    return f" ({int(photos.sum())} simulated photos, {share:.0%} of the mean)"
-
-
-def _trial_precisions(landscape: Landscape, study) -> np.ndarray:
-    """AP@k of every query under every finished trial, (trials, Q): as noted, or again from the candidates."""
-    rows = []
-    for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
-        if len(noted := trial.user_attrs.get(studies.PRECISIONS, ())) == len(landscape.labelled.query_ids):
-            rows.append(np.array(noted))
-            continue
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
-        combination = landscape.combination(choice)
-        rows.append(combination.average_precisions(combination.weights(coordinates)))
-    return np.array(rows)
-
-
-def _unseen_scores(
-    unseen: np.ndarray,
-    tuned: np.ndarray,
-    labelled: Labelled,
-    corrected: float | None,
-    cross_validated: CrossValidated | None,
-) -> dict[str, float]:
-    """The figures on queries that did not choose. validated: on all labelled queries (without labels: all photos), as
-    `unseen` on the public ones and as the recipe does on the others, so that it compares with an untuned recipe's."""
-    values = tuned.copy()
-    values[labelled.public] = unseen
-    found = {"bias-corrected": corrected, "validated": float(values[labelled.reported].mean())}
-    if cross_validated is not None:
-        found["cross-validated"] = cross_validated.mean
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _validated_by(
-    labelled: Labelled, cross_validated: CrossValidated | None, certificate: Certificate | None
-) -> str:
-    if labelled.real.any() and not (labelled.public & labelled.real).any():
-        return "labels, none of which chose it"
-    how = "bootstrap bias correction" if cross_validated is None else "cross-validation"
-    return how if certificate is None else f"{how} of the study without the certificate"
 
 
 def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
@@ -421,21 +358,6 @@ def _misses(
         prepared.gallery,
         excluded_rows(prepared.gallery),
     )
-
-
-def _affordable_folds(landscape: Landscape, combination: Combination, trials: int) -> int:
-    """5, or 0 (said aloud) where trials rank the whole gallery and folds would repeat the study too often."""
-    full = [kind for kind in map(landscape.kind, landscape.space.single_changes()) if kind.startswith("full")]
-    if combination.scene is not None and not full:
-        return 5
-    width = sum(dump.descriptors.shape[1] for dump in landscape.dumps(landscape.space.default)[1])
-    work = 5.0 * trials * len(landscape.labelled.query_ids) * len(landscape.gallery_ids) * width
-    if full and 2 * work <= FOLDS_LIMIT:
-        return 5
-    log.info(
-        "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
-    )
-    return 0
 
 
 def _cross_validated(
@@ -527,34 +449,3 @@ def _provenance(
     if certificate is not None:
         found["certified bound"] = certificate.bound
     return found
-
-
-def _importances(study) -> dict[str, float]:
-    """How much of the figure's variance each parameter explains (fANOVA); empty where all trials agree."""
-    import optuna
-
-    finished = studies.completed(study)
-    if len(finished) < 10 or len({trial.value for trial in finished}) < 2:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return {
-        name: float(value)
-        for name, value in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
-    }
-
-
-def near_best_share(
-    combination: Combination, values: np.ndarray, labelled: Labelled, n_points: int = 500
-) -> float:
-    """Return the share of the region, sampled uniformly, within one standard error (over groups) of the best's public MAP."""
-    public = labelled.public
-    weight = labelled.weight[public]
-    error = standard_error(values[public], labelled.groups[public], weight) or 0.0
-    n_points = n_points if combination.scene is not None else 10  # each streams the gallery there
-    points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
-    found = [combination.average_precisions(combination.weights(point)) for point in points]
-
-    def figure(of: np.ndarray) -> float:
-        return float(np.average(of[public], weights=weight))
-
-    return float(np.mean([figure(of) >= figure(values) - error for of in found]))

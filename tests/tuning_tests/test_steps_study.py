@@ -19,6 +19,7 @@ from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies
+from tuning.claims import near_best_share, showable_gain
 from tuning.evaluating import labelled_precisions
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
@@ -26,7 +27,7 @@ from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
-from tuning.tune import _showable, near_best_share, tune
+from tuning.tune import tune
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
@@ -294,7 +295,7 @@ def test_joined_components_have_one_point(awkward):
     values = made.average_precisions(np.ones(1))
     assert near_best_share(watched, values, landscape.labelled) == 1.0
     landscape.combination = lambda choice: watched
-    assert "not known" in _showable(landscape, values)
+    assert "not known" in showable_gain(landscape, values)
     assert asked == [[1.0]] * len(asked) and len(asked) == 11
 
 
