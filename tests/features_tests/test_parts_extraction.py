@@ -155,7 +155,7 @@ def test_several_layers_and_forms(folder):
 def test_what_cannot_be_is_said_at_once(folder):
     for counts, more, said in (
         ((4, 100_000), "", "counts 100000 exceed the"),
-        ((4,), ', selection = "varance"', "varance' is no file.*variance, random"),
+        ((4,), ', selection = "varance"', "varance' is no file.*variance, variance-mean, random"),
         ((4,), ', variant = "printd"', "did you mean 'printed'"),
     ):
         with pytest.raises(ConfigurationError, match=said):
