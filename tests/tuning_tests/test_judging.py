@@ -132,7 +132,7 @@ def test_without_labels_photos_judge_and_choose_the_recipe_that_is_sent(extracte
     assert main(["tune", "--trials", "6", "--folds", "2", "--repeats", "1", *arguments]) == 0
     shown = capsys.readouterr()
     assert "left out of the study: augment: simulated photos cannot judge" in shown.err
-    assert "simulated photos in" in shown.out and "tell neither how well real photos do" in shown.out
+    assert "on 36 simulated photos;" in shown.out and "tell neither how well real photos do" in shown.out
     recipes = [r for r in kept_recipes(configuration) if is_of_this_data(configuration, r)]
     assert {"best", "untuned", "top7"} <= {recipe.name for recipe in recipes}
     assert not any(step["step"] in ("augment", "expand") for r in recipes for step in r.steps)
