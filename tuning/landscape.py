@@ -302,11 +302,12 @@ class Landscape:
         return f"{competition.name}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def _photos(self) -> Photos | None:
-        """What the steps of the first choice learn from, whichever share of real pairs they may take."""
+        """What the steps of the first choice learn from, whichever shares of real pairs and user photos they may take."""
         steps = [
-            {"step": step.name, "pairs": share}
+            {"step": step.name, key: share}
             for step in self.space.steps
-            for share in step.values.get("pairs", (0,))
+            for key in ("pairs", "unlabelled")
+            for share in step.values.get(key, (0,))
         ]
         components = self.space.components_of(self.space.default)
         return photos_for(self.configuration, components, steps, self.gallery_ids)

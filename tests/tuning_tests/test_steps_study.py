@@ -440,3 +440,12 @@ def test_real_pairs_never_judge_what_they_taught(awkward, capsys):
         lists = ranked_lists(configuration, recipe, "validation", None, None)
         found[pairs] = lists.scores
     assert (found[0.0] != found[0.5]).any()
+
+
+def test_a_study_is_another_where_other_user_photos_teach(awkward):
+    """The photos of `test` join those that teach: without them, or with others, a trial's figure is another."""
+    for unlabelled, differs in ((0.1, True), (0.0, False)):
+        whole = configured(awkward, f'{{ step = "photo_whiten", dim = 3, unlabelled = {unlabelled} }}')
+        without = replace(whole, competition=replace(whole.competition, test=None))
+        names = {Landscape(each, progress=False).study_name() for each in (whole, without)}
+        assert (len(names) == 2) == differs
