@@ -54,29 +54,12 @@ def photo_whiten(
     if learnt is None:
         _check_photos(state, pairs)
         learnt = state.photos.identity
-    names = state.identity_after(
-        "photo_whiten",
-        dim=dim,
-        shrinkage=shrinkage,
-        exponent=exponent,
-        pairs=pairs,
-        unlabelled=unlabelled,
-        samples=samples,
-        seed=seed,
-        photos=learnt,
-    )
-
+    taught = dict(pairs=pairs, unlabelled=unlabelled, photos=learnt)  # by which the scatter is told apart
+    axes_of = dict(shrinkage=shrinkage, samples=samples, seed=seed, **taught)
+    names = state.identity_after("photo_whiten", dim=dim, exponent=exponent, **axes_of)
     sample = dict(excluded=state.excluded, samples=samples, seed=seed)
-    one = state.identity_after("scatter", pairs=pairs, unlabelled=unlabelled, photos=learnt)
-    shared = state.identity_after(
-        "photo_axes",
-        shrinkage=shrinkage,
-        pairs=pairs,
-        unlabelled=unlabelled,
-        samples=samples,
-        seed=seed,
-        photos=learnt,
-    )
+    one = state.identity_after("scatter", **taught)
+    shared = state.identity_after("photo_axes", **axes_of)
 
     def scatter_of(number: int) -> np.ndarray:
         scatter = 0.0
