@@ -60,6 +60,7 @@ def seal(
         for path in files
     }
     write_text(sidecar, sealed_text({**about, "files": noted}))
+    touch(sidecar)
 
 
 def read_seal(sidecar: Path) -> dict | None:
@@ -114,9 +115,14 @@ def make_room(needed_bytes: int) -> None:
     folders, most_bytes = limit
     entries = []
     for sidecar in (path for folder in folders for path in folder.glob("*.json")):
+        try:
+            stamp = sidecar.stat()
+        except FileNotFoundError:  # another process made room too
+            continue
         if (found := read_seal(sidecar)) is not None:
-            size_bytes = sidecar.stat().st_size + sum(noted["bytes"] for noted in found["files"].values())
-            entries.append((sidecar.stat().st_atime_ns, sidecar, size_bytes))
+            touch(sidecar, stamp.st_atime_ns)  # looking at it here is no use of it
+            size_bytes = stamp.st_size + sum(noted["bytes"] for noted in found["files"].values())
+            entries.append((stamp.st_atime_ns, sidecar, size_bytes))
     total = needed_bytes + sum(size_bytes for *_, size_bytes in entries)
     for _, sidecar, size_bytes in sorted(entries):
         if total <= most_bytes:
@@ -131,10 +137,14 @@ def hold(sidecar: Path, array: np.ndarray) -> None:
     _OPEN[sidecar] = array
 
 
-def touch(sidecar: Path) -> None:
-    """Note by the sidecar's time of access that its files are used now; a read-only folder stays as it is."""
+def touch(sidecar: Path, used_ns: int | None = None) -> None:
+    """Note by the sidecar's time of access that its files are used now, or were at a time in nanoseconds.
+
+    A file system's own time of access is of no help: it is coarse, and reading may or may not change it. A
+    read-only folder stays as it is.
+    """
     with suppress(OSError):
-        os.utime(sidecar, ns=(time.time_ns(), sidecar.stat().st_mtime_ns))
+        os.utime(sidecar, ns=(time.time_ns() if used_ns is None else used_ns, sidecar.stat().st_mtime_ns))
 
 
 def sum_path(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -52,6 +53,21 @@ def test_least_recently_used_goes_first_and_what_is_open_stays(tmp_path):
     assert third[999] == 999
     keep(tmp_path, "sixth")  # no budget outside
     assert {"second", "third", "sixth"} <= labels(tmp_path)
+
+
+def test_looking_for_room_uses_nothing(tmp_path):
+    for name in ("c", "a", "b"):
+        keep(tmp_path, name)
+    for sidecar in tmp_path.glob(
+        "*.json"
+    ):  # unused for days: a file system's own clock would note the next read
+        stamp = sidecar.stat()
+        os.utime(sidecar, ns=(stamp.st_atime_ns - 3 * 86400 * 10**9, stamp.st_mtime_ns))
+    keep(tmp_path, "new")
+    before = {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
+    with kept.budget([tmp_path], 10**9):
+        kept.make_room(1)
+    assert before == {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
 
 
 def test_a_study_gives_the_same_figures_within_a_small_budget(tiny_competition, tmp_path):
