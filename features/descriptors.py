@@ -9,7 +9,7 @@ from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError
 from features.components import Component, backbone_named, external_named
 from features.dumps import Dump, open_dump
-from features.extraction.targets import component_dump_path, external_dump_path
+from features.dumps.layout import component_dump_path, external_dump_path
 
 
 def gallery_ids(configuration: Configuration) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def files_of_recipe(
 ) -> tuple[list[Path], int]:
     """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
     from features.descriptors import open_components
-    from features.extraction.targets import sample_record, sampled_ids
+    from features.dumps.layout import sample_record, sampled_ids
 
     gallery = open_components(configuration, recipe.components, "gallery", None)
     found = [
@@ -112,10 +112,10 @@ def files_of_recipe(
 
 def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterable[Path]:
     """Settings of the run, and what was learnt for the parts tables."""
+    from features.dumps.layout import backbone_recipe, learnt_path
+    from features.dumps.seals import sum_path
     from features.extraction.learning import open_part_model
     from features.extraction.settings import settings_path
-    from features.extraction.targets import backbone_recipe, learnt_path
-    from features.kept import sum_path
     from features.parts.blocks import block_files
 
     base = backbone_recipe(configuration, backbone)
@@ -138,7 +138,7 @@ def _derived_files(
     progress: bool,
 ) -> list[Path]:
     """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
-    from features.ranking.derived import noting_files
+    from features.dumps.derived import noting_files
     from features.ranking.pipeline import rank_dumps
 
     steps = []

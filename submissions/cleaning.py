@@ -19,9 +19,9 @@ from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.components import backbone_named
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
-from features.extraction.journal import read_journal
-from features.extraction.targets import component_dump_path, dumps_folder, whole_folder
-from features.extraction.verifying import extracted_dumps, whitened_dumps
+from features.dumps.journal import read_journal
+from features.dumps.layout import component_dump_path, dumps_folder, whole_folder
+from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.kept_recipes import kept_recipes
 from features.recipe import Recipe
 

@@ -21,9 +21,8 @@ import numpy as np
 
 from competition import atomic
 from competition.metrics import query_figures
-from features import kept
 from features.components import Component
-from features.dumps import Dump, beside, column_sum
+from features.dumps import Dump, beside, budget, column_sum, seals
 from features.search import search
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
 from tuning.candidates import Candidates, find_candidates
@@ -325,16 +324,16 @@ def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates
         arrays["similarities"] = np.concatenate(candidates.similarities)
     stream = io.BytesIO()
     np.savez(stream, **arrays)
-    kept.make_room(stream.tell())
+    budget.make_room(stream.tell())
     path.with_suffix(".json").unlink(missing_ok=True)
     atomic.write_bytes(path, stream.getvalue())
-    kept.seal(path.with_suffix(".json"), [path], format=FORMAT)
+    seals.seal(path.with_suffix(".json"), [path], format=FORMAT)
 
 
 def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
-    if path is None or kept.whole(path.with_suffix(".json")) is None:
+    if path is None or seals.whole(path.with_suffix(".json")) is None:
         return None
-    kept.touch(path.with_suffix(".json"))
+    seals.touch(path.with_suffix(".json"))
     try:
         with np.load(path, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}

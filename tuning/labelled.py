@@ -20,7 +20,7 @@ from competition.splits import private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
-from features.ranking.derived import digest_of
+from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 
 DEFAULT_OBJECTIVE = "labels"  # where there are labels; "simulated" where there are none

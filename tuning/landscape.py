@@ -20,7 +20,7 @@ from competition.images import ids_digest
 from competition.messages import log
 from competition.metrics import figure_name, query_figures
 from features.descriptors import gallery_ids, open_components
-from features.kept import budget
+from features.dumps.budget import budget
 from features.ranking.descriptor_steps import joins
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos

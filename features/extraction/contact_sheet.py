@@ -7,7 +7,7 @@ from pathlib import Path
 from competition.images import ImageSet
 from competition.simulated_split import photo_source
 from features.decoding import Sizing
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
 from features.extraction.reading import read_picture
 from features.simulated_photos import contact_sheet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from features.extraction.partial import Group
+from features.extraction.dump_group import Group
 from features.extraction.tasks import Task
 from features.extraction.windows import Window
 

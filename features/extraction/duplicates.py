@@ -12,8 +12,8 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from features.dumps import Dump, read_sidecar
-from features.extraction.partial import record_type
-from features.extraction.targets import dumps_folder, targets_of
+from features.dumps.layout import dumps_folder, targets_of
+from features.extraction.dump_group import record_type
 
 BLOCK_ROWS = 2048
 

@@ -23,10 +23,10 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.backbones import Network, create_network
 from features.decoding import Sizing
+from features.dumps.layout import Target
 from features.extraction.memory import keep_freed_memory
 from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
-from features.extraction.targets import Target
 from features.fusing import put
 from features.pooling import check_poolings, needs_non_negative, pool_maps
 

@@ -21,9 +21,9 @@ from features.dumps import (
     row_sums,
     sidecar_for,
 )
-from features.extraction.disk import Disk
-from features.extraction.targets import Target, external_dump_path, external_recipe, ids_path, whole_folder
-from features.kept import sealed_text
+from features.dumps.disk import Disk
+from features.dumps.layout import Target, external_dump_path, external_recipe, ids_path, whole_folder
+from features.dumps.seals import sealed_text
 
 BLOCK_ROWS = 4096
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import ImageSet
+from features.dumps.layout import targets_of
 from features.extraction.rebuilding import sidecar_of
-from features.extraction.targets import targets_of
 
 
 def refuse_lost_rows(

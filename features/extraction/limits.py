@@ -12,8 +12,8 @@ from competition.errors import Top7Error
 from competition.images import ImageSet, sample_images, split_images
 from competition.messages import log
 from features.dumps import beside
-from features.extraction.disk import Disk
-from features.extraction.targets import (
+from features.dumps.disk import Disk
+from features.dumps.layout import (
     external_dump_path,
     sample_record,
     sampled_ids,

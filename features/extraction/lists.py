@@ -9,7 +9,7 @@ from pathlib import Path
 
 from competition.images import ImageSet
 from features.dumps import read_sidecar
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
 from features.extraction.duplicates import first_rows
 
 

@@ -19,14 +19,14 @@ from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from competition.messages import log, on_stderr
+from features.dumps.layout import Target
 from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.devices import own_device
+from features.extraction.dump_group import Group
 from features.extraction.engine import Engine
-from features.extraction.partial import Group
 from features.extraction.passes import columns_of
 from features.extraction.reading import Timed, read_ahead
 from features.extraction.settings import Settings, available_cores
-from features.extraction.targets import Target
 from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import Window, blank_window, compute_window
 

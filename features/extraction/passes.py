@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from competition.images import ImageSet
 from competition.messages import log
+from features.dumps.layout import Target
 from features.extraction.contents import done_contents, taken_contents
+from features.extraction.dump_group import Group
 from features.extraction.engine import Engine
-from features.extraction.partial import Group
 from features.extraction.reading import Timed, read_ahead
-from features.extraction.targets import Target
 from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import StartedWindow, Window
 

@@ -12,11 +12,11 @@ import numpy as np
 from competition.configuration import SIMULATED, Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
+from features.dumps.layout import Target
+from features.extraction.dump_group import Group
 from features.extraction.engine import Engine, dimensions
-from features.extraction.partial import Group
 from features.extraction.standing import Standing, groups_for
-from features.extraction.targets import Target
 
 SPARE_BYTES = 64 * 2**20
 

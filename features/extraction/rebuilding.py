@@ -14,11 +14,11 @@ from tqdm import tqdm
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import DamagedSidecar, beside, column_sum, read_sidecar
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
+from features.dumps.layout import Target
+from features.dumps.seals import sealed_text
+from features.extraction.dump_group import record_type
 from features.extraction.hashing import content_hash, file_stamp
-from features.extraction.partial import record_type
-from features.extraction.targets import Target
-from features.kept import sealed_text
 
 
 def record_is_whole(record: Path, sidecar: Mapping) -> bool:

@@ -19,9 +19,16 @@ from competition.labels import validation_labels
 from competition.messages import log
 from competition.simulated_split import simulated_images
 from features.dumps import read_sidecar
+from features.dumps.disk import Disk
+from features.dumps.layout import (
+    backbone_recipe,
+    sample_folder,
+    sampled_ids,
+    targets_of,
+    whole_folder,
+)
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.contact_sheet import write_contact_sheet
-from features.extraction.disk import Disk
 from features.extraction.engine import Engine
 from features.extraction.external import external_bytes, write_external
 from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
@@ -52,13 +59,6 @@ from features.extraction.settings import (
     settings_path,
 )
 from features.extraction.standing import Standing, recover, standings
-from features.extraction.targets import (
-    backbone_recipe,
-    sample_folder,
-    sampled_ids,
-    targets_of,
-    whole_folder,
-)
 
 DESCRIBED = (*SPLITS, SIMULATED)
 

@@ -15,7 +15,7 @@ from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.dumps import file_label, recipe_digest
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
 
 BATCH_PIXELS = 410_000  # on a CPU small batches stay in the caches
 WINDOW_ROWS = 256

@@ -16,13 +16,13 @@ from competition.atomic import write_json
 from competition.images import ImageSet, ids_digest
 from competition.messages import log
 from features.dumps import DAMAGE, bad_rows, beside, npy_header
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
+from features.dumps.journal import read_journal
+from features.dumps.layout import Target
+from features.extraction.dump_group import Group, record_type
 from features.extraction.hashing import content_hash, file_stamp
-from features.extraction.journal import read_journal
-from features.extraction.partial import Group, record_type
 from features.extraction.rebuilding import rebuild_record, record_is_whole, settings_by_row, sidecar_of
 from features.extraction.sources import Source, mapped_rows, rows_of
-from features.extraction.targets import Target
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from features.extraction.partial import Group
+from features.extraction.dump_group import Group
 from features.extraction.windows import Window
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from competition.configuration import Parts
+from features.dumps.layout import Target
 from features.extraction.engine import Batch, Engine
 from features.extraction.reading import Picture
 from features.extraction.rows import averaged, unit_rows
-from features.extraction.targets import Target
 
 NOT_FINITE = "the network gives values that are not finite"
 

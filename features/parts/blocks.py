@@ -21,7 +21,7 @@ from torch import Tensor
 
 from competition.atomic import sync_folder, write_bytes
 from competition.errors import Top7Error
-from features.kept import is_whole, remove, reserve, seal, sum_path
+from features.dumps.seals import is_whole, remove, reserve, seal, sum_path
 
 
 def block_files(folder: Path) -> list[tuple[int, int, Path]]:

@@ -27,7 +27,7 @@ from competition.atomic import write_bytes
 from competition.configuration import Parts
 from competition.errors import Top7Error
 from competition.messages import log
-from features.kept import is_whole, seal, sum_path
+from features.dumps.seals import is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights

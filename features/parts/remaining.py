@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import Parts
-from features.kept import is_whole
+from features.dumps.seals import is_whole
 from features.parts.blocks import block_files
 from features.parts.model import components_path, model_folder
 from features.parts.readings import VARIANTS

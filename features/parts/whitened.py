@@ -12,7 +12,7 @@ from filelock import FileLock
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
-from features.kept import CHECKED_BYTES
+from features.dumps.seals import CHECKED_BYTES
 from features.whitening import unit_rows
 
 
@@ -31,8 +31,8 @@ def whitened_dump(
 
     Top7Error: the projection for this count was not extracted, or the part detectors were not learnt.
     """
+    from features.dumps.layout import component_dump_path
     from features.extraction.learning import open_part_model
-    from features.extraction.targets import component_dump_path
 
     where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
     if dim > max(parts.dims):

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from features.dumps.derived import content_digest, derived, digest_of
 from features.ranking.augmentation import augmented_rows
-from features.ranking.derived import content_digest, derived, digest_of
 from features.ranking.measures import concatenated, measured
 from features.ranking.projection import (
     PrincipalAxes,

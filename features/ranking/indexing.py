@@ -22,8 +22,8 @@ from threadpoolctl import threadpool_limits
 from competition.atomic import sync_folder
 from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.messages import log
-from features import kept
-from features.ranking.derived import content_digest, digest_of, note_files
+from features.dumps import seals
+from features.dumps.derived import content_digest, digest_of, note_files
 from features.ranking.index_builders import BUILDERS, empty_hnsw, lists_of, sample_rows
 from features.ranking.measures import concatenated
 from features.ranking.neighbours import duration
@@ -125,16 +125,16 @@ def build_index(
     path = Path(folder) / f"index-{kind}-{digest_of(recipe)}.faiss"
     sidecar = path.with_suffix(".json")
     files = [path, *([lists_of(path)] if kind == "ivf_ondisk" else [])]
-    if kept.whole(sidecar) is None:
+    if seals.whole(sidecar) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock")
         with FileLock(lock):
-            if kept.whole(sidecar) is None:
+            if seals.whole(sidecar) is None:
                 sidecar.unlink(missing_ok=True)
                 _build(fused, rows, kind, chosen, seed, path, progress)
-                kept.seal(sidecar, files, format=2, recipe=recipe)
+                seals.seal(sidecar, files, format=2, recipe=recipe)
         lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
-    kept.touch(sidecar)
+    seals.touch(sidecar)
     note_files(sidecar, *files)
     return Index(path, kind, chosen, rows)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.messages import log
-from features.ranking.derived import content_digest, derived
+from features.dumps.derived import content_digest, derived
 from features.search import search
 from features.similarity import BLOCK_ROWS, float32_rows
 

@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.derived import derived, digest_of
+from features.dumps.derived import derived, digest_of
 from features.ranking.descriptor_steps import kept_axes, projected_by
 from features.ranking.measures import concatenated
 from features.ranking.projection import (

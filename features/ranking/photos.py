@@ -16,7 +16,7 @@ from competition.splits import private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
-from features.ranking.derived import digest_of
+from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.state import Photos
 from features.ranking.views import RowStack

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from features.dumps import Dump, beside
-from features.ranking.derived import content_digest
+from features.dumps.derived import content_digest
 from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, check_steps, start
 

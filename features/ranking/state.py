@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import Top7Error
-from features.ranking.derived import digest_of
+from features.dumps.derived import digest_of
 from features.ranking.neighbours import neighbour_graph
 from features.search import search
 from features.similarity import UNIT_NORM

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import ConfigurationError, nearest
-from features.ranking.derived import content_digest
+from features.dumps.derived import content_digest
 from features.ranking.descriptor_steps import (
     PER_COMPONENT,
     augment,

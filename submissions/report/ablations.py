@@ -11,7 +11,7 @@ from competition.messages import log
 from competition.metrics import query_figures
 from features.components import Component, layer_component, layers_under, parts_component, parts_label
 from features.descriptors import open_components
-from features.extraction.targets import component_dump_path
+from features.dumps.layout import component_dump_path
 from features.ranked_lists import ranked_lists
 from submissions.report.ranked import Scene
 from tuning.combination import full_precisions

@@ -15,9 +15,9 @@ from competition.atomic import write_json
 from competition.configuration import Configuration
 from competition.images import ImageSet, split_images
 from features.decoding import FORMATS
+from features.dumps.layout import dumps_folder
 from features.extraction.hashing import opened
 from features.extraction.report import ExtractionReport
-from features.extraction.targets import dumps_folder
 
 SAMPLE = 2_000  # images of a split whose size is looked at
 MOST_ROWS = 200  # unreadable images, groups of equal files

@@ -19,10 +19,10 @@ from competition.configuration import Simulate, load_configuration
 from competition.images import ImageSet, split_images
 from competition.simulated_split import simulated_images
 from features.decoding import decode
+from features.dumps.layout import targets_of
 from features.extraction.engine import Engine
 from features.extraction.foretelling import seconds_an_image
 from features.extraction.settings import fixed_settings
-from features.extraction.targets import targets_of
 from tests.grocery import SHARED, grocery_configuration
 
 GALLERY, PHOTOS = 520_000, 16_000

@@ -11,9 +11,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking import derived as derived_module
+from features.dumps import derived as derived_module
+from features.dumps.derived import content_digest, derived
 from features.ranking.augmentation import augmented_rows
-from features.ranking.derived import content_digest, derived
 from features.ranking.expansion import WEIGHTINGS, expand
 from features.ranking.neighbours import duration, neighbour_graph, without_self
 from features.search import search

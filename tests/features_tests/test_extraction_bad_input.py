@@ -14,6 +14,8 @@ import torch
 
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import open_dump
+from features.dumps.disk import Disk, DiskFull
+from features.dumps.journal import journal_line, read_journal
 from features.extraction import (
     component_dump_path,
     external_dump_path,
@@ -22,8 +24,6 @@ from features.extraction import (
     passes,
     plan,
 )
-from features.extraction.disk import Disk, DiskFull
-from features.extraction.journal import journal_line, read_journal
 from features.extraction.running import alone
 from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
 
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_within_a_journal_line_leaves_the_lines_before(tmp_
     code = f"""
 import resource, signal
 from pathlib import Path
-from features.extraction.disk import Disk
+from features.dumps.disk import Disk
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 5}, {len(before) + 5}))
 try:

@@ -11,9 +11,9 @@ import torch
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError
+from features.dumps.layout import Target
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings, gpu_rows
-from features.extraction.targets import Target
 
 LAYERS = ("layer1", "layer4")
 

@@ -14,11 +14,11 @@ import pytest
 
 from competition.images import ImageSet, PathList
 from features.dumps import open_dump
-from features.extraction.disk import Disk
-from features.extraction.partial import Group
+from features.dumps.disk import Disk
+from features.dumps.layout import Target
+from features.extraction.dump_group import Group
 from features.extraction.passes import pending
 from features.extraction.standing import groups_for, recover, standings
-from features.extraction.targets import Target
 from features.extraction.windows import blank_window
 
 WINDOW_ROWS = 4

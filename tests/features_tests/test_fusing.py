@@ -13,9 +13,9 @@ from torch import nn
 
 from competition.configuration import Backbone
 from features import fusing
+from features.dumps.layout import Target
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings
-from features.extraction.targets import Target
 from features.fusing import FusedConvolution, can_fuse, fuse, with_norm
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")

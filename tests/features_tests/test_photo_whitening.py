@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.derived import noting_files
+from features.dumps.derived import noting_files
 from features.ranking.projection import learn_whitening, learn_znormalisation, projected
 from features.ranking.state import Photos
 from features.ranking.steps import apply_steps, check_steps, rank, split_steps, start, used_components

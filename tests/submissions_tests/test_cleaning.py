@@ -105,7 +105,7 @@ def test_other_samples_go_and_the_one_in_use_stays(used, tmp_path):
 
 
 def test_an_unfinished_extraction_of_this_configuration_goes_on(used, tmp_path, monkeypatch):
-    from features.extraction.partial import Group
+    from features.extraction.dump_group import Group
 
     config, _ = used
     configuration = load_configuration(config, work=tmp_path / "work")

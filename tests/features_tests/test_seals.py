@@ -10,9 +10,9 @@ from itertools import product
 import numpy as np
 
 from competition.configuration import load_configuration
-from features import kept
+from features.dumps import budget, seals
+from features.dumps.derived import derived
 from features.extraction import extract
-from features.ranking.derived import derived
 from tuning.landscape import Landscape
 
 
@@ -29,13 +29,13 @@ def labels(folder):
 def test_a_seal_tells_any_single_byte_that_differs(tmp_path):
     path, sidecar = tmp_path / "a.bin", tmp_path / "a.json"
     path.write_bytes(bytes(range(40)))
-    kept.seal(sidecar, [path], recipe={"checksum": 'a ", "checksum": "0'})
-    assert kept.whole(sidecar)["recipe"] and kept.bad_files(sidecar) == []
+    seals.seal(sidecar, [path], recipe={"checksum": 'a ", "checksum": "0'})
+    assert seals.whole(sidecar)["recipe"] and seals.bad_files(sidecar) == []
     for file in (path, sidecar):
         good = file.read_bytes()
         for place in range(len(good)):
             file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-            assert kept.bad_files(sidecar) == [file]
+            assert seals.bad_files(sidecar) == [file]
         file.write_bytes(good)
 
 
@@ -43,7 +43,7 @@ def test_least_recently_used_goes_first_and_what_is_open_stays(tmp_path):
     for name in ("first", "second", "third"):
         keep(tmp_path, name)
     keep(tmp_path, "first")  # used again
-    with kept.budget([tmp_path], 3 * 8600):
+    with budget.budget([tmp_path], 3 * 8600):
         keep(tmp_path, "fourth")
         assert labels(tmp_path) == {"first", "third", "fourth"}
         third = keep(tmp_path, "third")
@@ -65,8 +65,8 @@ def test_looking_for_room_uses_nothing(tmp_path):
         os.utime(sidecar, ns=(stamp.st_atime_ns - 3 * 86400 * 10**9, stamp.st_mtime_ns))
     keep(tmp_path, "new")
     before = {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
-    with kept.budget([tmp_path], 10**9):
-        kept.make_room(1)
+    with budget.budget([tmp_path], 10**9):
+        budget.make_room(1)
     assert before == {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
 
 

@@ -19,9 +19,7 @@ from competition.atomic import write_json
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
-from features.extraction.learning import part_folder
-from features.extraction.rebuilding import record_is_whole
-from features.extraction.targets import (
+from features.dumps.layout import (
     backbone_recipe,
     component_dump_path,
     dumps_folder,
@@ -30,7 +28,9 @@ from features.extraction.targets import (
     read_learnt,
     targets_of,
 )
-from features.kept import bad_files, remove, sum_path
+from features.dumps.seals import bad_files, remove, sum_path
+from features.extraction.learning import part_folder
+from features.extraction.rebuilding import record_is_whole
 
 
 @dataclass

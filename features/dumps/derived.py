@@ -2,7 +2,7 @@
 mixed up.
 
 `<label>-<digest>.<name>.npy` holds each matrix; `<label>-<digest>.json`, written last, says what they are and seals
-them (features/kept.py). While being computed they are called `.partial`, beside a note of the rows done. What is
+them (features/dumps/seals.py). While being computed they are called `.partial`, beside a note of the rows done. What is
 damaged, or of an earlier version, is computed again.
 """
 
@@ -24,7 +24,7 @@ from filelock import FileLock
 from competition.atomic import sync_folder, write_json
 from competition.errors import Top7Error
 from competition.messages import log
-from features import kept
+from features.dumps import budget, seals
 
 BLOCK_ROWS = 4096
 Block = Sequence[np.ndarray]
@@ -120,7 +120,7 @@ def _shape(rows: int, width: int) -> tuple[int, ...]:
 
 def _opened(sidecar: Path, paths: Mapping[str, Path], shapes: Mapping) -> dict[str, np.ndarray] | None:
     """Return the matrices as memmaps; None where one is missing or damaged."""
-    if kept.whole(sidecar) is None:
+    if seals.whole(sidecar) is None:
         return None
     opened = {}
     for name, path in paths.items():
@@ -134,9 +134,9 @@ def _opened(sidecar: Path, paths: Mapping[str, Path], shapes: Mapping) -> dict[s
         if found.shape != shape or found.dtype != np.dtype(dtype):
             return None
         opened[name] = found
-    kept.touch(sidecar)
+    seals.touch(sidecar)
     if opened:
-        kept.hold(sidecar, max(opened.values(), key=lambda matrix: matrix.nbytes))
+        budget.hold(sidecar, max(opened.values(), key=lambda matrix: matrix.nbytes))
     return opened
 
 
@@ -147,7 +147,7 @@ def _write(paths, shapes, sidecar: Path, about, compute, block_rows: int, label:
     note = sidecar.with_name(sidecar.stem + ".partial.json")
     done, sums = _rows_done(note, partial, shapes, rows)
     needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
-    kept.make_room(needed)
+    budget.make_room(needed)
     free = shutil.disk_usage(sidecar.parent).free
     if not done and needed > free:
         raise Top7Error(
@@ -161,8 +161,8 @@ def _write(paths, shapes, sidecar: Path, about, compute, block_rows: int, label:
             if done:
                 maps[name] = np.lib.format.open_memmap(path, "r+")
             else:
-                maps[name] = kept.reserve(path, shape, dtype)
-                sums[name] = kept.file_sum(path, maps[name].offset)
+                maps[name] = seals.reserve(path, shape, dtype)
+                sums[name] = seals.file_sum(path, maps[name].offset)
     except Top7Error:
         for path in partial.values():
             path.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ def _write(paths, shapes, sidecar: Path, about, compute, block_rows: int, label:
         os.replace(path, paths[name])
     sync_folder(sidecar.parent)
     files = {paths[name].name: total for name, total in sums.items()}
-    kept.seal(sidecar, [paths[name] for name in partial], files, **about)
+    seals.seal(sidecar, [paths[name] for name in partial], files, **about)
     note.unlink(missing_ok=True)
 
 
@@ -200,7 +200,7 @@ def _rows_done(
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
             row_bytes = matrix[:1].nbytes
             same = (matrix.shape, matrix.dtype) == (shapes[name][0], np.dtype(shapes[name][1]))
-            if not same or kept.file_sum(path, matrix.offset + done * row_bytes) != sums[name]:
+            if not same or seals.file_sum(path, matrix.offset + done * row_bytes) != sums[name]:
                 return 0, {}
         return max(done, 0), sums
     except Exception:  # whatever Python makes of a damaged note or header: the rows are computed again

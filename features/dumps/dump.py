@@ -2,7 +2,7 @@
 is.
 
 Beside `<name>.npy` stand `<name>.norms.npy` (n,) float32, the norms before L2; `<name>.sums.npy` (n,) uint32,
-a checksum of each row and its norm; and `<name>.json` (`kept.sealed_text`), written last: without it the dump is
+a checksum of each row and its norm; and `<name>.json` (`seals.sealed_text`), written last: without it the dump is
 not there.
 """
 
@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 
 from competition.atomic import sync_folder, temporary, write_bytes, write_text
 from competition.errors import Top7Error
-from features import kept
+from features.dumps import seals
 
 FORMAT = 1
 BLOCK_ROWS = 4096
@@ -103,7 +103,7 @@ def read_sidecar(path: Path) -> dict:
     """The sidecar of the dump `path`. Top7Error: none there, or not one of ours."""
     sidecar = beside(Path(path), ".json")
     try:
-        found = kept.unsealed(sidecar.read_bytes())
+        found = seals.unsealed(sidecar.read_bytes())
     except FileNotFoundError:
         raise Top7Error(
             f"{Path(path).absolute()}: no such dump, or an unfinished one: run ./run.sh extract, or give the folder "
@@ -294,7 +294,7 @@ def write_dump(
     """
     norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
     with temporary(path) as partial:
-        matrix = kept.reserve(partial, shape, dtype)
+        matrix = seals.reserve(partial, shape, dtype)
         for start in range(0, shape[0], BLOCK_ROWS):
             block = slice(start, min(shape[0], start + BLOCK_ROWS))
             matrix[block], norms[block] = rows(block.start, block.stop)
@@ -308,7 +308,7 @@ def write_dump(
         write_bytes(beside(path, suffix), npy_header(column.shape, column.dtype) + column.tobytes())
     sidecar = sidecar_for(shape=shape, dtype=dtype, unreadable=unreadable, column_sum=total.tolist(), **more)
     sync_folder(path.parent)
-    write_text(beside(path, ".json"), kept.sealed_text(sidecar))
+    write_text(beside(path, ".json"), seals.sealed_text(sidecar))
     beside(path, DAMAGE).unlink(missing_ok=True)
     return path
 

@@ -11,12 +11,10 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -26,8 +24,6 @@ from competition.errors import Top7Error
 
 CHECKED_BYTES = 64 << 20  # up to this size every opening reads the checksum; larger files: `verify` alone
 BLOCK_BYTES = 16 << 20
-_BUDGET: ContextVar[tuple[tuple[Path, ...], int] | None] = ContextVar("budget", default=None)
-_OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
 _TAIL = ', "checksum": "'
 
 
@@ -92,49 +88,6 @@ def remove(sidecar: Path) -> int:
     for path in paths:
         path.unlink(missing_ok=True)
     return size_bytes
-
-
-@contextmanager
-def budget(folders: Sequence[Path], most_bytes: int) -> Iterator[None]:
-    """Let what is kept in `folders` take at most so many bytes while the block runs; see `make_room`."""
-    token = _BUDGET.set((tuple(map(Path, folders)), most_bytes))
-    try:
-        yield
-    finally:
-        _BUDGET.reset(token)
-
-
-def make_room(needed_bytes: int) -> None:
-    """Remove what was used least recently until `needed_bytes` more fit the budget, if there is one.
-
-    What this process has open stays, so that the budget may be exceeded by that. Another process that has mapped a
-    file keeps what it mapped; one that is about to open it makes it again.
-    """
-    if (limit := _BUDGET.get()) is None:
-        return
-    folders, most_bytes = limit
-    entries = []
-    for sidecar in (path for folder in folders for path in folder.glob("*.json")):
-        try:
-            stamp = sidecar.stat()
-        except FileNotFoundError:  # another process made room too
-            continue
-        if (found := read_seal(sidecar)) is not None:
-            touch(sidecar, stamp.st_atime_ns)  # looking at it here is no use of it
-            size_bytes = stamp.st_size + sum(noted["bytes"] for noted in found["files"].values())
-            entries.append((stamp.st_atime_ns, sidecar, size_bytes))
-    total = needed_bytes + sum(size_bytes for *_, size_bytes in entries)
-    for _, sidecar, size_bytes in sorted(entries):
-        if total <= most_bytes:
-            return
-        if sidecar not in _OPEN:
-            remove(sidecar)
-            total -= size_bytes
-
-
-def hold(sidecar: Path, array: np.ndarray) -> None:
-    """Note that this process reads the files of a sidecar for as long as `array` lives."""
-    _OPEN[sidecar] = array
 
 
 def touch(sidecar: Path, used_ns: int | None = None) -> None:

@@ -19,12 +19,12 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from features.dumps import DAMAGE, beside, column_sum, npy_header, row_sums, sidecar_for
-from features.extraction.disk import Disk
-from features.extraction.journal import journal_line, read_journal
+from features.dumps.disk import Disk
+from features.dumps.journal import journal_line, read_journal
+from features.dumps.layout import Target
+from features.dumps.seals import sealed_text
 from features.extraction.sources import Source
-from features.extraction.targets import Target
 from features.extraction.windows import Window
-from features.kept import sealed_text
 
 IDENTITY = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("by", "u1")]
 

@@ -1,0 +1,41 @@
+"""The one store: dumps and everything else that is computed row by row and kept on the disk."""
+
+from features.dumps.dump import (
+    BLOCK_ROWS,
+    DAMAGE,
+    DamagedSidecar,
+    Dump,
+    bad_rows,
+    beside,
+    column_sum,
+    file_label,
+    noted_damage,
+    npy_header,
+    open_dump,
+    read_sidecar,
+    recipe_difference,
+    recipe_digest,
+    row_sums,
+    sidecar_for,
+    write_dump,
+)
+
+__all__ = [
+    "BLOCK_ROWS",
+    "DAMAGE",
+    "DamagedSidecar",
+    "Dump",
+    "bad_rows",
+    "beside",
+    "column_sum",
+    "file_label",
+    "noted_damage",
+    "npy_header",
+    "open_dump",
+    "read_sidecar",
+    "recipe_difference",
+    "recipe_digest",
+    "row_sums",
+    "sidecar_for",
+    "write_dump",
+]

@@ -1,0 +1,59 @@
+"""The disk space that candidates and what steps keep may take: what was used least recently goes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from features.dumps.seals import read_seal, remove, touch
+
+_BUDGET: ContextVar[tuple[tuple[Path, ...], int] | None] = ContextVar("budget", default=None)
+_OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
+
+
+@contextmanager
+def budget(folders: Sequence[Path], most_bytes: int) -> Iterator[None]:
+    """Let what is kept in `folders` take at most so many bytes while the block runs; see `make_room`."""
+    token = _BUDGET.set((tuple(map(Path, folders)), most_bytes))
+    try:
+        yield
+    finally:
+        _BUDGET.reset(token)
+
+
+def make_room(needed_bytes: int) -> None:
+    """Remove what was used least recently until `needed_bytes` more fit the budget, if there is one.
+
+    What this process has open stays, so that the budget may be exceeded by that. Another process that has mapped a
+    file keeps what it mapped; one that is about to open it makes it again.
+    """
+    if (limit := _BUDGET.get()) is None:
+        return
+    folders, most_bytes = limit
+    entries = []
+    for sidecar in (path for folder in folders for path in folder.glob("*.json")):
+        try:
+            stamp = sidecar.stat()
+        except FileNotFoundError:  # another process made room too
+            continue
+        if (found := read_seal(sidecar)) is not None:
+            touch(sidecar, stamp.st_atime_ns)  # looking at it here is no use of it
+            size_bytes = stamp.st_size + sum(noted["bytes"] for noted in found["files"].values())
+            entries.append((stamp.st_atime_ns, sidecar, size_bytes))
+    total = needed_bytes + sum(size_bytes for *_, size_bytes in entries)
+    for _, sidecar, size_bytes in sorted(entries):
+        if total <= most_bytes:
+            return
+        if sidecar not in _OPEN:
+            remove(sidecar)
+            total -= size_bytes
+
+
+def hold(sidecar: Path, array: np.ndarray) -> None:
+    """Note that this process reads the files of a sidecar for as long as `array` lives."""
+    _OPEN[sidecar] = array
