@@ -14,7 +14,7 @@ from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank_dumps
 from features.ranking.state import Photos
 from features.ranking.steps import check_steps, used_components
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from submissions.outcome import Outcome, configuration_of, splits_of
 
 def submit(options: Namespace) -> Outcome:
     """Write the submission of a recipe."""
-    from features.recipe import find_recipe
+    from features.recipes.recipe import find_recipe
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
@@ -110,7 +110,7 @@ def score(options: Namespace) -> Outcome:
 
 def show_leaderboard(options: Namespace) -> Outcome:
     """Show the leaderboard, after recording an official score of a checked CSV if asked."""
-    from features.kept_recipes import ranked_among
+    from features.recipes.kept import ranked_among
     from submissions.scoring import read_submission
 
     configuration = configuration_of(options)
@@ -139,7 +139,7 @@ def show_leaderboard(options: Namespace) -> Outcome:
 
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images."""
-    from features.recipe import find_recipe
+    from features.recipes.recipe import find_recipe
     from submissions.predicting import predict as answer
 
     if options.bundle is not None and options.config is None:
@@ -172,7 +172,7 @@ def _predict_from_bundle(options: Namespace) -> Outcome:
 
 def bundle(options: Namespace) -> Outcome:
     """Make the bundle of a recipe."""
-    from features.recipe import find_recipe
+    from features.recipes.recipe import find_recipe
     from submissions.bundling import bundle as make
 
     configuration = configuration_of(options)

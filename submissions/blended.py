@@ -9,7 +9,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.leaderboard import Row, file_digest, read_rows
 from competition.metrics import query_figures
-from features.kept_recipes import ranked_among
+from features.recipes.kept import ranked_among
 from submissions.blending import Lists, blend_files, write_scores
 from submissions.submitting import record_expected
 from submissions.writing import write_submission

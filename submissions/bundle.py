@@ -15,7 +15,7 @@ from pathlib import Path
 
 from competition.configuration import Configuration, load_configuration
 from competition.errors import Top7Error
-from features.recipe import Recipe, read_recipe
+from features.recipes.recipe import Recipe, read_recipe
 
 FORMAT = 1
 MANIFEST, CONFIGURATION, RECIPE, WORK, WEIGHTS = (

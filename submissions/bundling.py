@@ -22,7 +22,7 @@ from competition.messages import log
 from features.dumps import Dump, beside, file_label
 from features.ranking.photos import learns_from_photos
 from features.ranking.state import Photos
-from features.recipe import Recipe, write_recipe
+from features.recipes.recipe import Recipe, write_recipe
 from submissions.bundle import (
     CONFIGURATION,
     FORMAT,

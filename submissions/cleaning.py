@@ -22,8 +22,8 @@ from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
 from features.dumps.layout import component_dump_path, dumps_folder, whole_folder
 from features.extraction.verify import extracted_dumps, whitened_dumps
-from features.kept_recipes import kept_recipes
-from features.recipe import Recipe
+from features.recipes.kept import kept_recipes
+from features.recipes.recipe import Recipe
 
 DUMP = re.compile(rf"(.+-[0-9a-f]{{12}})(\.npy|\.json|\.norms\.npy|\.sums\.npy|{re.escape(DAMAGE)})")
 RECORD = re.compile(r"[0-9a-f]{12}\.images\.npy")

@@ -12,7 +12,7 @@ from competition.configuration import Competition, Configuration
 from competition.metrics import figure_name
 from competition.standings import table
 from features.descriptors import gallery_ids
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from tuning.evaluating import keep_named, labelled_precisions
 from tuning.labelled import Labelled, labelled_queries
 from tuning.validation import Comparison, compare, holm

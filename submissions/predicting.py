@@ -15,7 +15,7 @@ from features.ranked_lists import ranked_lists
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import check_steps, used_components
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from submissions.writing import write_submission
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.standings import table
-from features.kept_recipes import choose, is_of_this_data, kept_recipes
-from features.ranking.recipes import named_recipe, recipe_names
-from features.recipe import Recipe, find_recipe
+from features.recipes.kept import choose, is_of_this_data, kept_recipes
+from features.recipes.patterns import named_recipe, recipe_names
+from features.recipes.recipe import Recipe, find_recipe
 
 PARTS = ("validated", "public", "private", "all")
 

@@ -33,7 +33,7 @@ from competition.toml_values import Place
 from features.components import Component, depth_order, layer_component, parts_component
 from features.descriptors import gallery_ids, open_components
 from features.ranked_lists import ranked_lists
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from submissions.experiment_files import FOLDER, Experiment, Row
 from tuning.certificate import certify
 from tuning.combination import make_combination, mean_similarities

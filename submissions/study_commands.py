@@ -13,7 +13,7 @@ from submissions.outcome import Outcome, configuration_of
 
 def tune(options: Namespace) -> Outcome:
     """Run the study and report."""
-    from features.kept_recipes import choose, is_of_this_data, kept_recipes
+    from features.recipes.kept import choose, is_of_this_data, kept_recipes
     from tuning.evaluating import score_named
     from tuning.report import report, report_values
     from tuning.tune import tune as run_study
@@ -21,7 +21,7 @@ def tune(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     recipe = None
     if options.recipe is not None:
-        from features.recipe import find_recipe
+        from features.recipes.recipe import find_recipe
 
         recipe = find_recipe(configuration, options.recipe)
     if options.recipes:
@@ -52,8 +52,8 @@ def tune(options: Namespace) -> Outcome:
 
 def _tune_named(configuration: Configuration, options: Namespace) -> None:
     """Tune each recipe that ships with top7, with as many trials as the study has."""
-    from features.ranking.recipes import recipe_names
-    from features.recipe import find_recipe
+    from features.recipes.patterns import recipe_names
+    from features.recipes.recipe import find_recipe
     from tuning.tune import tune as run_study
 
     for name in recipe_names():
@@ -74,8 +74,8 @@ def _tune_named(configuration: Configuration, options: Namespace) -> None:
 
 def compare(options: Namespace) -> Outcome:
     """Rank the labelled queries under several recipes."""
-    from features.ranking.recipes import recipe_names
-    from features.recipe import find_recipe
+    from features.recipes.patterns import recipe_names
+    from features.recipes.recipe import find_recipe
     from submissions.comparing import compare_recipes, comparison_table, comparison_values
 
     configuration = configuration_of(options)

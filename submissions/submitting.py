@@ -15,9 +15,9 @@ from competition.leaderboard import file_digest, read_rows, record_score
 from competition.messages import log
 from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
-from features.kept_recipes import OF_QUERIES
 from features.ranked_lists import RankedLists, ranked_lists
-from features.recipe import Recipe
+from features.recipes.kept import OF_QUERIES
+from features.recipes.recipe import Recipe
 from submissions.blending import write_scores
 from submissions.scoring import score_submission
 from submissions.writing import write_submission

@@ -23,8 +23,8 @@ from competition.errors import Top7Error
 from competition.labels import read_labels
 from features.dumps import FORMAT, open_dump
 from features.extraction.rebuilding import settings_by_row
-from features.ranking.recipes import FOLDER, read_named_recipe, resolve
-from features.recipe import read_recipe
+from features.recipes.patterns import FOLDER, read_named_recipe, resolve
+from features.recipes.recipe import read_recipe
 from submissions.checking import check_submission
 from tuning.step_choices import configured_steps
 

@@ -13,10 +13,10 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.metrics import query_figures
 from features.descriptors import gallery_ids
-from features.kept_recipes import data_identity, keep_recipe, readable
 from features.ranked_lists import ranked_lists
-from features.ranking.recipes import recipe_names
-from features.recipe import NAMED, Recipe, find_recipe
+from features.recipes.kept import data_identity, keep_recipe, readable
+from features.recipes.patterns import recipe_names
+from features.recipes.recipe import NAMED, Recipe, find_recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 
 LARGE_GALLERY = 20_000  # rows past which a recipe that joins every gallery image is scored on demand alone

@@ -25,7 +25,7 @@ from features.ranking.descriptor_steps import joins
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import split_steps
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from tuning.combination import Combination, make_combination, mean_similarities
 from tuning.labelled import objective_of, open_queries, study_queries
 from tuning.objective import Scene, mean_average_precision

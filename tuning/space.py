@@ -18,7 +18,7 @@ from competition.messages import log
 from features.components import Component, backbone_named, check_choice, choices, components_of, depth_order
 from features.ranking.state import spread
 from features.ranking.steps import check_steps
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED, objective_of
 from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
 

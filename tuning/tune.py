@@ -11,8 +11,8 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.messages import log
 from competition.metrics import METRICS
-from features.kept_recipes import data_identity, keep_recipe, readable
-from features.recipe import Recipe
+from features.recipes.kept import data_identity, keep_recipe, readable
+from features.recipes.recipe import Recipe
 from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate

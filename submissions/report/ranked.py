@@ -13,9 +13,9 @@ from competition.images import split_images
 from competition.messages import log
 from competition.metrics import METRICS, query_figures
 from features.descriptors import gallery_ids
-from features.kept_recipes import choose, is_of_this_data, kept_recipes
 from features.ranked_lists import RankedLists, ranked_lists
-from features.recipe import Recipe
+from features.recipes.kept import choose, is_of_this_data, kept_recipes
+from features.recipes.recipe import Recipe
 from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY
 from tuning.labelled import Labelled, labelled_queries
 from tuning.validation import group_interval

@@ -11,7 +11,7 @@ import optuna
 from competition.errors import Top7Error
 from competition.messages import log
 from features.components import Component, short_names
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
 from tuning.claims import near_best_share

@@ -11,7 +11,7 @@ from competition.errors import Top7Error
 from competition.messages import log
 from features.components import Component, short_names
 from features.descriptors import open_components
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.combination import Combination, make_combination
 from tuning.evaluating import LARGE_GALLERY

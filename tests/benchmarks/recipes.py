@@ -30,8 +30,8 @@ from competition.metrics import average_precisions
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
-from features.ranking.recipes import NamedRecipe, named_recipe, recipe_names, resolve
 from features.ranking.steps import rank
+from features.recipes.patterns import NamedRecipe, named_recipe, recipe_names, resolve
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
 
 TOP_K = 7

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from features.components import component_from
-from features.kept_recipes import choose, keep_recipe
-from features.recipe import Recipe, read_recipe
+from features.recipes.kept import choose, keep_recipe
+from features.recipes.recipe import Recipe, read_recipe
 
 COMPONENT = component_from({"name": "external", "chain": "external", "external": "external"})
 DATA = {"gallery": "g", "labels": "l", "top_k": 7, "dumps": ["d"]}

@@ -536,7 +536,7 @@ def test_control_characters_in_names_do_not_reach_the_terminal(done, capsys, tmp
 
 
 def test_weights_keep_every_bit_through_the_recipe_file(done):
-    from features.recipe import read_recipe, write_recipe
+    from features.recipes.recipe import read_recipe, write_recipe
 
     _, work = done
     recipe = read_recipe(work / "recipes" / "best.json")

@@ -13,7 +13,7 @@ from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from features.extraction import extract, verify
 from features.ranked_lists import ranked_lists
-from features.recipe import Recipe
+from features.recipes.recipe import Recipe
 from tuning.landscape import Landscape
 
 STEPS = (

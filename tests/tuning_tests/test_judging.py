@@ -14,7 +14,7 @@ from competition.metrics import average_precisions
 from competition.splits import private_mask
 from features.descriptors import open_components
 from features.extraction import extract
-from features.kept_recipes import choose, is_of_this_data, kept_recipes
+from features.recipes.kept import choose, is_of_this_data, kept_recipes
 from features.simulated import open_judging
 from submissions.__main__ import main
 from tuning import study as studies

@@ -15,7 +15,7 @@ from competition.metrics import average_precisions
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import rank
-from features.recipe import Recipe, find_recipe, read_recipe, write_recipe
+from features.recipes.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.extraction import extract
-from features.recipe import read_recipe
+from features.recipes.recipe import read_recipe
 from tuning import study as studies
 from tuning import tune as tune_module
 from tuning.samplers import SAMPLERS, make_sampler

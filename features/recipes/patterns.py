@@ -36,7 +36,7 @@ from features.components import (
 from features.ranking.state import spread
 from features.ranking.steps import are_weights, check_steps
 
-FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+FOLDER = Path(__file__).resolve().parent
 KEYS = ("name", "source", "components", "weights", "steps")
 
 

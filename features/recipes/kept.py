@@ -14,7 +14,7 @@ from competition.images import split_images
 from competition.labels import measured_by, validation_labels
 from competition.messages import log
 from features.components import Component
-from features.recipe import Recipe, read_recipe, write_recipe
+from features.recipes.recipe import Recipe, read_recipe, write_recipe
 
 OF_QUERIES = ("gallery", "labels", "top_k", "metric")  # figures compare where these agree
 

@@ -106,7 +106,7 @@ def indexed(recipe: Recipe, kind: str) -> Recipe:
 
 
 def _found(configuration: Configuration, named: str) -> Recipe:
-    from features.ranking.recipes import named_recipe, recipe_names, resolve
+    from features.recipes.patterns import named_recipe, recipe_names, resolve
 
     folder = Path(configuration.competition.work) / "recipes"
     own = folder / f"{named}.json"
@@ -136,7 +136,7 @@ def _found(configuration: Configuration, named: str) -> Recipe:
 
 
 def _best(configuration: Configuration) -> tuple[Recipe, str]:
-    from features.kept_recipes import choose, is_of_this_data, kept_recipes
+    from features.recipes.kept import choose, is_of_this_data, kept_recipes
 
     last = Path(configuration.competition.work) / "recipes" / "best.json"
     kept = [recipe for recipe in kept_recipes(configuration) if is_of_this_data(configuration, recipe)]
@@ -147,7 +147,7 @@ def _best(configuration: Configuration) -> tuple[Recipe, str]:
 
 def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
     """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
-    from features.kept_recipes import is_of_this_data
+    from features.recipes.kept import is_of_this_data
 
     same = [(each.components, each.weights, each.steps, each.groups) for each in (recipe, kept)]
     if same[0] != same[1] or not is_of_this_data(configuration, kept):
