@@ -107,10 +107,11 @@ def importances(study) -> dict[str, float]:
     if len(finished) < 10 or len({trial.value for trial in finished}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return {
-        name: float(value)
-        for name, value in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
-    }
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    counts = {len(studies.coordinate_names(trial.params)) for trial in finished}
+    if len(counts) > 1:  # a coordinate is then another component's by choice
+        found = {name: value for name, value in found.items() if name not in studies.coordinate_names(found)}
+    return {name: float(value) for name, value in found.items()}
 
 
 def near_best_share(

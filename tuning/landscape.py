@@ -241,18 +241,6 @@ class Landscape:
             _let_go(self._inside, lambda scene: scene.size_bytes)
         return self._inside[key]
 
-    def chains_alone(self) -> list[tuple[int, tuple[str, ...]]]:
-        """Return, for each chain that choices make, its deepest vertex and the names of those choices."""
-        components = self.space.components_of(self.space.default)
-        found: dict[str, tuple[int, tuple[str, ...]]] = {}
-        for vertex, component in enumerate(components):
-            prefix = component.chain if component.pooling is None else component.backbone
-            keys = ("pooling",) if component.pooling is not None else ("count", "dim", "exponent")
-            names = tuple(f"{prefix}.{key}" for key in keys if f"{prefix}.{key}" in self.choice_lists)
-            if names:
-                found[component.chain] = (vertex, names)  # the deepest of a chain comes last
-        return list(found.values())
-
     def all_choices(self) -> list[dict[str, Any]]:
         """Return every combination of choices of the study, its first values first."""
         return [dict(zip(self.choice_lists, values)) for values in product(*self.choice_lists.values())]

@@ -6,8 +6,9 @@ components with its steps' values (the recipe's own first).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, nearest
 from competition.messages import log
-from features.components import Component, backbone_named, check_choice, choices, components_of, depth_order
+from features.components import (
+    Component,
+    backbone_named,
+    check_choice,
+    choices,
+    components_of,
+    depth_order,
+    layers_under,
+)
 from features.ranking.state import spread
 from features.ranking.steps import check_steps
 from features.recipes.recipe import Recipe
@@ -28,14 +37,13 @@ Choice = Mapping[str, Any]
 @dataclass(frozen=True)
 class Space:
     """choice_lists: the discrete parameters, first values first; components_of(choice): in the order every sum uses;
-    steps: those of the study; graph_weights (L,): by which an augmentation's neighbours are near; recipe: the one
-    under study as it stands (None: the configuration's choices), its components in this order.
+    steps: those of the study; recipe: the one under study as it is (None: the configuration's choices), its components
+    in this order and its weights those by which an augmentation's neighbours are near (otherwise equal ones).
     """
 
     choice_lists: dict[str, tuple]
     components_of: Callable[[Choice], tuple[Component, ...]]
     steps: tuple[StepChoices, ...] = ()
-    graph_weights: tuple[float, ...] = ()
     recipe: Recipe | None = None
 
     @property
@@ -54,7 +62,26 @@ class Space:
 
     def steps_of(self, choice: Choice) -> tuple[Step, ...]:
         """Return the steps of one choice."""
-        return concrete_steps(self.steps, choice, self.graph_weights)
+        weights = (1.0,) * self.n_vertices(choice) if self.recipe is None else self.recipe.weights
+        return concrete_steps(self.steps, choice, weights)
+
+    def n_vertices(self, choice: Choice) -> int:
+        """Return how many vertices the region has under a choice: one a component."""
+        return len(self.components_of(choice))
+
+    def chains_alone(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield each chain that choices make, under every combination of them but the first: (choice, deepest vertex)."""
+
+        def makers(component: Component) -> tuple[str, ...]:
+            prefix = component.chain if component.pooling is None else component.backbone
+            keys = ("count", "dim", "exponent") if component.pooling is None else ("pooling",)
+            return tuple(f"{prefix}.{key}" for key in keys if f"{prefix}.{key}" in self.choice_lists)
+
+        for names in dict.fromkeys(map(makers, self.components_of(self.default))):
+            for values in list(product(*(self.choice_lists[name] for name in names)))[1:]:
+                choice = {**self.default, **dict(zip(names, values))}
+                components = self.components_of(choice)
+                yield choice, max(v for v, part in enumerate(components) if makers(part) == names)
 
 
 def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Space:
@@ -67,9 +94,13 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
         judged = _judged(configuration, recipe.steps)
         return _space_of_recipe(configuration, replace(recipe, steps=tuple(judged)))
     known = choices(configuration)
-    n_components = len(components_of(configuration, {name: values[0] for name, values in known.items()}))
+    counts = {len(configuration.externals)}
+    for backbone in configuration.backbones:
+        lengths = {len(layers_under(backbone, pooling)) + len(backbone.parts) for pooling in backbone.pooling}
+        counts = {count + length for count in counts for length in lengths}
     tables = _judged(configuration, configuration.tuning.steps)
-    steps = configured_steps(tables, configuration.path, n_components)
+    for count in sorted(counts):  # the weights a step names have to fit every choice
+        steps = configured_steps(tables, configuration.path, count)
     lists = dict(known)
     for step in steps:
         lists |= step.choice_lists
@@ -79,7 +110,7 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     def made(choice: Choice) -> tuple[Component, ...]:
         return components_of(configuration, {name: choice[name] for name in known})
 
-    return Space(lists, made, steps, (1.0,) * n_components)
+    return Space(lists, made, steps)
 
 
 def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapping]:
@@ -142,7 +173,7 @@ def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
     lists: dict[str, tuple] = {}
     for step in chosen:
         lists |= step.choice_lists
-    return Space(lists, lambda choice: arranged.components, chosen, arranged.weights, arranged)
+    return Space(lists, lambda choice: arranged.components, chosen, arranged)
 
 
 def shallow_to_deep(configuration: Configuration, components: tuple[Component, ...]) -> list[int]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import combinations, count, product
+from itertools import combinations, count
 
 import numpy as np
 import optuna
@@ -26,10 +27,12 @@ from competition.messages import log
 from tuning.region import face_uniforms, uniform_coordinates
 
 SMALLEST_U = 1e-9
+COORDINATE = re.compile(r"u\d+")  # a trial's parameter
 GRACE_S = 3600  # a trial on another machine that runs for longer is given up: its worker is gone
 PRECISIONS = "average precisions"  # of every labelled query: the attribute of a trial that keeps them
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
 Evaluate = Callable[[dict[str, object], np.ndarray], float]
+CountVertices = Callable[[Mapping[str, object]], int]  # of the region under a choice: one a component
 
 
 def open_study(
@@ -43,32 +46,33 @@ def open_study(
 
 
 def first_points(
-    choice_lists: Mapping[str, Sequence], n_vertices: int, alone: Sequence[tuple[int, Sequence[str]]] = ()
+    choice_lists: Mapping[str, Sequence],
+    n_vertices: CountVertices,
+    alone: Iterable[tuple[Mapping[str, object], int]] = (),
 ) -> Iterator[dict[str, object]]:
     """Yield the named points to try first, as parameters: the best known places before any sampling.
 
     The first values of every choice: the centroid and all vertices; then each chain alone under every combination of
-    the choices that make it (alone: its deepest vertex and their names; their number adds up over chains, where all
-    combinations would multiply); then each other single choice at the centroid; then the centroids of the edges and
-    of the larger faces.
+    the choices that make it (alone: such choices with the chain's deepest vertex; their number adds up over chains,
+    where all combinations would multiply); then each other single choice at the centroid; then the centroids of the
+    edges and of the larger faces.
     """
     default = {name: values[0] for name, values in choice_lists.items()}
-    vertices = range(n_vertices)
-    whole = tuple(vertices)
-    yield parameters(default, face_uniforms(whole, n_vertices))
-    for vertex in vertices:
-        if n_vertices > 1:
-            yield parameters(default, face_uniforms((vertex,), n_vertices))
-    for vertex, names in alone:
-        for values in list(product(*(choice_lists[name] for name in names)))[1:]:
-            yield parameters({**default, **dict(zip(names, values))}, face_uniforms((vertex,), n_vertices))
+
+    def point(choice: Mapping[str, object], face: Sequence[int] | None = None) -> dict[str, object]:
+        number = n_vertices(choice)
+        return parameters(choice, face_uniforms(range(number) if face is None else face, number))
+
+    vertices = range(n_vertices(default))
+    yield point(default)
+    if len(vertices) > 1:
+        yield from (point(default, (vertex,)) for vertex in vertices)
+    yield from (point(choice, (vertex,)) for choice, vertex in alone)
     for name, values in choice_lists.items():
-        for value in values[1:]:
-            yield parameters({**default, name: value}, face_uniforms(whole, n_vertices))
-    for size in [2, *range(n_vertices - 1, 2, -1)]:
-        if size < n_vertices:
-            for face in combinations(vertices, size):
-                yield parameters(default, face_uniforms(face, n_vertices))
+        yield from (point({**default, name: value}) for value in values[1:])
+    for size in [2, *range(len(vertices) - 1, 2, -1)]:
+        if size < len(vertices):
+            yield from (point(default, face) for face in combinations(vertices, size))
 
 
 def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> dict[str, object]:
@@ -80,23 +84,27 @@ def point_of(
     values: Mapping[str, object], choice_lists: Mapping[str, Sequence]
 ) -> tuple[dict[str, object], np.ndarray]:
     """Return (choice, barycentric coordinates) of a trial's parameters."""
-    uniforms = [
-        values[f"u{vertex}"]
-        for vertex in range(sum(name.startswith("u") and name[1:].isdigit() for name in values))
-    ]
-    return {name: values[name] for name in choice_lists}, uniform_coordinates(
-        np.array(uniforms, dtype=np.float64)
-    )
+    uniforms = [values[name] for name in coordinate_names(values)]
+    choice = {name: values[name] for name in choice_lists}
+    return choice, uniform_coordinates(np.array(uniforms, dtype=np.float64))
 
 
-def suggest(trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertices: int) -> dict[str, object]:
-    """Let the sampler fill in a trial's parameters."""
+def coordinate_names(values: Iterable[str]) -> list[str]:
+    """Return the names of a trial's coordinates, in order."""
+    return [f"u{vertex}" for vertex in range(sum(bool(COORDINATE.fullmatch(name)) for name in values))]
+
+
+def suggest(
+    trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertices: CountVertices
+) -> dict[str, object]:
+    """Let the sampler fill in a trial's parameters: the choices, then as many coordinates as they have vertices."""
     values: dict[str, object] = {
         name: trial.suggest_categorical(name, list(known)) for name, known in choice_lists.items()
     }
-    uniforms = [trial.suggest_float(f"u{vertex}", SMALLEST_U, 1.0) for vertex in range(n_vertices)]
-    if n_vertices and max(uniforms) == min(uniforms) == 1.0:
-        uniforms = list(face_uniforms(range(n_vertices), n_vertices))  # no direction at all: the centroid
+    number = n_vertices(values)
+    uniforms = [trial.suggest_float(f"u{vertex}", SMALLEST_U, 1.0) for vertex in range(number)]
+    if number and max(uniforms) == min(uniforms) == 1.0:
+        uniforms = list(face_uniforms(range(number), number))  # no direction at all: the centroid
     return parameters(values, np.array(uniforms))
 
 
@@ -123,7 +131,7 @@ def run_trials(
     study: optuna.Study,
     evaluate: Evaluate,
     choice_lists: Mapping[str, Sequence],
-    n_vertices: int,
+    n_vertices: CountVertices,
     total: int,
     sampler_at: Callable[[int], optuna.samplers.BaseSampler],
     named: Sequence[Mapping[str, object]] = (),

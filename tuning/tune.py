@@ -292,15 +292,15 @@ def _run(
     finished=None,
 ) -> None:
     """Run the trials of the whole study, or of one inside a fold, by the same procedure."""
-    n_vertices = len(landscape.combination(landscape.space.default).corners)
-    points = studies.first_points(landscape.choice_lists, n_vertices, landscape.chains_alone())
+    space = landscape.space
+    points = studies.first_points(space.choice_lists, space.n_vertices, space.chains_alone())
     named = studies.named_places(study, chain(known, points), max(1, total // 3))
     sampler = landscape.configuration.tuning.sampler
     studies.run_trials(
         study,
         evaluate,
-        landscape.choice_lists,
-        n_vertices,
+        space.choice_lists,
+        space.n_vertices,
         total,
         lambda draw: make_sampler(sampler, seed, draw),
         named,

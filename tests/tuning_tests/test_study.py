@@ -21,11 +21,15 @@ from features.extraction import extract
 from features.recipes.recipe import read_recipe
 from tuning import study as studies
 from tuning import tune as tune_module
+from tuning.landscape import Landscape
 from tuning.samplers import SAMPLERS, make_sampler
 from tuning.storage import Journal, open_storage
 
 CHOICES = {"net.pooling": ("spoc", "fcrow")}
-N_VERTICES = 3
+
+
+def n_vertices(choice):
+    return 3
 
 
 def evaluate(choice, coordinates):
@@ -48,9 +52,9 @@ def open_again(storage: str | None, work: Path):
 
 
 def run_trials(study, evaluate, total: int, sampler: str = "random") -> None:
-    named = studies.named_places(study, studies.first_points(CHOICES, N_VERTICES), 8)
+    named = studies.named_places(study, studies.first_points(CHOICES, n_vertices), 8)
     studies.run_trials(
-        study, evaluate, CHOICES, N_VERTICES, total, lambda draw: make_sampler(sampler, 0, draw), named
+        study, evaluate, CHOICES, n_vertices, total, lambda draw: make_sampler(sampler, 0, draw), named
     )
 
 
@@ -61,7 +65,7 @@ def run(work: Path, total: int, sampler: str = "random"):
 
 
 def test_vertices_centroid_and_faces_come_first():
-    points = [studies.point_of(values, CHOICES) for values in studies.first_points(CHOICES, 3)]
+    points = [studies.point_of(values, CHOICES) for values in studies.first_points(CHOICES, n_vertices)]
     coordinates = [tuple(np.round(point, 12)) for _, point in points]
     third = round(1 / 3, 12)
     assert coordinates[0] == (third, third, third)
@@ -72,8 +76,10 @@ def test_vertices_centroid_and_faces_come_first():
 
 def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
     lists = {"net.pooling": ("spoc", "fcrow"), "parts.count": (10, 50), "parts.dim": (64, 128, 256)}
-    alone = [(1, ("net.pooling",)), (2, ("parts.count", "parts.dim"))]
-    points = [studies.point_of(values, lists) for values in studies.first_points(lists, 3, alone)]
+    counts = [{"parts.count": count, "parts.dim": dim} for count in (10, 50) for dim in (64, 128, 256)]
+    first = {"net.pooling": "spoc", **counts[0]}
+    alone = [({**first, "net.pooling": "fcrow"}, 1), *(({**first, **each}, 2) for each in counts[1:])]
+    points = [studies.point_of(values, lists) for values in studies.first_points(lists, n_vertices, alone)]
     parts_alone = {
         (choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)
     }
@@ -311,3 +317,29 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_the_password(tmp_pa
             open_storage(url, tmp_path)
         assert "cannot be opened" in str(raised.value) and "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("sampler", "pooling"), [("tpe", ("fcrow", "head")), ("cmaes", ("head", "fcrow"))])
+def test_choices_of_different_component_counts_have_coordinates_of_their_own(
+    tiny_competition, tmp_path, sampler, pooling
+):
+    """`head` is one component, `fcrow` one a layer."""
+    text = tiny_competition.read_text().replace('["spoc", "fcrow"]', str(list(pooling)))
+    path = tiny_competition.with_name("head.toml")
+    path.write_text(f'{text}\nsampler = "{sampler}"\n')
+    configuration = load_configuration(path, work=tmp_path)
+    extract(configuration)
+    tuned = tune_module.tune(configuration, trials=30, folds=0, progress=False)
+    study = studies.open_study(
+        open_storage(None, tmp_path), tuned.recipe.provenance["study"], make_sampler(sampler, 0)
+    )
+    counts, alone = {"fcrow": 4, "head": 2}, []
+    for trial in studies.completed(study):
+        choice, coordinates = studies.point_of(trial.params, Landscape(configuration).choice_lists)
+        assert len(coordinates) == counts[choice["test_resnet.pooling"]]
+        if coordinates.max() == 1.0:
+            alone.append((choice["test_resnet.pooling"], int(coordinates.argmax())))
+    assert {trial.params["test_resnet.pooling"] for trial in studies.completed(study)} == set(counts)
+    assert ("fcrow", 2) in alone and ("head", 0) in alone  # the deepest layer, or the one there is
+    weights = dict(zip([part.name for part in tuned.recipe.components], tuned.recipe.weights))
+    assert sum(weights.values()) == pytest.approx(1.0) and len(weights) in counts.values()
