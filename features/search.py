@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from competition.errors import Top7Error
+from features.sharding import map_over_shards
 from features.shortlist import Shortlist
 from features.similarity import (
     BLOCK_ROWS,
@@ -76,42 +78,42 @@ def search(
     scores = np.full((count, k), -np.inf)
     size = max(1, min(block_rows, total))
     batch = max(1, _OUTPUT_BYTES // (4 * size))
+    absent = np.flatnonzero(excluded) if excluded is not None else np.empty(0, np.int64)
     bar = _progress_bar(progress, total * count)
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
-        _search_batch(
-            [q[part] for q in queries],
-            gallery,
-            weights,
-            k,
-            excluded,
-            size,
-            bounds,
-            used,
-            ranks[part],
-            scores[part],
-            device,
-            bar,
-        )
+        some = [q[part] for q in queries]
+        shard = partial(_search_rows, some, gallery, weights, k, absent, size, bounds, used, device)
+        found = list(map_over_shards(shard, total, lambda rows, asked=len(some[0]): bar.update(rows * asked)))
+        ranks[part], scores[part] = merged(found, k)
     bar.close()
     return ranks, scores
 
 
-def _search_batch(
-    queries, gallery, weights, k, excluded, size, bounds, names, ranks, scores, device, bar
-) -> None:
-    """Fill ranks and scores (Q, k) for one batch of queries, in one pass over the gallery."""
-    count, total = len(ranks), len(gallery[0])
+def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k best of lists of different rows, (Q, any) ranks and scores each: ties to the lower row, -1 last."""
+    ranks, scores = (np.concatenate(parts, axis=1) for parts in zip(*found))
+    order = np.lexsort((ranks, -scores))[:, :k]
+    return np.take_along_axis(ranks, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def _search_rows(
+    queries, gallery, weights, k, absent, size, bounds, names, device, first, last, done
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks and scores (Q, k) of one batch of queries among rows first to last; absent: rows never returned."""
+    count = len(queries[0])
+    ranks, scores = np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf)
+    excluded = np.zeros(last - first, bool)
+    excluded[absent[(absent >= first) & (absent < last)] - first] = True
     empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
     if empty.any():
-        allowed = np.arange(total) if excluded is None else _first_allowed(excluded, k)
-        first = allowed[:k]
-        ranks[np.flatnonzero(empty)[:, None], np.arange(len(first))] = first
-        scores[np.flatnonzero(empty)[:, None], np.arange(len(first))] = 0.0
+        allowed = first + np.flatnonzero(~excluded)[:k]
+        ranks[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = allowed
+        scores[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = 0.0
     active = np.flatnonzero(~empty)
     if not len(active):
-        bar.update(count * total)
-        return
+        done(last - first)
+        return ranks, scores
     queries = [q[active] for q in queries]
     # the weight goes to the query's side, so that the fused score is a plain sum of products
     scaled = [float32_rows(np.asarray(q, np.float64) * w) for q, w in zip(queries, weights)]
@@ -125,8 +127,8 @@ def _search_batch(
     out = np.empty((len(active), size), np.float32)
     other = np.empty_like(out) if len(gallery) > 1 else None
     buffers = [None if g.dtype == np.float32 else np.empty((size, g.shape[1]), np.float32) for g in gallery]
-    for start in range(0, total, size):
-        stop = min(start + size, total)
+    for start in range(first, last, size):
+        stop = min(start + size, last)
         if stop - start < size:
             out = np.empty((len(active), stop - start), np.float32)
             other = np.empty_like(out) if len(gallery) > 1 else None
@@ -140,13 +142,14 @@ def _search_batch(
             if number:
                 out += other
             forget(g[start:stop])
-        if excluded is not None and excluded[start:stop].any():
-            out[:, excluded[start:stop]] = -np.inf
+        if excluded[start - first : stop - first].any():
+            out[:, excluded[start - first : stop - first]] = -np.inf
         shortlist.add(out, start, error)
-        bar.update((stop - start) * count)
+        done(stop - start)
     for query, (rows, values) in enumerate(shortlist.finish()):
         ranks[active[query], : len(rows)] = rows
         scores[active[query], : len(rows)] = values
+    return ranks, scores
 
 
 def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], None]:
@@ -171,10 +174,6 @@ def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.nd
         torch.from_numpy(out).copy_(left @ right.T)
 
     return multiply
-
-
-def _first_allowed(excluded: np.ndarray, k: int) -> np.ndarray:
-    return np.flatnonzero(~np.asarray(excluded))[:k]
 
 
 def _largest_norm(rows: np.ndarray, start: int, component: int) -> float:

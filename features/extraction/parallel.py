@@ -16,7 +16,6 @@ from threading import Lock
 import torch
 
 from competition.configuration import Backbone, Configuration
-from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
@@ -29,6 +28,7 @@ from features.extraction.reading import Timed, read_ahead
 from features.extraction.settings import Settings, available_cores
 from features.extraction.tasks import Producer, Result, Task
 from features.extraction.windows import Window, blank_window, compute_window
+from features.sharding import on_cluster
 
 ATTEMPTS = 5  # in a row without a single window done
 
@@ -150,8 +150,7 @@ def _sent(
     backbone, settings, cores = engine.backbone, engine.settings, None
     with ExitStack() as stack:
         if cluster:
-            stack.enter_context(_dask_client(cluster))
-            stack.enter_context(joblib.parallel_config(backend="dask"))
+            stack.enter_context(on_cluster(cluster))
             jobs = -1
         else:
             cores = max(1, available_cores() // jobs)
@@ -165,22 +164,6 @@ def _sent(
         yield from joblib.Parallel(
             n_jobs=jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs", batch_size=1
         )(calls)
-
-
-def _dask_client(cluster: str):
-    try:
-        from dask.distributed import Client
-    except ImportError:
-        raise ConfigurationError(
-            "--cluster needs Dask: install the extra [cluster] (dask[distributed])"
-        ) from None
-    try:
-        return Client(cluster, timeout="20s")
-    except OSError as error:
-        raise Top7Error(
-            f"--cluster {cluster}: no Dask scheduler answers there ({error}): start one with `dask "
-            "scheduler`, or give its address as tcp://host:port"
-        ) from None
 
 
 def _worker_lost(error: BaseException) -> bool:
