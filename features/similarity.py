@@ -147,28 +147,31 @@ def check_components(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray
 
 
 def similarity_blocks(
-    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], block_rows: int = BLOCK_ROWS
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    block_rows: int = BLOCK_ROWS,
+    rows: range | None = None,
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield (first gallery row, L arrays (Q, m) float32) over the gallery, one matrix product a component.
 
-    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time.
-    Each value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are overwritten by the next
+    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time; rows: of
+    the gallery, None for all. Each value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are overwritten by the next
     step.
     """
     check_components(queries, gallery)
     left = [float32_rows(np.asarray(q)) for q in queries]
-    total = len(gallery[0])
-    size = min(block_rows, total)
+    rows = range(len(gallery[0])) if rows is None else rows
+    size = min(block_rows, len(rows))
     outputs = [np.empty((len(left[0]), size), np.float32) for _ in gallery]
     buffers = [None if g.dtype == np.float32 else np.empty((size, g.shape[1]), np.float32) for g in gallery]
-    for start in range(0, total, max(1, size)):
-        stop = min(start + size, total)
+    for start in range(rows.start, rows.stop, max(1, size)):
+        stop = min(start + size, rows.stop)
         result = []
         for q, g, buffer, out in zip(left, gallery, buffers, outputs):
             if stop - start < size:  # the last block: keep the product's output contiguous
                 out = np.empty((len(q), stop - start), np.float32)
-            rows = g[start:stop]
-            np.matmul(q, float32_rows(rows, buffer).T, out=out)
-            forget(rows)
+            block = g[start:stop]
+            np.matmul(q, float32_rows(block, buffer).T, out=out)
+            forget(block)
             result.append(out)
         yield start, result

@@ -118,19 +118,18 @@ def find_candidates(
     n_queries: int,
     similarity_margin: np.ndarray,
     excluded: np.ndarray | None = None,
-    always: Sequence[np.ndarray] | None = None,
     sample: Sequence[np.ndarray] | None = None,
     limit: int = 20_000,
     threads: int = 2,
     ended: Callable[[int], object] = lambda number: None,
 ) -> Candidates:
-    """Return the candidates of every query after one pass over `blocks` of the gallery.
+    """Return the candidates of every query after one pass over `blocks` of the gallery, or of a part of it.
 
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
     `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
     similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool, rows that
-    take part in nothing; always: rows to keep whatever happens (the relevant ones), per query; sample: what a block
-    holds, of distinct rows from all over the gallery that are not excluded, for the first thresholds. PrunesBadly
+    take part in nothing; sample: what a block holds, of distinct rows from all over the gallery that are not excluded,
+    for the first thresholds. PrunesBadly
     when a query keeps more than `limit`. The result does not depend on blocks or threads: it ends in one exact
     settling, of one query after the other (ended(1) after each).
     """
@@ -177,7 +176,32 @@ def find_candidates(
             return kept
 
         found = list(pool.map(last, range(n_queries)))
-    found = [_with_always(*own, number, always, excluded, canonical) for number, own in enumerate(found)]
+    return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
+
+
+def merged(
+    parts: Sequence[Candidates],
+    canonical: Canonical,
+    corners: np.ndarray,
+    k: int,
+    *,
+    excluded: np.ndarray | None = None,
+    always: Sequence[np.ndarray] | None = None,
+    limit: int = 20_000,
+) -> Candidates:
+    """Return the candidates of a gallery from those of its parts: what one pass over all of it finds.
+
+    An item that k others of the gallery exclude is excluded by k that no k exclude, and these are candidates of their
+    parts. always: rows to keep whatever happens (the relevant ones), per query; for the others see `find_candidates`.
+    """
+    found = []
+    for number, own in enumerate(zip(*(zip(part.rows, part.similarities) for part in parts))):
+        rows, similarities = map(np.concatenate, zip(*own))
+        if len(parts) > 1:
+            rows, similarities = settled(rows, similarities, corners, k, limit)
+        if len(rows) > limit:
+            raise PrunesBadly(f"{len(rows)} candidates for one query")
+        found.append(_with_always(rows, similarities, number, always, excluded, canonical))
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
 
 

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump, beside, budget, column_sum, seals
 from features.search import search
+from features.sharding import map_over_shards
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
-from tuning.candidates import Candidates, find_candidates
+from tuning.candidates import Candidates, find_candidates, merged
 from tuning.objective import Scene, make_scene
 from tuning.objective import average_precisions as scene_precisions
 from tuning.region import chain_members, layer_sums, region_chains, vertices
@@ -227,31 +229,59 @@ def _one_pass(
     bar,
     progress: bool,
 ) -> Candidates:
+    shard = partial(_candidates_of_rows, queries, arrays, fast, np.flatnonzero(excluded), k, progress)
+    return merged(
+        list(map_over_shards(shard, len(excluded), bar.update)),
+        partial(_canonical, queries, arrays),
+        fast.corners,
+        k,
+        excluded=excluded,
+        always=relevant,
+        limit=candidate_limit(len(excluded)),
+    )
+
+
+def _canonical(
+    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], number: int, rows: np.ndarray
+) -> np.ndarray:
+    return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(queries, gallery)], axis=1)
+
+
+def _candidates_of_rows(
+    queries: list[np.ndarray],
+    arrays: list[np.ndarray],
+    fast: FastCoordinates,
+    absent: np.ndarray,
+    k: int,
+    progress: bool,
+    first: int,
+    last: int,
+    done: Callable[[int], object],
+) -> Candidates:
+    """The candidates among rows first to last of the gallery; absent: rows that take part in nothing."""
     scaled = [(query * scale).astype(np.float32) for query, scale in zip(queries, fast.scale)]
-
-    def canonical(number: int, rows: np.ndarray) -> np.ndarray:
-        return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(queries, arrays)], axis=1)
-
+    excluded = np.zeros(len(arrays[0]), dtype=bool)
+    excluded[absent] = True
     bounds = np.array(
         [margin(array.shape[1], UNIT_NORM**2 * scale, extra=2) for array, scale in zip(arrays, fast.scale)]
     )
     block_rows = int(np.clip((64 << 20) // (4 * len(arrays) * max(1, len(queries[0]))), 256, 8192))
 
     def blocks():
-        for start, layers in similarity_blocks(scaled, arrays, block_rows):
+        for start, layers in similarity_blocks(scaled, arrays, block_rows, range(first, last)):
             yield start, layers
-            bar.update(layers[0].shape[1])
+            done(layers[0].shape[1])
 
-    with _bar(len(relevant), "query", "settle", progress) as settled:
+    shown = progress and last - first == len(excluded)
+    with _bar(len(queries[0]), "query", "settle", shown) as settled:
         return find_candidates(
             blocks(),
-            canonical,
+            partial(_canonical, queries, arrays),
             fast,
             k,
-            n_queries=len(relevant),
+            n_queries=len(queries[0]),
             similarity_margin=bounds,
             excluded=excluded,
-            always=relevant,
             sample=_sample(scaled, arrays, excluded),
             limit=candidate_limit(len(excluded)),
             ended=settled.update,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import candidates, region
-from tuning.candidates import exclusion_counts, find_candidates
+from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged
 from tuning.objective import make_scene, mean_average_precision, ranks
 from tuning.running_candidates import FastCoordinates, PrunesBadly, _true_places
 
@@ -46,10 +46,10 @@ def blocks_of(similarities, block_rows, error, generator, scale):
         yield start, [wrong[:, :, l].astype(np.float32) for l in range(n_layers)]
 
 
-def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, **options):
+def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, always=None, **options):
     generator = np.random.default_rng(seed)
     fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
-    return find_candidates(
+    found = find_candidates(
         blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale),
         lambda q, rows: similarities[q, rows],
         fast,
@@ -58,6 +58,9 @@ def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, 
         similarity_margin=np.full(len(fast.scale), error),
         **options,
     )
+    if always is None:
+        return found
+    return merged([found], lambda q, rows: similarities[q, rows], corners, K, always=always)
 
 
 def scene_of(candidates, relevant):
@@ -195,6 +198,25 @@ def test_relevant_items_are_kept_even_when_they_cannot_win():
         similarities, region.vertices(np.full(3, 0.6), ["a"] * 3), "aaa", always=[np.array([worst])]
     )
     assert worst in found.rows[0]
+
+
+@pytest.mark.parametrize("decimals", [None, 2])  # quantised, they tie often, across the parts too
+@pytest.mark.parametrize("cuts", [(250,), (3, 10, 400), (100, 200, 300)])
+def test_candidates_of_parts_merge_to_those_of_the_whole(cuts, decimals):
+    similarities = correlated_similarities(np.random.default_rng(5), 4, 500, 4, decimals=decimals, free=1)
+    chains = ["a", "a", "a", "b"]
+    corners = region.vertices(np.full(4, 0.6), chains)
+    whole = pruned(similarities, corners, chains)
+    parts = []
+    for first, last in zip((0, *cuts), (*cuts, 500)):
+        own = pruned(similarities[:, first:last], corners, chains)
+        parts.append(Candidates(tuple(rows + first for rows in own.rows), own.similarities))
+    assert sum(len(rows) for part in parts for rows in part.rows) > sum(map(len, whole.rows))
+    found = merged(parts, lambda q, rows: similarities[q, rows], corners, K)
+    for one, other in zip(found.rows + found.similarities, whole.rows + whole.similarities):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(PrunesBadly):
+        merged(parts, lambda q, rows: similarities[q, rows], corners, K, limit=3)
 
 
 def test_a_region_that_prunes_badly_says_so():

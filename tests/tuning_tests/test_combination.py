@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 from competition.metrics import average_precisions
+from features import sharding
 from features.components import Component
 from features.dumps import Dump
 from tuning import combination as combinations
@@ -182,3 +185,34 @@ def test_the_papers_row_is_found_for_the_five_vgg_layers_only():
 def test_ratio_form_is_the_papers():
     assert ratio_form([0.077, 0.077, 0.385, 0.154, 0.308]) == "1 : 1 : 5 : 2 : 4"
     assert ratio_form([0, 0.25, 0.75]) == "0 : 1 : 3"
+
+
+@pytest.mark.slow
+def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
+    scenery, dask_cluster, monkeypatch
+):
+    components, queries, gallery, relevant, public = scenery
+
+    def made(region):
+        return make_combination(components, queries, gallery, relevant, public, K, region, None)
+
+    expected = {region: made(region) for region in ("similarity", "simplex")}
+    monkeypatch.setattr(sharding, "SHARD_ROWS", 50)
+    map_over_shards, heard = combinations.map_over_shards, []
+
+    def killing(*arguments):
+        for found in map_over_shards(*arguments):
+            if not heard:
+                os.kill(next(iter(dask_cluster.workers.values())).pid, 9)
+            heard.append(len(found.rows))
+            yield found
+
+    monkeypatch.setattr(combinations, "map_over_shards", killing)
+    with sharding.on_cluster(dask_cluster.scheduler_address):
+        for region, one in expected.items():
+            found = made(region)
+            np.testing.assert_array_equal(found.mean_similarity, one.mean_similarity)
+            np.testing.assert_array_equal(found.corners, one.corners)
+            for name in vars(one.scene):
+                np.testing.assert_equal(getattr(found.scene, name), getattr(one.scene, name))
+    assert len(heard) >= 8
