@@ -25,6 +25,11 @@ METRICS = {
 }  # [competition] metric -> its name before @k
 
 
+def figure_label(metric: str, k: int) -> str:
+    """Return what a figure is called in short: "MAP@7", "recall@7", "precision@7"."""
+    return f"{METRICS[metric]}@{k}"
+
+
 def figure_name(metric: str, k: int) -> str:
     """Return what a figure is called, with its convention: "MAP@7 (hits over min(m, 7))", "recall@7", "precision@7"."""
     return f"{METRICS[metric]}@{k}" + (f" (hits over min(m, {k}))" if metric == "map" else "")

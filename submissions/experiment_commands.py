@@ -12,9 +12,9 @@ from submissions.outcome import Outcome
 
 def reproduce(options: Namespace) -> Outcome:
     """Rerun the papers' experiments, or list them."""
-    from submissions.experiment_files import chosen, experiments
-    from submissions.reproducing import reproduce as rerun
-    from submissions.reproducing import targets
+    from submissions.experiments.experiment import chosen, experiments
+    from submissions.experiments.reproducing import reproduce as rerun
+    from submissions.experiments.targets import targets
 
     if options.name is None:
         known = experiments()

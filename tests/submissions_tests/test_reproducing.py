@@ -11,8 +11,9 @@ import pytest
 from competition.average_precision import trapezoid_precision
 from competition.errors import ConfigurationError, Top7Error
 from submissions.__main__ import main
-from submissions.experiment_files import FOLDER, experiments
-from submissions.reproducing import reproduce, targets
+from submissions.experiments.experiment import FOLDER, experiments
+from submissions.experiments.reproducing import reproduce
+from submissions.experiments.targets import targets
 from tests.archives import ARCHIVES, draw
 
 NETWORK = {"model": "top7_vgg16_quarter", "weights": "random", "image_size": 0, "resize": "keep"}
@@ -22,7 +23,7 @@ def small(experiment):
     """The experiment on a network of 128 channels and a handful of images."""
 
     def row(each):
-        parts = each.parts and {**each.parts, "count": 1 + each.parts["count"] // 5}
+        parts = each.parts and replace(each.parts, count=1 + each.parts.count // 5)
         return replace(each, parts=parts, seeds=min(each.seeds, 2))
 
     rows, variants = (tuple(map(row, each)) for each in (experiment.rows, experiment.variants))

@@ -1,39 +1,41 @@
-"""The papers' experiments as they stand in experiments/*.toml: read, checked, and their rows multiplied out.
+"""The papers' experiments as the *.toml files beside this one describe them: read, checked, their rows multiplied out.
 
 A row is a published figure and how ours is made: `five` (a pooling: the five VGG layers under it) or `layers` with
 `pooling`, `weights`, or `parts` {count, dim, exponent, form, selection, variant, layer}, and `steps`. Beside them `seeds`
 (parts chosen at random so often), `random` and `optimum` (of a region), and `each`: the row once for each value, which
-stands for "{name}" wherever that is written. A row without any of them is a published figure alone.
+takes the place of "{name}" wherever that is written. A row without any of them is a published figure alone.
+`published` is a figure for each data set, or "not at hand" where the paper gives one that nobody here has read; without
+it the row is ours alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from competition.errors import ConfigurationError, nearest
 from features.ranking.steps import check_steps
 
-FOLDER = Path(__file__).parent / "experiments"
+FOLDER = Path(__file__).parent
 FIVE = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
-ROW = (
-    "label",
-    "published",
-    "five",
-    "layers",
-    "pooling",
-    "weights",
-    "parts",
-    "steps",
-    "seeds",
-    "random",
-    "optimum",
-    "each",
-)
-PARTS = ("count", "dim", "exponent", "form", "selection", "variant", "layer", "seed")
+NOT_AT_HAND = "not at hand"
+
+
+@dataclass(frozen=True)
+class PartsRow:
+    """The part detectors of a row: N, M, whitening exponent, and how they are chosen and learnt."""
+
+    count: int
+    dim: int
+    exponent: float = 1.0
+    form: str = "NxC"
+    selection: str = "variance"
+    variant: str = "default"
+    layer: str | int = "pool5"
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ class Row:
     """One line of a table. layers: shallow to deep, empty for a published figure alone or for parts."""
 
     label: str
-    published: Mapping[str, float]
+    published: Mapping[str, float] = field(default_factory=dict)
+    not_at_hand: bool = False
     layers: tuple[str | int, ...] = ()
     pooling: str = "fcrow"
     weights: tuple[float, ...] = ()
-    parts: Mapping[str, object] | None = None
-    steps: tuple[dict, ...] = ()
+    parts: PartsRow | None = None
+    steps: tuple[dict[str, Any], ...] = ()
     seeds: int = 1
     random: str | None = None
     optimum: str | None = None
@@ -57,26 +60,33 @@ class Row:
         return bool(self.layers) or self.parts is not None
 
 
+ROW = (*(key for key in Row.__dataclass_fields__ if key != "not_at_hand"), "five", "each")
+
+
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure of a paper. network: a [[backbone]] table without layers; learn: data set -> where parts are learnt."""
+    """A table or figure of a paper.
+
+    network: a [[backbone]] table without layers; learn: data set -> where parts are learnt; dims: every M of the same
+    file, so that its experiments share their dumps.
+    """
 
     name: str
     title: str
     paper: str
     data: tuple[str, ...]
-    network: Mapping[str, object]
+    network: Mapping[str, Any]
     rows: tuple[Row, ...]
     variants: tuple[Row, ...] = ()
     learn: Mapping[str, str] = field(default_factory=dict)
-    claims: tuple[Mapping[str, object], ...] = ()
+    claims: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
     figure: str = "score"
     fallback_dim: int = 0
     membership: bool = False
     picture: bool = False
     parts_page: bool = False
-    dims: tuple[int, ...] = ()  # every M of the same file, so that its experiments share their dumps
+    dims: tuple[int, ...] = ()
 
 
 SHARED = ("paper", "data", "network", "learn", "fallback_dim")
@@ -96,8 +106,8 @@ def experiments(folder: Path = FOLDER) -> dict[str, Experiment]:
             shared = {key: document[key] for key in SHARED if key in document}
             where = f"{path}: [[experiment]] {table.get('name', number)}"
             own.append(_experiment({**shared, **table}, where))
-        rows = [row for each in own for row in (*each.rows, *each.variants) if row.parts is not None]
-        dims = tuple(sorted({int(row.parts["dim"]) for row in rows}))
+        rows = [row for each in own for row in (*each.rows, *each.variants)]
+        dims = tuple(sorted({row.parts.dim for row in rows if row.parts is not None}))
         found |= {each.name: replace(each, dims=dims) for each in own}
     return found
 
@@ -113,7 +123,7 @@ def chosen(name: str, folder: Path = FOLDER) -> list[Experiment]:
     return found
 
 
-def _experiment(table: Mapping, where: str) -> Experiment:
+def _experiment(table: Mapping[str, Any], where: str) -> Experiment:
     _known(table, KEYS, where)
     for key in ("name", "title", "rows", "network"):
         if key not in table:
@@ -134,31 +144,40 @@ def _experiment(table: Mapping, where: str) -> Experiment:
     )
 
 
-def _rows(entry: Mapping, where: str) -> list[Row]:
+def _rows(entry: Mapping[str, Any], where: str) -> list[Row]:
     where = f"{where}: row {entry.get('label', '?')!r}"
     _known(entry, ROW, where)
-    each = entry.get("each", {})
+    each: Mapping[str, list[Any]] = entry.get("each", {})
     found = []
     for values in itertools.product(*each.values()):
-        row = _filled({key: value for key, value in entry.items() if key != "each"}, dict(zip(each, values)))
+        names = dict(zip(each, values))
+        row = _filled({key: value for key, value in entry.items() if key != "each"}, names)
         if "five" in row:
             row["pooling"], row["layers"] = row.pop("five"), FIVE
-        elif "pooling" in dict(zip(each, values)):
-            row.setdefault("pooling", dict(zip(each, values))["pooling"])
-        _known(row.get("parts", {}), PARTS, f"{where}: parts")
+        elif "pooling" in names:
+            row.setdefault("pooling", names["pooling"])
+        if "parts" in row:
+            _known(row["parts"], PartsRow.__dataclass_fields__, f"{where}: parts")
+            row["parts"] = PartsRow(**row["parts"])
+        if isinstance(row.get("published"), str):
+            if row.pop("published") != NOT_AT_HAND:
+                raise ConfigurationError(
+                    f"{where}: published: expected a figure for each data set, or {NOT_AT_HAND!r}"
+                )
+            row["not_at_hand"] = True
         check_steps(row.get("steps", []))
-        layers, weights = tuple(row.get("layers", ())), tuple(row.get("weights", ()))
-        if weights and len(weights) != len(layers):
+        for key in ("layers", "weights", "steps"):
+            row[key] = tuple(row.get(key, ()))
+        if row["weights"] and len(row["weights"]) != len(row["layers"]):
             raise ConfigurationError(
-                f"{where}: {len(weights)} weights for {len(layers)} layers: give one each"
+                f"{where}: {len(row['weights'])} weights for {len(row['layers'])} layers: give one each"
             )
-        row |= {"layers": layers, "weights": weights, "steps": tuple(row.get("steps", ()))}
-        found.append(Row(**{"published": {}, **row}))
+        found.append(Row(**row))
     return found
 
 
-def _filled(value: object, names: Mapping[str, object]) -> object:
-    """The value with "{name}" replaced wherever it stands; alone it takes the value itself, not its text."""
+def _filled(value: Any, names: Mapping[str, Any]) -> Any:
+    """Return the value with each "{name}" replaced; a text that is "{name}" alone becomes the value itself."""
     if isinstance(value, str):
         for name, item in names.items():
             if value == f"{{{name}}}":
@@ -170,7 +189,7 @@ def _filled(value: object, names: Mapping[str, object]) -> object:
     return [_filled(item, names) for item in value] if isinstance(value, list) else value
 
 
-def _known(table: Mapping, keys: Sequence[str], where: str) -> None:
+def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
     for key in table:
         if key not in keys:
-            raise ConfigurationError(f"{where}: unknown key {key!r}: {nearest(key, keys)}")
+            raise ConfigurationError(f"{where}: unknown key {key!r}: {nearest(key, list(keys))}")

@@ -1,0 +1,89 @@
+"""`reproduce`: experiments of the papers on whichever of their data sets are there."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from competition.atomic import write_text
+from competition.configuration import Simulate
+from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
+from features.extraction import extract
+from submissions.experiments.bars import bars
+from submissions.experiments.experiment import Experiment
+from submissions.experiments.figures import Figure, row_figure
+from submissions.experiments.networks import network
+from submissions.experiments.tables import Record, not_run, records_of, text_of
+from submissions.experiments.targets import Target
+from submissions.parts_page import write_parts_page
+
+
+def reproduce(
+    chosen: Sequence[Experiment],
+    found: Sequence[Target],
+    *,
+    variants: bool,
+    device: str,
+    options: Mapping[str, Any],
+) -> tuple[str, list[dict[str, object]]]:
+    """Run experiments on every target; returns all tables as text, and all rows as plain values."""
+    texts, rows = [], []
+    for experiment in chosen:
+        if not found:
+            texts.append(not_run(experiment))
+        for target in found:
+            try:
+                figures = run(experiment, target, variants=variants, device=device, options=options)
+            except ConfigurationError as error:
+                if len(chosen) == 1:
+                    raise
+                texts.append(f"{experiment.paper}, {experiment.title}; on {target.name}: not run: {error}")
+                continue
+            missing = [name for name in experiment.data if name not in [each.name for each in found]]
+            records = records_of(experiment, target, figures)
+            text = text_of(experiment, target, figures, records, missing)
+            texts.append("\n".join([text, *map(str, _write_results(experiment, target, records))]))
+            rows += [record.values() for record in records]
+    if not rows and found:
+        raise Top7Error("nothing could be run: see above")
+    return "\n\n".join(texts), rows
+
+
+def run(
+    experiment: Experiment, target: Target, *, variants: bool, device: str, options: Mapping[str, Any]
+) -> list[Figure]:
+    """Describe the images where that is not done yet, and return the figure of every row."""
+    rows = (*experiment.rows, *(experiment.variants if variants else ()))
+    backbone = network(experiment, target, rows, options)
+    configuration = replace(
+        target.configuration, backbones=(backbone,), externals=(), simulate=Simulate(images=0)
+    )
+    extract(configuration, splits=("gallery", "validation"), device=device)
+    if experiment.parts_page:
+        page = write_parts_page(configuration, None, device=device)
+        return [Figure(row, {}, note=str(page)) for row in rows]
+    figures = []
+    for row in rows:
+        log.info("%s: %s", experiment.name, row.label)
+        figures.append(row_figure(experiment, row, target, configuration))
+    return figures
+
+
+def _write_results(experiment: Experiment, target: Target, records: Sequence[Record]) -> list[Path]:
+    """Write the rows as CSV, and for a figure of the paper as a picture; returns the paths."""
+    folder = Path(target.configuration.competition.work) / "reproduce"
+    rows = [record.values() for record in records]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    paths = [write_text(folder / f"{experiment.name}.csv", stream.getvalue())]
+    if experiment.picture:
+        picture = bars(f"{experiment.title}; {target.name}", records)
+        paths.append(write_text(folder / f"{experiment.name}.svg", picture))
+    return paths

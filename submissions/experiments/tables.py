@@ -1,0 +1,139 @@
+"""An experiment as a table: the published figure, ours, the difference, the interval, and which claims hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from competition.standings import table
+from submissions.experiments.experiment import NOT_AT_HAND, Experiment, Row
+from submissions.experiments.figures import Figure
+from submissions.experiments.targets import Target
+from tuning.validation import compare, group_interval
+
+OURS_ALONE = "-"  # in the published column: the paper has no such row
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of the CSV: one figure of one level. published: that of this very data set, None where there is none."""
+
+    experiment: str
+    data: str
+    row: str
+    level: str
+    published: float | None
+    ours: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    note: str
+
+    def values(self) -> dict[str, object]:
+        """Return the row as plain values."""
+        return asdict(self)
+
+
+def records_of(experiment: Experiment, target: Target, figures: Sequence[Figure]) -> list[Record]:
+    """Return every level of every figure with its interval."""
+    levels = list(next((figure.values for figure in figures if figure.values), {"all": None}))
+    groups = target.groups()
+    return [_record(experiment, target, figure, level, groups) for level in levels for figure in figures]
+
+
+def _record(experiment: Experiment, target: Target, figure: Figure, level: str, groups: np.ndarray) -> Record:
+    published = figure.row.published.get(target.name)
+    values = figure.values.get(level)
+    ours = low = high = None
+    if experiment.figure == "seconds" and values is not None:
+        ours = figure.seconds
+    elif values is not None and np.isfinite(values).any():
+        there = np.isfinite(values)
+        ours = float(values[there].mean())
+        low, high = group_interval(values[there], groups[there]) or (None, None)
+    difference = None if ours is None or published is None else ours - published
+    label, note = figure.row.label, figure.note
+    return Record(experiment.name, target.name, label, level, published, ours, difference, low, high, note)
+
+
+def text_of(
+    experiment: Experiment,
+    target: Target,
+    figures: Sequence[Figure],
+    records: Sequence[Record],
+    missing: Sequence[str],
+) -> str:
+    """Return the table, the note, the claims, and the data sets of the paper that are not here."""
+    seconds = experiment.figure == "seconds"
+    rows = {figure.row.label: figure.row for figure in figures}
+    lines = [["", "published", "ours", "difference", "95 %", ""]]
+    for record in records:
+        level = f" ({record.level})" if record.level != "all" else ""
+        interval = "" if record.low is None else f"{record.low:.3f} to {record.high:.3f}"
+        difference = "" if record.difference is None else f"{record.difference:+.3f}"
+        published = _published(rows[record.row], target.name)
+        ours = _number(record.ours, seconds)
+        lines.append([record.row + level, published, ours, difference, interval, record.note])
+    metric = "seconds" if seconds else target.metric
+    text = [
+        f"{experiment.paper}, {experiment.title}; on {target.name} ({metric})",
+        table(lines, left=(0, 5)),
+    ]
+    text += [experiment.note] if experiment.note else []
+    text += claims(experiment, figures, target.groups())
+    return "\n".join([*text, *(f"{name}: not run (no images of it here)" for name in missing)])
+
+
+def _published(row: Row, name: str) -> str:
+    if name in row.published:
+        return f"{row.published[name]:g}"
+    elsewhere = ", ".join(f"{value:g} ({data})" for data, value in row.published.items())
+    return elsewhere or (NOT_AT_HAND if row.not_at_hand else OURS_ALONE)
+
+
+def _number(value: float | None, seconds: bool) -> str:
+    return "not run" if value is None else f"{value:.3f}" + (" s" if seconds else "")
+
+
+def claims(experiment: Experiment, figures: Sequence[Figure], groups: np.ndarray) -> list[str]:
+    """Return each of the paper's claims with the paired gain, its interval, and whether it holds here."""
+    by_label = {figure.row.label: figure for figure in figures}
+    found = []
+    for claim in experiment.claims:
+        first, second = by_label.get(claim["better"]), by_label.get(claim["worse"])
+        if first is None or second is None or not first.values or not second.values:
+            found.append(f"claim: {claim['text']}: not run")
+            continue
+        for level, values in first.values.items():
+            there = np.isfinite(values)
+            if there.any():
+                of = "" if level == "all" else f" ({level})"
+                judged = _judged(values[there], second.values[level][there], groups[there], claim.get("same"))
+                found.append(f"claim: {claim['text']}{of}: {judged}")
+    return found
+
+
+def _judged(first: np.ndarray, second: np.ndarray, groups: np.ndarray, same: float | None) -> str:
+    """Say whether `first` is better than `second`, or with `same` not worse by more than that."""
+    found = compare(first, second, groups, two_sided=True)
+    low, high = found.interval or (-np.inf, np.inf)
+    bar = 0.0 if same is None else -same
+    verdict = "holds" if low > bar else "does not hold" if high < bar else "undecided"
+    within = "" if same is None else f", within {same:g}"
+    interval = f"{low:+.3f} to {high:+.3f}" if found.interval else "one group: no interval"
+    return f"{verdict} ({found.gain:+.3f}, 95 % {interval}{within})"
+
+
+def not_run(experiment: Experiment) -> str:
+    """Return the table of an experiment of which no data set is here: the published figures alone."""
+    lines = [["", *experiment.data, "ours"]]
+    for row in experiment.rows:
+        missing = NOT_AT_HAND if row.not_at_hand else OURS_ALONE
+        cells = [f"{row.published[name]:g}" if name in row.published else missing for name in experiment.data]
+        lines.append([row.label, *cells, "not run"])
+    text = [f"{experiment.paper}, {experiment.title}", table(lines, left=(0,))]
+    text += [experiment.note] if experiment.note else []
+    where = "give --data DIR, the folder its archives were unpacked into, or --config FILE"
+    return "\n".join([*text, f"not run: no images of {', '.join(experiment.data)} here: {where}"])
