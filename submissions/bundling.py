@@ -114,7 +114,7 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
     """Settings of the run, and what was learnt for the parts tables."""
     from features.dumps.layout import backbone_recipe, learnt_path
     from features.dumps.seals import sum_path
-    from features.extraction.learning import open_part_model
+    from features.extraction.learn_parts import open_part_model
     from features.extraction.settings import settings_path
     from features.parts.blocks import block_files
 

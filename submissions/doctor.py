@@ -17,7 +17,7 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, list_images, split_images
 from competition.labels import validation_labels
 from features.decoding import Sizing
-from features.extraction.reading import read_ahead
+from features.extraction.decode_ahead import read_ahead
 
 MOST = 20_000  # images of a folder that are all decoded; of more, so many drawn by seed
 HALF = (

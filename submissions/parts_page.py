@@ -60,7 +60,7 @@ def _section(
     from features.dumps.layout import backbone_recipe
     from features.extraction import extracted_images
     from features.extraction.engine import Engine
-    from features.extraction.learning import open_part_model
+    from features.extraction.learn_parts import open_part_model
     from features.extraction.settings import choose_device, fixed_settings, settings_path
     from features.parts import sample_rows
     from features.parts.exciting import most_exciting

@@ -4,9 +4,9 @@ interrupted.
 
 from features.dumps.layout import component_dump_path, dumps_folder, external_dump_path
 from features.extraction.duplicates import exact_duplicates, near_duplicates
-from features.extraction.limits import extracted_images
-from features.extraction.planning import Plan
-from features.extraction.running import ExtractionReport, describe, extract, plan
+from features.extraction.estimate import Plan
+from features.extraction.extract import ExtractionReport, describe, extract, plan
+from features.extraction.sample import extracted_images
 from features.extraction.verify import VerifyReport, verify
 
 __all__ = [

@@ -8,7 +8,7 @@ from competition.images import ImageSet
 from competition.simulated_split import photo_source
 from features.decoding import Sizing
 from features.dumps.disk import Disk
-from features.extraction.reading import read_picture
+from features.extraction.decode_ahead import read_picture
 from features.simulated_photos import contact_sheet
 
 CONTACT_SHEET = "contact_sheet.jpg"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from features.extraction.batching import Window
 from features.extraction.dump_group import Group
 from features.extraction.tasks import Task
-from features.extraction.windows import Window
 
 Content = tuple[int, bytes, int]
 """Size in bytes, content hash, row."""

@@ -23,8 +23,8 @@ from features.dumps.disk import Disk
 from features.dumps.journal import journal_line, read_journal
 from features.dumps.layout import Target
 from features.dumps.seals import sealed_text
+from features.extraction.batching import Window
 from features.extraction.sources import Source
-from features.extraction.windows import Window
 
 IDENTITY = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("by", "u1")]
 

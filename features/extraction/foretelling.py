@@ -12,10 +12,10 @@ import torch
 from competition.configuration import Parts
 from competition.images import ImageSet
 from features.dumps.layout import Target
+from features.extraction.batching import compute_window
+from features.extraction.decode_ahead import read_ahead
 from features.extraction.engine import Engine, dimensions
-from features.extraction.learning import layer_maps
-from features.extraction.reading import read_ahead
-from features.extraction.windows import compute_window
+from features.extraction.learn_parts import layer_maps
 from features.parts.aggregation import aggregate, part_weights
 from features.parts.projection import IMAGES_A_PASS, Projector, cumulative_grams, solve
 from features.parts.remaining import Remaining

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from features.extraction.batching import Window
 from features.extraction.dump_group import Group
-from features.extraction.windows import Window
 
 
 @dataclass

@@ -29,7 +29,7 @@ from features.dumps.layout import (
     targets_of,
 )
 from features.dumps.seals import bad_files, remove, sum_path
-from features.extraction.learning import part_folder
+from features.extraction.learn_parts import part_folder
 from features.extraction.rebuilding import record_is_whole
 
 

@@ -32,7 +32,7 @@ def whitened_dump(
     Top7Error: the projection for this count was not extracted, or the part detectors were not learnt.
     """
     from features.dumps.layout import component_dump_path
-    from features.extraction.learning import open_part_model
+    from features.extraction.learn_parts import open_part_model
 
     where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
     if dim > max(parts.dims):

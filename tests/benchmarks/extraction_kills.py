@@ -27,8 +27,9 @@ import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from competition.configuration import Backbone, Competition, Configuration, Simulate, Tuning
-from features.extraction import extract, passes, running, settings
-settings.WINDOW_ROWS, passes.COMMIT_EVERY_S = {rows}, {commit_s}
+from features.extraction import backbone_pass, extract, settings
+running = sys.modules["features.extraction.extract"]
+settings.WINDOW_ROWS, backbone_pass.COMMIT_EVERY_S = {rows}, {commit_s}
 model, layers, poolings = "top7_vgg16_quarter", (0, 1, 2, 3, 4), ("spoc", "fcrow")
 backbone = Backbone(model, layers, "embedded", image_size=128, pooling=poolings)
 competition = Competition("kills", Path({folder!r}), work=Path({work!r}))

@@ -114,7 +114,7 @@ class Extraction:
         self.took = (0.0, 0.0)
 
     def run(self) -> tuple[float, float]:
-        from features.extraction import running
+        running = sys.modules["features.extraction.extract"]
 
         run_pass = running.run_pass
 

@@ -139,7 +139,7 @@ def grocery_maps(shared: Path) -> tuple[torch.Tensor, torch.Tensor, list[set[int
     from competition.images import list_images
     from competition.labels import read_labels
     from features.extraction.engine import Engine
-    from features.extraction.learning import layer_maps
+    from features.extraction.learn_parts import layer_maps
     from features.extraction.settings import Settings
 
     backbone = Backbone(

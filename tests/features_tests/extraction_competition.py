@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from competition.configuration import load_configuration
-from features.extraction import extract, passes
+from features.extraction import backbone_pass, extract
 from features.extraction.engine import Engine
 
 
@@ -58,10 +59,10 @@ class Stops(Exception):
 
 
 def stopping_after(windows: int) -> type:
-    """A stand-in for `passes.StartedWindow`: `Stops` once so many windows are finished."""
+    """A stand-in for `backbone_pass.StartedWindow`: `Stops` once so many windows are finished."""
     finished = []
 
-    class Stopping(passes.StartedWindow):
+    class Stopping(backbone_pass.StartedWindow):
         def finish(self, failed):
             finished.append(self)
             if len(finished) > windows:
@@ -80,6 +81,8 @@ def counted(monkeypatch) -> list[int]:
         run_images.append(int(views[0].any(axis=(1, 2, 3)).sum()))
         return describe_batch(self, views, targets)
 
-    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(
+        sys.modules["features.extraction.extract"], "seconds_an_image", lambda *arguments: 0.0
+    )
     monkeypatch.setattr(Engine, "describe", counting)
     return run_images

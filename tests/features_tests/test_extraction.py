@@ -22,10 +22,10 @@ from features.backbones import create_network
 from features.decoding import decode
 from features.dumps import open_dump
 from features.extraction import (
+    backbone_pass,
     component_dump_path,
     describe,
     extracted_images,
-    passes,
     plan,
 )
 from features.extraction.engine import Engine
@@ -139,9 +139,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(folder, monkeypatch, after
     undisturbed = configured(folder, work="undisturbed")
     run(undisturbed)
     configuration = configured(folder)
-    monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(backbone_pass, "COMMIT_EVERY_S", 0.0)
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "StartedWindow", stopping_after(after))
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(after))
         run(configuration)
     assert run(configuration).images == 42 - min(37, 8 * after)
     assert contents(configuration) == contents(undisturbed)
@@ -152,15 +152,15 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from competition.configuration import load_configuration
-from features.extraction import extract, passes, settings
-settings.WINDOW_ROWS, settings.BATCH_PIXELS, passes.COMMIT_EVERY_S = 8, 4 * 32 * 32, 0.0
-class Slow(passes.StartedWindow):
+from features.extraction import backbone_pass, extract, settings
+settings.WINDOW_ROWS, settings.BATCH_PIXELS, backbone_pass.COMMIT_EVERY_S = 8, 4 * 32 * 32, 0.0
+class Slow(backbone_pass.StartedWindow):
     def finish(self, failed):
         found = super().finish(failed)
         print("window", flush=True)
         sys.stdin.readline()
         return found
-passes.StartedWindow = Slow
+backbone_pass.StartedWindow = Slow
 extract(load_configuration({config!r}, work={work!r}), device="cpu", progress=False)
 """
 
@@ -252,7 +252,7 @@ PARTS = BACKBONE + "parts = { layer = 3, counts = [4, 8], dims = [3, 6] }\n"
 
 
 def test_parts_are_learnt_once_and_projected(folder):
-    from features.extraction.learning import open_part_model
+    from features.extraction.learn_parts import open_part_model
 
     configuration = configured(folder, PARTS)
     report = run(configuration)
@@ -294,9 +294,9 @@ def test_an_interrupted_journal_line_is_cut_off(folder, monkeypatch):
     undisturbed = configured(folder, work="undisturbed")
     run(undisturbed)
     configuration = configured(folder)
-    monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(backbone_pass, "COMMIT_EVERY_S", 0.0)
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "StartedWindow", stopping_after(3))
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(3))
         run(configuration)
     journal = next((folder / "work").rglob("*.journal"))
     journal.write_bytes(journal.read_bytes()[:-9])

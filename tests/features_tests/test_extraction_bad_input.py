@@ -17,14 +17,14 @@ from features.dumps import open_dump
 from features.dumps.disk import Disk, DiskFull
 from features.dumps.journal import journal_line, read_journal
 from features.extraction import (
+    backbone_pass,
     component_dump_path,
     external_dump_path,
     extract,
     extracted_images,
-    passes,
     plan,
 )
-from features.extraction.running import alone
+from features.extraction.extract import alone
 from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_the_plan_is_said_first_and_a_small_disk_refused(folder, monkeypatch, ca
     assert expected.images == 42 and expected.seconds > 0 and expected.bytes_free > 0
     descriptors = 42 * 4 * sum(2 * width for width in (32, 96))
     assert descriptors < expected.bytes_needed < 4 * descriptors
-    monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(sys.modules["features.extraction.extract"], "free_bytes", lambda folder: 1000)
     with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
         run(configuration)
     said = capsys.readouterr()
@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(folder, monkeypatch):
     undisturbed = configured(folder, work="undisturbed")
     run(undisturbed)
     configuration = configured(folder)
-    monkeypatch.setattr(passes, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(backbone_pass, "COMMIT_EVERY_S", 0.0)
     write_at, calls = os.pwrite, []
 
     def full(descriptor, data, offset):
@@ -231,7 +231,7 @@ def test_a_disk_too_small_for_external_descriptors(folder, monkeypatch, capsys):
     configuration = configured(folder, EXTERNAL)
     expected = plan(configuration, device="cpu")
     assert expected.bytes_needed >= (37 + 5) * 6 * 4 and not expected.passes
-    monkeypatch.setattr("features.extraction.running.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(sys.modules["features.extraction.extract"], "free_bytes", lambda folder: 1000)
     with pytest.raises(Top7Error, match=r"work.*need.*MiB.*0.0 MiB are free"):
         run(configuration)
     assert "clip on gallery: 37 rows to copy" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.dumps import beside, open_dump
 from features.extraction import (
+    backbone_pass,
     describe,
     exact_duplicates,
     near_duplicates,
-    passes,
     plan,
     settings,
     sources,
@@ -63,7 +64,7 @@ def test_images_that_are_gone_are_named(tiny, capsys):
 def test_growth_in_the_middle_of_an_unfinished_run(tiny, monkeypatch):
     configuration = tiny.configured()
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "StartedWindow", stopping_after(2))
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(2))
         tiny.run(configuration)
     tiny.draw(["g001"])
     assert tiny.run(configuration).images == 21 + 1 - 16
@@ -256,7 +257,9 @@ def test_batches_are_halved_when_memory_runs_out(tiny, monkeypatch, capsys):
         return original(self, pixels, **options)
 
     monkeypatch.setattr(Engine, "maps", small)
-    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(
+        sys.modules["features.extraction.extract"], "seconds_an_image", lambda *arguments: 0.0
+    )
     configuration = tiny.configured()
     report = tiny.run(configuration)
     assert "out of memory: batches of 2 images" in capsys.readouterr().err

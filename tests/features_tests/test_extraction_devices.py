@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from features.extraction import devices, parallel
+from features.extraction import devices, workers
 from features.extraction.devices import device_names
 
 CLAIMING = """
@@ -84,17 +84,17 @@ def test_a_worker_runs_its_engine_on_the_device_it_claimed(tiny, monkeypatch, tm
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(
-        parallel, "Engine", lambda *arguments, **options: type("Engine", (), {"part_models": {}})()
+        workers, "Engine", lambda *arguments, **options: type("Engine", (), {"part_models": {}})()
     )
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.own_device.cache_clear()
     backbone = configuration.backbones[0]
     for work in ("a", "b"):  # a second backbone or work folder stays on the device
-        held = parallel._Held(configuration, backbone)
-        parallel._engine(configuration.path, work, backbone.name, held, settings, None)
+        held = workers._Held(configuration, backbone)
+        workers._engine(configuration.path, work, backbone.name, held, settings, None)
     devices.own_device.cache_clear()
     assert chosen == [0, 0] and len(list(tmp_path.glob("top7-devices-*/*.lock"))) == 1
     while devices._held:
         devices._held.pop().release()
-    parallel._engine.cache_clear()
+    workers._engine.cache_clear()

@@ -16,10 +16,10 @@ from competition.images import ImageSet, PathList
 from features.dumps import open_dump
 from features.dumps.disk import Disk
 from features.dumps.layout import Target
+from features.extraction.backbone_pass import pending
+from features.extraction.batching import blank_window
 from features.extraction.dump_group import Group
-from features.extraction.passes import pending
-from features.extraction.standing import groups_for, recover, standings
-from features.extraction.windows import blank_window
+from features.extraction.status import groups_for, recover, standings
 
 WINDOW_ROWS = 4
 WIDTHS = (3, 5)

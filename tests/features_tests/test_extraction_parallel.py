@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from features.extraction import parallel, passes
+from features.extraction import backbone_pass, workers
 from tests.features_tests.extraction_competition import counted
 
 
@@ -22,7 +22,7 @@ def both(tiny):
 def shards_here(configuration, engine, targets, widths, jobs, cluster, shards):
     """What worker processes do, one window after the other in this one."""
     for shard in shards:
-        yield parallel.compute_shard(
+        yield workers.compute_shard(
             configuration, engine.backbone, engine.settings, 1, shard, targets, widths
         )
 
@@ -33,7 +33,7 @@ def test_processes_run_a_content_once_whichever_window_holds_it(tiny, monkeypatc
     tiny.image("g090").write_bytes(b"")
     whole, configuration = both(tiny)
     run_images = counted(monkeypatch)
-    monkeypatch.setattr(parallel, "_sent", shards_here)
+    monkeypatch.setattr(workers, "_sent", shards_here)
     assert tiny.run(configuration, jobs=2).images == 26
     assert sum(run_images) == 21
     assert tiny.contents(configuration) == tiny.contents(whole)
@@ -60,7 +60,7 @@ def test_a_lost_worker_costs_the_windows_under_way(tiny, monkeypatch, capsys):
             if second is not None:
                 raise TerminatedWorkerError
 
-    monkeypatch.setattr(parallel, "_sent", dying)
+    monkeypatch.setattr(workers, "_sent", dying)
     assert tiny.run(configuration, jobs=2).images == 21 and sum(run_images) == 21
     assert capsys.readouterr().err.count("a worker was lost") == 2  # of three windows
     assert tiny.contents(configuration) == tiny.contents(whole)
@@ -75,7 +75,7 @@ def test_workers_that_always_die_end_the_run(tiny, monkeypatch):
         raise TerminatedWorkerError
         yield
 
-    monkeypatch.setattr(parallel, "_sent", dead)
+    monkeypatch.setattr(workers, "_sent", dead)
     with pytest.raises(TerminatedWorkerError):
         tiny.run(tiny.configured(), jobs=2)
 
@@ -94,13 +94,13 @@ def test_a_dask_cluster_whose_worker_dies_gives_the_same(tiny, monkeypatch):
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
     ) as cluster:
-        write, killed = passes._Writer.put, []
+        write, killed = backbone_pass._Writer.put, []
 
         def killing(self, result):
             if not killed:
                 killed.append(os.kill(next(iter(cluster.workers.values())).pid, 9))
             return write(self, result)
 
-        monkeypatch.setattr(passes._Writer, "put", killing)
+        monkeypatch.setattr(backbone_pass._Writer, "put", killing)
         assert tiny.run(configuration, cluster=cluster.scheduler_address).images == 21
     assert killed and tiny.contents(configuration) == tiny.contents(whole)

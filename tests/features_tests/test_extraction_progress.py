@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
 
-from features.extraction import parallel, reading, settings
+from features.extraction import decode_ahead, settings, workers
+from features.extraction.backbone_pass import limit_named
 from features.extraction.engine import Engine
-from features.extraction.passes import limit_named
 from tests.features_tests.test_extraction_parallel import shards_here
 
 
 def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
     """Seconds an image of decoding, by one thread, and of the network, which runs beside it."""
-    read, describe = reading.read_picture, Engine.describe
+    read, describe = decode_ahead.read_picture, Engine.describe
 
     def slow_read(*arguments):
         time.sleep(decoding_s)
@@ -24,9 +25,11 @@ def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
         time.sleep(network_s * len(views[0]))
         return describe(self, views, targets)
 
-    monkeypatch.setattr(reading, "read_picture", slow_read)
+    monkeypatch.setattr(decode_ahead, "read_picture", slow_read)
     monkeypatch.setattr(Engine, "describe", slow_describe)
-    monkeypatch.setattr("features.extraction.running.seconds_an_image", lambda *arguments: 0.0)
+    monkeypatch.setattr(
+        sys.modules["features.extraction.extract"], "seconds_an_image", lambda *arguments: 0.0
+    )
     monkeypatch.setattr(settings, "available_cores", lambda: 1)
 
 
@@ -34,7 +37,7 @@ def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
 @pytest.mark.parametrize("decoding_s, network_s, limit", [(0.04, 0.02, "decoding"), (0.01, 0.04, "network")])
 def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network_s, limit):
     slowed(monkeypatch, decoding_s, network_s)
-    monkeypatch.setattr(parallel, "_sent", shards_here)
+    monkeypatch.setattr(workers, "_sent", shards_here)
     monkeypatch.setattr(settings, "WINDOW_ROWS", 21)
     tiny.run(tiny.configured(), jobs=jobs, progress=True)
     last = capsys.readouterr().err.split("\r")[-1]
@@ -43,7 +46,7 @@ def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_rows_taken_over_name_no_limit(tiny, monkeypatch, capsys, jobs):
-    monkeypatch.setattr(parallel, "_sent", shards_here)
+    monkeypatch.setattr(workers, "_sent", shards_here)
     configuration = tiny.configured()
     tiny.run(configuration)
     tiny.image("g004").unlink()

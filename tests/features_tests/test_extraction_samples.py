@@ -7,7 +7,7 @@ import pytest
 
 from competition.errors import ConfigurationError
 from features.dumps import open_dump
-from features.extraction import component_dump_path, dumps_folder, extracted_images, passes, verify
+from features.extraction import backbone_pass, component_dump_path, dumps_folder, extracted_images, verify
 from tests.features_tests.conftest import BACKBONE
 from tests.features_tests.extraction_competition import Stops, stopping_after
 
@@ -40,7 +40,7 @@ def test_commands_use_the_sample_until_the_whole_gallery_is_there(tiny, monkeypa
         len(ids_of(configuration)) == 8 and verify(configuration, splits=("gallery",), progress=False).whole
     )
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "StartedWindow", stopping_after(1))
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(1))
         tiny.run(configuration)
     assert len(ids_of(configuration)) == 8, "an unfinished extraction takes nothing away"
     tiny.run(configuration)

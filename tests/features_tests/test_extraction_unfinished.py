@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from features.extraction import passes
+from features.extraction import backbone_pass
 from tests.features_tests.extraction_competition import Stops, stopping_after
 
 KINDS = {"journal": ".*.journal", "ids": ".*.ids", "records": ".*.rows.partial", "rows": ".*.npy.*.partial"}
@@ -27,7 +27,7 @@ def test_a_damaged_unfinished_run_ends_in_the_same_bytes(tiny, monkeypatch, seen
     shutil.copy(tiny.image("g006"), tiny.image("g008"))
     configuration = tiny.configured()
     with monkeypatch.context() as patched, pytest.raises(Stops):
-        patched.setattr(passes, "StartedWindow", stopping_after(2))
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(2))
         tiny.run(configuration)
     for image in (tiny.folder / "gallery").iterdir():
         assert image.is_file()

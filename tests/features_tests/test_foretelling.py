@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 
 from competition.images import split_images
-from features.extraction import plan, running
+from features.extraction import plan
+
+running = sys.modules["features.extraction.extract"]
 from features.extraction.foretelling import PartCosts, learning_s, part_costs, projecting_s
-from features.extraction.learning import left_to_learn
+from features.extraction.learn_parts import left_to_learn
 from features.parts.remaining import Remaining
 
 COSTS = PartCosts(maps_s=2, aggregate_s=0.4, product_s=0.01, combine_s=0.1, gram_s=3, solve_s=5)

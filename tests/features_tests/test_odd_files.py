@@ -18,8 +18,8 @@ from competition.images import list_images
 from features import decoding
 from features.decoding import FORMATS, Budget, Sizing, Unreadable, decode
 from features.extraction import hashing
+from features.extraction.decode_ahead import read_picture
 from features.extraction.hashing import content_hash, file_stamp
-from features.extraction.reading import read_picture
 
 SIZING = (Sizing(0, "keep"),)
 STARTS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork", "os.spawn", "os.startfile")

@@ -14,7 +14,7 @@ from competition.configuration import load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import open_dump
 from features.extraction import component_dump_path, extract
-from features.extraction.learning import open_part_model
+from features.extraction.learn_parts import open_part_model
 from features.parts.whitened import whitened_dump
 
 
@@ -169,9 +169,9 @@ def test_what_cannot_be_is_said_at_once(folder):
 
 def test_tables_of_one_layer_share_one_pass_over_the_sample(folder, monkeypatch):
     """Six tables would run the network over the sample twelve times; the bytes are those of a table by itself."""
-    from features.extraction import learning
+    from features.extraction import learn_parts
 
-    passes, layer_maps = [], learning.layer_maps
+    passes, layer_maps = [], learn_parts.layer_maps
 
     def counted(engine, images, layer):
         passes.append(layer)
@@ -179,7 +179,7 @@ def test_tables_of_one_layer_share_one_pass_over_the_sample(folder, monkeypatch)
 
     alone = configured(folder, more=', selection = "random", seed = 3')
     run(alone)
-    monkeypatch.setattr(learning, "layer_maps", counted)
+    monkeypatch.setattr(learn_parts, "layer_maps", counted)
     text = configured(folder).path.read_text()
     table = "layer = 3, counts = [4, 8], dims = [3, 6], exponents = [0.0, 1.0]"
     several = f'parts = [{{ {table} }}, {{ {table}, selection = "random", seed = 3 }}]'

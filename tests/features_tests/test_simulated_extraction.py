@@ -13,7 +13,7 @@ from features.components import external_component, layer_component
 from features.decoding import Sizing, decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
-from features.extraction import component_dump_path, describe, dumps_folder, passes, plan, verify
+from features.extraction import backbone_pass, component_dump_path, describe, dumps_folder, plan, verify
 from features.extraction.contact_sheet import CONTACT_SHEET
 from features.simulated import open_judging, open_teaching
 from features.simulated_photos import simulated_photo
@@ -97,7 +97,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(folder, monkeypatch):
     expected = contents(run(simulating(folder, "once")) and simulating(folder, "once"))
     for windows in (5, 7):
         configuration = simulating(folder, f"work{windows}")
-        monkeypatch.setattr(passes, "StartedWindow", stopping_after(windows))
+        monkeypatch.setattr(backbone_pass, "StartedWindow", stopping_after(windows))
         with pytest.raises(Stops):
             run(configuration)
         monkeypatch.undo()

@@ -19,15 +19,15 @@ from competition.configuration import Backbone, Configuration
 from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
+from features.extraction.backbone_pass import columns_of
+from features.extraction.batching import Window, blank_window, compute_window
 from features.extraction.contents import Contents, done_contents, task_contents
+from features.extraction.decode_ahead import Timed, read_ahead
 from features.extraction.devices import own_device
 from features.extraction.dump_group import Group
 from features.extraction.engine import Engine
-from features.extraction.passes import columns_of
-from features.extraction.reading import Timed, read_ahead
 from features.extraction.settings import Settings, available_cores
 from features.extraction.tasks import Producer, Result, Task
-from features.extraction.windows import Window, blank_window, compute_window
 from features.sharding import on_cluster
 
 ATTEMPTS = 5  # in a row without a single window done
@@ -233,7 +233,7 @@ class _Held:
 def _engine(
     path: object, work: object, name: str, held: _Held, settings: Settings, cores: int | None
 ) -> Engine:
-    from features.extraction.learning import open_part_model
+    from features.extraction.learn_parts import open_part_model
 
     if settings.device == "cuda" and (devices := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(own_device(devices))

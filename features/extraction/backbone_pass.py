@@ -15,12 +15,12 @@ from tqdm import tqdm
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps.layout import Target
+from features.extraction.batching import StartedWindow, Window
 from features.extraction.contents import done_contents, taken_contents
+from features.extraction.decode_ahead import Timed, read_ahead
 from features.extraction.dump_group import Group
 from features.extraction.engine import Engine
-from features.extraction.reading import Timed, read_ahead
 from features.extraction.tasks import Producer, Result, Task
-from features.extraction.windows import StartedWindow, Window
 
 COMMIT_EVERY_S = 15.0
 WAITING_SHARE = 0.1

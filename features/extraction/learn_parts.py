@@ -22,8 +22,8 @@ from competition.images import ImageSet, ids_digest, list_images
 from competition.messages import log
 from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
+from features.extraction.decode_ahead import read_ahead
 from features.extraction.engine import Engine
-from features.extraction.reading import read_ahead
 from features.parts import PartModel, check_parts, learn_parts, sample_rows
 from features.parts.model import model_folder
 from features.parts.remaining import Remaining, remaining

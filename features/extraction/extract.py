@@ -27,30 +27,30 @@ from features.dumps.layout import (
     targets_of,
     whole_folder,
 )
+from features.extraction.backbone_pass import run_pass
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
 from features.extraction.contact_sheet import write_contact_sheet
 from features.extraction.engine import Engine
-from features.extraction.external import external_bytes, write_external
-from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
-from features.extraction.gone import refuse_lost_rows
-from features.extraction.learning import (
-    check_part_tables,
-    learning_bytes,
-    left_to_learn,
-    record_samples,
-    set_part_models,
-)
-from features.extraction.limits import extracted_images, sample_of, use_sample, use_whole
-from features.extraction.lists import write_lists
-from features.extraction.passes import run_pass
-from features.extraction.planning import (
+from features.extraction.estimate import (
     Plan,
     PlannedPass,
     free_bytes,
     plan_pass,
     refuse_small_disk,
 )
+from features.extraction.external import external_bytes, write_external
+from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
+from features.extraction.gone import refuse_lost_rows
+from features.extraction.learn_parts import (
+    check_part_tables,
+    learning_bytes,
+    left_to_learn,
+    record_samples,
+    set_part_models,
+)
+from features.extraction.lists import write_lists
 from features.extraction.report import ExtractionReport
+from features.extraction.sample import extracted_images, sample_of, use_sample, use_whole
 from features.extraction.settings import (
     available_cores,
     choose_device,
@@ -58,7 +58,7 @@ from features.extraction.settings import (
     keep_settings,
     settings_path,
 )
-from features.extraction.standing import Standing, recover, standings
+from features.extraction.status import Standing, recover, standings
 
 DESCRIBED = (*SPLITS, SIMULATED)
 
@@ -318,7 +318,7 @@ class Work:
             set_part_models(engine, self.configuration, self.whole, planned.targets)
             producer = None
             if self.jobs > 1 or self.cluster:
-                from features.extraction.parallel import elsewhere
+                from features.extraction.workers import elsewhere
 
                 producer = elsewhere(
                     self.configuration, engine, images, planned.groups, self.jobs, self.cluster

@@ -16,7 +16,7 @@ from features.dumps.disk import Disk
 from features.dumps.layout import Target
 from features.extraction.dump_group import Group
 from features.extraction.engine import Engine, dimensions
-from features.extraction.standing import Standing, groups_for
+from features.extraction.status import Standing, groups_for
 
 SPARE_BYTES = 64 * 2**20
 

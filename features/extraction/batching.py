@@ -19,8 +19,8 @@ from torch import Tensor
 
 from competition.configuration import Parts
 from features.dumps.layout import Target
+from features.extraction.decode_ahead import Picture
 from features.extraction.engine import Batch, Engine
-from features.extraction.reading import Picture
 from features.extraction.rows import averaged, unit_rows
 
 NOT_FINITE = "the network gives values that are not finite"
