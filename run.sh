@@ -65,7 +65,7 @@ case " ${1:-help} $* " in  # help needs no packages, and nothing is set up for i
 esac
 
 if [ -n "${PYTHON:-}" ]; then
-    "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "timm", "optuna", "faiss", "pandas", "safetensors", "tqdm")))' ||
+    "$python" -c 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "timm", "optuna", "faiss", "pandas", "safetensors", "tqdm", "rich")))' ||
         fail "PYTHON=$PYTHON lacks packages of pyproject.toml: install them, or unset PYTHON and run.sh makes its own .venv" 2
 else
     set_up "$@"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import Top7Error
+from competition.progress import Progress
 from features.sharding import map_over_shards
 from features.shortlist import Shortlist
 from features.similarity import (
@@ -79,7 +80,7 @@ def search(
     size = max(1, min(block_rows, total))
     batch = max(1, _OUTPUT_BYTES // (4 * size))
     absent = np.flatnonzero(excluded) if excluded is not None else np.empty(0, np.int64)
-    bar = _progress_bar(progress, total * count)
+    bar = Progress(total=total * count, unit="pair", unit_scale=True, desc="search", shown=progress)
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
         some = [q[part] for q in queries]
@@ -198,17 +199,3 @@ def check_finite(rows: np.ndarray, start: int, name: str) -> None:
             f"{name}: row {start + int(np.argmax(bad))} is not finite; extract it again, or mark the image "
             "as unreadable"
         )
-
-
-class _NoBar:
-    def update(self, count: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def _progress_bar(wanted: bool, total: int):
-    if not wanted:
-        return _NoBar()
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="pair", unit_scale=True, desc="search")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from competition.configuration import Configuration, load_configuration
 from competition.errors import Top7Error
+from competition.progress import Progress
 from features.recipes.recipe import Recipe, read_recipe
 
 FORMAT = 1
@@ -98,9 +99,7 @@ def _manifest(folder: Path) -> dict:
 
 
 def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
-    from tqdm import tqdm
-
-    with tqdm(
+    with Progress(
         total=sum(entry["bytes"] for entry in files.values()), unit="B", unit_scale=True, desc="checking"
     ) as bar:
         for name, entry in files.items():

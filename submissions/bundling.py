@@ -19,6 +19,7 @@ from competition.atomic import scratch_folder, sync_folder, write_json, write_te
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps import Dump, beside, file_label
 from features.ranking.photos import learns_from_photos
 from features.ranking.state import Photos
@@ -212,19 +213,18 @@ def _write(
 ) -> dict[str, dict]:
     """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest."""
     from safetensors.numpy import save_file
-    from tqdm import tqdm
 
     from features.models import weights_digest
     from features.weights import digest_note
 
     noted: dict[str, dict] = {}
     work = Path(configuration.competition.work)
-    with tqdm(
+    with Progress(
         total=sum(path.stat().st_size for path in files),
         unit="B",
         unit_scale=True,
         desc="bundle",
-        disable=not progress,
+        shown=progress,
     ) as bar:
         for path in files:
             name = Path(WORK) / path.relative_to(work)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from competition.configuration import SMALLEST_SIDE_PX, SPLITS, Configuration
 from competition.datasets import FORMATS, OFFICIAL, detect, load_dataset
@@ -16,6 +14,7 @@ from competition.datasets.dataset import image_size
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, list_images, split_images
 from competition.labels import validation_labels
+from competition.progress import Progress
 from features.decoding import Sizing
 from features.extraction.decode_ahead import read_ahead
 
@@ -129,7 +128,7 @@ def _damaged(images: ImageSet) -> list[str]:
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
     corrupt, small = [], []
     pictures = read_ahead(images, rows, (Sizing(64),), workers=os.cpu_count() or 1, ahead=64)
-    for picture in tqdm(pictures, total=len(rows), desc="decode", unit="img", file=sys.stderr, leave=False):
+    for picture in Progress(pictures, total=len(rows), desc="decode", unit="img", leave=False):
         path = images.paths.texts[picture.row]
         if picture.pixels is None:
             corrupt.append(f"{path}: {picture.reason}")

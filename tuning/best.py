@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
+from competition.progress import Progress
 from tuning import study as studies
 from tuning.certificate import certify
 from tuning.landscape import Landscape
@@ -77,8 +78,6 @@ def certified(
     progress: bool,
 ):
     """Branch and bound over the recipe's region, or those of all choices; the better of study and certificate."""
-    from tqdm import tqdm
-
     tried = [dict(choice)]
     if every_choice:
         tried += [other for other in landscape.all_choices() if other != dict(choice)]
@@ -88,7 +87,7 @@ def certified(
             '--certify needs lossless candidates, and the region prunes badly here: use region = "similarity"'
         )
     scenes = [combination.scene.of_queries(landscape.labelled.public) for combination in made]
-    with tqdm(total=round(seconds), unit="s", desc="certify", disable=None if progress else True) as bar:
+    with Progress(total=round(seconds), unit="s", desc="certify", shown=progress) as bar:
         begun = time.perf_counter()
 
         def watch(best: float, bound: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from competition import atomic
 from competition.metrics import query_figures
+from competition.progress import Progress
 from features.components import Component
 from features.dumps import Dump, beside, budget, column_sum, seals
 from features.search import search
@@ -40,7 +40,6 @@ PASS_BYTES = 512 << 20  # that the queries of one pass take; more queries take m
 SCENE_BYTES = (
     1 << 30
 )  # of one combination's candidates; past that the full lists are recombined at each trial
-A_MINUTE_S = 60.0
 FORMAT = 1
 
 
@@ -201,7 +200,8 @@ def _candidates(
     fast, excluded = FastCoordinates(corners, tuple(chain_members(chains))), excluded_rows(gallery)
     n_queries, size = len(relevant), max(1, PASS_BYTES // (QUERY_BYTES * len(arrays)))
     found: list[Candidates] = []
-    with _bar(len(excluded) * -(-n_queries // size), "row", "candidates", progress) as bar:
+    total = len(excluded) * -(-n_queries // size)
+    with Progress(total=total, unit="row", desc="candidates", shown=progress, leave=False) as bar:
         for first in range(0, n_queries, size):
             part = slice(first, first + size)
             own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
@@ -273,7 +273,7 @@ def _candidates_of_rows(
             done(layers[0].shape[1])
 
     shown = progress and last - first == len(excluded)
-    with _bar(len(queries[0]), "query", "settle", shown) as settled:
+    with Progress(total=len(queries[0]), unit="query", desc="settle", shown=shown, leave=False) as settled:
         return find_candidates(
             blocks(),
             partial(_canonical, queries, arrays),
@@ -286,14 +286,6 @@ def _candidates_of_rows(
             limit=candidate_limit(len(excluded)),
             ended=settled.update,
         )
-
-
-def _bar(total: int, unit: str, text: str, progress: bool):
-    """A bar; where stderr is no terminal a line a minute, with what is still to come."""
-    from tqdm import tqdm
-
-    every = {} if sys.stderr.isatty() else {"delay": A_MINUTE_S, "mininterval": A_MINUTE_S}
-    return tqdm(total=total, unit=unit, desc=text, disable=not progress, leave=False, **every)
 
 
 def _sample(

@@ -11,6 +11,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.messages import log
 from competition.metrics import METRICS
+from competition.progress import Progress
 from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.recipe import Recipe
 from tuning import study as studies
@@ -89,7 +90,6 @@ def tune(
     bound, over the recipe's choices or (certify_all) all of the study's; recipe: study this one instead of the
     configuration's choices (see `tuning.space.space_of`).
     """
-    from tqdm import tqdm
 
     landscape = Landscape(configuration, recipe=recipe, progress=progress)
     log.info(
@@ -122,9 +122,7 @@ def tune(
             return {}
         return {studies.PRECISIONS: combination.average_precisions(combination.weights(coordinates)).tolist()}
 
-    with tqdm(
-        total=total, initial=min(before, total), unit="trial", desc="tune", disable=None if progress else True
-    ) as bar:
+    with Progress(total=total, initial=min(before, total), unit="trial", desc="tune", shown=progress) as bar:
         best_so_far = max((trial.value for trial in studies.completed(study)), default=0.0)
 
         def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:
@@ -371,14 +369,11 @@ def _cross_validated(
 ) -> CrossValidated:
     """The same procedure inside each fold of the public queries, scored outside it."""
     import optuna
-    from tqdm import tqdm
 
     public = np.flatnonzero(landscape.labelled.public)
     groups = landscape.labelled.groups[public]
     folds = min(folds, len(np.unique(groups)))
-    with tqdm(
-        total=folds * repeats, unit="fold", desc="cross-validate", disable=None if progress else True
-    ) as bar:
+    with Progress(total=folds * repeats, unit="fold", desc="cross-validate", shown=progress) as bar:
 
         def tune_inside(inside: np.ndarray, fold_seed: int) -> np.ndarray:
             mask = np.zeros(len(landscape.labelled.groups), dtype=bool)

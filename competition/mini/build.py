@@ -26,6 +26,7 @@ from competition.errors import Top7Error
 from competition.mini.catalogue import draw_catalogue
 from competition.mini.photos import draw_photo
 from competition.mini.products import Product, draw_family, draw_product
+from competition.progress import Progress
 
 VERSION = 1  # raise when the same seed draws other bytes
 STREAM = 20_201_016  # first word of every seed here; the training of the backbone starts with another
@@ -208,19 +209,16 @@ def _made_from(folder: Path) -> object:
 
 def _drawn(pictures: tuple[Picture, ...], processes: int | None):
     """Yield the files of `pictures` in their order, with a progress bar on stderr."""
-    from tqdm import tqdm
-
     processes = min(os.cpu_count() or 1, 8) if processes is None else processes
     if processes <= 1:
-        yield from map(draw, tqdm(pictures, desc="drawing", unit="picture", disable=None))
+        yield from map(draw, Progress(pictures, desc="drawing", unit="picture"))
         return
     with concurrent.futures.ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
-        yield from tqdm(
+        yield from Progress(
             pool.map(draw, pictures, chunksize=16),
             total=len(pictures),
             desc="drawing",
             unit="picture",
-            disable=None,
         )

@@ -24,6 +24,7 @@ from filelock import FileLock
 from competition.atomic import sync_folder, write_json
 from competition.errors import Top7Error
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps import budget, seals
 
 BLOCK_ROWS = 4096
@@ -208,10 +209,8 @@ def _rows_done(
 
 
 def _fill(maps, done, rows, block_rows, compute, label, progress, finished) -> None:
-    from tqdm import tqdm
-
-    with tqdm(
-        total=rows, initial=done, unit="row", unit_scale=True, desc=label, leave=False, disable=not progress
+    with Progress(
+        total=rows, initial=done, unit="row", unit_scale=True, desc=label, leave=False, shown=progress
     ) as bar:
         for start in range(done, rows, block_rows):
             stop = min(start + block_rows, rows)

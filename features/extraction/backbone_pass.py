@@ -4,16 +4,14 @@ instant.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
-from tqdm import tqdm
-
 from competition.images import ImageSet
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps.layout import Target
 from features.extraction.batching import StartedWindow, Window
 from features.extraction.contents import done_contents, taken_contents
@@ -52,14 +50,13 @@ def run_pass(
     columns = {target.path.name: column for column, target in enumerate(targets)}
     report = PassReport()
     tasks = pending(groups)
-    bar = tqdm(
+    bar = Progress(
         total=len(images),
         initial=len(images) - sum(len(rows) for rows in _windows_left(groups)),
         desc=f"{engine.backbone.name} {split}",
         unit="img",
-        disable=not progress,
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
+        shown=progress,
+        delay=0,
     )
     writer = _Writer(columns, report)
     waited_s = taken_s = 0.0
@@ -123,7 +120,7 @@ def computed_here(
     widths: Sequence[int],
     groups: Sequence[Group],
     tasks: Iterator[Task],
-    bar: tqdm,
+    bar: Progress,
 ) -> Iterator[Result]:
     """Compute tasks in this process, decoding ahead; images whose content was seen before are not run
     again. The last batches of a window are under way while the next one is read, so that no core waits.

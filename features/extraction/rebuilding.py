@@ -4,15 +4,14 @@ checksums stand beside each dump too, and the files can be read again), and a si
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from competition.images import ImageSet
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps import DamagedSidecar, beside, column_sum, read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.layout import Target
@@ -73,9 +72,7 @@ def rebuild_record(record: Path, sidecar: Mapping, images: ImageSet) -> None:
                 records[kind][:, column] = values
     _, records["by"] = settings_by_row(sidecar["settings"], len(records))
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
-    for row, image_id in enumerate(
-        tqdm(sidecar["ids"], desc="hash", unit="img", file=sys.stderr, leave=False)
-    ):
+    for row, image_id in enumerate(Progress(sidecar["ids"], desc="hash", unit="img", leave=False)):
         try:
             now = row_of[image_id]
             path, view = images.paths.texts[now], images.view(now)

@@ -6,18 +6,16 @@ Dumps are named with their bad rows, which `extract` then computes again; what p
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from tqdm import tqdm
-
 from competition.atomic import write_json
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import Top7Error
+from competition.progress import Progress
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
 from features.dumps.layout import (
     backbone_recipe,
@@ -63,7 +61,7 @@ def verify(
     extracted = [path for split in splits for path in extracted_dumps(configuration, split)]
     whitened = [path for split in splits for path in whitened_dumps(configuration, split)]
     paths = [*extracted, *(path for path in whitened if beside(path, ".json").exists())]
-    for path in tqdm(paths, desc="verify", unit="dump", disable=not progress, file=sys.stderr):
+    for path in Progress(paths, desc="verify", unit="dump", shown=progress):
         if not beside(path, ".json").exists():
             report.missing.append(path)
             continue

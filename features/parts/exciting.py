@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from competition.configuration import Parts
 from competition.images import ImageSet
+from competition.progress import Progress
 from features.parts.aggregation import part_weights
 from features.parts.readings import VARIANTS
 
@@ -71,7 +70,7 @@ def _maps(
 
     position = engine.network.layers.index(parts.layer)
     pictures = read_ahead(images, rows, engine.sizings()[:1], workers=engine.settings.threads, ahead=16)
-    for picture in tqdm(pictures, total=len(rows), desc="parts", unit="image", file=sys.stderr, leave=False):
+    for picture in Progress(pictures, total=len(rows), desc="parts", unit="image", leave=False):
         if picture.pixels is None:
             continue
         pixels = picture.pixels[0]

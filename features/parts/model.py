@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,12 +20,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
-from tqdm import tqdm
 
 from competition.atomic import write_bytes
 from competition.configuration import Parts
 from competition.errors import Top7Error
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps.seals import is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
@@ -179,9 +178,7 @@ def _checked(
     batches: Iterable[Tensor], ids: Sequence[str], n: int | None, description: str
 ) -> Iterable[Tensor]:
     row = 0
-    with tqdm(
-        total=n or len(ids) or None, desc=description, unit="image", file=sys.stderr, leave=False
-    ) as bar:
+    with Progress(total=n or len(ids) or None, desc=description, unit="image", leave=False) as bar:
         for batch in batches:
             check_maps(batch, ids[row : row + len(batch)])
             row += len(batch)
@@ -260,8 +257,8 @@ def _components(
         grams = cumulative_grams(
             missing, parts.form, torch.from_numpy(order), partial(sample_blocks.chunks, opened), n
         )
-        for count, products in tqdm(
-            grams, total=len(missing), desc=f"{where}: PCA", unit="count", file=sys.stderr, leave=False
+        for count, products in Progress(
+            grams, total=len(missing), desc=f"{where}: PCA", unit="count", leave=False
         ):
             learnt = solve(products, centred=centred)
             entry = {

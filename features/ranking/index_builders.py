@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.progress import Progress
+
 READ_ROWS = 2048  # gallery rows in float64 at once
 BLOCK_ROWS = 8192
 SHARD_ROWS = 32_768  # full vectors of an on-disk index held in memory while it is built
@@ -22,9 +24,7 @@ def lists_of(path: Path) -> Path:
 
 
 def _blocks(fused, rows: np.ndarray, size: int, progress: bool, label: str):
-    from tqdm import tqdm
-
-    with tqdm(total=len(rows), desc=label, unit="row", unit_scale=True, disable=not progress) as bar:
+    with Progress(total=len(rows), desc=label, unit="row", unit_scale=True, shown=progress) as bar:
         for start in range(0, len(rows), size):
             block = _read(fused, rows[start : start + size])
             yield block

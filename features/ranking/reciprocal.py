@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from competition.errors import ConfigurationError
+from competition.progress import Progress
 
 if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse
@@ -91,12 +92,11 @@ def learn_codes(
             "neighbours: expected both at least 1, k1 at most the graph's"
         )
     from scipy import sparse
-    from tqdm import tqdm
 
     graph, total = np.asarray(graph)[:, :k1], len(graph)
     columns, values, lengths = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
-    for start in tqdm(
-        range(0, total, ENCODED_ROWS), desc="k-reciprocal codes", unit="block", disable=not progress
+    for start in Progress(
+        range(0, total, ENCODED_ROWS), desc="k-reciprocal codes", unit="block", shown=progress
     ):
         rows = np.arange(start, min(start + ENCODED_ROWS, total))
         sets = expanded_sets(graph, *reciprocal_mask(graph, rows, k1), k1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from competition.atomic import write_bytes
 from competition.images import ImageSet, Region
+from competition.progress import Progress
 from features.decoding import Sizing
 from features.extraction.decode_ahead import read_picture
 
@@ -46,8 +47,6 @@ class Pictures:
 
     def make(self, progress: bool = True) -> Path:
         """Write the pictures that are not there, remove those nobody asks for; returns their folder's name."""
-        from tqdm import tqdm
-
         place = self.folder / str(self.side)
         wanted = {place / f"{stem}.jpg": asked for stem, asked in self._asked.items()}
         kept = set(self.folder.glob("*/*.jpg"))
@@ -55,7 +54,7 @@ class Pictures:
         missing = [(file, *asked) for file, asked in wanted.items() if file not in kept]
         with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
             made = pool.map(lambda each: write_bytes(each[0], _jpeg(*each[1:], sizing)), missing)
-            shown = tqdm(made, total=len(missing), unit="image", desc="pictures", disable=not progress)
+            shown = Progress(made, total=len(missing), unit="image", desc="pictures", shown=progress)
             for _ in shown:
                 pass
         for file in kept - wanted.keys():

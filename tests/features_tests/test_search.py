@@ -197,7 +197,8 @@ def test_arguments_that_do_not_fit_are_named():
         search([rows], [rows], [1.0], 1, excluded=np.zeros(3, bool))
 
 
-def test_progress_goes_to_stderr(capsys):
+def test_progress_goes_to_stderr(capsys, monkeypatch):
+    monkeypatch.setattr("competition.progress.EVERY_S", 0)
     rows = np.ones((4, 3), np.float32)
     search([rows], [rows], [1.0], 1, progress=True)
     captured = capsys.readouterr()

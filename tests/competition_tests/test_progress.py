@@ -1,0 +1,71 @@
+"""One progress line a stage, whole at 80 columns; whole lines where stderr is no terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from competition.printable import PrintableStream
+from competition.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 99
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((80, 24)))
+    return Terminal()
+
+
+def test_a_study_that_makes_many_files_shows_one_line(terminal):
+    stream = PrintableStream(terminal)
+    with Progress(total=3, desc="tune", unit="trial", file=stream, mininterval=0) as outer:
+        for _ in range(3):
+            with Progress(total=9, desc="augmented", unit="row", file=stream, mininterval=0) as inner:
+                for _ in range(9):
+                    inner.update()
+            outer.update()
+    with Progress(total=1, desc="next stage", file=stream) as after:
+        after.update()
+    shown = terminal.getvalue()
+    assert "tune: 100%" in shown and "3/3" in shown and "augmented" not in shown and "next stage" in shown
+    assert "\\u001b" not in shown and "\x1b" not in shown  # no stage moves the cursor
+
+
+def test_an_exception_ends_a_stage(terminal):
+    with pytest.raises(ValueError), Progress(total=3, desc="first", file=terminal):
+        raise ValueError
+    Progress(total=1, desc="second", file=terminal).close()
+    assert "second" in terminal.getvalue()
+
+
+def test_a_long_name_and_remark_give_way_to_the_figures(terminal):
+    name = "vit_base_patch16_siglip_224.webli simulated"
+    with Progress(total=520_000, desc=name, unit="img", file=terminal, mininterval=0) as bar:
+        bar.set_postfix_str("limit: network, 5 % of the time waiting for images", refresh=False)
+        bar.update(123_456)
+    lines = [line for line in terminal.getvalue().split("\r") if line.strip()]
+    assert all(len(line.rstrip("\n")) <= 80 for line in lines)
+    assert "123456/520000" in lines[-1] and "img/s" in lines[-1] and lines[-1].rstrip().endswith("]")
+    assert lines[-1].startswith("vit_") and "simulated:" in lines[-1] and "…" in lines[-1]
+
+
+def test_a_file_gets_whole_lines_and_short_stages_none():
+    stream = io.StringIO()
+    with Progress(total=2, desc="short", file=stream) as bar:
+        bar.update(2)
+    assert stream.getvalue() == ""
+    with Progress(total=2, desc="long", file=stream, delay=0, mininterval=0) as bar:
+        bar.update()
+        bar.update()
+    text = stream.getvalue()
+    assert "\r" not in text and "\n\n" not in text and text.endswith("\n")
+    assert text.splitlines()[-1].startswith("long: 100%")
