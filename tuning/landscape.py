@@ -301,8 +301,12 @@ class Landscape:
         return photos_for(self.configuration, components, steps, self.gallery_ids)
 
     def identity(self) -> list[str]:
-        """The dump files of the first choice: their names hold the digest of what made them."""
-        return sorted(dump.path.name for dump in self.dumps(self.space.default)[1])
+        """The dump files of the first choice, whose names hold the digest of what made them, and the boxes cut out."""
+        queries, gallery = self.dumps(self.space.default)
+        cut = {dump.path.parent.name for dump in (*queries, *gallery)}
+        return sorted(dump.path.name for dump in gallery) + sorted(
+            name for name in cut if name.startswith("cut-")
+        )
 
 
 def _let_go(kept: dict, size: Callable[[object], int]) -> None:

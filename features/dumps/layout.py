@@ -11,7 +11,7 @@ from pathlib import Path
 
 from competition.configuration import SIMULATED, Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ids_digest
+from competition.images import ImageSet, ids_digest, split_images
 from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
@@ -51,9 +51,21 @@ def dumps_folder(configuration: Configuration, split: str) -> Path:
 
 
 def whole_folder(configuration: Configuration, split: str) -> Path:
-    """Where the dumps of all images of a split lie; photos of another seed or program are others of the same names."""
+    """Where the dumps of all images of a split lie; photos of another seed, and images cut to other boxes or turned
+    otherwise, are others of the same names."""
     folder = Path(configuration.competition.work) / "dumps" / split
-    return folder / f"seed{configuration.simulate.seed}-v{VERSION}" if split == SIMULATED else folder
+    if split == SIMULATED:
+        return folder / f"seed{configuration.simulate.seed}-v{VERSION}"
+    cut = None
+    if configuration.competition.format is not None and split != "test":
+        cut = cut_digest(split_images(configuration, split))
+    return folder if cut is None else folder / f"cut-{cut}"
+
+
+def cut_digest(images: ImageSet) -> str | None:
+    """The boxes and turns of the images that have any; None where every image is described whole."""
+    cut = [[images.ids[row], region.box, region.turns] for row, region in enumerate(images.regions) if region]
+    return recipe_digest({"cut": cut}) if cut else None
 
 
 def sample_folder(configuration: Configuration, ids: Sequence[str], split: str = "gallery") -> Path:

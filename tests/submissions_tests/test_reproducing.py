@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from competition.average_precision import trapezoid_precision
+from competition.datasets import load_dataset
 from competition.errors import ConfigurationError, Top7Error
 from submissions.__main__ import main
 from submissions.experiments.experiment import FOLDER, experiments
@@ -81,14 +82,13 @@ def test_every_layout(tmp_path, name):
 
 def test_the_figure_is_the_protocol_applied_to_the_dumps(tmp_path):
     """Oxford by hand: the crop is described, junk is ignored, the query's own image counts and stays."""
-    from competition.datasets import load_dataset
     from features.dumps import open_dump
 
     folder = ARCHIVES["oxford5k"](tmp_path / "data")
     experiment = replace(SMALL["fcrow-figure4"], rows=SMALL["fcrow-figure4"].rows[:1], claims=())
     _, rows = run([experiment], folder, tmp_path / "work")
     sidecars = {
-        split: next((tmp_path / "work").rglob(f"dumps/{split}/*spoc*.json"))
+        split: next((tmp_path / "work").rglob(f"dumps/{split}/**/*spoc*.json"))
         for split in ("gallery", "validation")
     }
     dumps = {split: path.with_suffix(".npy") for split, path in sidecars.items()}
@@ -103,6 +103,19 @@ def test_the_figure_is_the_protocol_applied_to_the_dumps(tmp_path):
     assert rows[0]["ours"] == pytest.approx(np.mean(values), abs=1e-9)
     # the first query is the crop of an image of the gallery, so not the same descriptor
     assert float(queries.descriptors[0] @ gallery.descriptors[0]) < 1 - 1e-6
+
+
+def test_another_box_of_the_same_image_is_described_again(tmp_path):
+    """The image's size and time stay: the box alone says that the dump is another."""
+    folder = ARCHIVES["oxford5k"](tmp_path / "data")
+    experiment = replace(SMALL["fcrow-figure4"], claims=())
+    found = []
+    for box in ("8 8 56 60", "20 30 60 62", "8 8 56 60"):
+        (folder / "gt" / "hall_1_query.txt").write_text(f"oxc1_hall_000000 {box}")
+        load_dataset.cache_clear()
+        _, rows = run([experiment], folder, tmp_path / "work")
+        found.append([row["ours"] for row in rows])
+    assert found[0] == found[2] != found[1]
 
 
 def test_distractors_join_the_gallery(tmp_path):
