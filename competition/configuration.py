@@ -163,7 +163,7 @@ COMPETITION: dict[str, Parser] = {
     "published": toml.choice("perfect500k"),
     "ids": toml.choice("name", "path"),
     "submission": toml.choice("plain", "kaggle"),
-    "metric": toml.choice("map", "recall", "precision"),
+    "metric": toml.choice("map", "recall", "precision", "trapezoid"),
     "format": toml.choice(*DATA_SETS),
     "distractors": toml.path,
 }

@@ -161,6 +161,16 @@ def validation_labels(
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
 
 
+def validation_junk(configuration: Configuration) -> dict[str, tuple[str, ...]]:
+    """Query id -> gallery ids that a whole-list mAP takes out of its list; none but of a data set in its own format."""
+    competition = configuration.competition
+    if competition.format is None:
+        return {}
+    from competition.datasets import load_dataset
+
+    return load_dataset(competition.format, competition.gallery, competition.distractors).junk()
+
+
 def measured_by(
     labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int, metric: str = "map"
 ) -> dict[str, object]:

@@ -7,6 +7,7 @@ and m the number of correct images of the query, AP@k = sum over i <= k of P(i) 
 - "hits" (the 2018 runner-up's script): the number of hits it has; 0 where it has none.
 
 Recall@k is the share of a query's m correct images among its first k, precision@k the share of hits in k places.
+The metric "trapezoid" is none of these: the mAP of whole lists (`competition.average_precision`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from competition.average_precision import trapezoid_precisions
 from competition.errors import ConfigurationError, Top7Error, nearest
 
 CONVENTIONS = ("min(m,k)", "hits")
@@ -23,16 +25,23 @@ METRICS = {
     "recall": "recall",
     "precision": "precision",
 }  # [competition] metric -> its name before @k
+WHOLE_LISTS = "trapezoid"  # the metric that needs the place of every image
 
 
 def figure_label(metric: str, k: int) -> str:
-    """Return what a figure is called in short: "MAP@7", "recall@7", "precision@7"."""
-    return f"{METRICS[metric]}@{k}"
+    """Return what a figure is called in short: "MAP@7", "recall@7", "precision@7", "mAP" of whole lists."""
+    return "mAP" if metric == WHOLE_LISTS else f"{METRICS[metric]}@{k}"
 
 
 def figure_name(metric: str, k: int) -> str:
     """Return what a figure is called, with its convention: "MAP@7 (hits over min(m, 7))", "recall@7", "precision@7"."""
-    return f"{METRICS[metric]}@{k}" + (f" (hits over min(m, {k}))" if metric == "map" else "")
+    more = {"map": f" (hits over min(m, {k}))", WHOLE_LISTS: " (whole lists, trapezoid)"}
+    return figure_label(metric, k) + more.get(metric, "")
+
+
+def list_depth(metric: str, k: int, n_gallery: int) -> int:
+    """Return how many places of a list the metric looks at."""
+    return n_gallery if metric == WHOLE_LISTS else k
 
 
 def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
@@ -80,12 +89,20 @@ def average_precisions(
 
 
 def query_figures(
-    ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int, metric: str = "map"
+    ranks: np.ndarray,
+    relevant: np.ndarray | Sequence[Iterable[int]],
+    k: int,
+    metric: str = "map",
+    junk: Sequence[Iterable[int]] = (),
 ) -> np.ndarray:
-    """AP@k ("map"; convention min(m, k)), recall@k or precision@k of each query: (n_queries,) float64.
+    """AP@k ("map"; convention min(m, k)), recall@k, precision@k or whole-list AP of each query: (n_queries,) float64.
 
-    ranks, relevant: as for `average_precisions`.
+    ranks, relevant: as for `average_precisions`; of "trapezoid" whole lists, out of which junk, rows a query, is taken.
     """
+    if metric == WHOLE_LISTS:
+        positives = [[row for row in rows if row >= 0] for rows in relevant]
+        taken_out = [list(rows) for rows in junk] or [[]] * len(positives)
+        return trapezoid_precisions(list(ranks), positives, taken_out)
     if metric not in METRICS:
         raise ConfigurationError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
     hits, relevant = _hits(ranks, relevant, k, metric)

@@ -10,7 +10,7 @@ from competition.configuration import Competition
 from competition.errors import ConfigurationError
 from competition.labels import validation_labels
 from competition.messages import log
-from competition.metrics import METRICS
+from competition.metrics import WHOLE_LISTS, figure_label
 from competition.standings import render
 from submissions.outcome import Outcome, configuration_of, splits_of
 
@@ -34,7 +34,7 @@ def submit(options: Namespace) -> Outcome:
 
 def _expected(written: dict, competition: Competition) -> str:
     """What was written, in one line, with the most honest figure that its recipe carries."""
-    name = f"{METRICS[competition.metric]}@{competition.top_k}"
+    name = figure_label(competition.metric, competition.top_k)
     named = {
         "validated": "on queries that did not choose it",
         "cross-validated": "cross-validated",
@@ -95,11 +95,13 @@ def score(options: Namespace) -> Outcome:
     if labels is None:
         raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
     values = score_and_record(configuration, options.file, labels, found.queries, found.gallery)
-    top_k = configuration.competition.top_k
+    top_k, metric = configuration.competition.top_k, configuration.competition.metric
     lines = [f"{options.file}: {values['split']}, {values['queries']} labelled queries"]
     lines += [f"MAP@{top_k} {value:.4f}  ({convention})" for convention, value in values["maps"].items()]
     if "metric" in values:
-        lines.append(f"{METRICS[configuration.competition.metric]}@{top_k} {values['metric']:.4f}")
+        lines.append(f"{figure_label(metric, top_k)} {values['metric']:.4f}")
+    elif metric == WHOLE_LISTS:
+        lines.append("mAP is of whole lists, which this file does not hold: ./run.sh compare RECIPE gives it")
     if "public" in values:
         private = f", private {values['private']:.4f}" if "private" in values else ""
         lines.append(

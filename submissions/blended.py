@@ -8,7 +8,7 @@ from pathlib import Path
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.leaderboard import Row, file_digest, read_rows
-from competition.metrics import query_figures
+from competition.metrics import WHOLE_LISTS, query_figures
 from features.recipes.kept import ranked_among
 from submissions.blending import Lists, blend_files, write_scores
 from submissions.submitting import record_expected
@@ -61,6 +61,8 @@ def write_blend(
     }
     data = ranked_among(configuration)
     try:
+        if competition.metric == WHOLE_LISTS:
+            raise Top7Error("mAP is of whole lists, which submissions do not hold")
         parts = list(files) if lists.split == "validation" else _on_validation(configuration, files, data)
         labelled = labelled_queries(configuration, gallery)
         found = query_figures(blend_of(parts).ranks, labelled.relevant, competition.top_k, competition.metric)

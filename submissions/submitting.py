@@ -140,7 +140,7 @@ def score_and_record(
         "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
         "unlabelled": scored.n_unlabelled,
     }
-    if competition.metric != "map":
+    if competition.metric in scored.rates:
         values["metric"] = scored.rates[competition.metric]
     if scored.split == "validation" and not scored.n_unlabelled:
         groups = query_groups(relevant_rows(scored.labels, gallery))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
+from competition.metrics import WHOLE_LISTS
 from competition.progress import Progress
 from tuning import study as studies
 from tuning.certificate import certify
@@ -109,6 +110,11 @@ def certified(
 
 def check_certifiable(landscape: Landscape) -> None:
     """Raise ConfigurationError, before any trial, where a choice of the study has no candidates, which a certificate needs."""
+    if landscape.metric == WHOLE_LISTS:
+        raise ConfigurationError(
+            "--certify bounds what is decided within top_k, and a whole-list mAP ranks everything: leave it out, or set "
+            "another [competition] metric"
+        )
     for choice in landscape.space.single_changes():
         _, after = landscape.steps(choice)
         if after:

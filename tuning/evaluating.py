@@ -11,7 +11,7 @@ from competition.atomic import unless_read_only
 from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from competition.metrics import query_figures
+from competition.metrics import list_depth, query_figures
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
 from features.recipes.kept import data_identity, keep_recipe, readable
@@ -30,16 +30,17 @@ def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: 
             f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
             "all, mean nothing: the private one alone is honest"
         )
-    ids = gallery_ids(configuration)
+    ids, competition = gallery_ids(configuration), configuration.competition
+    depth = list_depth(competition.metric, competition.top_k, len(ids))
     count = int(labelled.real.sum())
     parts = {"validation": labelled.query_ids[:count], SIMULATED: labelled.query_ids[count:]}
     ranks = [
-        ranked_lists(configuration, recipe, split, asked, ids).ranks
+        ranked_lists(configuration, recipe, split, asked, ids, k=depth).ranks
         for split, asked in parts.items()
         if asked
     ]
-    competition = configuration.competition
-    return query_figures(np.concatenate(ranks), labelled.relevant, competition.top_k, competition.metric)
+    found = np.concatenate(ranks)
+    return query_figures(found, labelled.relevant, competition.top_k, competition.metric, labelled.junk)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:

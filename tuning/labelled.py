@@ -7,7 +7,7 @@ number of their public groups: as many as HALF_AT count half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import split_images
-from competition.labels import relevant_rows, validation_labels
+from competition.labels import relevant_rows, validation_junk, validation_labels
 from competition.splits import private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
@@ -37,7 +37,8 @@ NOT_SIMULATED = (
 @dataclass(frozen=True)
 class Labelled:
     """query_ids in row order, real ones before photos; relevant: gallery rows (int64) per query; groups, private: (Q,);
-    real: (Q,) bool, photos of users; weight: (Q,) float64, in the study's mean, 0 where a query does not judge."""
+    real: (Q,) bool, photos of users; weight: (Q,) float64, in the study's mean, 0 where a query does not judge; junk:
+    gallery rows per real query that a whole-list mAP takes out, empty where no query has any."""
 
     query_ids: tuple[str, ...]
     relevant: tuple[np.ndarray, ...]
@@ -45,6 +46,7 @@ class Labelled:
     private: np.ndarray
     real: np.ndarray
     weight: np.ndarray
+    junk: tuple[np.ndarray, ...] = ()
 
     @property
     def public(self) -> np.ndarray:
@@ -70,8 +72,24 @@ def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -
     relevant = relevant_rows(labels, gallery_ids)
     groups = query_groups(relevant)
     private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-    count = len(groups)
-    return Labelled(tuple(images.ids), relevant, groups, private, np.ones(count, dtype=bool), np.ones(count))
+    count, junk = len(groups), validation_junk(configuration)
+    return Labelled(
+        tuple(images.ids),
+        relevant,
+        groups,
+        private,
+        np.ones(count, dtype=bool),
+        np.ones(count),
+        _rows({query: junk[query] for query in labels}, gallery_ids) if junk else (),
+    )
+
+
+def _rows(named: Mapping[str, Sequence[str]], gallery_ids: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The gallery rows of each query's ids; those that a sample of the gallery has not are left out."""
+    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
+    return tuple(
+        np.array([row_of[each] for each in ids if each in row_of], dtype=np.int64) for ids in named.values()
+    )
 
 
 def objective_of(configuration: Configuration) -> str:
@@ -130,6 +148,7 @@ def _below(real: Labelled, photos: Labelled) -> Labelled:
             np.concatenate([getattr(real, name), getattr(photos, name)])
             for name in ("private", "real", "weight")
         ),
+        real.junk and real.junk + (np.zeros(0, dtype=np.int64),) * len(photos.query_ids),
     )
 
 

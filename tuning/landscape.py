@@ -18,7 +18,7 @@ from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.messages import log
-from competition.metrics import figure_name, query_figures
+from competition.metrics import WHOLE_LISTS, figure_name, list_depth, query_figures
 from features.descriptors import gallery_ids, open_components
 from features.dumps.budget import budget
 from features.ranking.descriptor_steps import joins
@@ -98,7 +98,7 @@ class Landscape:
                     components,
                     *self.dumps(choice),
                     own,
-                    self.top_k,
+                    list_depth(self.metric, self.top_k, len(self.gallery_ids)),
                     self.work / "ranking",
                     photos=photos_for(
                         self.configuration, components, self.space.steps_of(choice), self.gallery_ids
@@ -110,11 +110,12 @@ class Landscape:
 
     def combination(self, choice: Choice) -> Combination:
         """Return the combination of `choice`: lossless candidates of its own, or a ranking of the whole gallery at each
-        trial where the steps depend on the weights."""
+        trial where the steps depend on the weights, or the metric on whole lists."""
         own, after = self.steps(choice)
         key = _key(self.space.components_of(choice), [*own, *after])
         if key not in self._made:
-            made = self._ranked_in_full(choice) if after else self._with_candidates(choice)
+            in_full = after or self.metric == WHOLE_LISTS
+            made = self._ranked_in_full(choice) if in_full else self._with_candidates(choice)
             self._made[key] = made if made.scene is not None else self._remembering(made, key)
             _let_go(self._made, lambda made: 0 if made.scene is None else made.scene.size_bytes)
         return self._made[key]
@@ -202,7 +203,7 @@ class Landscape:
         ranks = self.prepared(choice).lists(
             np.asarray(weights), with_weights(after, weights, corners), progress=long
         )
-        return query_figures(ranks, self.labelled.relevant, self.top_k, self.metric)
+        return query_figures(ranks, self.labelled.relevant, self.top_k, self.metric, self.labelled.junk)
 
     def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
         """Return the steps of a choice under `weights` as a recipe holds them: numbers only."""
@@ -215,6 +216,8 @@ class Landscape:
     def kind(self, choice: Choice) -> str:
         """Say how a trial of `choice` is evaluated."""
         own, after = ([str(step["step"]) for step in steps] for steps in self.steps(choice))
+        if self.metric == WHOLE_LISTS:
+            return f"full gallery ({', '.join(['mAP ranks everything', *own, *after])})"
         if after:
             return f"full gallery ({', '.join([*own, *after])})"
         return f"own candidates ({', '.join(own)})" if own else "candidates (plain fusion)"
@@ -272,6 +275,8 @@ class Landscape:
             "search": SEARCH,
         }
         described |= {} if self.metric == "map" else {"metric": self.metric}
+        if self.metric == WHOLE_LISTS:
+            described["junk"] = [rows.tolist() for rows in self.labelled.junk]
         objective = objective_of(self.configuration)
         if objective != "labels":
             described["objective"] = [objective, self.labelled.weight.tolist()]

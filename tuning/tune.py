@@ -10,7 +10,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.messages import log
-from competition.metrics import METRICS
+from competition.metrics import WHOLE_LISTS, figure_label
 from competition.progress import Progress
 from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.recipe import Recipe
@@ -129,9 +129,8 @@ def tune(
             nonlocal best_so_far
             value = landscape.map_inside(choice, coordinates, labelled.public)
             best_so_far = max(best_so_far, value)
-            bar.set_postfix_str(
-                f"best {METRICS[landscape.metric]}@{landscape.top_k} {best_so_far:.4f}", refresh=False
-            )
+            label = figure_label(landscape.metric, landscape.top_k)
+            bar.set_postfix_str(f"best {label} {best_so_far:.4f}", refresh=False)
             return value
 
         _run(landscape, study, evaluate, total, seed, known, noted=noted, finished=lambda _: bar.update())
@@ -327,7 +326,7 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
 
 def _named(landscape: Landscape, choice: Choice, combination: Combination) -> list[NamedPoint]:
     """Points worth knowing under the best's choices, by full ranking."""
-    if not landscape.space.steps:
+    if not landscape.space.steps and landscape.metric != WHOLE_LISTS:
         return evaluate_named(
             combination,
             *landscape.dumps(choice),

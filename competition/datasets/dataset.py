@@ -35,10 +35,20 @@ class Dataset:
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Query id -> ids of its positives: of the level "medium" where there are levels, easy and hard."""
-        truth = self.truths.get("medium") or self.truths["all"]
+        return self._ids(self._truth.positives)
+
+    def junk(self) -> dict[str, tuple[str, ...]]:
+        """Query id -> ids of its junk, of the same level."""
+        return self._ids(self._truth.junk)
+
+    @property
+    def _truth(self) -> Truth:
+        return self.truths.get("medium") or self.truths["all"]
+
+    def _ids(self, each: Sequence[frozenset[int]]) -> dict[str, tuple[str, ...]]:
         return {
             query: tuple(self.gallery.ids[row] for row in sorted(rows))
-            for query, rows in zip(self.queries.ids, truth.positives, strict=True)
+            for query, rows in zip(self.queries.ids, each, strict=True)
         }
 
 

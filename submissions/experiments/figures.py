@@ -11,7 +11,6 @@ import numpy as np
 
 from competition.average_precision import trapezoid_precisions
 from competition.configuration import Configuration
-from competition.metrics import query_figures
 from features.components import Component, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.ranked_lists import ranked_lists
@@ -21,6 +20,7 @@ from submissions.experiments.networks import Learning, learning, parts_of_row
 from submissions.experiments.targets import Target
 from tuning.certificate import certify
 from tuning.combination import Combination, make_combination, mean_similarities
+from tuning.evaluating import labelled_precisions
 from tuning.labelled import labelled_queries
 from tuning.region import REGIONS, contains, layer_sums, random_coordinates, region_chains, vertices
 
@@ -118,16 +118,13 @@ def _values(
     """Return the figure of every query by level, each under its data set's protocol."""
     recipe = Recipe("reproduce", tuple(components), tuple(weights), steps=row.steps)
     ids = gallery_ids(configuration)
-    if target.dataset is not None and target.whole_lists:
+    if target.dataset is not None and target.dataset.metric == "mAP":
         lists = ranked_lists(configuration, recipe, "validation", target.dataset.queries.ids, ids, k=len(ids))
         return {
             level: trapezoid_precisions(list(lists.ranks), truth.positives, truth.junk)
             for level, truth in target.dataset.truths.items()
         }
-    labelled = labelled_queries(configuration, ids)
-    lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, ids)
-    competition = configuration.competition
-    return {"all": query_figures(lists.ranks, labelled.relevant, competition.top_k, competition.metric)}
+    return {"all": labelled_precisions(configuration, recipe, labelled_queries(configuration, ids))}
 
 
 def _random_points(

@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.configuration import Competition, Configuration, Simulate, Tuning
 from competition.datasets import FORMATS, Dataset, detect, load_dataset
-from competition.metrics import figure_label
+from competition.metrics import WHOLE_LISTS, figure_label
 from competition.splits import query_groups
 from features.descriptors import gallery_ids
 from tuning.labelled import labelled_queries
@@ -27,7 +27,8 @@ class Target:
     @property
     def whole_lists(self) -> bool:
         """Whether the figure is the mAP of whole lists, junk ignored."""
-        return self.dataset is not None and self.dataset.metric == "mAP"
+        asked = self.configuration.competition.metric == WHOLE_LISTS
+        return asked or (self.dataset is not None and self.dataset.metric == "mAP")
 
     @property
     def metric(self) -> str:

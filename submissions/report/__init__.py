@@ -10,6 +10,7 @@ from pathlib import Path
 from competition.atomic import write_bytes, write_text
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
+from competition.metrics import figure_label
 
 ASSETS = Path(__file__).parent / "assets"
 MARK = "report.js"  # in <folder>/assets: this is a report's folder
@@ -44,16 +45,16 @@ def write_report(
             {"board": leaderboard(scene), "metric": scene.metric, "convention": CONVENTION},
         )
     }
-    sheets = {}
+    sheets, listed = {}, figure_label(scene.listed_metric, configuration.competition.top_k)
     for split, title in SHEETS.items():
         if getattr(configuration.competition, split) is not None:
             found = sheet(scene, split, labels if split == "test" else None, pictures)
             if found is not None:
                 sheets[split] = found
-                pages[f"{split}.html"] = (title, "sheet.html", {"sheet": found, "metric": scene.metric})
+                pages[f"{split}.html"] = (title, "sheet.html", {"sheet": found, "metric": listed})
     place = pictures.make()
     for split, found in sheets.items():
-        _write_data(folder, split, {**found, "pictures": place.as_posix(), "metric": scene.metric})
+        _write_data(folder, split, {**found, "pictures": place.as_posix(), "metric": listed})
     study, parts, health = study_page(scene), ablations(scene), data_health(configuration)
     for name, title, found in (
         ("study", "Study", study),

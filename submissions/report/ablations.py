@@ -8,14 +8,11 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from competition.metrics import query_figures
 from features.components import Component, layer_component, layers_under, parts_component, parts_label
-from features.descriptors import open_components
 from features.dumps.layout import component_dump_path
-from features.ranked_lists import ranked_lists
+from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
-from tuning.combination import full_precisions
-from tuning.evaluating import LARGE_GALLERY
+from tuning.evaluating import LARGE_GALLERY, labelled_precisions
 from tuning.validation import group_interval
 
 MOST_BARS = 3  # lines of a chart that still show their intervals; the table has them all
@@ -102,16 +99,12 @@ def _figure(values: np.ndarray, scene: Scene) -> dict:
 
 def _alone(scene: Scene, component: Component) -> dict | None:
     """A component's own figure; None where its dump is not there."""
-    configuration, labelled = scene.configuration, scene.labelled
+    recipe = Recipe(component.name, (component,), (1.0,))
     try:
-        queries = open_components(configuration, [component], "validation", labelled.query_ids)
-        gallery = open_components(configuration, [component], "gallery", scene.gallery_ids)
+        return _figure(labelled_precisions(scene.configuration, recipe, scene.labelled), scene)
     except Top7Error as error:
         log.warning(f"top7: left out of the ablations: {error}")
         return None
-    top_k, metric = configuration.competition.top_k, configuration.competition.metric
-    values = full_precisions(queries, gallery, np.ones(1), labelled.relevant, top_k, metric)
-    return _figure(values, scene)
 
 
 def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
@@ -133,17 +126,13 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
 
 def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
     """The recipe's figure with none of its steps, the first, the first two, ..."""
-    recipe, competition = scene.ranked[name].recipe, scene.configuration.competition
-    labelled, line = scene.labelled, []
+    recipe, labelled, line = scene.ranked[name].recipe, scene.labelled, []
     for count in range(len(recipe.steps)):
         part = replace(recipe, steps=recipe.steps[:count])
         try:
-            lists = ranked_lists(
-                scene.configuration, part, "validation", labelled.query_ids, scene.gallery_ids
-            )
+            values = labelled_precisions(scene.configuration, part, labelled)
         except (ConfigurationError, Top7Error) as error:
             log.warning(f"top7: {name} after {count} steps is left out: {error}")
             continue
-        values = query_figures(lists.ranks, labelled.relevant, competition.top_k, competition.metric)
         line.append((str(count), _figure(values, scene)))
     return [*line, (str(len(recipe.steps)), _figure(scene.ranked[name].precisions, scene))]

@@ -11,12 +11,12 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
 from competition.messages import log
-from competition.metrics import METRICS, query_figures
+from competition.metrics import WHOLE_LISTS, figure_label, query_figures
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
 from features.recipes.recipe import Recipe
-from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY
+from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY, labelled_precisions
 from tuning.labelled import Labelled, labelled_queries
 from tuning.validation import group_interval
 
@@ -53,7 +53,13 @@ class Scene:
     def metric(self) -> str:
         """The figure's name."""
         competition = self.configuration.competition
-        return f"{METRICS[competition.metric]}@{competition.top_k}"
+        return figure_label(competition.metric, competition.top_k)
+
+    @property
+    def listed_metric(self) -> str:
+        """The metric of lists that end at top_k: MAP@k in place of a whole-list mAP, which they do not tell."""
+        metric = self.configuration.competition.metric
+        return "map" if metric == WHOLE_LISTS else metric
 
 
 def look(configuration: Configuration) -> Scene:
@@ -77,16 +83,20 @@ def look(configuration: Configuration) -> Scene:
         except (ConfigurationError, Top7Error) as error:
             left_out[recipe.name] = str(error)
             continue
-        ranked[recipe.name] = Ranked(recipe, lists, _precisions(configuration, lists, labelled))
+        ranked[recipe.name] = Ranked(recipe, lists, _precisions(configuration, recipe, lists, labelled))
     chosen = choose(usable)[0].name if usable else None
     return Scene(configuration, ids, labelled, recipes, ranked, chosen, left_out)
 
 
 def _precisions(
-    configuration: Configuration, lists: RankedLists, labelled: Labelled | None
+    configuration: Configuration, recipe: Recipe, lists: RankedLists, labelled: Labelled | None
 ) -> np.ndarray | None:
+    if labelled is None:
+        return None
     top_k, metric = configuration.competition.top_k, configuration.competition.metric
-    return None if labelled is None else query_figures(lists.ranks, labelled.relevant, top_k, metric)
+    if metric == WHOLE_LISTS:
+        return labelled_precisions(configuration, recipe, labelled)
+    return query_figures(lists.ranks, labelled.relevant, top_k, metric)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:

@@ -51,7 +51,7 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
     found = _lists(scene, split, queries, row_of)
     if not found:
         return None
-    values = {each.name: _precisions(each, truth, competition.top_k, competition.metric) for each in found}
+    values = {each.name: _precisions(each, truth, competition.top_k, scene.listed_metric) for each in found}
     found.sort(key=lambda each: (each.name != scene.chosen, -_mean(values[each.name])))
     left_out = [each.name for each in found[MOST_LISTS:]]
     found = found[:MOST_LISTS]

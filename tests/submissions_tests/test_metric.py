@@ -2,13 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from competition.average_precision import trapezoid_precision
 from competition.configuration import load_configuration
+from competition.datasets import load_dataset
+from competition.errors import ConfigurationError
+from features.descriptors import open_components
 from features.extraction import extract
 from submissions.arguments import parse
 from submissions.commands import COMMANDS
 from tests.archives import ARCHIVES
+from tuning.report import report
 from tuning.tune import tune
 
 
@@ -32,6 +38,12 @@ def test_a_study_of_another_metric(tiny_competition, tmp_path, metric):
     file = next((tmp_path / "submissions").glob("best-validation.csv"))
     outcome = COMMANDS["score"](parse(["score", str(file), *line]))
     assert f"{metric}@3 " in outcome.text and 0 <= outcome.values["metric"] <= 1
+    blended = COMMANDS["blend"](parse(["blend", str(file), str(file), *line])).values
+    assert blended["expected"]["all"] == pytest.approx(outcome.values["metric"], abs=1e-12)
+    assert outcome.values["metric"] != pytest.approx(outcome.values["maps"]["min(m,k)"], abs=1e-3)
+    COMMANDS["report"](parse(["report", "--out", str(tmp_path / "report"), *line]))
+    board = (tmp_path / "report" / "index.html").read_text()
+    assert f'class="lead">{metric}@3' in board and f"{tuned.recipe.scores['all']:.4f}" in board
 
 
 def test_a_data_set_in_its_own_format_is_extracted_tuned_and_scored(tmp_path):
@@ -60,3 +72,65 @@ images = 0
         outcome = COMMANDS[command[0]](parse([*command, *line]))
     scored = COMMANDS["score"](parse(["score", outcome.values["file"], *line]))
     assert scored.values["queries"] == 3 and "recall@3 " in scored.text
+
+
+def test_a_study_of_whole_list_map_ranks_everything_and_says_so(tmp_path, capsys):
+    """Holidays: each query is junk of its own list. The figure is that of the official protocol on the dumps."""
+    folder = ARCHIVES["holidays"](tmp_path / "set")
+    (tmp_path / "c.toml").write_text(f"""
+[competition]
+name = "set"
+format = "holidays"
+gallery = "{folder}"
+metric = "trapezoid"
+top_k = 3
+[[backbone]]
+model = "test_resnet"
+weights = "random"
+image_size = 48
+layers = [1, 2]
+[simulate]
+images = 0
+[tuning]
+private = 0.0
+""")
+    configuration = load_configuration(tmp_path / "c.toml", work=tmp_path / "work")
+    extract(configuration, device="cpu", progress=False)
+    with pytest.raises(ConfigurationError, match="a whole-list mAP ranks everything"):
+        tune(configuration, trials=8, certify_seconds=1, progress=False)
+    capsys.readouterr()
+    tuned = tune(configuration, trials=8, folds=2, progress=False)
+    assert "a trial by full gallery (mAP ranks everything)" in capsys.readouterr().err
+    assert "mAP (whole lists, trapezoid)" in report(tuned, 3, "trapezoid")
+
+    truth = load_dataset("holidays", folder).truths["all"]
+    queries, gallery = (
+        open_components(configuration, tuned.recipe.components, split, None)
+        for split in ("validation", "gallery")
+    )
+    scores = sum(
+        weight * np.asarray(q.descriptors, np.float64) @ np.asarray(g.descriptors, np.float64).T
+        for weight, q, g in zip(tuned.recipe.weights, queries, gallery)
+    )
+    expected = [
+        trapezoid_precision(np.argsort(-row, kind="stable"), truth.positives[query], truth.junk[query])
+        for query, row in enumerate(scores)
+    ]
+    assert tuned.recipe.scores["all"] == pytest.approx(np.mean(expected), abs=1e-9)
+
+    line = ["--config", str(tmp_path / "c.toml"), "--work", str(tmp_path / "work")]
+
+    def call(command, *more):
+        return COMMANDS[command](parse([command, *more, *line]))
+
+    submitted = call("submit", "--split", "validation", "--recipe", "best")
+    assert f"mAP {tuned.recipe.scores['validated']:.4f}" in submitted.text
+    file = submitted.values["file"]
+    assert "mAP is of whole lists, which this file does not hold" in call("score", file).text
+    blended = call("blend", file, file, "--out", str(tmp_path / "blend.csv"))
+    assert "mAP is of whole lists" in blended.values["unknown"]
+    assert "mAP (whole lists, trapezoid)" in call("compare", "best", "untuned").text
+    call("report", "--out", str(tmp_path / "report"))
+    board = (tmp_path / "report" / "index.html").read_text()
+    assert f"{tuned.recipe.scores['all']:.4f}" in board and 'class="lead">mAP' in board
+    assert '"metric":"MAP@3"' in (tmp_path / "report" / "data" / "validation.js").read_text()
