@@ -72,6 +72,9 @@ else
     python="$root/.venv/bin/python"
 fi
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # torch's waiting threads leave the cores to image decoding
+case "$1" in extract | predict | demo)  # glibc keeps the memory of one batch for the next, in one arena for all threads
+    export MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_ARENA_MAX=1 ;;
+esac
 if [ "$1" = test ]; then
     shift
     cd "$root"

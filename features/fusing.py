@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from competition.errors import Top7Error
-from features.without_compiler import without_compiler
-
-with without_compiler():
-    from timm.layers import BatchNormAct2d, Conv2dSame
-    from timm.layers.padding import pad_same
 
 PROBE_SIDE_PX = 64
 TOLERANCE = 1e-4  # of a layer's largest value; rounding alone gives some 1e-6

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import nn
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
-from features.models import create_model, whole_options, without_values
+from features.models import create_model, whole_options
 
 Layer = int | str
 PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")
@@ -49,7 +50,7 @@ def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
     """The papers' names of a timm VGG: conv3_2 -> (its ReLU's module, its feature index or None), pool5."""
     if "vgg" not in backbone.model:
         return {}
-    with without_values():
+    with torch.device("meta"):  # names and shapes, no values
         whole = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
     features = getattr(whole, "features", None)
     if not isinstance(features, nn.Sequential):  # RepVGG and others with vgg in their name alone

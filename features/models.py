@@ -13,18 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import timm
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from competition.atomic import write_json
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error, nearest
 from features.weights import noted_digest, read_state, stamped_digest, state_digest
-from features.without_compiler import without_compiler
-
-with without_compiler():
-    import timm
 
 try:
     import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
@@ -136,25 +132,9 @@ def drawing() -> Iterator[None]:
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Random initial values stay undrawn; on the meta device they would load torch's compiler."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def without_values() -> Iterator[None]:
-    """Networks made inside have names and shapes but no values."""
-    with torch.device("meta"), _NothingDrawn():
-        yield
-
-
 def _all_names(backbone: Backbone) -> set[str]:
     try:
-        with without_values():
+        with torch.device("meta"):  # names and shapes, no values
             return set(create_model(backbone, whole_options(backbone)).state_dict())
     except (
         NotImplementedError,

@@ -24,7 +24,6 @@ from competition.messages import log
 from features.backbones import Network, create_network
 from features.decoding import Sizing
 from features.dumps.layout import Target
-from features.extraction.memory import keep_freed_memory
 from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
 from features.fusing import put
@@ -57,7 +56,6 @@ class Engine:
         self.decode_threads = min(settings.decode_threads, cores or settings.decode_threads)
         if settings.device == "cpu":
             torch.set_num_threads(settings.threads)
-            keep_freed_memory()
         self.network: Network = create_network(backbone)
         if (
             self.network.transformer

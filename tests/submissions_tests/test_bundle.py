@@ -139,8 +139,6 @@ def test_predict_starts_without_what_it_does_not_need(made, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "answer.csv").read_bytes() == expected.read_bytes()
     heavy = {
-        "torch._dynamo",
-        "torch._inductor",
         "scipy",
         "sklearn",
         "pandas",
