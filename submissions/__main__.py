@@ -30,13 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     try:
+        from features.sharding import on_cluster
         from submissions.commands import COMMANDS
 
         if options.command not in COMMANDS:  # `test`, which run.sh gives to pytest
             raise ConfigurationError(
                 "the tests come with the repository, not with the package: ./run.sh test"
             )
-        outcome = COMMANDS[options.command](options)
+        with on_cluster(getattr(options, "cluster", None)):
+            outcome = COMMANDS[options.command](options)
         if options.json:
             print(json.dumps(outcome.values, ensure_ascii=False, sort_keys=True))
         elif outcome.text:

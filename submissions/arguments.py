@@ -90,9 +90,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     extract.add_argument(
         "--jobs", type=_whole(1), default=1, metavar="N", help="processes on this machine (1)"
     )
-    extract.add_argument(
-        "--cluster", metavar="ADDRESS", help="a Dask scheduler whose workers see the same files"
-    )
+    _cluster(extract)
     extract.add_argument(
         "--check-content",
         action="store_true",
@@ -150,6 +148,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--image-size", type=_whole(0), metavar="PX", dest="image_size", help="longer side (the recipe's)"
     )
     reproduce.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _cluster(reproduce)
 
     tune = _command(commands, "tune", "the Optuna study; the same command again adds no trials")
     tune.add_argument(
@@ -175,6 +174,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "--recipes", action="store_true", help="also tune each recipe by name, with as many trials"
     )
     _recipe(tune, "a recipe to tune: its weights and steps; one that tune wrote: its choices, fixed")
+    _cluster(tune)
 
     submit = _command(commands, "submit", "write the submission of the best recipe")
     submit.add_argument("--split", choices=("test", "validation"), default="test")
@@ -193,6 +193,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     _recipe(submit, "the recipe (the best by validated figure; best: the last study's)")
     _index(submit)
+    _cluster(submit)
 
     check = _command(
         commands, "check", "say whether a CSV would be accepted: every fault with its line number"
@@ -241,6 +242,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         "recipes", nargs="*", metavar="NAME|FILE", help="recipes (default: the study's and all by name)"
     )
     _index(compare)
+    _cluster(compare)
 
     blend = _command(commands, "blend", "average finished submissions of one split by rank or score")
     blend.add_argument("files", nargs="+", type=Path, metavar="CSV")
@@ -295,6 +297,12 @@ def _command(commands, name: str, description: str, *, config: bool = True) -> a
 
 def _recipe(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("--recipe", metavar="NAME|FILE", help=text)
+
+
+def _cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cluster", metavar="ADDRESS", help="a Dask scheduler whose workers see the same files"
+    )
 
 
 def _index(command: argparse.ArgumentParser) -> None:

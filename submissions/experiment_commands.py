@@ -35,6 +35,7 @@ def reproduce(options: Namespace) -> Outcome:
         targets(options.data, configuration, options.work, options.distractors),
         variants=options.variants,
         device=options.device,
+        cluster=options.cluster,
         options={
             "weights": str(Path(options.weights).resolve()) if options.weights else None,
             "image_size": options.image_size,

@@ -30,15 +30,21 @@ def reproduce(
     variants: bool,
     device: str,
     options: Mapping[str, Any],
+    cluster: str | None = None,
 ) -> tuple[str, list[dict[str, object]]]:
-    """Run experiments on every target; returns all tables as text, and all rows as plain values."""
+    """Run experiments on every target; returns all tables as text, and all rows as plain values.
+
+    cluster: address of the Dask scheduler that describes the images; None: this machine does.
+    """
     texts, rows = [], []
     for experiment in chosen:
         if not found:
             texts.append(not_run(experiment))
         for target in found:
             try:
-                figures = run(experiment, target, variants=variants, device=device, options=options)
+                figures = run(
+                    experiment, target, variants=variants, device=device, options=options, cluster=cluster
+                )
             except ConfigurationError as error:
                 if len(chosen) == 1:
                     raise
@@ -55,7 +61,13 @@ def reproduce(
 
 
 def run(
-    experiment: Experiment, target: Target, *, variants: bool, device: str, options: Mapping[str, Any]
+    experiment: Experiment,
+    target: Target,
+    *,
+    variants: bool,
+    device: str,
+    options: Mapping[str, Any],
+    cluster: str | None = None,
 ) -> list[Figure]:
     """Describe the images where that is not done yet, and return the figure of every row."""
     rows = (*experiment.rows, *(experiment.variants if variants else ()))
@@ -63,7 +75,7 @@ def run(
     configuration = replace(
         target.configuration, backbones=(backbone,), externals=(), simulate=Simulate(images=0)
     )
-    extract(configuration, splits=("gallery", "validation"), device=device)
+    extract(configuration, splits=("gallery", "validation"), device=device, cluster=cluster)
     if experiment.parts_page:
         page = write_parts_page(configuration, None, device=device)
         return [Figure(row, {}, note=str(page)) for row in rows]
