@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -191,13 +191,7 @@ class Run:
 
     def leaderboard(self) -> pandas.DataFrame:
         """Return every submission with its local and official figures, one a row."""
-        import pandas
-
-        rows = leaderboard.read_rows(self.configuration.competition.work)
-        names = [field for field in leaderboard.Row.__dataclass_fields__ if field not in ("maps", "details")]
-        frame = pandas.DataFrame([asdict(row) for row in rows], columns=names)
-        frame.insert(names.index("top_k") + 1, "map", pandas.Series([row.local for row in rows], dtype=float))
-        return frame
+        return leaderboard.frame(leaderboard.read_rows(self.configuration.competition.work))
 
 
 def load(path: str | Path | None = None, work: str | Path | None = None) -> Run:

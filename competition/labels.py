@@ -36,32 +36,11 @@ def read_labels(
     queries, gallery = frozenset(query_ids), frozenset(gallery_ids)
     found: dict[str, dict[str, int]] = {}  # query -> gallery id -> line
     for number, (line, row) in enumerate(_rows(Path(path))):
-        query, correct = row[0], row[1:]
-        if number == 0 and query not in queries and gallery.isdisjoint(correct):
-            continue
+        if number == 0 and row[0] not in queries and gallery.isdisjoint(row[1:]):
+            continue  # a header
         where = f"{path}: line {line}"
-        if query not in queries:
-            raise Top7Error(
-                f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
-                "(file names without extension)"
-            )
-        if not correct:
-            raise Top7Error(f"{where}: query {query!r} has no gallery id: expected query,gallery[,gallery…]")
-        known = found.setdefault(query, {})
-        for gallery_id in correct:
-            if gallery_id not in gallery:
-                raise Top7Error(
-                    f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
-                    "gallery ids (file names without extension)"
-                )
-            if gallery_id in known:
-                earlier = (
-                    "in the row"
-                    if known[gallery_id] == line
-                    else f"for {query!r}, first on line {known[gallery_id]}"
-                )
-                raise Top7Error(f"{where}: gallery id {gallery_id!r} stands twice {earlier}: remove one")
-            known[gallery_id] = line
+        _check_ids(where, row, queries, gallery)
+        _add_row(where, row, line, found.setdefault(row[0], {}))
     if not found:
         raise Top7Error(f"{path}: the label file holds no label: expected rows query,gallery[,gallery…]")
     missing = [query for query in query_ids if query not in found]
@@ -71,6 +50,35 @@ def read_labels(
             "label them or remove their images"
         )
     return {query: tuple(found[query]) for query in query_ids if query in found}
+
+
+def _check_ids(where: str, row: Sequence[str], queries: Collection[str], gallery: Collection[str]) -> None:
+    query, correct = row[0], row[1:]
+    if query not in queries:
+        raise Top7Error(
+            f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
+            "(file names without extension)"
+        )
+    if not correct:
+        raise Top7Error(f"{where}: query {query!r} has no gallery id: expected query,gallery[,gallery…]")
+    for gallery_id in correct:
+        if gallery_id not in gallery:
+            raise Top7Error(
+                f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
+                "gallery ids (file names without extension)"
+            )
+
+
+def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -> None:
+    """Add the correct images of a row to those `known` of its query, each with its line; each stands once."""
+    for gallery_id in row[1:]:
+        if gallery_id in known:
+            first = f"for {row[0]!r}, first on line {known[gallery_id]}"
+            raise Top7Error(
+                f"{where}: gallery id {gallery_id!r} stands twice "
+                f"{'in the row' if known[gallery_id] == line else first}: remove one"
+            )
+        known[gallery_id] = line
 
 
 def folder_labels(query_ids: Sequence[str], gallery_ids: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from competition.atomic import sync_folder
 from competition.errors import ConfigurationError, Top7Error
 from competition.metrics import CONVENTIONS
+
+if TYPE_CHECKING:
+    import pandas
 
 FILE = "leaderboard.jsonl"
 LOCK_TIMEOUT_S = 60
@@ -66,7 +67,7 @@ def file_digest(path: Path | str) -> str:
         raise Top7Error(f"{path}: the submission cannot be read: {error.strerror}") from None
 
 
-def record_score(work: Path | str, entry: Mapping[str, object]) -> Path:
+def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:
     """Append what a submission got here; returns the leaderboard's file.
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
@@ -177,20 +178,28 @@ def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> lis
     return _with_moves(rows)
 
 
+COLUMNS = (
+    "file",
+    "sha256",
+    "split",
+    "top_k",
+    "maps",
+    "public",
+    "private",
+    "cross_validated",
+    "recorded",
+    "data",
+)
+USED = {*COLUMNS, "measured_on", "kind", "official"}
+
+
 def _row(score: dict | None, official: dict | None) -> Row:
-    known = score or official
-    columns = ("split", "top_k", "public", "private", "cross_validated")
-    used = {*columns, "file", "sha256", "maps", "measured_on", "kind", "recorded", "official", "data"}
+    known = score or official or {}
     return Row(
-        file=known["file"],
-        sha256=known["sha256"],
-        maps=known.get("maps", {}),
-        recorded=known.get("recorded"),
         measured_on=known.get("measured_on", known.get("split")),
         official=official["official"] if official else None,
-        data=known.get("data", {}),
-        details={key: value for key, value in known.items() if key not in used},
-        **{column: known.get(column) for column in columns},
+        details={key: value for key, value in known.items() if key not in USED},
+        **{column: known[column] for column in COLUMNS if column in known},
     )
 
 
@@ -220,26 +229,34 @@ def _recipe_of(row: Row) -> tuple[object, ...]:
     return (row.sha256,) if name is None else (str(name), row.public, row.private)
 
 
-def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float | None:
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rank correlation of two equally long lists (ties share their mean rank).
 
     None for fewer than 3 pairs, where it says nothing, and where one list is constant, where it is not
     defined.
     """
-    pairs = np.array([list(first), list(second)], dtype=np.float64)
-    if pairs.shape[1] < 3:
+    if len(first) < 3 or 1 in (len(set(first)), len(set(second))):
         return None
-    ranks = []
-    for values in pairs:
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
-    centred = np.array(ranks) - np.mean(ranks, axis=1, keepdims=True)
-    size = math.sqrt(float(np.sum(centred[0] ** 2) * np.sum(centred[1] ** 2)))
-    return float(np.sum(centred[0] * centred[1]) / size) if size else None
+    from scipy import stats
+
+    return float(stats.spearmanr(first, second).statistic)
 
 
 def official_correlation(rows: Sequence[Row]) -> tuple[int, float | None]:
     """(number of ranked rows with a local and an official score, the rank correlation of the two or None)."""
-    ranked = [row for row in rows if not row.unlike]
-    pairs = [(row.local, row.official) for row in ranked if None not in (row.local, row.official)]
-    return len(pairs), rank_correlation(*zip(*pairs, strict=True)) if pairs else None
+    both = [
+        (row.local, row.official)
+        for row in rows
+        if not row.unlike and row.local is not None and row.official is not None
+    ]
+    return len(both), rank_correlation([local for local, _ in both], [official for _, official in both])
+
+
+def frame(rows: Sequence[Row]) -> pandas.DataFrame:
+    """Return the rows as a table, one a submission; map: the figure by the first convention."""
+    import pandas
+
+    names = [name for name in Row.__dataclass_fields__ if name not in ("maps", "details")]
+    found = pandas.DataFrame([asdict(row) for row in rows], columns=names)
+    found.insert(names.index("top_k") + 1, "map", pandas.Series([row.local for row in rows], dtype=float))
+    return found

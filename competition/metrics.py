@@ -47,8 +47,7 @@ def list_depth(metric: str, k: int, n_gallery: int) -> int:
 def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
     """The correct gallery rows of each query as one array: (n_queries, largest m) int64, filled up with -1.
 
-    Made once, it spares `average_precisions` this work in each of thousands of calls. A row named twice
-    counts once.
+    A row named twice counts once.
     Top7Error: a query without correct images; its average precision is not defined.
     """
     distinct = [np.unique(np.array(list(rows), dtype=np.int64)) for rows in relevant]
@@ -63,41 +62,21 @@ def pad_relevant(relevant: Sequence[Iterable[int]]) -> np.ndarray:
     return padded
 
 
-def average_precisions(
-    ranks: np.ndarray,
-    relevant: np.ndarray | Sequence[Iterable[int]],
-    k: int = 7,
-    convention: str = "min(m,k)",
-) -> np.ndarray:
-    """AP@k of each query: (n_queries,) float64.
-
-    ranks: (n_queries, any) gallery rows, best first; -1 is a missing answer: it holds its rank and is no hit.
-    Columns from k on are ignored; fewer than k columns are a list that ends early. A row ranked twice is a
-    hit once.
-    relevant: the result of `pad_relevant`, or per query its correct gallery rows (each query at least one).
-    """
-    if convention not in CONVENTIONS:
-        raise ConfigurationError(
-            f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}"
-        )
-    hits, relevant = _hits(ranks, relevant, k)
-    if convention == "hits":
-        places = np.arange(1, hits.shape[1] + 1)
-        total = (np.cumsum(hits, axis=1) / places * hits).sum(axis=1)
-        return total / np.maximum(hits.sum(axis=1), 1)
-    return figures_of_hits(hits, (relevant >= 0).sum(axis=1), k, "map")
-
-
 def query_figures(
     ranks: np.ndarray,
     relevant: np.ndarray | Sequence[Iterable[int]],
     k: int,
     metric: str = "map",
     junk: Sequence[Iterable[int]] = (),
+    convention: str = "min(m,k)",
 ) -> np.ndarray:
-    """AP@k ("map"; convention min(m, k)), recall@k, precision@k or whole-list AP of each query: (n_queries,) float64.
+    """AP@k ("map", by one of CONVENTIONS), recall@k, precision@k or whole-list AP of each query: (n_queries,) float64.
 
-    ranks, relevant: as for `average_precisions`; of "trapezoid" whole lists, out of which junk, rows a query, is taken.
+    ranks: (n_queries, any) gallery rows, best first; -1 is a missing answer: it holds its rank and is no hit.
+    Columns from k on are ignored; fewer than k columns are a list that ends early. A row ranked twice is a
+    hit once.
+    relevant: the result of `pad_relevant`, or per query its correct gallery rows (each query at least one); junk: rows a
+    query, taken out of the whole lists that "trapezoid" needs.
     """
     if metric == WHOLE_LISTS:
         positives = [[row for row in rows if row >= 0] for rows in relevant]
@@ -105,52 +84,32 @@ def query_figures(
         return trapezoid_precisions(list(ranks), positives, taken_out)
     if metric not in METRICS:
         raise ConfigurationError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
-    hits, relevant = _hits(ranks, relevant, k, metric)
-    return figures_of_hits(hits, (relevant >= 0).sum(axis=1), k, metric)
-
-
-def figures_of_hits(hits: np.ndarray, n_relevant: np.ndarray, k: int, metric: str = "map") -> np.ndarray:
-    """The metric from hits (..., at most k) bool, best first, of queries with n_relevant (...) correct images."""
-    if metric == "map":
-        precision = np.cumsum(hits, axis=-1) / np.arange(1, hits.shape[-1] + 1)
-        return (precision * hits).sum(axis=-1) / np.minimum(n_relevant, k)
-    return hits.sum(axis=-1) / (n_relevant if metric == "recall" else float(k))
-
-
-def _hits(
-    ranks: np.ndarray, relevant: np.ndarray | Sequence[Iterable[int]], k: int, metric: str = "map"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the first k places are hits, (n_queries, at most k) bool, and `relevant` padded."""
+    if convention not in CONVENTIONS:
+        raise ConfigurationError(
+            f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}"
+        )
     if k < 1:
         raise ConfigurationError(f"{METRICS[metric]}@{k}: expected k of at least 1")
-    if not (isinstance(relevant, np.ndarray) and relevant.ndim == 2):
-        relevant = pad_relevant(relevant)
+    padded = relevant if isinstance(relevant, np.ndarray) else pad_relevant(relevant)
     ranks = np.asarray(ranks)
-    if ranks.ndim != 2 or len(ranks) != len(relevant):
+    if ranks.ndim != 2 or len(ranks) != len(padded):
         raise Top7Error(
-            f"ranks of shape {ranks.shape} for {len(relevant)} labelled queries: expected one row a query"
+            f"ranks of shape {ranks.shape} for {len(padded)} labelled queries: expected one row a query"
         )
     ranks = ranks[:, :k]
-    found = (ranks[:, :, None] == relevant[:, None, :]) & (ranks >= 0)[
+    found = (ranks[:, :, None] == padded[:, None, :]) & (ranks >= 0)[
         :, :, None
     ]  # (query, rank, correct image)
-    return (found & (np.cumsum(found, axis=1) == 1)).any(axis=2), relevant
+    hits = (found & (np.cumsum(found, axis=1) == 1)).any(axis=2)
+    return figures_of_hits(hits, (padded >= 0).sum(axis=1), k, metric, convention)
 
 
-def average_precision(
-    ranks: Sequence[int] | np.ndarray, relevant: Iterable[int], k: int = 7, convention: str = "min(m,k)"
-) -> float:
-    """AP@k of one query; see `average_precisions`."""
-    return float(average_precisions(np.asarray(ranks, dtype=np.int64)[None, :], [relevant], k, convention)[0])
-
-
-def mean_average_precision(
-    ranks: np.ndarray,
-    relevant: np.ndarray | Sequence[Iterable[int]],
-    k: int = 7,
-    convention: str = "min(m,k)",
-) -> float:
-    """MAP@k, the mean of `average_precisions` over all queries; Top7Error if one has no correct image."""
-    if not len(ranks):
-        raise Top7Error("MAP@k of no query at all: expected at least one labelled query")
-    return float(np.mean(average_precisions(ranks, relevant, k, convention)))
+def figures_of_hits(
+    hits: np.ndarray, n_relevant: np.ndarray, k: int, metric: str = "map", convention: str = "min(m,k)"
+) -> np.ndarray:
+    """The metric from hits (..., at most k) bool, best first, of queries with n_relevant (...) correct images."""
+    if metric != "map":
+        return hits.sum(axis=-1) / (n_relevant if metric == "recall" else float(k))
+    precision = np.cumsum(hits, axis=-1) / np.arange(1, hits.shape[-1] + 1)
+    most = np.minimum(n_relevant, k) if convention == "min(m,k)" else np.maximum(hits.sum(axis=-1), 1)
+    return (precision * hits).sum(axis=-1) / most

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from competition.errors import ConfigurationError
 
@@ -13,24 +15,21 @@ def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
     """Group number of each query: (n_queries,) int64, numbered by first appearance from 0.
 
     relevant: per query its correct gallery images (rows or ids). Queries that share one are in one group,
-    also through a third query (union-find).
+    also through a third query.
     """
-    parent = list(range(len(relevant)))
-
-    def root(query: int) -> int:
-        while parent[query] != query:
-            parent[query] = parent[parent[query]]
-            query = parent[query]
-        return query
-
-    first_query: dict[Hashable, int] = {}
-    for query, images in enumerate(relevant):
-        for image in images.tolist() if isinstance(images, np.ndarray) else images:
-            other = root(first_query.setdefault(image, query))
-            parent[root(query)] = other
+    image_of: dict[Hashable, int] = {}
+    edges = [
+        (query, len(relevant) + image_of.setdefault(image, len(image_of)))
+        for query, images in enumerate(relevant)
+        for image in (images.tolist() if isinstance(images, np.ndarray) else images)
+    ]
+    size = len(relevant) + len(image_of)
+    first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), dtype=bool), (first, second)), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1][: len(relevant)]
     number_of: dict[int, int] = {}
     return np.array(
-        [number_of.setdefault(root(query), len(number_of)) for query in range(len(relevant))], dtype=np.int64
+        [number_of.setdefault(label, len(number_of)) for label in labels.tolist()], dtype=np.int64
     )
 
 

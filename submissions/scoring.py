@@ -11,7 +11,7 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.labels import read_labels, relevant_rows
 from competition.leaderboard import file_digest
-from competition.metrics import CONVENTIONS, average_precisions, query_figures
+from competition.metrics import CONVENTIONS, query_figures
 from submissions.checking import Check, check_submission
 
 RATES = ("recall", "precision")
@@ -95,7 +95,7 @@ def score_submission(
     )
     relevant = relevant_rows(labels, gallery_ids)
     values = {
-        convention: average_precisions(ranks, relevant, top_k, convention) for convention in CONVENTIONS
+        convention: query_figures(ranks, relevant, top_k, convention=convention) for convention in CONVENTIONS
     }
     return Score(
         Path(path),

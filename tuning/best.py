@@ -1,66 +1,77 @@
-"""The study's best point: of equals the most robust, and what branch and bound adds to it."""
+"""The study's best point: of equals the most robust, and what branch and bound adds to it.
+
+MAP@k is piecewise constant over the region: it changes only where a relevant item and another one swap places. The
+cell of a point is what keeps every such order that its average precisions rest on. It is a polytope in barycentric
+coordinates, and the centre of the largest ball inside it, its Chebyshev centre, is the most robust of equal points.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import optuna
+from scipy.optimize import linprog
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.metrics import WHOLE_LISTS
 from competition.progress import Progress
 from tuning import study as studies
-from tuning.certificate import certify
+from tuning.certificate import Certificate, certify
 from tuning.landscape import Landscape
-from tuning.robust import largest_ball
+from tuning.objective import Scene, ranked_positions
 
-Choice = Mapping[str, Any]
 TIE = 1e-12
 SAME = 1e-9  # figures of one trial further apart than this come from other descriptors or other code
+PRUNES_BADLY = "--certify needs lossless candidates, and the region prunes badly here: "
 
 
-def best_point(landscape: Landscape, study) -> tuple[dict[str, Any], np.ndarray, float]:
-    """Return (choice, barycentric coordinates, public MAP) of the study's best; of equals the most robust."""
+@dataclass(frozen=True)
+class Point:
+    """A point of a study: its discrete choices, barycentric coordinates (J,), and MAP@k on the public queries."""
+
+    choice: Mapping[str, Any]
+    coordinates: np.ndarray
+    public: float
+
+
+def best_point(landscape: Landscape, study: optuna.Study) -> Point:
+    """Return the study's best point; of equals the most robust."""
     finished = studies.completed(study)
     if not finished:
         raise Top7Error("the study holds no finished trial: give --trials 1 or more")
-    best = max(trial.value for trial in finished)
-    ties = [trial for trial in finished if trial.value >= best - TIE]
-    balls = []
-    for trial in ties[:20]:
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
-        balls.append((choice, *_centred(landscape, choice, coordinates, best)))
-    choice, coordinates, _ = max(balls, key=lambda ball: ball[2])
-    return choice, coordinates, best
+    best = max(studies.value_of(trial) for trial in finished)
+    ties = [trial for trial in finished if studies.value_of(trial) >= best - TIE]
+    centred = [
+        _centred(landscape, Point(*studies.point_of(trial.params, landscape.choice_lists), best))
+        for trial in ties[:20]
+    ]
+    return max(centred, key=lambda found: found[1])[0]
 
 
-def _centred(
-    landscape: Landscape, choice: Choice, coordinates: np.ndarray, value: float
-) -> tuple[np.ndarray, float]:
-    """Move to the centre of the best cell where that keeps the figure; returns (coordinates, radius)."""
-    combination = landscape.combination(choice)
+def _centred(landscape: Landscape, point: Point) -> tuple[Point, float]:
+    """Move to the centre of the point's cell where that keeps the figure; returns (point, radius)."""
+    combination, public = landscape.combination(point.choice), landscape.labelled.public
     if combination.scene is None:
-        return coordinates, 0.0
-    ball = largest_ball(
-        combination.scene.of_queries(landscape.labelled.public), coordinates, combination.corners
-    )
-    if landscape.map_inside(choice, ball.centre, landscape.labelled.public) >= value - TIE:
-        return ball.centre, ball.radius
-    return coordinates, 0.0
+        return point, 0.0
+    ball = largest_ball(combination.scene.of_queries(public), point.coordinates, combination.corners)
+    if landscape.map_inside(point.choice, ball.centre, public) >= point.public - TIE:
+        return Point(point.choice, ball.centre, point.public), ball.radius
+    return point, 0.0
 
 
-def other_figures(landscape: Landscape, study) -> str | None:
-    """Say so where the study's best trial scores otherwise now than when it ran: on other descriptors, or by other code."""
+def other_figures(landscape: Landscape, study: optuna.Study) -> str | None:
+    """Say so where the study's best trial scores otherwise now than when it ran."""
     finished = studies.completed(study)
     if not finished:
         return None
-    best = max(finished, key=lambda trial: trial.value)
-    value = landscape.map_inside(
-        *studies.point_of(best.params, landscape.choice_lists), landscape.labelled.public
-    )
-    if abs(value - best.value) <= SAME:
+    best = max(finished, key=studies.value_of)
+    choice, coordinates = studies.point_of(best.params, landscape.choice_lists)
+    value = landscape.map_inside(choice, coordinates, landscape.labelled.public)
+    if abs(value - studies.value_of(best)) <= SAME:
         return None
     return (
         f"trial {best.number} of study {study.study_name} scored {best.value:.4f} when it ran and scores {value:.4f} now: its "
@@ -69,47 +80,8 @@ def other_figures(landscape: Landscape, study) -> str | None:
     )
 
 
-def certified(
-    landscape: Landscape,
-    choice: Choice,
-    coordinates: np.ndarray,
-    public: float,
-    seconds: float,
-    every_choice: bool,
-    progress: bool,
-):
-    """Branch and bound over the recipe's region, or those of all choices; the better of study and certificate."""
-    tried = [dict(choice)]
-    if every_choice:
-        tried += [other for other in landscape.all_choices() if other != dict(choice)]
-    made = [landscape.combination(other) for other in tried]
-    if any(combination.scene is None for combination in made):
-        raise Top7Error(
-            '--certify needs lossless candidates, and the region prunes badly here: use region = "similarity"'
-        )
-    scenes = [combination.scene.of_queries(landscape.labelled.public) for combination in made]
-    with Progress(total=round(seconds), unit="s", desc="certify", shown=progress) as bar:
-        begun = time.perf_counter()
-
-        def watch(best: float, bound: float) -> None:
-            bar.n = round(time.perf_counter() - begun, 1)
-            bar.set_postfix_str(f"best {best:.4f} bound {bound:.4f}")
-
-        certificate = certify(
-            scenes,
-            [combination.corners for combination in made],
-            seconds,
-            known=[(0, coordinates)],
-            watch=watch,
-        )
-    if certificate.best > public + TIE:
-        choice, public = tried[certificate.combination], certificate.best
-        coordinates, _ = _centred(landscape, choice, certificate.coordinates, public)
-    return certificate, choice, coordinates, public
-
-
 def check_certifiable(landscape: Landscape) -> None:
-    """Raise ConfigurationError, before any trial, where a choice of the study has no candidates, which a certificate needs."""
+    """Raise ConfigurationError, before any trial, where a choice of the study has no candidates to certify by."""
     if landscape.metric == WHOLE_LISTS:
         raise ConfigurationError(
             "--certify bounds what is decided within top_k, and a whole-list mAP ranks everything: leave it out, or set "
@@ -124,6 +96,104 @@ def check_certifiable(landscape: Landscape) -> None:
             )
     if landscape.combination(landscape.space.default).scene is None:
         raise ConfigurationError(
-            "--certify needs lossless candidates, and the region prunes badly here: leave --certify out, or "
-            f"use another region than [tuning] region = {landscape.configuration.tuning.region!r}"
+            f"{PRUNES_BADLY}leave --certify out, or use another region than [tuning] region = "
+            f"{landscape.configuration.tuning.region!r}"
         )
+
+
+def certified(
+    landscape: Landscape, point: Point, seconds: float, every_choice: bool, progress: bool
+) -> tuple[Certificate, Point]:
+    """Search the point's region, or those of all choices, by branch and bound; returns the better point too."""
+    tried = [dict(point.choice)]
+    if every_choice:
+        tried += [other for other in landscape.all_choices() if other != tried[0]]
+    scenes, corners = [], []
+    for made in map(landscape.combination, tried):
+        if made.scene is None:
+            raise Top7Error(f'{PRUNES_BADLY}use region = "similarity"')
+        scenes.append(made.scene.of_queries(landscape.labelled.public))
+        corners.append(made.corners)
+    with Progress(total=round(seconds), unit="s", desc="certify", shown=progress) as bar:
+        begun = time.perf_counter()
+
+        def watch(best: float, bound: float) -> None:
+            bar.n = round(time.perf_counter() - begun, 1)
+            bar.set_postfix_str(f"best {best:.4f} bound {bound:.4f}")
+
+        found = certify(scenes, corners, seconds, known=[(0, point.coordinates)], watch=watch)
+    if found.best <= point.public + TIE:
+        return found, point
+    better = Point(tried[found.combination], found.coordinates, found.best)
+    return found, _centred(landscape, better)[0]
+
+
+@dataclass(frozen=True)
+class Ball:
+    """centre: barycentric coordinates (J,); radius: within the simplex's own plane, in the same coordinates."""
+
+    centre: np.ndarray
+    radius: float
+
+
+def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
+    """Return s(better) - s(worse) of every pair whose order the average precisions rest on: (P, L) float64.
+
+    Inside the top k every relevant item keeps its order to every other kind of item of the top k, and the last
+    of the top k stays above the best that is outside of the other kind (an order between two items of one kind
+    changes nothing).
+    """
+    best, valid = ranked_positions(scene, weights)
+    similarities = np.moveaxis(scene.similarities, 0, -1)
+    pairs = []
+    for query in range(scene.n_queries):
+        top = best[query][valid[query]]
+        hit = scene.relevant[query]
+        inside = np.zeros(scene.rows.shape[1], dtype=bool)
+        inside[top] = True
+        outside = np.flatnonzero(~inside & (scene.rows[query] >= 0))
+        values = similarities[query]
+        for place, item in enumerate(top):
+            for other in top[place + 1 :]:
+                if hit[item] != hit[other]:
+                    pairs.append(values[item] - values[other])
+            rivals = outside[hit[outside] != hit[item]]
+            if len(rivals):
+                pairs.append(values[item] - values[rivals])
+    if not pairs:
+        return np.zeros((0, similarities.shape[-1]))
+    return np.concatenate([np.atleast_2d(pair) for pair in pairs])
+
+
+def largest_ball(scene: Scene, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
+    """Return the largest ball inside the cell of `coordinates` (J,), within the region of vertices `corners` (J, L).
+
+    The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell is
+    thinner than the solver sees (a vertex or a face that only ties hold).
+    """
+    coordinates = np.asarray(coordinates, dtype=np.float64)
+    n = len(coordinates)
+    if n == 1:
+        return Ball(coordinates, 0.0)
+    differences = cell_differences(scene, coordinates @ corners) @ corners.T
+    differences = np.unique(differences[np.abs(differences).max(axis=1) > 0], axis=0)
+    planes = np.concatenate([differences, np.eye(n)])  # orders to keep, and coordinates >= 0
+    in_plane = planes - planes.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(in_plane, axis=1)
+    result = linprog(
+        c=np.append(np.zeros(n), -1.0),
+        A_ub=np.column_stack([-planes, lengths]),
+        b_ub=np.zeros(len(planes)),
+        A_eq=np.append(np.ones(n), 0.0)[None],
+        b_eq=[1.0],
+        bounds=[(0, 1)] * n + [(0, None)],
+        method="highs",
+    )
+    if result.status == 2:  # infeasible: only a tie holds the order, the point is its own cell
+        return Ball(coordinates, 0.0)
+    if result.status != 0:
+        raise Top7Error(f"the centre of the best cell could not be found: {result.message}")
+    if result.x[-1] <= 1e-9:
+        return Ball(coordinates, 0.0)
+    centre = np.clip(result.x[:-1], 0.0, None)
+    return Ball(centre / centre.sum(), float(result.x[-1]))

@@ -169,14 +169,14 @@ def find_candidates(
         own = np.split(rows, np.searchsorted(queries, np.arange(1, n_queries)))
 
         def last(number: int) -> tuple[np.ndarray, np.ndarray]:
-            kept = settle(number, own[number])
+            left, similarities = settle(number, own[number])
             ended(1)
-            if len(kept[0]) > limit:
-                raise PrunesBadly(f"{len(kept[0])} candidates for one query")
-            return kept
+            if len(left) > limit:
+                raise PrunesBadly(f"{len(left)} candidates for one query")
+            return left, similarities
 
-        found = list(pool.map(last, range(n_queries)))
-    return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
+        kept = list(pool.map(last, range(n_queries)))
+    return Candidates(tuple(left for left, _ in kept), tuple(values for _, values in kept))
 
 
 def merged(

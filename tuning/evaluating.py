@@ -18,8 +18,8 @@ from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.patterns import recipe_names
 from features.recipes.recipe import NAMED, Recipe, find_recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
+from tuning.landscape import LARGE_GALLERY
 
-LARGE_GALLERY = 20_000  # rows past which a recipe that joins every gallery image is scored on demand alone
 WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
 
 
@@ -63,7 +63,7 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
 def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
     """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
 
-    Others are passed over, and those that the labels taught. What stood there is kept aside where it was better.
+    Others are passed over, and those that the labels taught. A better one that is there is kept under another name.
     """
     taught = any(step.get("pairs") for step in recipe.steps)
     if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED or taught:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -144,10 +145,9 @@ def _below(real: Labelled, photos: Labelled) -> Labelled:
         real.query_ids + photos.query_ids,
         real.relevant + photos.relevant,
         np.concatenate([real.groups, photos.groups + real.groups.max() + 1]),
-        *(
-            np.concatenate([getattr(real, name), getattr(photos, name)])
-            for name in ("private", "real", "weight")
-        ),
+        np.concatenate([real.private, photos.private]),
+        np.concatenate([real.real, photos.real]),
+        np.concatenate([real.weight, photos.weight]),
         real.junk and real.junk + (np.zeros(0, dtype=np.int64),) * len(photos.query_ids),
     )
 
@@ -173,10 +173,9 @@ def _stacked(parts: Sequence[Dump]) -> Dump:
     return replace(
         parts[-1],
         path=parts[-1].path.with_name(f"queries-{told}.npy"),
-        ids=sum((part.ids for part in parts), ()),
+        ids=tuple(chain.from_iterable(part.ids for part in parts)),
         sidecar={},
-        **{
-            name: np.concatenate([np.asarray(getattr(part, name)) for part in parts])
-            for name in ("descriptors", "norms", "unreadable")
-        },
+        descriptors=np.concatenate([np.asarray(part.descriptors) for part in parts]),
+        norms=np.concatenate([part.norms for part in parts]),
+        unreadable=np.concatenate([part.unreadable for part in parts]),
     )

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,12 @@ def _places(
     if not len(wanted):
         return []
     asked = sorted({query for query, _ in wanted})
-    used = np.flatnonzero(weights)
+    used = np.flatnonzero(weights).tolist()
     left = [queries[number].descriptors[asked] for number in used]
     rows = int(np.clip((64 << 20) // (4 * len(used) * len(asked)), 64, 8192))
     index = {query: place for place, query in enumerate(asked)}
     for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used], rows):
-        fused = sum(np.float32(weights[number]) * layer for number, layer in zip(used, layers))
+        fused = reduce(np.add, [np.float32(weights[number]) * layer for number, layer in zip(used, layers)])
         fused[:, excluded[start : start + fused.shape[1]]] = -np.inf
         for number, (query, score) in enumerate(wanted):
             ahead[number] += np.count_nonzero(fused[index[query]] > score)

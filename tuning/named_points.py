@@ -1,7 +1,7 @@
 """Points worth knowing beside the study: the papers' own weights, single layers, equal weights, parts alone.
 
-They need not lie in the region, where the candidates would not hold, so they are scored by the full ranking; those
-outside are flagged, and no certificate speaks of them.
+They need not lie in the region, where the candidates would not hold, so they are scored by the full ranking. Those
+outside are marked; a certificate's bound does not hold for them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.components import Component
-from features.dumps import Dump
-from tuning.combination import Combination, full_precisions
+from tuning.combination import Combination
 from tuning.region import contains
 
 VGG_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
@@ -64,20 +63,6 @@ def named_weights(components: Sequence[Component]) -> dict[str, np.ndarray]:
         if weights is not None:
             points[name] = weights
     return points
-
-
-def evaluate_named(
-    combination: Combination,
-    queries: Sequence[Dump],
-    gallery: Sequence[Dump],
-    relevant: Sequence[np.ndarray],
-    k: int,
-    metric: str = "map",
-) -> list[NamedPoint]:
-    """Score every named point of `combination` by full ranking."""
-    return named_points(
-        combination, lambda weights: full_precisions(queries, gallery, weights, relevant, k, metric)
-    )
 
 
 def named_points(

@@ -53,7 +53,7 @@ class Scene:
         )
 
 
-def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int) -> Scene:
+def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int, metric: str = "map") -> Scene:
     """Pack `candidates` and the relevant gallery rows of each query; a query without any is an error."""
     n_queries, n_components = len(candidates.rows), candidates.similarities[0].shape[1]
     if any(len(rows) == 0 for rows in relevant):
@@ -68,19 +68,22 @@ def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int) -
         rows[query, : len(found)] = found
         similarities[:, query, : len(found)] = values.T
         hits[query, : len(found)] = np.isin(found, relevant[query])
-    counts = np.array([len(set(map(int, rows_))) for rows_ in relevant], dtype=np.int64)
-    return Scene(similarities, rows, hits, counts, k)
+    counts = np.array([len(np.unique(wanted)) for wanted in relevant], dtype=np.int64)
+    return Scene(similarities, rows, hits, counts, k, metric=metric)
 
 
-def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return (Q, k) columns of the k best scores of each row, best first, ties to the lower column."""
-    scores = scores.copy()
-    best = np.empty((len(scores), k), dtype=np.int64)
-    lines = np.arange(len(scores))
+def top_positions(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (Q, k) columns of the k best scores of each row, best first, ties to the lower, and which are there.
+
+    A score of -inf is not there.
+    """
+    scores, lines = scores.copy(), np.arange(len(scores))
+    best, there = np.empty((len(scores), k), dtype=np.int64), np.empty((len(scores), k), dtype=bool)
     for place in range(k):
         best[:, place] = scores.argmax(axis=1)  # argmax takes the first of equals
+        there[:, place] = scores[lines, best[:, place]] > -np.inf
         scores[lines, best[:, place]] = -np.inf
-    return best
+    return best, there
 
 
 def ranks(scene: Scene, weights: np.ndarray) -> np.ndarray:
@@ -90,21 +93,9 @@ def ranks(scene: Scene, weights: np.ndarray) -> np.ndarray:
 
 
 def ranked_positions(scene: Scene, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    padding = scene.rows < 0
-    scores = np.where(padding, -np.inf, fuse(scene.similarities, weights))
-    best = top_positions(scores, scene.k)
-    return best, ~np.take_along_axis(padding, best, axis=1) & _fresh(best)
-
-
-def _fresh(best: np.ndarray) -> np.ndarray:
-    """Mark the first mention of each column: argmax repeats one when nothing is left."""
-    order = np.argsort(best, axis=1, kind="stable")
-    sorted_best = np.take_along_axis(best, order, axis=1)
-    first = np.ones_like(best, dtype=bool)
-    first[:, 1:] = sorted_best[:, 1:] != sorted_best[:, :-1]
-    fresh = np.empty_like(first)
-    np.put_along_axis(fresh, order, first, axis=1)
-    return fresh
+    """Return the columns (Q, k) of the k best candidates of every query, best first, and which are there."""
+    scores = np.where(scene.rows < 0, -np.inf, fuse(scene.similarities, weights))
+    return top_positions(scores, scene.k)
 
 
 def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:

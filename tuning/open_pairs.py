@@ -89,9 +89,9 @@ class Pairs:
         }
         shares = weight / (most[scene.metric] * weight.sum())
         self._shares, self._share_of_slot = shares, np.repeat(shares, self.width)
-        place, count = np.arange(1, self.width + 1)[:, None], np.arange(scene.k + 1)
-        gains = place / (place + count) if scene.metric == "map" else 1.0
-        self._gains = np.where(place + count <= scene.k, gains, 0.0)
+        hit, ahead = np.arange(1, self.width + 1)[:, None], np.arange(scene.k + 1)
+        gains = hit / (hit + ahead) if scene.metric == "map" else 1.0
+        self._gains = np.where(hit + ahead <= scene.k, gains, 0.0)
         self._first, self._second = np.triu_indices(len(self.corners), 1)
         whole = counts.ravel().astype(np.int16)
         self.root = Node(

@@ -17,12 +17,10 @@ from features.ranking.descriptor_steps import centres, written_out
 from features.ranking.pipeline import start_with_dumps
 from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, used_components
-from tuning.combination import excluded_rows
+from tuning.gallery_pass import excluded_rows
 from tuning.step_choices import Step
 
-HELD_BYTES = (
-    64 << 20
-)  # of gallery dumps, up to which the steps of a setting leave no files; four sets are held
+HELD_BYTES = 64 << 20  # of gallery dumps up to which the steps leave no files; four sets are held
 KEEPS_FILES = ("whiten", "photo_whiten", "augment", "reciprocal", "diffuse")
 
 
@@ -50,8 +48,8 @@ class Prepared:
 
 
 @contextlib.contextmanager
-def _scratch(folder: Path, steps: Sequence[Step]) -> Iterator[Path]:
-    if not any(step["step"] in KEEPS_FILES for step in steps):
+def _scratch(folder: Path | None, steps: Sequence[Step]) -> Iterator[Path | None]:
+    if folder is None or not any(step["step"] in KEEPS_FILES for step in steps):
         yield folder
         return
     folder.mkdir(parents=True, exist_ok=True)

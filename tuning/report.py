@@ -9,14 +9,13 @@ import numpy as np
 from competition.metrics import figure_name
 from features.components import Component, short_names
 from tuning.evaluating import figures
-from tuning.labelled import Labelled
 from tuning.misses import misses_text
-from tuning.named_points import NamedPoint
 from tuning.region import chain_members
 from tuning.tune import Tuned
 from tuning.validation import Comparison
 
 NAME_WIDTH = 46  # of a table that fits 80 columns
+SHOWN_IMPORTANCES = 6
 
 
 def ratio_form(weights: Sequence[float]) -> str:
@@ -29,32 +28,63 @@ def ratio_form(weights: Sequence[float]) -> str:
 
 def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
     """Return the closing table of `tune`."""
-    scores, untuned = tuned.recipe.scores, tuned.untuned.scores
     lines = [
-        f"{tuned.trials} trials ({tuned.new_trials} new), region {tuned.recipe.provenance['region']}, on "
-        f"{_counted(tuned.labelled)}; {int(tuned.labelled.private.sum())} of them are private: the study did not see them",
-        f"queries that share a correct image count as one: {len(np.unique(tuned.labelled.groups))} independent groups",
+        *_queries(tuned),
         "",
+        *_recipe(tuned),
+        "",
+        *_figures(tuned, figure_name(metric, top_k)),
+        "",
+        *_unseen(tuned),
+        *([] if tuned.mixed is None else [f"WARNING: {tuned.mixed}"]),
+        *_certificate(tuned),
+        f"{tuned.near_best_share:.0%} of the region's weights score within one standard error of the best",
+        *_what_mattered(tuned),
+        *_missed(tuned, top_k),
+        *_costs(tuned),
     ]
-    lines += [f"  {'weight':>7}  component"]
-    lines += [
-        f"  {weight:7.4f}  {name}"
-        for weight, name in zip(tuned.recipe.weights, short_names(tuned.recipe.components))
+    also = f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""
+    return "\n".join([*lines, f"recipe: {tuned.paths['recipe']}{also}"])
+
+
+def _queries(tuned: Tuned) -> list[str]:
+    labelled = tuned.labelled
+    real, groups = int(labelled.real.sum()), len(np.unique(labelled.groups))
+    told = {"labelled queries": real, "simulated photos": len(labelled.real) - real}
+    counted = " and ".join(f"{count} {name}" for name, count in told.items() if count)
+    return [
+        f"{tuned.trials} trials ({tuned.new_trials} new), region {tuned.recipe.provenance['region']}, on {counted}; "
+        f"{int(labelled.private.sum())} of them are private: the study did not see them",
+        f"queries that share a correct image count as one: {groups} independent groups",
     ]
-    lines += [f"  ratio {ratio_form(tuned.recipe.weights)}"]
-    lines += [f"  then {_step(step)}" for step in tuned.recipe.steps] + [""]
+
+
+def _recipe(tuned: Tuned) -> list[str]:
+    recipe = tuned.recipe
+    named = zip(recipe.weights, short_names(recipe.components))
+    return [
+        f"  {'weight':>7}  component",
+        *(f"  {weight:7.4f}  {name}" for weight, name in named),
+        f"  ratio {ratio_form(recipe.weights)}",
+        *(f"  then {_step(step)}" for step in recipe.steps),
+    ]
+
+
+def _figures(tuned: Tuned, title: str) -> list[str]:
+    """The table of figures: tuned, untuned, and the named points, best first."""
     photos = "" if tuned.labelled.real.all() else "  simulated"
-    lines += [f"  {figure_name(metric, top_k):<{NAME_WIDTH}}   public  private      all{photos}"]
-    lines += [_row("tuned", scores)]
     studied = tuned.untuned.provenance.get("studied")
-    lines += [
-        _row("untuned (equal weights)" if studied is None else f"untuned ({studied} as it stands)", untuned)
+    untuned = "untuned (equal weights)" if studied is None else f"untuned ({studied} as it is)"
+    lines = [
+        f"  {title:<{NAME_WIDTH}}   public  private      all{photos}",
+        _row("tuned", tuned.recipe.scores),
+        _row(untuned, tuned.untuned.scores),
     ]
     parts = tuned.combination.components
     words = dict(zip((part.name for part in parts), short_names(parts)))
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         name = words.get(point.name, point.name) + ("" if point.inside else " *")
-        lines.append(_row(name, _point_scores(point, tuned)))
+        lines.append(_row(name, figures(point.average_precisions, tuned.labelled)))
     if any(not point.inside for point in tuned.named):
         lines.append("  * weights that the region rules out: for comparison only")
     if photos:
@@ -62,35 +92,50 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
             "  simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
             "whitening, and tell neither how well real photos do nor whether joining gallery images helps"
         )
-    lines += ["", *_unseen_text(tuned)]
-    if tuned.mixed is not None:
-        lines.append(f"WARNING: {tuned.mixed}")
-    if tuned.certificate is not None:
-        found = tuned.certificate
-        state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
-        if found.let_go > found.best and found.let_go >= found.bound:
-            state += ", which more time does not close: what memory could not hold or only rounding decides"
+    return lines
+
+
+def _certificate(tuned: Tuned) -> list[str]:
+    found = tuned.certificate
+    if found is None:
+        return []
+    state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
+    if found.let_go > found.best and found.let_go >= found.bound:
+        state += ", which more time does not close: what memory could not hold or only rounding decides"
+    return [
+        f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
+        f"{found.nodes} parts of the region in {found.seconds:.1f} s, public queries)"
+    ]
+
+
+def _what_mattered(tuned: Tuned) -> list[str]:
+    top = list(named_importances(tuned).items())[:SHOWN_IMPORTANCES]
+    text = ", ".join(f"{name} {value:.0%}" for name, value in top)
+    return [f"what changed the figure most: {text}"] if top else []
+
+
+def named_importances(tuned: Tuned) -> dict[str, float]:
+    """Return what each parameter explains of the figure's variance, by names that say what it is."""
+    shares = readable_names(tuned.recipe.components)
+    names = {f"u{number}": name for number, name in enumerate(shares)}
+    return {names.get(name, name): value for name, value in tuned.importances.items()}
+
+
+def _missed(tuned: Tuned, top_k: int) -> list[str]:
+    if tuned.misses is None:
+        return []
+    n_correct = sum(map(len, tuned.labelled.relevant[: int(tuned.labelled.reported.sum())]))
+    return [f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}"]
+
+
+def _costs(tuned: Tuned) -> list[str]:
+    lines = []
+    if tuned.combination.scene is not None:
+        n_queries = len(tuned.labelled.query_ids)
         lines.append(
-            f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
-            f"{found.nodes} sub-simplices in {found.seconds:.1f} s, public queries)"
+            f"candidates: {tuned.combination.mean_candidates:.0f} gallery images a query can reach the top places, "
+            f"on average of {n_queries} queries"
         )
-    lines.append(
-        f"{tuned.near_best_share:.0%} of the region's weights score within one standard error of the best"
-    )
-    if tuned.importances:
-        shares = readable_names(tuned.recipe.components)
-        names = {f"u{number}": name for number, name in enumerate(shares)}
-        top = [(names.get(name, name), value) for name, value in tuned.importances.items()][:6]
-        lines.append("what mattered most: " + ", ".join(f"{name} {value:.2f}" for name, value in top))
-    combination = tuned.combination
-    if combination.scene is not None:
-        lines.append(
-            f"candidates: {combination.mean_candidates:.0f} a query of {len(tuned.labelled.query_ids)} queries"
-        )
-    if tuned.misses is not None:
-        asked = int(tuned.labelled.reported.sum())
-        n_correct = sum(map(len, tuned.labelled.relevant[:asked]))
-        lines.append(f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}")
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
     number, size_bytes = tuned.kept_files
     if number:
@@ -98,11 +143,7 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
             f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
             "configurations too; deleted ones are made again"
         )
-    lines.append(
-        f"recipe: {tuned.paths['recipe']}"
-        + (f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else "")
-    )
-    return "\n".join(lines)
+    return lines
 
 
 def readable_names(components: Sequence[Component]) -> list[str]:
@@ -129,14 +170,8 @@ def _step(step: Mapping[str, object]) -> str:
     return f"{step['step']} ({told})" if told else str(step["step"])
 
 
-def _counted(labelled: Labelled) -> str:
-    real, photos = int(labelled.real.sum()), int((~labelled.real).sum())
-    told = {"labelled queries": real, "simulated photos": photos}
-    return " and ".join(f"{count} {name}" for name, count in told.items() if count)
-
-
-def _unseen_text(tuned: Tuned) -> list[str]:
-    """What tuning earns on queries that did not choose, and whether that is more than chance."""
+def _unseen(tuned: Tuned) -> list[str]:
+    """What to expect on new queries, and whether the gain over the untuned recipe is more than chance."""
     gain, found = tuned.comparison, tuned.cross_validated
     if gain is None:
         return [
@@ -147,7 +182,8 @@ def _unseen_text(tuned: Tuned) -> list[str]:
     if found is not None:
         lines.append(
             f"to expect on new queries: {found.mean:.4f} (95 % {_interval(found.interval, '.4f')}), from tuning on a part of "
-            f"the public queries and scoring on the rest (cross-validation{aside}; folds spread {found.spread:.4f})"
+            f"the public queries and scoring on the rest (cross-validation{aside}; standard deviation of the parts "
+            f"{found.spread:.4f})"
         )
     if tuned.bias_corrected is not None:
         lines.append(
@@ -156,8 +192,8 @@ def _unseen_text(tuned: Tuned) -> list[str]:
         )
     lines.append(
         f"gain over untuned, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
-        f"(95 % {_interval(gain.interval, '+.4f')}), chance alone gives as much with p = {gain.p:.3f}; queries better, equal, worse: "
-        f"{gain.wins}, {gain.ties}, {gain.losses}"
+        f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p = {gain.p:.3f}; "
+        f"{gain.wins} queries better, {gain.ties} equal, {gain.losses} worse"
     )
     if gain.within_noise:
         lines.append("WARNING: that gain may be chance: the untuned recipe is recommended")
@@ -196,11 +232,12 @@ def report_values(tuned: Tuned) -> dict:
         "choice": tuned.recipe.choice,
         "steps": list(tuned.recipe.steps),
         "seconds_per_trial": {kind.name: kind.seconds for kind in tuned.kinds},
-        "importances": tuned.importances,
+        "importances": named_importances(tuned),
         "gain": gain_values(tuned.comparison),
         "bias_corrected": tuned.bias_corrected,
         "named": {
-            point.name: {**_point_scores(point, tuned), "inside": point.inside} for point in tuned.named
+            point.name: {**figures(point.average_precisions, tuned.labelled), "inside": point.inside}
+            for point in tuned.named
         },
         "near_best_share": tuned.near_best_share,
         "mean_candidates": tuned.combination.mean_candidates,
@@ -214,11 +251,7 @@ def report_values(tuned: Tuned) -> dict:
             "never reachable": sum(not miss.reachable for miss in tuned.misses),
         }
     if tuned.cross_validated is not None:
-        values["cross_validated"] = {
-            "mean": tuned.cross_validated.mean,
-            "interval": tuned.cross_validated.interval and list(tuned.cross_validated.interval),
-            "spread": tuned.cross_validated.spread,
-        }
+        values["cross_validated"] = tuned.cross_validated.figures()
     if tuned.certificate is not None:
         values["certificate"] = {
             "best": tuned.certificate.best,
@@ -227,10 +260,6 @@ def report_values(tuned: Tuned) -> dict:
             "nodes": tuned.certificate.nodes,
         }
     return values
-
-
-def _point_scores(point: NamedPoint, tuned: Tuned) -> dict[str, float]:
-    return figures(point.average_precisions, tuned.labelled)
 
 
 def _row(name: str, scores: dict[str, float]) -> str:

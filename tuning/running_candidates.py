@@ -117,12 +117,12 @@ class Running:
                 f"about {np.median(kept):,.0f} candidates for one query after part of the gallery, more than {self.limit:,}"
             )
         for query in np.argsort(-kept, kind="stable")[: np.count_nonzero(kept > self.limit)]:
-            own = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
-            own = own[keep[own]]
-            exact, _ = self.settle(int(query), rows[own])
+            near = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
+            near = near[keep[near]]
+            exact, _ = self.settle(int(query), rows[near])
             if len(exact) > self.limit:
                 raise PrunesBadly(f"{len(exact)} candidates for one query after part of the gallery")
-            keep[own] = np.isin(rows[own], exact)
+            keep[near] = np.isin(rows[near], exact)
         self.kept = queries[keep], rows[keep], f[keep]
 
     def _sharpen_some(

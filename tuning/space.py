@@ -17,6 +17,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, nearest
 from competition.messages import log
 from features.components import (
+    Choice,
     Component,
     backbone_named,
     check_choice,
@@ -30,8 +31,6 @@ from features.ranking.steps import check_steps
 from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED, objective_of
 from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
-
-Choice = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     """
     if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
         judged = _judged(configuration, recipe.steps)
-        return _space_of_recipe(configuration, replace(recipe, steps=tuple(judged)))
+        return _space_of_recipe(configuration, replace(recipe, steps=tuple(map(dict, judged))))
     known = choices(configuration)
     counts = {len(configuration.externals)}
     for backbone in configuration.backbones:
@@ -171,8 +170,8 @@ def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
     )
     chosen = recipe_steps(steps, len(order))
     lists: dict[str, tuple] = {}
-    for step in chosen:
-        lists |= step.choice_lists
+    for each_step in chosen:
+        lists |= each_step.choice_lists
     return Space(lists, lambda choice: arranged.components, chosen, arranged)
 
 
@@ -182,7 +181,7 @@ def shallow_to_deep(configuration: Configuration, components: tuple[Component, .
     for chain in dict.fromkeys(component.chain for component in components):
         places = [number for number, component in enumerate(components) if component.chain == chain]
         if len(places) > 1:
-            depth = depth_order(backbone_named(configuration, components[places[0]].backbone).layers)
+            depth = depth_order(backbone_named(configuration, str(components[places[0]].backbone)).layers)
             members = sorted(places, key=lambda number: depth.index(components[number].layer))
             for place, member in zip(places, members):
                 order[place] = member

@@ -14,25 +14,61 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import combinations, count
+from itertools import chain, combinations, count
 
 import numpy as np
 import optuna
 import psutil
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from competition.messages import log
 from tuning.region import face_uniforms, uniform_coordinates
+from tuning.samplers import make_sampler
+from tuning.space import Space
 
 SMALLEST_U = 1e-9
 COORDINATE = re.compile(r"u\d+")  # a trial's parameter
 GRACE_S = 3600  # a trial on another machine that runs for longer is given up: its worker is gone
 PRECISIONS = "average precisions"  # of every labelled query: the attribute of a trial that keeps them
+CROSS_VALIDATED = "cross-validated"  # the attribute of a study that keeps what cross-validation found
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
-Evaluate = Callable[[dict[str, object], np.ndarray], float]
-CountVertices = Callable[[Mapping[str, object]], int]  # of the region under a choice: one a component
+Parameters = dict[str, object]
+Evaluate = Callable[[Parameters, np.ndarray], float]  # choice, coordinates -> MAP@k
+Noted = Callable[
+    [Parameters, np.ndarray], Mapping[str, object]
+]  # the same -> attributes that the trial keeps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How trials come about, in the whole study and in each fold: first named points, then the sampler's.
+
+    total: trials in all; known: parameters tried before all others.
+    """
+
+    space: Space
+    total: int
+    seed: int
+    sampler: str
+    known: tuple[Parameters, ...] = ()
+
+    def seeded(self, seed: int) -> Plan:
+        """Return the same plan with another seed."""
+        return replace(self, seed=seed)
+
+    def named_points(self, study: optuna.Study) -> list[Parameters]:
+        """Return the distinct points that take the study's first places: a third of those it was first to hold."""
+        if "named places" not in study.user_attrs:
+            study.set_user_attr("named places", max(1, self.total // 3))
+        distinct: dict[str, Parameters] = {}
+        for point in chain(self.known, first_points(self.space)):
+            if len(distinct) >= study.user_attrs["named places"]:
+                break
+            distinct.setdefault(json.dumps(point, sort_keys=True), dict(point))
+        return list(distinct.values())
 
 
 def open_study(
@@ -45,48 +81,42 @@ def open_study(
     )
 
 
-def first_points(
-    choice_lists: Mapping[str, Sequence],
-    n_vertices: CountVertices,
-    alone: Iterable[tuple[Mapping[str, object], int]] = (),
-) -> Iterator[dict[str, object]]:
+def first_points(space: Space) -> Iterator[Parameters]:
     """Yield the named points to try first, as parameters: the best known places before any sampling.
 
     The first values of every choice: the centroid and all vertices; then each chain alone under every combination of
-    the choices that make it (alone: such choices with the chain's deepest vertex; their number adds up over chains,
-    where all combinations would multiply); then each other single choice at the centroid; then the centroids of the
-    edges and of the larger faces.
+    the choices that make it (their number adds up over chains, where all combinations would multiply); then each other
+    single choice at the centroid; then the centroids of the edges and of the larger faces.
     """
-    default = {name: values[0] for name, values in choice_lists.items()}
+    default = space.default
+    vertices = range(space.n_vertices(default))
 
-    def point(choice: Mapping[str, object], face: Sequence[int] | None = None) -> dict[str, object]:
-        number = n_vertices(choice)
+    def point(choice: Mapping[str, object], face: Sequence[int] | None = None) -> Parameters:
+        number = space.n_vertices(choice)
         return parameters(choice, face_uniforms(range(number) if face is None else face, number))
 
-    vertices = range(n_vertices(default))
     yield point(default)
     if len(vertices) > 1:
         yield from (point(default, (vertex,)) for vertex in vertices)
-    yield from (point(choice, (vertex,)) for choice, vertex in alone)
-    for name, values in choice_lists.items():
+    yield from (point(choice, (vertex,)) for choice, vertex in space.chains_alone())
+    for name, values in space.choice_lists.items():
         yield from (point({**default, name: value}) for value in values[1:])
     for size in [2, *range(len(vertices) - 1, 2, -1)]:
         if size < len(vertices):
             yield from (point(default, face) for face in combinations(vertices, size))
 
 
-def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> dict[str, object]:
+def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> Parameters:
     """Return the trial parameters of a choice and one u a vertex."""
     return {**choice, **{f"u{vertex}": float(u) for vertex, u in enumerate(uniforms)}}
 
 
 def point_of(
     values: Mapping[str, object], choice_lists: Mapping[str, Sequence]
-) -> tuple[dict[str, object], np.ndarray]:
+) -> tuple[Parameters, np.ndarray]:
     """Return (choice, barycentric coordinates) of a trial's parameters."""
-    uniforms = [values[name] for name in coordinate_names(values)]
-    choice = {name: values[name] for name in choice_lists}
-    return choice, uniform_coordinates(np.array(uniforms, dtype=np.float64))
+    uniforms = np.array([values[name] for name in coordinate_names(values)], dtype=np.float64)
+    return {name: values[name] for name in choice_lists}, uniform_coordinates(uniforms)
 
 
 def coordinate_names(values: Iterable[str]) -> list[str]:
@@ -94,101 +124,102 @@ def coordinate_names(values: Iterable[str]) -> list[str]:
     return [f"u{vertex}" for vertex in range(sum(bool(COORDINATE.fullmatch(name)) for name in values))]
 
 
-def suggest(
-    trial: optuna.Trial, choice_lists: Mapping[str, Sequence], n_vertices: CountVertices
-) -> dict[str, object]:
+def suggest(trial: optuna.Trial, space: Space) -> Parameters:
     """Let the sampler fill in a trial's parameters: the choices, then as many coordinates as they have vertices."""
-    values: dict[str, object] = {
-        name: trial.suggest_categorical(name, list(known)) for name, known in choice_lists.items()
+    values: Parameters = {
+        name: trial.suggest_categorical(name, list(known)) for name, known in space.choice_lists.items()
     }
-    number = n_vertices(values)
-    uniforms = [trial.suggest_float(f"u{vertex}", SMALLEST_U, 1.0) for vertex in range(number)]
-    if number and max(uniforms) == min(uniforms) == 1.0:
-        uniforms = list(face_uniforms(range(number), number))  # no direction at all: the centroid
-    return parameters(values, np.array(uniforms))
+    number = space.n_vertices(values)
+    uniforms = np.array([trial.suggest_float(f"u{vertex}", SMALLEST_U, 1.0) for vertex in range(number)])
+    if number and (uniforms == 1.0).all():
+        uniforms = face_uniforms(range(number), number)  # no direction at all: the centroid
+    return parameters(values, uniforms)
 
 
-def named_places(
-    study: optuna.Study, points: Iterable[Mapping[str, object]], share: int
-) -> list[dict[str, object]]:
-    """Return the distinct `points` that take the study's first places, at most `share` as first asked in its life."""
-    if "named places" not in study.user_attrs:
-        study.set_user_attr("named places", share)
-    distinct: dict[str, dict[str, object]] = {}
-    for point in points:
-        if len(distinct) >= study.user_attrs["named places"]:
-            break
-        distinct.setdefault(json.dumps(point, sort_keys=True), dict(point))
-    return list(distinct.values())
-
-
-def completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def completed(study: optuna.Study) -> list[FrozenTrial]:
     """Return the finished trials in the order of their numbers."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
+def value_of(trial: FrozenTrial) -> float:
+    """Return the figure of a finished trial."""
+    assert trial.value is not None
+    return trial.value
+
+
 def run_trials(
     study: optuna.Study,
+    plan: Plan,
     evaluate: Evaluate,
-    choice_lists: Mapping[str, Sequence],
-    n_vertices: CountVertices,
-    total: int,
-    sampler_at: Callable[[int], optuna.samplers.BaseSampler],
-    named: Sequence[Mapping[str, object]] = (),
     *,
-    noted: Callable[[dict[str, object], np.ndarray], dict[str, object]] | None = None,
-    finished: Callable[[optuna.Study], None] | None = None,
+    noted: Noted | None = None,
+    finished: Callable[[optuna.Study], object] = lambda study: None,
 ) -> None:
-    """Run trials until the study holds `total` in all, this and any other worker's counted.
+    """Run trials until the study holds `plan.total` in all, this and any other worker's counted.
 
-    evaluate(choice, coordinates) -> MAP@k; noted(choice, coordinates) -> attributes that the trial keeps. Each trial has a place, which alone decides its parameters: the first
-    places are those of the `named` points, at the others sampler_at(how many places after them) draws. The place of
-    a trial that failed or whose worker is gone is free again, so an interrupted study ends like any other.
+    Each trial has a place, which alone decides its parameters: the first places are those of the named points, at the
+    others the sampler draws. The place of a trial that failed or whose worker is gone is free again, so an interrupted
+    study ends like any other.
     """
+    named = plan.named_points(study)
     close_abandoned(study, own=True)
     said: set[int] = set()
+    while (place := _free_place(study, plan.total, said)) is not None:
+        if _run_at(study, plan, named, place, evaluate, noted):
+            finished(study)
+
+
+def _free_place(study: optuna.Study, total: int, said: set[int]) -> int | None:
+    """Return the first place that no trial has; where all are taken, wait for the running ones; None: all are done."""
     while True:
         counted = study.get_trials(deepcopy=False, states=COUNTED)
-        if len(counted) >= total:
-            running = [trial for trial in counted if trial.state == TrialState.RUNNING]
-            if not running or len(counted) - len(running) >= total:
-                return
-            _say_waiting(running, said)
-            threading.Event().wait(0.2)
-            close_abandoned(study)
-            continue
-        taken = {_place(trial) for trial in counted}
-        place = next(place for place in count() if place not in taken)
-        fixed = dict(named[place]) if place < len(named) else {}
-        trial_id = _new_trial(study, place, fixed, choice_lists)
-        number = study._storage.get_trial(trial_id).number
-        try:
-            if any(
-                _place(trial) == place and trial.number < number
-                for trial in study.get_trials(deepcopy=False, states=COUNTED)
-            ):
-                study.tell(number, state=TrialState.FAIL)  # another worker was first at this place
-                continue
-            if not fixed:
-                study.sampler = sampler_at(place - len(named))
-                fixed = suggest(optuna.Trial(study, trial_id), choice_lists, n_vertices)
-            point = point_of(fixed, choice_lists)
-            value = evaluate(*point)
-            for key, attribute in ({} if noted is None else noted(*point)).items():
-                study._storage.set_trial_user_attr(trial_id, key, attribute)
-        except BaseException:
-            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-            raise
-        study.tell(number, value, skip_if_finished=True)
-        if finished is not None:
-            finished(study)
+        if len(counted) < total:
+            taken = {_place(trial) for trial in counted}
+            return next(place for place in count() if place not in taken)
+        running = [trial for trial in counted if trial.state == TrialState.RUNNING]
+        if not running or len(counted) - len(running) >= total:
+            return None
+        _say_waiting(running, said)
+        threading.Event().wait(0.2)
+        close_abandoned(study)
+
+
+def _run_at(
+    study: optuna.Study,
+    plan: Plan,
+    named: Sequence[Parameters],
+    place: int,
+    evaluate: Evaluate,
+    noted: Noted | None,
+) -> bool:
+    """Run the trial of one place; False where another worker was first there."""
+    fixed = named[place] if place < len(named) else {}
+    trial_id = _new_trial(study, place, fixed, plan.space.choice_lists)
+    number = study._storage.get_trial(trial_id).number
+    try:
+        counted = study.get_trials(deepcopy=False, states=COUNTED)
+        if any(_place(trial) == place and trial.number < number for trial in counted):
+            study.tell(number, state=TrialState.FAIL)
+            return False
+        if not fixed:
+            study.sampler = make_sampler(plan.sampler, plan.seed, place - len(named))
+            fixed = suggest(optuna.Trial(study, trial_id), plan.space)
+        point = point_of(fixed, plan.space.choice_lists)
+        value = evaluate(*point)
+        for key, attribute in ({} if noted is None else noted(*point)).items():
+            study._storage.set_trial_user_attr(trial_id, key, attribute)
+    except BaseException:
+        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        raise
+    study.tell(number, value, skip_if_finished=True)
+    return True
 
 
 def _new_trial(
     study: optuna.Study, place: int, fixed: Mapping[str, object], choice_lists: Mapping[str, Sequence]
 ) -> int:
     """Note a running trial with its place, its worker and the parameters known already, all at once; its id."""
-    distributions = {
+    distributions: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(list(choice_lists[name]))
         if name in choice_lists
         else FloatDistribution(SMALLEST_U, 1.0)
@@ -205,7 +236,7 @@ def _new_trial(
     )
 
 
-def _place(trial: optuna.trial.FrozenTrial) -> int:
+def _place(trial: FrozenTrial) -> int:
     return trial.user_attrs.get("place", trial.number)
 
 
@@ -225,11 +256,16 @@ def _process_start(pid: int) -> float | None:
         return None
 
 
-def _given_up_at(trial: optuna.trial.FrozenTrial) -> datetime:
-    return trial.datetime_start + timedelta(seconds=GRACE_S)
+def _given_up_at(trial: FrozenTrial) -> datetime:
+    return _started(trial) + timedelta(seconds=GRACE_S)
 
 
-def _say_waiting(running: Sequence[optuna.trial.FrozenTrial], said: set[int]) -> None:
+def _started(trial: FrozenTrial) -> datetime:
+    assert trial.datetime_start is not None
+    return trial.datetime_start
+
+
+def _say_waiting(running: Sequence[FrozenTrial], said: set[int]) -> None:
     for trial in running:
         if trial.number not in said:
             said.add(trial.number)
@@ -241,7 +277,7 @@ def _say_waiting(running: Sequence[optuna.trial.FrozenTrial], said: set[int]) ->
             )
             log.info(
                 f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
-                f"{trial.datetime_start:%H:%M}, {until}"
+                f"{_started(trial):%H:%M}, {until}"
             )
 
 

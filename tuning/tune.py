@@ -3,53 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import optuna
 
 from competition.configuration import Configuration
 from competition.messages import log
-from competition.metrics import WHOLE_LISTS, figure_label
+from competition.metrics import figure_label
 from competition.progress import Progress
 from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.recipe import Recipe
 from tuning import study as studies
-from tuning.best import best_point, certified, check_certifiable, other_figures
+from tuning.best import Point, best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
-from tuning.claims import (
-    affordable_folds,
-    importances,
-    near_best_share,
-    showable_gain,
-    trial_precisions,
-    unseen_scores,
-    validated_by,
-)
-from tuning.combination import Combination, excluded_rows
+from tuning.combination import Combination
 from tuning.evaluating import evaluated, figures
+from tuning.forecast import Kind, affordable_folds, kinds_text, measured_kinds, showable_gain
+from tuning.gallery_pass import excluded_rows
 from tuning.labelled import Labelled, objective_of
-from tuning.landscape import Choice, Landscape
+from tuning.landscape import Landscape
 from tuning.misses import Miss, find_misses, write_misses
-from tuning.named_points import NamedPoint, evaluate_named, named_points
+from tuning.named_points import NamedPoint, named_points
 from tuning.region import barycentric, contains
-from tuning.samplers import make_sampler, mixed
+from tuning.samplers import make_sampler
 from tuning.storage import open_storage
-from tuning.timing import Kind, kinds_text, measured_kinds
-from tuning.validation import (
-    Comparison,
-    CrossValidated,
-    bias_corrected,
-    compare,
-    cross_validate,
-)
+from tuning.validation import Comparison, CrossValidated
+from tuning.verdict import Judged, cross_validated, importances, judge, near_best_share, without_luck
 
 
 @dataclass
 class Tuned:
-    """All that `tune` found; `recipe` is the study's best, `untuned` equal weights of the first choices, or the recipe
-    under study as it stands. comparison: on queries that did not choose; None where there are none, as with one group;
-    bias_corrected: MAP@k on the public queries that choosing the best trial earns on those that did not choose."""
+    """All that `tune` found.
+
+    recipe: the study's best; untuned: equal weights of the first choices, or the recipe under study as it is;
+    comparison: on queries that did not choose; None where there are none, as with one group; bias_corrected: MAP@k on
+    the public queries without the luck of the best of many trials; mixed: why the trials' figures do not compare.
+    """
 
     recipe: Recipe
     untuned: Recipe
@@ -90,118 +81,51 @@ def tune(
     bound, over the recipe's choices or (certify_all) all of the study's; recipe: study this one instead of the
     configuration's choices (see `tuning.space.space_of`).
     """
-
     landscape = Landscape(configuration, recipe=recipe, progress=progress)
-    log.info(
-        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
-        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
-    )
-    settings, labelled = configuration.tuning, landscape.labelled
     if certify_seconds:
         check_certifiable(landscape)
-    total = settings.trials if trials is None else trials
-    seed = settings.seed if seed is None else seed
-    kinds = measured_kinds(landscape)
-    log.info(kinds_text(kinds, total))
-    untuned, untuned_precisions = _untuned(landscape)
-    log.info(showable_gain(landscape, untuned_precisions))
-
-    storage = open_storage(settings.storage, landscape.work)
-    name = f"{landscape.study_name()}-seed{seed}"
-    study = studies.open_study(storage, name, make_sampler(settings.sampler, seed))
+    plan = _plan(landscape, trials, seed)
+    kinds, untuned, untuned_values = _forecast(landscape, plan)
+    study = _open(landscape, plan)
     before = len(studies.completed(study))
     mixed = other_figures(landscape, study)
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
-    known = _recipe_point(landscape)
+    _run(landscape, study, plan, progress)
 
-    def noted(choice: Choice, coordinates: np.ndarray) -> dict[str, object]:
-        """What costs a ranking of the whole gallery is noted with the trial: bias correction asks for it again."""
-        combination = landscape.combination(choice)
-        if combination.scene is not None:
-            return {}
-        return {studies.PRECISIONS: combination.average_precisions(combination.weights(coordinates)).tolist()}
-
-    with Progress(total=total, initial=min(before, total), unit="trial", desc="tune", shown=progress) as bar:
-        best_so_far = max((trial.value for trial in studies.completed(study)), default=0.0)
-
-        def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:
-            nonlocal best_so_far
-            value = landscape.map_inside(choice, coordinates, labelled.public)
-            best_so_far = max(best_so_far, value)
-            label = figure_label(landscape.metric, landscape.top_k)
-            bar.set_postfix_str(f"best {label} {best_so_far:.4f}", refresh=False)
-            return value
-
-        _run(landscape, study, evaluate, total, seed, known, noted=noted, finished=lambda _: bar.update())
-
-    choice, coordinates, public = best_point(landscape, study)
-    best, combination, tuned_precisions = _best(landscape, choice, coordinates, name, seed, total, None)
-    public_mask = labelled.public
-    unseen = bias_corrected(
-        trial_precisions(landscape, study)[:, public_mask],
-        labelled.groups[public_mask],
-        seed=seed,
-        weight=labelled.weight[public_mask],
-    )
-    corrected = None if unseen is None else float(np.average(unseen, weights=labelled.weight[public_mask]))
-    comparison = _judge(best, unseen, tuned_precisions, untuned_precisions, labelled, corrected, None, None)
-    earlier = {path.stem: readable(path) for path in (landscape.work / "recipes").glob("*.json")}
-    _write(landscape, best, untuned, earlier)  # what follows takes long, and may be interrupted
-    certificate = None
+    point = best_point(landscape, study)
+    lucky = without_luck(landscape, study, plan.seed)
+    write = partial(_written, landscape, study, plan, untuned, untuned_values, lucky, _earlier(landscape))
+    written = write(point)  # what follows takes long, and may be interrupted
+    certificate = found = None
     if certify_seconds:
-        certificate, choice, coordinates, public = certified(
-            landscape, choice, coordinates, public, certify_seconds, certify_all, progress
-        )
-        best, combination, tuned_precisions = _best(
-            landscape, choice, coordinates, name, seed, total, certificate
-        )
-        _judge(best, unseen, tuned_precisions, untuned_precisions, labelled, corrected, None, certificate)
-        _write(landscape, best, untuned, earlier)
-    weights = combination.weights(coordinates)
-    named = _named(landscape, choice, combination)
-    cross_validated = None
+        certificate, point = certified(landscape, point, certify_seconds, certify_all, progress)
+        written = write(point, certificate)
+    named = _named(landscape, point)
     if folds is None:
-        folds = affordable_folds(landscape, combination, total * repeats)
-    if folds >= 2 and len(np.unique(labelled.groups[labelled.public])) >= 2:
-        cross_validated = _cross_validated(landscape, total, seed, folds, repeats, known, progress)
-        unseen = cross_validated.out_of_fold.mean(axis=0)
-    comparison = _judge(
-        best,
-        unseen,
-        tuned_precisions,
-        untuned_precisions,
-        labelled,
-        corrected,
-        cross_validated,
-        certificate,
-    )
-    paths = _write(landscape, best, untuned, earlier)
-    misses = _misses(landscape, choice, combination, weights)
-    if misses is not None:
-        paths["missed"] = write_misses(
-            landscape.work / "recipes" / "best-missed.csv",
-            misses,
-            labelled.query_ids,
-            landscape.gallery_ids,
-            labelled.private,
-        )
+        folds = affordable_folds(landscape, landscape.combination(point.choice), plan.total * repeats)
+    if folds >= 2 and lucky is not None:
+        found = cross_validated(landscape, plan, folds, repeats, progress)
+        study.set_user_attr(studies.CROSS_VALIDATED, found.figures())
+        written = write(point, certificate, found)
+    combination, finished = landscape.combination(point.choice), len(studies.completed(study))
+    misses = _misses(landscape, point, written.paths)
     return Tuned(
-        best,
+        written.recipe,
         untuned,
         combination,
-        coordinates,
-        labelled,
-        len(studies.completed(study)),
-        len(studies.completed(study)) - before,
+        point.coordinates,
+        landscape.labelled,
+        finished,
+        finished - before,
         named,
-        comparison,
-        corrected,
-        cross_validated,
+        written.judged.comparison,
+        written.judged.bias_corrected,
+        found,
         certificate,
         importances(study),
-        near_best_share(combination, tuned_precisions, labelled),
-        paths,
+        near_best_share(combination, written.values, landscape.labelled),
+        written.paths,
         kinds,
         misses,
         mixed,
@@ -209,104 +133,18 @@ def tune(
     )
 
 
-def _best(
-    landscape: Landscape,
-    choice: Choice,
-    coordinates: np.ndarray,
-    study: str,
-    seed: int,
-    trials: int,
-    certificate: Certificate | None,
-) -> tuple[Recipe, Combination, np.ndarray]:
-    """The recipe of a point of the study, its combination and its average precisions."""
-    combination = landscape.combination(choice)
-    values = combination.average_precisions(combination.weights(coordinates))
-    weights = landscape.recipe_weights(choice, coordinates)
-    recipe = Recipe(
-        "best",
-        landscape.space.components_of(choice),
-        tuple(map(float, weights)),
-        dict(choice),
-        figures(values, landscape.labelled),
-        _provenance(landscape, choice, combination, study, seed, trials, certificate),
-        tuple(landscape.recipe_steps(choice, weights)),
-    )
-    return recipe, combination, values
-
-
-def _write(
-    landscape: Landscape, best: Recipe, untuned: Recipe, earlier: dict[str, Recipe | None]
-) -> dict[str, Path]:
-    """Write the recipes of the study, what stood there before kept where it is better; their files by name."""
-    made = {"recipe": best, "untuned": untuned}
-    if landscape.space.recipe is not None:
-        own = f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned"
-        made["tuned"] = replace(best, name=own)
-    folder = landscape.work / "recipes"
-    before = {  # an untuned recipe that was under study is there under its own name
-        name: recipe
-        for name, recipe in earlier.items()
-        if recipe is not None and not (name == untuned.name and "studied" in recipe.provenance)
-    }
-    return {
-        key: keep_recipe(folder / f"{recipe.name}.json", recipe, before.get(recipe.name))
-        for key, recipe in made.items()
-    }
-
-
-def _judge(
-    best: Recipe,
-    unseen: np.ndarray | None,
-    tuned: np.ndarray,
-    untuned: np.ndarray,
-    labelled: Labelled,
-    corrected: float | None,
-    cross_validated: CrossValidated | None,
-    certificate: Certificate | None,
-) -> Comparison | None:
-    """Note in the recipe what it earns on queries that did not choose, and return its gain over the untuned one there."""
-    if unseen is None:
-        return None
-    public = labelled.public
-    comparison = compare(unseen, untuned[public], labelled.groups[public], weight=labelled.weight[public])
-    best.scores.update(unseen_scores(unseen, tuned, labelled, corrected, cross_validated))
-    best.provenance["validated by"] = validated_by(labelled, cross_validated, certificate)
-    best.provenance.pop("within noise of", None)
-    if comparison.within_noise:
-        best.provenance["within noise of"] = "untuned"
-    return comparison
-
-
-def _run(
-    landscape: Landscape,
-    study,
-    evaluate: studies.Evaluate,
-    total: int,
-    seed: int,
-    known: list[dict[str, object]],
-    *,
-    noted=None,
-    finished=None,
-) -> None:
-    """Run the trials of the whole study, or of one inside a fold, by the same procedure."""
-    space = landscape.space
-    points = studies.first_points(space.choice_lists, space.n_vertices, space.chains_alone())
-    named = studies.named_places(study, chain(known, points), max(1, total // 3))
-    sampler = landscape.configuration.tuning.sampler
-    studies.run_trials(
-        study,
-        evaluate,
-        space.choice_lists,
-        space.n_vertices,
-        total,
-        lambda draw: make_sampler(sampler, seed, draw),
-        named,
-        noted=noted,
-        finished=finished,
+def _plan(landscape: Landscape, trials: int | None, seed: int | None) -> studies.Plan:
+    settings = landscape.configuration.tuning
+    return studies.Plan(
+        landscape.space,
+        settings.trials if trials is None else trials,
+        settings.seed if seed is None else seed,
+        settings.sampler,
+        tuple(_recipe_point(landscape)),
     )
 
 
-def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
+def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
     """The parameters of the recipe under study itself, where the region holds its weights."""
     recipe, default = landscape.space.recipe, landscape.space.default
     if recipe is None:
@@ -324,83 +162,27 @@ def _recipe_point(landscape: Landscape) -> list[dict[str, object]]:
     return [studies.parameters(default, np.exp(-coordinates))]
 
 
-def _named(landscape: Landscape, choice: Choice, combination: Combination) -> list[NamedPoint]:
-    """Points worth knowing under the best's choices, by full ranking."""
-    if not landscape.space.steps and landscape.metric != WHOLE_LISTS:
-        return evaluate_named(
-            combination,
-            *landscape.dumps(choice),
-            landscape.labelled.relevant,
-            landscape.top_k,
-            landscape.metric,
-        )
-    return named_points(
-        combination, lambda weights: landscape.full_precisions(choice, weights, combination.corners)
+def _forecast(landscape: Landscape, plan: studies.Plan) -> tuple[list[Kind], Recipe, np.ndarray]:
+    """Say what the study costs and what it can show; returns kinds of trials, the untuned recipe and its AP@k (Q,)."""
+    log.info(
+        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
+        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
     )
-
-
-def _misses(
-    landscape: Landscape, choice: Choice, combination: Combination, weights: np.ndarray
-) -> list[Miss] | None:
-    """The correct images the best recipe misses; None where there are no candidates to explain them by."""
-    if combination.scene is None:
-        return None
-    prepared, asked = landscape.prepared(choice), np.flatnonzero(landscape.labelled.reported)
-    return find_misses(
-        combination.scene.of_queries(asked),  # labelled ones come first
-        landscape.labelled.relevant[: len(asked)],
-        weights,
-        combination.corners,
-        prepared.queries,
-        prepared.gallery,
-        excluded_rows(prepared.gallery),
-    )
-
-
-def _cross_validated(
-    landscape: Landscape,
-    total: int,
-    seed: int,
-    folds: int,
-    repeats: int,
-    known: list[dict[str, object]],
-    progress: bool,
-) -> CrossValidated:
-    """The same procedure inside each fold of the public queries, scored outside it."""
-    import optuna
-
-    public = np.flatnonzero(landscape.labelled.public)
-    groups = landscape.labelled.groups[public]
-    folds = min(folds, len(np.unique(groups)))
-    with Progress(total=folds * repeats, unit="fold", desc="cross-validate", shown=progress) as bar:
-
-        def tune_inside(inside: np.ndarray, fold_seed: int) -> np.ndarray:
-            mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
-            mask[public[inside]] = True
-            storage = optuna.storages.InMemoryStorage()
-            study = studies.open_study(storage, "fold", make_sampler("random", seed))
-
-            def evaluate(choice: dict[str, object], point: np.ndarray) -> float:
-                return landscape.map_inside(choice, point, mask)
-
-            _run(landscape, study, evaluate, total, mixed(seed, fold_seed + 1), known)
-            choice, coordinates = studies.point_of(study.best_trial.params, landscape.choice_lists)
-            combination = landscape.combination(choice)
-            bar.update()
-            return combination.average_precisions(combination.weights(coordinates))[public]
-
-        weight = landscape.labelled.weight[public]
-        return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=seed, weight=weight)
+    kinds = measured_kinds(landscape)
+    log.info(kinds_text(kinds, plan.total))
+    untuned, values = _untuned(landscape)
+    log.info(showable_gain(landscape, values))
+    return kinds, untuned, values
 
 
 def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
-    """What a team without labels would submit: the recipe under study as it stands, or equal weights of the first
-    choices and the first values of the steps."""
+    """What a team without labels would submit, and its AP@k (Q,): the recipe under study as it is, or the first
+    choices, equal weights and the first values of the steps."""
     choice, recipe = landscape.space.default, landscape.space.recipe
     components = landscape.space.components_of(choice)
     weights = np.full(len(components), 1.0 / len(components)) if recipe is None else recipe.weight_array
     values = landscape.full_precisions(choice, weights, landscape.combination(choice).corners)
-    recipe = Recipe(
+    made = Recipe(
         "untuned",
         components,
         tuple(map(float, weights)),
@@ -409,37 +191,148 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
         {"competition": landscape.configuration.competition.name, **_studied(landscape)},
         landscape.recipe_steps(choice, weights),
     )
-    return evaluated(landscape.configuration, recipe, values, landscape.labelled), values
+    return evaluated(landscape.configuration, made, values, landscape.labelled), values
+
+
+def _open(landscape: Landscape, plan: studies.Plan) -> optuna.Study:
+    storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
+    name = f"{landscape.study_name()}-seed{plan.seed}"
+    return studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
+
+
+def _run(landscape: Landscape, study: optuna.Study, plan: studies.Plan, progress: bool) -> None:
+    """Run the trials that the study lacks, with a progress bar."""
+
+    def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
+        return landscape.map_inside(choice, coordinates, landscape.labelled.public)
+
+    def noted(choice: studies.Parameters, coordinates: np.ndarray) -> dict[str, object]:
+        """What costs a ranking of the whole gallery is noted with the trial: bias correction asks for it again."""
+        if landscape.combination(choice).scene is not None:
+            return {}
+        return {studies.PRECISIONS: landscape.precisions(choice, coordinates).tolist()}
+
+    def finished(study: optuna.Study) -> None:
+        figure = figure_label(landscape.metric, landscape.top_k)
+        bar.set_postfix_str(f"best {figure} {study.best_value:.4f}", refresh=False)
+        bar.update()
+
+    there = min(len(studies.completed(study)), plan.total)
+    with Progress(total=plan.total, initial=there, unit="trial", desc="tune", shown=progress) as bar:
+        studies.run_trials(study, plan, evaluate, noted=noted, finished=finished)
+
+
+def _earlier(landscape: Landscape) -> dict[str, Recipe]:
+    """The recipes that are kept already, by name, but for one under study that was written as untuned."""
+    found = {path.stem: readable(path) for path in (landscape.work / "recipes").glob("*.json")}
+    return {
+        name: recipe
+        for name, recipe in found.items()
+        if recipe is not None and not (name == "untuned" and "studied" in recipe.provenance)
+    }
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The recipe of a point as written; values: its AP@k (Q,); paths: its files by what they are."""
+
+    recipe: Recipe
+    values: np.ndarray
+    judged: Judged
+    paths: dict[str, Path]
+
+
+def _written(
+    landscape: Landscape,
+    study: optuna.Study,
+    plan: studies.Plan,
+    untuned: Recipe,
+    untuned_values: np.ndarray,
+    lucky: np.ndarray | None,
+    earlier: dict[str, Recipe],
+    point: Point,
+    certificate: Certificate | None = None,
+    found: CrossValidated | None = None,
+) -> _Written:
+    """Write the recipe of a point with what it is worth, and the untuned one; better `earlier` ones are kept."""
+    choice, labelled = point.choice, landscape.labelled
+    values = landscape.precisions(choice, point.coordinates)
+    weights = landscape.recipe_weights(choice, point.coordinates)
+    best = Recipe(
+        "best",
+        landscape.space.components_of(choice),
+        tuple(map(float, weights)),
+        dict(choice),
+        figures(values, labelled),
+        _provenance(landscape, study, plan, point, certificate),
+        tuple(landscape.recipe_steps(choice, weights)),
+    )
+    judged = judge(best, values, untuned_values, labelled, lucky, found, certificate)
+    made = {"recipe": best, "untuned": untuned}
+    if landscape.space.recipe is not None:
+        made["tuned"] = replace(best, name=f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned")
+    folder = landscape.work / "recipes"
+    paths = {
+        key: keep_recipe(folder / f"{recipe.name}.json", recipe, earlier.get(recipe.name))
+        for key, recipe in made.items()
+    }
+    return _Written(best, values, judged, paths)
+
+
+def _provenance(
+    landscape: Landscape,
+    study: optuna.Study,
+    plan: studies.Plan,
+    point: Point,
+    certificate: Certificate | None,
+) -> dict[str, object]:
+    configuration, settings = landscape.configuration, landscape.configuration.tuning
+    return {
+        "competition": configuration.competition.name,
+        "data": data_identity(configuration, landscape.space.components_of(point.choice)),
+        "convention": "min(m,k)",
+        "region": settings.region,
+        "sums": list(map(float, landscape.combination(point.choice).sums)),
+        "study": study.study_name,
+        "seed": plan.seed,
+        "trials": plan.total,
+        "sampler": settings.sampler,
+        "private share": settings.private,
+        "objective": objective_of(configuration),
+        **_studied(landscape),
+        **({} if certificate is None else {"certified bound": certificate.bound}),
+    }
 
 
 def _studied(landscape: Landscape) -> dict[str, str]:
     return {} if landscape.space.recipe is None else {"studied": landscape.space.recipe.name}
 
 
-def _provenance(
-    landscape: Landscape,
-    choice: Choice,
-    combination: Combination,
-    study: str,
-    seed: int,
-    trials: int,
-    certificate: Certificate | None,
-) -> dict[str, object]:
-    settings = landscape.configuration.tuning
-    found: dict[str, object] = {
-        "competition": landscape.configuration.competition.name,
-        "data": data_identity(landscape.configuration, landscape.space.components_of(choice)),
-        "convention": "min(m,k)",
-        "region": settings.region,
-        "sums": list(map(float, combination.sums)),
-        "study": study,
-        "seed": seed,
-        "trials": trials,
-        "sampler": settings.sampler,
-        "private share": settings.private,
-        "objective": objective_of(landscape.configuration),
-    }
-    found |= _studied(landscape)
-    if certificate is not None:
-        found["certified bound"] = certificate.bound
-    return found
+def _named(landscape: Landscape, point: Point) -> list[NamedPoint]:
+    """Points worth knowing under the best's choices, by full ranking."""
+    combination = landscape.combination(point.choice)
+
+    def precisions(weights: np.ndarray) -> np.ndarray:
+        return landscape.full_precisions(point.choice, weights, combination.corners)
+
+    return named_points(combination, precisions)
+
+
+def _misses(landscape: Landscape, point: Point, paths: dict[str, Path]) -> list[Miss] | None:
+    """Write the correct images that the best recipe misses; None where there are no candidates to explain them by."""
+    combination, labelled = landscape.combination(point.choice), landscape.labelled
+    if combination.scene is None:
+        return None
+    prepared, asked = landscape.prepared(point.choice), np.flatnonzero(labelled.reported)
+    misses = find_misses(
+        combination.scene.of_queries(asked),  # labelled ones come first
+        labelled.relevant[: len(asked)],
+        combination.weights(point.coordinates),
+        combination.corners,
+        prepared.queries,
+        prepared.gallery,
+        excluded_rows(prepared.gallery),
+    )
+    path = landscape.work / "recipes" / "best-missed.csv"
+    paths["missed"] = write_misses(path, misses, labelled.query_ids, landscape.gallery_ids, labelled.private)
+    return misses

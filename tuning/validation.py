@@ -1,4 +1,4 @@
-"""Validation that resembles a leaderboard: what tuning earns as a procedure, and whether a gain is more than chance.
+"""Validation that resembles a leaderboard: what to expect of tuning on new queries, and whether a gain is chance.
 
 Queries that share a correct image are one group; folds, resamples and sign flips move groups whole.
 """
@@ -26,7 +26,7 @@ class CrossValidated:
 
     @property
     def mean(self) -> float:
-        """MAP@k that tuning as a procedure earns on queries it did not see."""
+        """MAP@k to expect of tuning on queries that it did not see."""
         values = self.out_of_fold
         weight = None if self.weight is None else np.broadcast_to(self.weight, values.shape)
         return float(np.average(values, weights=weight))
@@ -35,6 +35,14 @@ class CrossValidated:
     def spread(self) -> float:
         """Standard deviation of the folds' MAP."""
         return float(self.fold_maps.std())
+
+    def figures(self) -> dict[str, object]:
+        """Return mean, interval and spread as plain values."""
+        return {
+            "mean": self.mean,
+            "interval": None if self.interval is None else list(self.interval),
+            "spread": self.spread,
+        }
 
 
 @dataclass(frozen=True)

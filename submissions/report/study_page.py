@@ -14,10 +14,10 @@ from features.components import Component, short_names
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
-from tuning.claims import near_best_share
 from tuning.region import region_chains, uniform_coordinates, vertices
 from tuning.report import readable_names
 from tuning.storage import open_storage
+from tuning.verdict import near_best_share
 
 SLICED = 6  # parameters that Optuna's slices show
 ENOUGH = 10  # trials that importances need

@@ -65,7 +65,6 @@ def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combin
         scene.configuration.competition.top_k,
         region,
         scene.work / "candidates",
-        say=log.info,
         metric=scene.configuration.competition.metric,
     )
 

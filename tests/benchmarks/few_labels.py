@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration, load_configuration
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from competition.mini import build
 from competition.splits import query_groups
 from features.components import depth_order, layer_component
@@ -76,7 +76,7 @@ def precisions(configuration: Configuration, real: dict) -> tuple[np.ndarray, np
             each = zip(made.queries, made.gallery)
             scores.append(sum(np.asarray(q.descriptors) @ np.asarray(g.descriptors).T for q, g in each))
         best = np.argsort(-np.concatenate(scores), axis=1, kind="stable")[:, :k]
-        found.append(average_precisions(best, relevant, k))
+        found.append(query_figures(best, relevant, k))
     values, count = np.stack(found), len(relevant) - len(judged.ids)
     return values[:, :count], values[:, count:]
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
@@ -82,7 +82,7 @@ class Pool:
                     photos=photos_for(contest.configuration, found.components, found.steps, contest.gallery),
                 )
                 seconds += time.perf_counter() - begin
-                values.append(average_precisions(ranks, split.relevant, TOP_K))
+                values.append(query_figures(ranks, split.relevant, TOP_K))
         return np.concatenate(values), seconds, list(dict.fromkeys(notes))
 
     def difference(self, values: np.ndarray, base: np.ndarray, among: np.ndarray) -> str:

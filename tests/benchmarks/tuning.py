@@ -36,7 +36,8 @@ from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, top_positions
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
-from tuning.study import completed, open_study, run_trials
+from tuning.space import Space
+from tuning.study import Plan, completed, open_study, run_trials
 
 LAYERS = {"conv1_2": 64, "conv2_2": 128, "conv3_3": 256, "conv4_3": 512, "conv5_3": 512}
 COMMON = (
@@ -208,9 +209,7 @@ def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
         return value
 
     begun = time.perf_counter()
-    run_trials(
-        study, evaluate, {}, len(combination.corners), n_trials, lambda draw: make_sampler("tpe", 0, draw)
-    )
+    run_trials(study, Plan(Space({}, lambda choice: combination.components), n_trials, 0, "tpe"), evaluate)
     assert len(completed(study)) == n_trials
     return time.perf_counter() - begun, spent
 
@@ -270,7 +269,7 @@ def recombine(stored: np.ndarray, weights: np.ndarray, relevant, k: int) -> floa
     scores = np.tensordot(weights.astype(np.float32), stored, axes=1)
     top = np.argpartition(-scores, k, axis=1)[:, :k]
     values = np.take_along_axis(scores, top, axis=1)
-    top = np.take_along_axis(top, top_positions(values, k), axis=1)
+    top = np.take_along_axis(top, top_positions(values, k)[0], axis=1)
     hits = np.array([np.isin(line, rows) for line, rows in zip(top, relevant)])
     return float(figures_of_hits(hits, np.array([len(rows) for rows in relevant]), k).mean())
 
@@ -302,8 +301,9 @@ def measure(
             everything = components, queries, gallery, relevant, np.ones(n_queries, bool), k, region, None
             bare, passes = [bare_product(queries, gallery, 8192)], []
             for _ in range(TURNS):  # in turn, so that other work on the machine meets both
+                begun = time.perf_counter()
                 combination = make_combination(*everything)
-                passes.append(combination.seconds)
+                passes.append(time.perf_counter() - begun)
                 bare.append(bare_product(queries, gallery, 8192))
             bare_s, pass_s = float(np.median(bare)), float(np.median(passes))
             with AnonymousPeak() as memory:

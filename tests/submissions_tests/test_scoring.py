@@ -9,7 +9,7 @@ from competition.errors import Top7Error
 from competition.images import list_images
 from competition.labels import read_labels, relevant_rows
 from competition.leaderboard import file_digest
-from competition.metrics import mean_average_precision
+from competition.metrics import query_figures
 from submissions.scoring import read_submission, score_submission
 from submissions.writing import write_submission
 
@@ -72,4 +72,4 @@ def test_grocery_submission_scores_as_its_ranks(tmp_path, shared):
     path = write_submission(tmp_path / "s.csv", queries, ranks, gallery)
     score = score_submission(path, labels_path, splits={"validation": queries}, gallery_ids=gallery)
     for convention, value in score.maps.items():
-        assert value == mean_average_precision(ranks, relevant, 7, convention) > 0
+        assert value == query_figures(ranks, relevant, 7, convention=convention).mean() > 0

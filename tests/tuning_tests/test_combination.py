@@ -7,13 +7,13 @@ import os
 import numpy as np
 import pytest
 
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features import sharding
 from features.components import Component
 from features.dumps import Dump
-from tuning import combination as combinations
-from tuning.combination import make_combination, mean_similarities
-from tuning.named_points import PAPER_ROWS, evaluate_named, named_weights, paper_weights
+from tuning import gallery_pass
+from tuning.combination import full_precisions, make_combination, mean_similarities
+from tuning.named_points import PAPER_ROWS, named_points, named_weights, paper_weights
 from tuning.region import random_coordinates
 from tuning.report import ratio_form
 
@@ -74,7 +74,7 @@ def naive_precisions(queries, gallery, weights, relevant):
     )
     scores[:, gallery[0].unreadable] = -np.inf
     ranks = np.stack([np.lexsort((np.arange(len(line)), -line))[:K] for line in scores])
-    return average_precisions(ranks, relevant, K)
+    return query_figures(ranks, relevant, K)
 
 
 def test_s_is_the_mean_cosine_over_public_readable_queries_and_readable_rows(scenery):
@@ -99,15 +99,14 @@ def test_every_weight_of_the_region_gives_the_naive_figure(scenery, tmp_path, re
         np.testing.assert_array_equal(again.average_precisions(weights), made.average_precisions(weights))
 
 
-def test_a_region_that_prunes_badly_says_so_and_streams_the_same_figures(scenery, monkeypatch, tmp_path):
+def test_a_region_that_prunes_badly_says_so_and_ranks_to_the_same_figures(
+    scenery, monkeypatch, tmp_path, capsys
+):
     components, queries, gallery, relevant, public = scenery
     exact = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
-    monkeypatch.setattr(combinations, "candidate_limit", lambda n_rows: 8)
-    said = []
-    made = make_combination(
-        components, queries, gallery, relevant, public, K, "simplex", tmp_path, say=said.append
-    )
-    assert made.scene is None and "prunes badly" in said[-1] and "s a trial" in said[-1]
+    monkeypatch.setattr(gallery_pass, "candidate_limit", lambda n_rows: 8)
+    made = make_combination(components, queries, gallery, relevant, public, K, "simplex", tmp_path)
+    assert made.scene is None and "prunes badly" in capsys.readouterr().err
     for weights in random_coordinates(20, 3, np.random.default_rng(2)):
         np.testing.assert_array_equal(made.average_precisions(weights), exact.average_precisions(weights))
 
@@ -115,11 +114,11 @@ def test_a_region_that_prunes_badly_says_so_and_streams_the_same_figures(scenery
 def test_more_queries_than_memory_holds_at_once_come_in_passes_to_the_same_candidates(scenery, monkeypatch):
     components, queries, gallery, relevant, public = scenery
     whole = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
-    monkeypatch.setattr(combinations, "PASS_BYTES", 3 * len(components) * combinations.QUERY_BYTES)
+    monkeypatch.setattr(gallery_pass, "PASS_BYTES", 3 * len(components) * gallery_pass.QUERY_BYTES)
     parts = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
     np.testing.assert_array_equal(parts.scene.rows, whole.scene.rows)
     np.testing.assert_array_equal(parts.scene.similarities, whole.scene.similarities)
-    monkeypatch.setattr(combinations, "SCENE_BYTES", 100)
+    monkeypatch.setattr(gallery_pass, "SCENE_BYTES", 100)
     assert make_combination(components, queries, gallery, relevant, public, K, "simplex", None).scene is None
 
 
@@ -158,7 +157,8 @@ def test_a_damaged_cache_is_made_anew(scenery, tmp_path, pattern, harm):
 def test_named_points_are_ranked_in_full_and_flagged(scenery):
     components, queries, gallery, relevant, public = scenery
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
-    found = {point.name: point for point in evaluate_named(made, queries, gallery, relevant, K)}
+    points = named_points(made, lambda weights: full_precisions(queries, gallery, weights, relevant, K))
+    found = {point.name: point for point in points}
     assert set(found) == {"equal weights", *(component.name for component in components)}
     shallow, deep = found["net/0/fcrow"], found["net/2/fcrow"]
     assert (
@@ -198,7 +198,7 @@ def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
 
     expected = {region: made(region) for region in ("similarity", "simplex")}
     monkeypatch.setattr(sharding, "SHARD_ROWS", 50)
-    map_over_shards, heard = combinations.map_over_shards, []
+    map_over_shards, heard = gallery_pass.map_over_shards, []
 
     def killing(*arguments):
         for found in map_over_shards(*arguments):
@@ -207,7 +207,7 @@ def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
             heard.append(len(found.rows))
             yield found
 
-    monkeypatch.setattr(combinations, "map_over_shards", killing)
+    monkeypatch.setattr(gallery_pass, "map_over_shards", killing)
     with sharding.on_cluster(dask_cluster.scheduler_address):
         for region, one in expected.items():
             found = made(region)

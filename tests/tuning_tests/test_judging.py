@@ -10,7 +10,7 @@ import pytest
 
 from competition.configuration import External, load_configuration
 from competition.errors import ConfigurationError
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from competition.splits import private_mask
 from features.descriptors import open_components
 from features.extraction import extract
@@ -73,7 +73,7 @@ def naive_figures(configuration, landscape, weights, choice):
             for w, q, g in zip(weights, queries, gallery)
         )
         ranks = np.stack([np.lexsort((np.arange(len(line)), -line))[:7] for line in np.round(scores, 12)])
-        found.append(average_precisions(ranks, relevant, 7))
+        found.append(query_figures(ranks, relevant, 7))
     return found
 
 

@@ -5,7 +5,8 @@ import csv
 import numpy as np
 
 from tests.tuning_tests.test_combination import K, scenery  # noqa: F401 (a fixture)
-from tuning.combination import excluded_rows, make_combination
+from tuning.combination import make_combination
+from tuning.gallery_pass import excluded_rows
 from tuning.misses import find_misses, misses_text, write_misses
 from tuning.objective import ranks
 from tuning.region import random_coordinates

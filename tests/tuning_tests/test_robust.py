@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tuning.best import largest_ball
 from tuning.objective import Scene, average_precisions
 from tuning.region import random_coordinates
-from tuning.robust import largest_ball
 
 
 def make_scene(similarities, relevant, k=7):

@@ -11,7 +11,7 @@ import pytest
 
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError
-from competition.metrics import average_precisions
+from competition.metrics import query_figures
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import rank
@@ -19,8 +19,8 @@ from features.recipes.recipe import Recipe, find_recipe, read_recipe, write_reci
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies
-from tuning.claims import near_best_share, showable_gain
 from tuning.evaluating import labelled_precisions
+from tuning.forecast import showable_gain
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
@@ -28,6 +28,7 @@ from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
 from tuning.tune import tune
+from tuning.verdict import near_best_share
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
@@ -101,7 +102,7 @@ def test_every_trial_is_scored_on_the_ranking_that_submit_writes(awkward, kind, 
     labelled, found = landscape.labelled, []
     for value, recipe in written_trials(configuration, landscape, tuned):
         lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, landscape.gallery_ids)
-        precisions = average_precisions(lists.ranks, labelled.relevant, 7)
+        precisions = query_figures(lists.ranks, labelled.relevant, 7)
         assert precisions[labelled.public].mean() == pytest.approx(value, abs=1e-12)
         found.append(recipe.steps)
     assert len({json.dumps(steps) for steps in found}) > 1  # the study did choose
@@ -137,7 +138,7 @@ def test_own_candidates_hold_every_top_seven_of_the_region(awkward):
     for coordinates in random_coordinates(40, 4, np.random.default_rng(0)):
         weights = coordinates @ combination.corners
         ranks, _ = rank(*arrays, weights, landscape.recipe_steps(choice, weights), 7, unit=True)
-        expected = average_precisions(ranks, landscape.labelled.relevant, 7)
+        expected = query_figures(ranks, landscape.labelled.relevant, 7)
         assert combination.average_precisions(weights) == pytest.approx(expected, abs=1e-12)
 
 
@@ -291,7 +292,7 @@ def test_joined_components_have_one_point(awkward):
         asked.append(weights.tolist())
         return made.average_precisions(weights)
 
-    watched = replace(made, scene=None, stream=stream)
+    watched = replace(made, scene=None, ranking=stream)
     values = made.average_precisions(np.ones(1))
     assert near_best_share(watched, values, landscape.labelled) == 1.0
     landscape.combination = lambda choice: watched

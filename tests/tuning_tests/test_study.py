@@ -17,19 +17,18 @@ from optuna.trial import TrialState
 
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError, Top7Error
+from features.components import Component
 from features.extraction import extract
 from features.recipes.recipe import read_recipe
 from tuning import study as studies
 from tuning import tune as tune_module
 from tuning.landscape import Landscape
 from tuning.samplers import SAMPLERS, make_sampler
+from tuning.space import Space
 from tuning.storage import Journal, open_storage
 
 CHOICES = {"net.pooling": ("spoc", "fcrow")}
-
-
-def n_vertices(choice):
-    return 3
+SPACE = Space(CHOICES, lambda choice: tuple(Component(f"{number}", f"{number}") for number in range(3)))
 
 
 def evaluate(choice, coordinates):
@@ -52,10 +51,7 @@ def open_again(storage: str | None, work: Path):
 
 
 def run_trials(study, evaluate, total: int, sampler: str = "random") -> None:
-    named = studies.named_places(study, studies.first_points(CHOICES, n_vertices), 8)
-    studies.run_trials(
-        study, evaluate, CHOICES, n_vertices, total, lambda draw: make_sampler(sampler, 0, draw), named
-    )
+    studies.run_trials(study, studies.Plan(SPACE, total, 0, sampler), evaluate)
 
 
 def run(work: Path, total: int, sampler: str = "random"):
@@ -65,7 +61,7 @@ def run(work: Path, total: int, sampler: str = "random"):
 
 
 def test_vertices_centroid_and_faces_come_first():
-    points = [studies.point_of(values, CHOICES) for values in studies.first_points(CHOICES, n_vertices)]
+    points = [studies.point_of(values, CHOICES) for values in studies.first_points(SPACE)]
     coordinates = [tuple(np.round(point, 12)) for _, point in points]
     third = round(1 / 3, 12)
     assert coordinates[0] == (third, third, third)
@@ -76,10 +72,9 @@ def test_vertices_centroid_and_faces_come_first():
 
 def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
     lists = {"net.pooling": ("spoc", "fcrow"), "parts.count": (10, 50), "parts.dim": (64, 128, 256)}
-    counts = [{"parts.count": count, "parts.dim": dim} for count in (10, 50) for dim in (64, 128, 256)]
-    first = {"net.pooling": "spoc", **counts[0]}
-    alone = [({**first, "net.pooling": "fcrow"}, 1), *(({**first, **each}, 2) for each in counts[1:])]
-    points = [studies.point_of(values, lists) for values in studies.first_points(lists, n_vertices, alone)]
+    layers = [Component(f"layer {number}", "net", "net", number, "spoc") for number in range(2)]
+    space = Space(lists, lambda choice: (*layers, Component("parts", "parts", "net", 1)))
+    points = [studies.point_of(values, lists) for values in studies.first_points(space)]
     parts_alone = {
         (choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)
     }
@@ -89,8 +84,8 @@ def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_total_counts_and_a_resumed_study_does_not_repeat_itself(tmp_path, sampler):
-    assert len(run(tmp_path, 15, sampler)) == 15
-    assert len(run(tmp_path, 15, sampler)) == 15
+    assert len(run(tmp_path, 24, sampler)) == 24
+    assert len(run(tmp_path, 24, sampler)) == 24
     trials = run(tmp_path, 40, sampler)
     assert len(trials) == 40
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == 40
@@ -243,7 +238,7 @@ def test_a_worker_that_died_unseen_by_its_parent_is_gone(tmp_path):
     process.join()
 
 
-@pytest.mark.parametrize("interrupted", ["_cross_validated", "certified"])
+@pytest.mark.parametrize("interrupted", ["cross_validated", "certified"])
 def test_what_comes_after_the_trials_may_be_interrupted_the_recipe_is_written(
     tiny_competition, tmp_path, monkeypatch, interrupted
 ):
@@ -258,7 +253,7 @@ def test_what_comes_after_the_trials_may_be_interrupted_the_recipe_is_written(
         tune_module.tune(configuration, trials=5, folds=2, certify_seconds=1.0, progress=False)
     written = read_recipe(tmp_path / "recipes" / "best.json")
     assert written.scores["public"] > 0 and ("certified bound" in written.provenance) == (
-        interrupted == "_cross_validated"
+        interrupted == "cross_validated"
     )
 
 

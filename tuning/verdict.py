@@ -1,0 +1,153 @@
+"""What a study's best recipe is worth on queries that did not choose it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+
+from competition.progress import Progress
+from features.recipes.recipe import Recipe
+from tuning import study as studies
+from tuning.certificate import Certificate
+from tuning.combination import Combination
+from tuning.labelled import Labelled
+from tuning.landscape import Landscape
+from tuning.region import random_coordinates
+from tuning.samplers import make_sampler, mixed
+from tuning.validation import (
+    Comparison,
+    CrossValidated,
+    bias_corrected,
+    compare,
+    cross_validate,
+    standard_error,
+)
+
+NEAR_POINTS, FULL_NEAR_POINTS = 500, 10  # drawn from the region; fewer where each ranks the whole gallery
+
+
+def trial_precisions(landscape: Landscape, study: optuna.Study) -> np.ndarray:
+    """Return AP@k of every query under every finished trial, (trials, Q): as noted, or from the candidates."""
+    rows = []
+    for trial in sorted(studies.completed(study), key=lambda trial: str(sorted(trial.params.items()))):
+        noted = trial.user_attrs.get(studies.PRECISIONS, ())
+        if len(noted) == len(landscape.labelled.query_ids):
+            rows.append(np.array(noted))
+        else:
+            rows.append(landscape.precisions(*studies.point_of(trial.params, landscape.choice_lists)))
+    return np.array(rows)
+
+
+def without_luck(landscape: Landscape, study: optuna.Study, seed: int) -> np.ndarray | None:
+    """Return AP@k of each public query under trials that other queries chose (bootstrap); None for one group."""
+    labelled, public = landscape.labelled, landscape.labelled.public
+    precisions = trial_precisions(landscape, study)[:, public]
+    return bias_corrected(precisions, labelled.groups[public], seed=seed, weight=labelled.weight[public])
+
+
+def cross_validated(
+    landscape: Landscape, plan: studies.Plan, folds: int, repeats: int, progress: bool
+) -> CrossValidated:
+    """Run the same study inside each fold of the public queries, and score its best point outside it."""
+    public = np.flatnonzero(landscape.labelled.public)
+    groups = landscape.labelled.groups[public]
+    folds = min(folds, len(np.unique(groups)))
+    with Progress(total=folds * repeats, unit="fold", desc="cross-validate", shown=progress) as bar:
+
+        def tune_inside(inside: np.ndarray, fold_seed: int) -> np.ndarray:
+            mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
+            mask[public[inside]] = True
+            storage = optuna.storages.InMemoryStorage()
+            study = studies.open_study(storage, "fold", make_sampler("random", plan.seed))
+
+            def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
+                return landscape.map_inside(choice, coordinates, mask)
+
+            studies.run_trials(study, plan.seeded(mixed(plan.seed, fold_seed + 1)), evaluate)
+            bar.update()
+            best = studies.point_of(study.best_trial.params, landscape.choice_lists)
+            return landscape.precisions(*best)[public]
+
+        weight = landscape.labelled.weight[public]
+        return cross_validate(
+            tune_inside, groups, n_folds=folds, repeats=repeats, seed=plan.seed, weight=weight
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """comparison: of the recipe with the untuned one on queries that did not choose; None where there are none, as
+    with one group; bias_corrected: MAP@k on the public queries without the luck of the best of many trials."""
+
+    comparison: Comparison | None
+    bias_corrected: float | None
+
+
+def judge(
+    best: Recipe,
+    tuned: np.ndarray,
+    untuned: np.ndarray,
+    labelled: Labelled,
+    lucky: np.ndarray | None,
+    found: CrossValidated | None,
+    certificate: Certificate | None,
+) -> Judged:
+    """Note in the recipe `best` what it is worth on queries that did not choose it.
+
+    tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the figure on all
+    labelled queries (without labels: all photos), cross-validated or bias-corrected on the public ones and the recipe's
+    own on the others, so that it compares with an untuned recipe's.
+    """
+    public = labelled.public
+    weight = labelled.weight[public]
+    corrected = None if lucky is None else float(np.average(lucky, weights=weight))
+    unseen = lucky if found is None else found.out_of_fold.mean(axis=0)
+    if unseen is None:
+        return Judged(None, corrected)
+    values = tuned.copy()
+    values[public] = unseen
+    best.scores.update({} if corrected is None else {"bias-corrected": corrected})
+    best.scores["validated"] = float(values[labelled.reported].mean())
+    best.scores.update({} if found is None else {"cross-validated": found.mean})
+    best.provenance["validated by"] = _validated_by(labelled, found, certificate)
+    comparison = compare(unseen, untuned[public], labelled.groups[public], weight=weight)
+    if comparison.within_noise:
+        best.provenance["within noise of"] = "untuned"
+    return Judged(comparison, corrected)
+
+
+def _validated_by(labelled: Labelled, found: CrossValidated | None, certificate: Certificate | None) -> str:
+    if labelled.real.any() and not (labelled.public & labelled.real).any():
+        return "labels, none of which chose it"
+    how = "bootstrap bias correction" if found is None else "cross-validation"
+    return how if certificate is None else f"{how} of the study without the certificate"
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Return how much of the figure's variance each parameter explains (fANOVA); empty where all trials agree."""
+    finished = studies.completed(study)
+    if len(finished) < 10 or len({trial.value for trial in finished}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    if len({len(studies.coordinate_names(trial.params)) for trial in finished}) > 1:
+        for name in studies.coordinate_names(tuple(found)):  # another component's by choice
+            del found[name]
+    return {name: float(value) for name, value in found.items()}
+
+
+def near_best_share(combination: Combination, values: np.ndarray, labelled: Labelled) -> float:
+    """Return the share of the region, drawn uniformly, within one standard error of the best's public MAP.
+
+    values: (Q,) AP@k of the best; the standard error is over groups.
+    """
+    public = labelled.public
+    weight = labelled.weight[public]
+    error = standard_error(values[public], labelled.groups[public], weight) or 0.0
+    n_points = FULL_NEAR_POINTS if combination.scene is None else NEAR_POINTS
+    points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
+    found = [combination.average_precisions(combination.weights(point)) for point in points]
+    maps = [float(np.average(each[public], weights=weight)) for each in [values, *found]]
+    return float(np.mean([value >= maps[0] - error for value in maps[1:]]))
