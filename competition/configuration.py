@@ -248,7 +248,7 @@ TABLES = ("competition", "backbone", "external", "simulate", "tuning")
 def load_configuration(path: Path | str, *, work: Path | str | None = None) -> Configuration:
     """Read and check the TOML file `path`.
 
-    work: stands in for [competition] work; like it relative to the current folder. Without both: work/<name>.
+    work: instead of [competition] work; like it relative to the current folder. Without both: work/<name>.
     Paths in the result are joined to the folder of the file, not resolved; whether they exist is for their
     reader to say. ConfigurationError, one line, for everything else that is wrong.
     """

@@ -41,7 +41,7 @@ class Region:
     turns: int = 0
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int] | None:
-        """The box in whole pixels of an image (turned already); None where it is not inside, give or take one pixel."""
+        """The box in whole pixels of an image (turned already); None where it is not inside, within one pixel."""
         left, top, right, bottom = (round(edge) for edge in self.box or (0, 0, width, height))
         inside = left >= -1 and top >= -1 and right <= width + 1 and bottom <= height + 1
         left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
@@ -90,7 +90,7 @@ def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blan
     `others`.
     ids: "path" makes the path below `folder`, without the extension and with / between folders, the id.
     origin: where the folder's name comes from, put before messages ("config.toml: [competition] gallery").
-    blanks: whether an id may hold one. Top7Error: no such folder, no image in it, ids that stand twice or would break a
+    blanks: whether an id may hold one. Top7Error: no such folder, no image in it, ids that two images have or that would break a
     CSV line (all of them in one message).
     """
     before = f"{origin}: " if origin else ""
@@ -152,7 +152,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _broken(found: Sequence[tuple[str, str]], blanks: bool) -> list[str]:
-    """What is wrong with the ids that cannot stand in CSV lines and in .ids files."""
+    """What is wrong with the ids that cannot be in CSV lines and in .ids files."""
     wrong = [
         repr(path)
         for stem, path in found
@@ -224,7 +224,7 @@ def split_images(configuration: Configuration, split: str) -> ImageSet:
 def configured_images(configuration: Configuration, splits: Iterable[str] = SPLITS) -> dict[str, ImageSet]:
     """The images of the given splits that the configuration has; Top7Error with all that is wrong in any of them.
 
-    That a folder or the label file is missing is said before anything is listed.
+    Missing folders and a missing label file are named before anything is listed.
     """
     competition = configuration.competition
     wanted = [split for split in SPLITS if split in splits and getattr(competition, split) is not None]

@@ -70,7 +70,7 @@ def _check_ids(where: str, row: Sequence[str], queries: Collection[str], gallery
 
 
 def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -> None:
-    """Add the correct images of a row to those `known` of its query, each with its line; each stands once."""
+    """Add the correct images of a row to those `known` of its query, each with its line; each is named once."""
     for gallery_id in row[1:]:
         if gallery_id in known:
             first = f"for {row[0]!r}, first on line {known[gallery_id]}"
@@ -183,10 +183,10 @@ def measured_by(
     labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], top_k: int, metric: str = "map"
 ) -> dict[str, object]:
     """What a figure depends on besides the lists: gallery, labels, top_k, metric; figures compare where these agree."""
-    told = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
+    text = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
     return {
         "gallery": ids_digest(gallery_ids),
-        "labels": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "labels": hashlib.sha256(text.encode()).hexdigest()[:16],
         "top_k": top_k,
         "metric": metric,
     }

@@ -224,7 +224,7 @@ def _with_moves(rows: list[Row]) -> list[Row]:
 
 
 def _recipe_of(row: Row) -> tuple[object, ...]:
-    """What tells recipes apart: all submissions of one move together. A row without a recipe stands for itself."""
+    """What tells recipes apart: all submissions of one move together. A row without a recipe is one by itself."""
     name = row.details.get("recipe")
     return (row.sha256,) if name is None else (str(name), row.public, row.private)
 

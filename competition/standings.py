@@ -13,7 +13,7 @@ from competition.published import PUBLISHED
 def render(rows: Sequence[Row], *, published: str | None = None) -> str:
     """The leaderboard as a text table, with a line on the correlation of local and official scores.
 
-    published: a key of PUBLISHED, whose figures then stand in a block of their own; None: no such block.
+    published: a key of PUBLISHED, whose figures are then shown in a block of their own; None: no such block.
     """
     if published is not None and published not in PUBLISHED:
         raise ConfigurationError(f"no published scores of {published!r}; {nearest(published, PUBLISHED)}")
@@ -92,13 +92,13 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     if any(row.official is not None for row in rows):
         pairs, correlation = official_correlation(rows)
         if correlation is not None:
-            said = f"{correlation:+.3f} over {pairs} submissions with both scores"
+            shown = f"{correlation:+.3f} over {pairs} submissions with both scores"
         elif pairs < 3:
-            said = f"needs 3 submissions with both scores, there are {pairs}"
+            shown = f"needs 3 submissions with both scores, there are {pairs}"
         else:
-            said = "not defined, since one of the two scores is the same for all submissions"
+            shown = "not defined, since one of the two scores is the same for all submissions"
         remarks.append(
-            f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official (as judged) scores: {said}."
+            f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official (as judged) scores: {shown}."
         )
     return remarks
 

@@ -13,7 +13,7 @@ from competition.errors import ConfigurationError, nearest
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands: the TOML file, the table as its header is written, the key."""
+    """Where a value is: the TOML file, the table as its header is written, the key."""
 
     file: Path
     table: str
@@ -98,7 +98,7 @@ def text(value: Any, place: Place) -> str:
 
 
 def label(value: Any, place: Place) -> str:
-    """A text that can stand in a file name: no slashes, no leading dot."""
+    """A text that can be part of a file name: no slashes, no leading dot."""
     if "/" in text(value, place) or "\\" in value or value.startswith("."):
         raise place.wrong(value, "a name without / or \\ and without a leading dot")
     return value

@@ -1,7 +1,7 @@
 """A certified optimum: branch and bound over the region, ending with the best weights and a proven upper bound.
 
 Sub-simplices are cut in two, the most promising first; `tuning.open_pairs` has the bound and where to cut. Memory is
-bounded: what does not fit is let go, and its bound counts from then on.
+bounded: nodes that do not fit are dropped, and their bound still counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Entry = tuple[float, int, int, Node]  # -bound, running number, combination, nod
 @dataclass(frozen=True)
 class Certificate:
     """best: MAP@k reached; bound: no weights of the region exceed it; combination: number of the one that has
-    `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; let_go:
+    `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; dropped:
     bound of those that memory did not hold or that only rounding decides, 0 where there were none."""
 
     best: float
@@ -34,7 +34,7 @@ class Certificate:
     nodes: int
     open_nodes: int
     seconds: float
-    let_go: float = 0.0
+    dropped: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -70,7 +70,7 @@ def certify(
     scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points to
     start from; watch(best, bound) is called about ten times a second; memory_bytes: of the nodes that wait.
     """
-    begun = told = time.perf_counter()
+    begun = shown = time.perf_counter()
     pairs = [Pairs(scene, vertices) for scene, vertices in zip(scenes, corners)]
     best = _Best(pairs)
     for number, coordinates in known:
@@ -80,22 +80,22 @@ def certify(
         for corner in [*own.root.simplex, own.root.simplex.mean(axis=0)]:
             best.look(number, corner)
         heapq.heappush(heap, (-own.root.bound, number, number, own.root))
-    nodes, let_go = len(pairs), 0.0
+    nodes, dropped = len(pairs), 0.0
     held_bytes = sum(entry[3].size_bytes for entry in heap)
     while heap and -heap[0][0] > best.value + TOLERANCE:
         now = time.perf_counter()
         if now - begun > seconds or (max_nodes is not None and nodes >= max_nodes):
             break
-        if watch is not None and now - told > 0.1:
-            told = now
-            watch(best.value, max(-heap[0][0], let_go))
+        if watch is not None and now - shown > 0.1:
+            shown = now
+            watch(best.value, max(-heap[0][0], dropped))
         _, _, number, node = heapq.heappop(heap)
         held_bytes -= node.size_bytes
         split = pairs[number].split(node)
         if not split.children:  # decided throughout, but for what rounding decides
             for point in [node.simplex.mean(axis=0), *node.simplex]:
                 best.look(number, point)
-            let_go = max(let_go, node.bound)
+            dropped = max(dropped, node.bound)
         for child, hope in zip(split.children, split.hopes):
             nodes += 1
             if child.bound > best.value + TOLERANCE:
@@ -104,9 +104,9 @@ def certify(
                 heapq.heappush(heap, (-child.bound, nodes, number, child))
                 held_bytes += child.size_bytes
         if held_bytes > memory_bytes:
-            heap, let_go = _lightened(heap, let_go)
+            heap, dropped = _lightened(heap, dropped)
             held_bytes = sum(entry[3].size_bytes for entry in heap)
-    bound = max([best.value, let_go, *(-entry[0] for entry in heap[:1])])
+    bound = max([best.value, dropped, *(-entry[0] for entry in heap[:1])])
     bound = best.value if bound <= best.value + TOLERANCE else bound
     still_open = sum(-entry[0] > best.value + TOLERANCE for entry in heap)
     return Certificate(
@@ -117,12 +117,12 @@ def certify(
         nodes,
         still_open,
         time.perf_counter() - begun,
-        let_go if let_go > best.value + TOLERANCE else 0.0,
+        dropped if dropped > best.value + TOLERANCE else 0.0,
     )
 
 
-def _lightened(heap: list[Entry], let_go: float) -> tuple[list[Entry], float]:
-    """Return the more promising half of the heap, and the highest bound of all that was ever let go."""
+def _lightened(heap: list[Entry], dropped: float) -> tuple[list[Entry], float]:
+    """Return the more promising half of the heap, and the highest bound of all that were ever dropped."""
     heap.sort()
     half = (len(heap) + 1) // 2
-    return heap[:half], max([let_go, *(-entry[0] for entry in heap[half : half + 1])])
+    return heap[:half], max([dropped, *(-entry[0] for entry in heap[half : half + 1])])

@@ -116,7 +116,7 @@ def make_combination(
     """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
 
     queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries whose
-    similarities make S (no label enters). That the region prunes badly is said.
+    similarities make S (no label enters). A message tells where the region prunes badly.
     """
     path = None
     if folder is not None:

@@ -65,7 +65,7 @@ def pass_over_gallery(
                     limit=candidate_limit(len(excluded)),
                 )
             except PrunesBadly as error:
-                log.info(f"{error}: not worth keeping")
+                log.info(f"{error}: candidates are not kept")
                 return None
             rows += found.rows
             similarities += found.similarities

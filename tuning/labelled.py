@@ -169,10 +169,10 @@ def open_queries(
 
 def _stacked(parts: Sequence[Dump]) -> Dump:
     """The rows of several dumps one below the other, under a name that says which."""
-    told = digest_of([[dump_identity(part), list(part.ids)] for part in parts])
+    digest = digest_of([[dump_identity(part), list(part.ids)] for part in parts])
     return replace(
         parts[-1],
-        path=parts[-1].path.with_name(f"queries-{told}.npy"),
+        path=parts[-1].path.with_name(f"queries-{digest}.npy"),
         ids=tuple(chain.from_iterable(part.ids for part in parts)),
         sidecar={},
         descriptors=np.concatenate([np.asarray(part.descriptors) for part in parts]),

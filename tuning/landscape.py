@@ -99,7 +99,7 @@ class Landscape:
         key = _key(self.space.components_of(choice), self.space.steps_of(choice))
         if key not in self._made:
             self._made[key] = self._combination(choice)
-            _let_go(self._made)
+            _within_memory(self._made)
         return self._made[key]
 
     def _combination(self, choice: Choice) -> Combination:
@@ -267,7 +267,7 @@ def _once(ranking: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
     return remembered
 
 
-def _let_go(made: dict[str, Combination]) -> None:
+def _within_memory(made: dict[str, Combination]) -> None:
     """Let go of the oldest combinations with candidates, but not of the last, until they fit KEPT_BYTES."""
     sizes = {key: each.scene.size_bytes for key, each in made.items() if each.scene is not None}
     for key in list(sizes)[:-1]:

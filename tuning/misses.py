@@ -1,4 +1,4 @@
-"""The correct images a recipe misses: at what place each stands, by how much it falls short, whether any weights help."""
+"""The correct images a recipe misses: the place of each, by how much it falls short, whether any weights help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tuning.objective import Scene, ranked_positions
 class Miss:
     """A correct image outside the top k. query, row: numbers; place: in the whole gallery, 1 the best (float32, so near
     ties may shift it by a few), 0 for an unreadable image; short_by: how far its score lies below the k-th; reachable:
-    whether it stands in the top k for some weights of the region as far as exclusion tells (never so where not)."""
+    whether some weights of the region may bring it into the top k (where not, none do)."""
 
     query: int
     row: int

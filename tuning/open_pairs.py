@@ -2,8 +2,8 @@
 
 A pair is a relevant item and a candidate that is not relevant; over a sub-simplex the difference of their scores is a
 convex sum of its values at the corners, so a rival ahead at all corners is ahead throughout. Let c_r be the number of
-such rivals of relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot stand above place i + c_(i),
-whence AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k), and the hits <= sum_i [i + c_(i) <= k] for recall@k
+such rivals of relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot be above place i + c_(i),
+so that AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k), and the hits <= sum_i [i + c_(i) <= k] for recall@k
 and precision@k. What is decided over a sub-simplex is decided over
 its parts, so a part looks only at the pairs its parent left open. Orders within the rounding margin count in the
 bound's favour.

@@ -50,8 +50,8 @@ def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
 def _queries(tuned: Tuned) -> list[str]:
     labelled = tuned.labelled
     real, groups = int(labelled.real.sum()), len(np.unique(labelled.groups))
-    told = {"labelled queries": real, "simulated photos": len(labelled.real) - real}
-    counted = " and ".join(f"{count} {name}" for name, count in told.items() if count)
+    kinds = {"labelled queries": real, "simulated photos": len(labelled.real) - real}
+    counted = " and ".join(f"{count} {name}" for name, count in kinds.items() if count)
     return [
         f"{tuned.trials} trials ({tuned.new_trials} new), region {tuned.recipe.provenance['region']}, on {counted}; "
         f"{int(labelled.private.sum())} of them are private: the study did not see them",
@@ -100,7 +100,7 @@ def _certificate(tuned: Tuned) -> list[str]:
     if found is None:
         return []
     state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
-    if found.let_go > found.best and found.let_go >= found.bound:
+    if found.dropped > found.best and found.dropped >= found.bound:
         state += ", which more time does not close: what memory could not hold or only rounding decides"
     return [
         f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
@@ -166,8 +166,8 @@ def _plain(component: Component) -> str:
 
 def _step(step: Mapping[str, object]) -> str:
     """A step in words: its name and its settings."""
-    told = ", ".join(f"{key} {value}" for key, value in step.items() if key != "step")
-    return f"{step['step']} ({told})" if told else str(step["step"])
+    settings = ", ".join(f"{key} {value}" for key, value in step.items() if key != "step")
+    return f"{step['step']} ({settings})" if settings else str(step["step"])
 
 
 def _unseen(tuned: Tuned) -> list[str]:

@@ -185,7 +185,7 @@ def above(
         hopeful = np.zeros(values[0].shape, dtype=bool)
         for value, threshold in zip(values, thresholds[own].T):
             hopeful |= value >= threshold[:, None]
-        places = _true_places(hopeful)
+        places = np.flatnonzero(hopeful)
         if excluded is not None:
             places = places[~excluded[start + places % width]]
         if len(places):
@@ -198,15 +198,6 @@ def above(
                 )
             )
     return found
-
-
-def _true_places(flags: np.ndarray) -> np.ndarray:
-    """`np.flatnonzero` of C-contiguous bools, eight at a time: few are true."""
-    if flags.size % 8:
-        return np.flatnonzero(flags)
-    words = np.flatnonzero(flags.reshape(-1).view(np.uint64))
-    word, byte = np.nonzero(flags.reshape(-1, 8)[words])
-    return words[word] * 8 + byte
 
 
 def _champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:

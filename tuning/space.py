@@ -138,7 +138,7 @@ def _fixed(
         if name not in choice or choice[name] not in values:
             raise ConfigurationError(
                 f"{configuration.path}: the recipe has no choice for {name!r} among {list(values)}: "
-                "write it anew with ./run.sh tune"
+                "write another with ./run.sh tune"
             )
     return {name: (choice[name],) for name in lists}
 

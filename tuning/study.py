@@ -163,13 +163,13 @@ def run_trials(
     """
     named = plan.named_points(study)
     close_abandoned(study, own=True)
-    said: set[int] = set()
-    while (place := _free_place(study, plan.total, said)) is not None:
+    waited_for: set[int] = set()
+    while (place := _free_place(study, plan.total, waited_for)) is not None:
         if _run_at(study, plan, named, place, evaluate, noted):
             finished(study)
 
 
-def _free_place(study: optuna.Study, total: int, said: set[int]) -> int | None:
+def _free_place(study: optuna.Study, total: int, waited_for: set[int]) -> int | None:
     """Return the first place that no trial has; where all are taken, wait for the running ones; None: all are done."""
     while True:
         counted = study.get_trials(deepcopy=False, states=COUNTED)
@@ -179,7 +179,7 @@ def _free_place(study: optuna.Study, total: int, said: set[int]) -> int | None:
         running = [trial for trial in counted if trial.state == TrialState.RUNNING]
         if not running or len(counted) - len(running) >= total:
             return None
-        _say_waiting(running, said)
+        _say_waiting(running, waited_for)
         threading.Event().wait(0.2)
         close_abandoned(study)
 
@@ -265,10 +265,10 @@ def _started(trial: FrozenTrial) -> datetime:
     return trial.datetime_start
 
 
-def _say_waiting(running: Sequence[FrozenTrial], said: set[int]) -> None:
+def _say_waiting(running: Sequence[FrozenTrial], waited_for: set[int]) -> None:
     for trial in running:
-        if trial.number not in said:
-            said.add(trial.number)
+        if trial.number not in waited_for:
+            waited_for.add(trial.number)
             host, pid = (f"{trial.user_attrs.get('worker', 'unknown')}:?".split(":"))[:2]
             until = (
                 "until it ends"

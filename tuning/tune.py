@@ -169,7 +169,7 @@ def _forecast(landscape: Landscape, plan: studies.Plan) -> tuple[list[Kind], Rec
         f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
     )
     kinds = measured_kinds(landscape)
-    log.info(kinds_text(kinds, plan.total))
+    log.info(kinds_text(kinds))
     untuned, values = _untuned(landscape)
     log.info(showable_gain(landscape, values))
     return kinds, untuned, values

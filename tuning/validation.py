@@ -100,7 +100,7 @@ def bias_corrected(
     seed: int = 0,
     weight: np.ndarray | None = None,
 ) -> np.ndarray | None:
-    """Return what choosing the best trial earns on queries that did not choose, one value a query, (Q,) float64.
+    """Return the best trial's figure on queries that did not choose it, one value a query, (Q,) float64.
 
     Bootstrap bias correction (Tsamardinos et al. 2018): each resample of groups chooses its best trial, which counts
     for the groups left out of it. precisions: (trials, Q), of equals the first trial is chosen; weight: (Q,) of the

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tuning import candidates, region
 from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged
 from tuning.objective import make_scene, mean_average_precision, ranks
-from tuning.running_candidates import FastCoordinates, PrunesBadly, _true_places
+from tuning.running_candidates import FastCoordinates, PrunesBadly
 
 K = 7
 
@@ -256,15 +256,6 @@ def test_map_by_hand():
     scene = scene_of(found, [np.array([0]), np.array([1, 2])])
     assert ranks(scene, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
     assert mean_average_precision(scene, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 8), (5, 7), (4, 1024)])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 1.0])
-def test_the_places_of_few_true_flags(shape, share):
-    flags = np.random.default_rng(0).random(shape) < share
-    assert _true_places(flags).tolist() == [
-        place for place, flag in enumerate(flags.ravel().tolist()) if flag
-    ]
 
 
 def test_a_region_that_keeps_far_too_many_is_known_without_comparing_all_pairs(monkeypatch):
