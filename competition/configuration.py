@@ -123,7 +123,9 @@ class Simulate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The study. `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
+    """The settings of the study.
+
+    `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
     what happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
     steps and candidates may take on the disk (None: twice the dumps they come from); `objective`: what judges a trial
     (None: see tuning/labelled.py).

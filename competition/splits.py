@@ -62,8 +62,7 @@ def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold number of each query: (n_queries,) int64 in 0 … n_folds - 1; whole groups, sizes as even as greedy
-    gets.
+    """Fold number of each query: (n_queries,) int64 in 0 … n_folds - 1; whole groups, of about equal sizes.
 
     Groups go largest first (equal sizes in seeded order) into the fold with the fewest queries.
     ConfigurationError where there are fewer groups than folds.

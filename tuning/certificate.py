@@ -23,9 +23,11 @@ Entry = tuple[float, int, int, Node]  # -bound, running number, combination, nod
 
 @dataclass(frozen=True)
 class Certificate:
-    """best: MAP@k reached; bound: no weights of the region exceed it; combination: number of the one that has
-    `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; dropped:
-    bound of those that memory did not hold or that only rounding decides, 0 where there were none."""
+    """The best point found, and a bound that no weights of the region exceed.
+
+    best: its MAP@k; combination: number of the one that has `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; dropped:
+    bound of those that memory did not hold or that only rounding decides, 0 where there were none.
+    """
 
     best: float
     bound: float

@@ -37,9 +37,12 @@ NOT_SIMULATED = (
 
 @dataclass(frozen=True)
 class Labelled:
-    """query_ids in row order, real ones before photos; relevant: gallery rows (int64) per query; groups, private: (Q,);
-    real: (Q,) bool, photos of users; weight: (Q,) float64, in the study's mean, 0 where a query does not judge; junk:
-    gallery rows per real query that a whole-list mAP takes out, empty where no query has any."""
+    """The queries of a study, real ones before simulated photos.
+
+    relevant: gallery rows (int64) per query; groups, private: (Q,); real: (Q,) bool, photos of users; weight: (Q,)
+    float64, in the study's mean, 0 where a query does not judge; junk: gallery rows per real query that a whole-list mAP
+    takes out, empty where no query has any.
+    """
 
     query_ids: tuple[str, ...]
     relevant: tuple[np.ndarray, ...]

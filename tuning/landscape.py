@@ -94,8 +94,7 @@ class Landscape:
         return self._prepared[key]
 
     def combination(self, choice: Choice) -> Combination:
-        """Return the combination of `choice`: with candidates, or without where steps depend on the weights, or the
-        metric on whole lists."""
+        """Return the combination of `choice`; without candidates where steps or metric need the whole gallery."""
         key = _key(self.space.components_of(choice), self.space.steps_of(choice))
         if key not in self._made:
             self._made[key] = self._combination(choice)

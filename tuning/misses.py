@@ -20,9 +20,11 @@ from tuning.objective import Scene, ranked_positions
 
 @dataclass(frozen=True)
 class Miss:
-    """A correct image outside the top k. query, row: numbers; place: in the whole gallery, 1 the best (float32, so near
-    ties may shift it by a few), 0 for an unreadable image; short_by: how far its score lies below the k-th; reachable:
-    whether some weights of the region may bring it into the top k (where not, none do)."""
+    """A correct image outside the top k.
+
+    query, row: numbers; place: in the whole gallery, 1 the best (float32, so near ties may shift it by a few), 0 for an
+    unreadable image; short_by: how far its score lies below the k-th; reachable: whether some weights of the region may bring it into the top k (where not, none do).
+    """
 
     query: int
     row: int

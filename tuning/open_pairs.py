@@ -19,18 +19,19 @@ from tuning.candidates import SCORE_MARGIN
 from tuning.objective import Scene, mean_average_precision
 
 SMALLEST_EDGE = 1e-9  # barycentric; a shorter one is not split: what it leaves open is within rounding
-EVERY, LEAST_SHARE = (
-    2,
-    0.2,
-)  # generations between splits that favour long edges; of an edge on each side of a split
+EVERY = 2  # generations between splits that favour long edges
+LEAST_SHARE = 0.2  # of an edge on each side of a split
 OBJECTS_BYTES = 600  # Python's own, of a node
 
 
 @dataclass(frozen=True)
 class Node:
-    """A sub-simplex. simplex: (J, J) float64, barycentric coordinates of its corners by rows; bound: no weights in it
-    exceed this MAP@k; open: numbers of the pairs its parent left open, int32, shared with its sibling; counts:
-    (n_slots,) int16, decided rivals of each relevant item; generation: splits since the whole region."""
+    """A sub-simplex.
+
+    simplex: (J, J) float64, barycentric coordinates of its corners by rows; bound: no weights in it exceed this MAP@k;
+    open: numbers of the pairs its parent left open, int32, shared with its sibling; counts: (n_slots,) int16, decided
+    rivals of each relevant item; generation: splits since the whole region.
+    """
 
     simplex: np.ndarray
     bound: float
@@ -46,8 +47,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Split:
-    """children: two nodes, or none where nothing is left to split; hopes: for each, an upper bound on the MAP@k at its
-    centroid."""
+    """Two children, or none where nothing is left to split; hopes: for each a bound on the MAP@k at its centroid."""
 
     children: tuple[Node, ...] = ()
     hopes: tuple[float, ...] = ()

@@ -26,8 +26,10 @@ KEEPS_FILES = ("whiten", "photo_whiten", "augment", "reciprocal", "diffuse")
 
 @dataclass(frozen=True)
 class Prepared:
-    """components: their chains as the region orders them now; state: what the next step gets; queries, gallery: the
-    same as dumps, one a component; own: the steps done."""
+    """The dumps after the steps `own`, queries and gallery, one a component; state: the same for the next step.
+
+    components: their chains as the region orders them now.
+    """
 
     components: tuple[Component, ...]
     state: State
@@ -69,10 +71,9 @@ def prepare(
     simulated: int = 0,
     progress: bool = False,
 ) -> Prepared:
-    """Return dumps, one a component, after the steps `own`: in memory where they are small, else kept in `folder`
-    (`<work>/ranking`), where submit looks.
+    """Return dumps, one a component, after the steps `own`, as small ones in memory, others in `folder`.
 
-    After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
+    That is `<work>/ranking`, where submit looks. After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
     the components leaves one. photos: what the steps learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))

@@ -35,8 +35,9 @@ from tuning.step_choices import Step, StepChoices, concrete_steps, configured_st
 
 @dataclass(frozen=True)
 class Space:
-    """choice_lists: the discrete parameters, first values first; components_of(choice): in the order every sum uses;
-    steps: those of the study; recipe: the one under study as it is (None: the configuration's choices), its components
+    """The discrete parameters of a study, first values first, and what a choice of them means.
+
+    components_of(choice): in the order every sum uses; steps: those of the study; recipe: the one under study as it is (None: the configuration's choices), its components
     in this order and its weights those by which an augmentation's neighbours are near (otherwise equal ones).
     """
 

@@ -176,8 +176,10 @@ def _forecast(landscape: Landscape, plan: studies.Plan) -> tuple[list[Kind], Rec
 
 
 def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
-    """What a team without labels would submit, and its AP@k (Q,): the recipe under study as it is, or the first
-    choices, equal weights and the first values of the steps."""
+    """What a team without labels would submit, and its AP@k (Q,).
+
+    It is the recipe under study as it is, or the first choices, equal weights and the first values of the steps.
+    """
     choice, recipe = landscape.space.default, landscape.space.recipe
     components = landscape.space.components_of(choice)
     weights = np.full(len(components), 1.0 / len(components)) if recipe is None else recipe.weight_array

@@ -16,8 +16,11 @@ from competition.splits import bootstrap_groups, folds
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """Repeated k-fold over groups. out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold;
-    fold_maps: (repeats, n_folds) MAP of each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean."""
+    """Repeated k-fold over groups.
+
+    out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; fold_maps: (repeats, n_folds) MAP of
+    each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean.
+    """
 
     out_of_fold: np.ndarray
     fold_maps: np.ndarray
@@ -47,8 +50,11 @@ class CrossValidated:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired comparison over groups. gain: mean difference; interval: 95 %, None for a single group; p: how often
-    chance alone gives as much; wins, ties, losses: queries."""
+    """A paired comparison over groups.
+
+    gain: mean difference; interval: 95 %, None for a single group; p: how often chance alone gives as much; wins, ties,
+    losses: queries.
+    """
 
     gain: float
     interval: tuple[float, float] | None

@@ -78,8 +78,11 @@ def cross_validated(
 
 @dataclass(frozen=True)
 class Judged:
-    """comparison: of the recipe with the untuned one on queries that did not choose; None where there are none, as
-    with one group; bias_corrected: MAP@k on the public queries without the luck of the best of many trials."""
+    """What a recipe is worth on queries that did not choose it.
+
+    comparison: with the untuned recipe; None where there are no such queries, as with one group; bias_corrected: MAP@k
+    on the public queries without the luck of the best of many trials.
+    """
 
     comparison: Comparison | None
     bias_corrected: float | None
