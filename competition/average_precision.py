@@ -1,8 +1,8 @@
 """Average precision of whole ranked lists as Oxford, Paris, Holidays and the revisited sets define it: the trapezoid.
 
-Junk images are taken out of the list first. With j positives found before a positive at zero-based rank r, it adds
-(j/r + (j+1)/(r+1)) / 2, the first term 1 where r = 0; the sum is divided by m, the number of positives. A positive that
-is not in the list adds nothing and counts in m.
+Junk images are taken out of the list first. With j positives found before a positive at zero-based rank r, it
+adds (j/r + (j+1)/(r+1)) / 2, the first term 1 where r = 0; the sum is divided by m, the number of positives.
+A positive that is not in the list adds nothing and counts in m.
 """
 
 from __future__ import annotations

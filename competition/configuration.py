@@ -32,10 +32,11 @@ SIMULATED = "simulated"  # a split of its own: photos of gallery images, with du
 class Competition:
     """Where the images and labels are. Only `gallery` must be there; `top_k` gallery ids answer a query.
 
-    ids: an id is the file's "name" or its "path" below the split's folder, both without extension; labels: a label file,
-    or "folders": an image is correct for the queries of the folder of the same path; submission: the CSV's form; metric: at top_k;
-    format: a data set of `competition.datasets`, read from `gallery` as its archives unpack, with its own queries and
-    ground truth, distractors: a folder of further images for its gallery.
+    ids: an id is the file's "name" or its "path" below the split's folder, both without extension; labels: a
+    label file, or "folders": an image is correct for the queries of the folder of the same path; submission:
+    the CSV's form; metric: at top_k; format: a data set of `competition.datasets`, read from `gallery` as its
+    archives unpack, with its own queries and ground truth, distractors: a folder of further images for its
+    gallery.
     """
 
     name: str
@@ -125,10 +126,10 @@ class Simulate:
 class Tuning:
     """The settings of the study.
 
-    `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`:
-    what happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
-    steps and candidates may take on the disk (None: twice the dumps they come from); `objective`: what judges a trial
-    (None: see tuning/labelled.py).
+    `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`: what
+    happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
+    steps and candidates may take on the disk (None: twice the dumps they come from); `objective`: what judges
+    a trial (None: see tuning/labelled.py).
     """
 
     trials: int = 200

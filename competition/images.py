@@ -52,8 +52,8 @@ class Region:
 class ImageSet:
     """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images.
 
-    seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole image) where
-    rows are parts of these files or turned; otherwise empty.
+    seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole
+    image) where rows are parts of these files or turned; otherwise empty.
     """
 
     ids: tuple[str, ...]
@@ -87,11 +87,10 @@ def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blan
     """List the images below `folder`, sorted by id; the id is the file name without its extension.
 
     Hidden files and folders (leading dot) are passed over; files with another extension are returned as
-    `others`.
-    ids: "path" makes the path below `folder`, without the extension and with / between folders, the id.
-    origin: where the folder's name comes from, put before messages ("config.toml: [competition] gallery").
-    blanks: whether an id may hold one. Top7Error: no such folder, no image in it, ids that two images have or that would break a
-    CSV line (all of them in one message).
+    `others`. ids: "path" makes the path below `folder`, without the extension and with / between folders, the
+    id. origin: where the folder's name comes from, put before messages ("config.toml: [competition]
+    gallery"). blanks: whether an id may hold one. Top7Error: no such folder, no image in it, ids that two
+    images have or that would break a CSV line (all of them in one message).
     """
     before = f"{origin}: " if origin else ""
     if not os.path.isdir(folder):

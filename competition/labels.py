@@ -23,13 +23,13 @@ def read_labels(
 ) -> dict[str, tuple[str, ...]]:
     """Read a label file; returns query id -> correct gallery ids, in the order of `query_ids`.
 
-    Rows of one query are joined, so that a file may hold a pair a row. The word "folders" in place of a path: correct
-    are the gallery images in the folder of the query's own path (ids are paths then).
-    UTF-8 with or without a BOM, lines ending in \\n or \\r\\n. Line 1 is a header if its first field is no
-    known query id and no other field a gallery id. Empty fields at the end of a row, blank lines and blanks
-    around an id are passed over. Top7Error, one line with file and line number: an unknown query or gallery
-    id, a gallery id twice for a query, a row without gallery ids, another delimiter, not
-    UTF-8, no row at all; and, where `complete`, a query of `query_ids` without a row.
+    Rows of one query are joined, so that a file may hold a pair a row. The word "folders" in place of a path:
+    correct are the gallery images in the folder of the query's own path (ids are paths then). UTF-8 with or
+    without a BOM, lines ending in \\n or \\r\\n. Line 1 is a header if its first field is no known query id
+    and no other field a gallery id. Empty fields at the end of a row, blank lines and blanks around an id are
+    passed over. Top7Error, one line with file and line number: an unknown query or gallery id, a gallery id
+    twice for a query, a row without gallery ids, another delimiter, not UTF-8, no row at all; and, where
+    `complete`, a query of `query_ids` without a row.
     """
     if path == "folders":
         return folder_labels(query_ids, gallery_ids)
@@ -151,7 +151,8 @@ def validation_labels(
 ) -> dict[str, tuple[str, ...]]:
     """The labels of a configuration's validation queries; ConfigurationError where it names no label file.
 
-    Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold its junk.
+    Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold
+    its junk.
     """
     competition = configuration.competition
     path = competition.labels

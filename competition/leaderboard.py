@@ -32,9 +32,10 @@ class Row:
     """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
 
     What is unknown is None. public, private: by the first convention, on the queries the study saw and on
-    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; data: gallery, labels
-    and top_k of the figures; unlike: what of it is not that of the ranking asked for ("" for ranked rows); moved: places
-    won (positive) or lost from the public to the private ranking of the ranked recipes that have both.
+    those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; data:
+    gallery, labels and top_k of the figures; unlike: what of it is not that of the ranking asked for ("" for
+    ranked rows); moved: places won (positive) or lost from the public to the private ranking of the ranked
+    recipes that have both.
     """
 
     file: str
@@ -72,8 +73,8 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
     MAP@top_k), and where known top_k, measured_on (split of the labels; default: `split`. For a test
-    submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public, private.
-    Anything else that JSON can hold (recipe, weights) is kept.
+    submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public,
+    private. Anything else that JSON can hold (recipe, weights) is kept.
     """
     missing = [key for key in REQUIRED if not entry.get(key)]
     if missing:
@@ -147,9 +148,9 @@ def _parsed(line: bytes) -> dict | None:
 def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> list[Row]:
     """The rows, best first by `local` (rows without come last, then by official score and file name).
 
-    like: measured_on, gallery, labels and top_k of the figures to rank; rows with others are marked (`unlike`) and follow
-    those. Empty where nothing was recorded. A cut-off last line is passed over; a broken line elsewhere is a
-    Top7Error.
+    like: measured_on, gallery, labels and top_k of the figures to rank; rows with others are marked
+    (`unlike`) and follow those. Empty where nothing was recorded. A cut-off last line is passed over; a
+    broken line elsewhere is a Top7Error.
     """
     path = Path(work) / FILE
     if not path.exists():

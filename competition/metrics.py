@@ -6,8 +6,8 @@ and m the number of correct images of the query, AP@k = sum over i <= k of P(i) 
 - "min(m,k)" (default; Kaggle's convention): the most hits the list could have;
 - "hits" (the 2018 runner-up's script): the number of hits it has; 0 where it has none.
 
-Recall@k is the share of a query's m correct images among its first k, precision@k the share of hits in k places.
-The metric "trapezoid" is none of these: the mAP of whole lists (`competition.average_precision`).
+Recall@k is the share of a query's m correct images among its first k, precision@k the share of hits in k
+places. The metric "trapezoid" is none of these: the mAP of whole lists (`competition.average_precision`).
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def query_figures(
 
     ranks: (n_queries, any) gallery rows, best first; -1 is a missing answer: it holds its rank and is no hit.
     Columns from k on are ignored; fewer than k columns are a list that ends early. A row ranked twice is a
-    hit once.
-    relevant: the result of `pad_relevant`, or per query its correct gallery rows (each query at least one); junk: rows a
-    query, taken out of the whole lists that "trapezoid" needs.
+    hit once. relevant: the result of `pad_relevant`, or per query its correct gallery rows (each query at
+    least one); junk: rows a query, taken out of the whole lists that "trapezoid" needs.
     """
     if metric == WHOLE_LISTS:
         positives = [[row for row in rows if row >= 0] for rows in relevant]

@@ -53,8 +53,8 @@ def simulated_images(gallery: ImageSet, settings: Simulate) -> ImageSet:
 def judging(ids: Sequence[str], groups: Sequence[int], seed: int) -> np.ndarray:
     """(m,) bool: which of the sampled images judge; the others teach.
 
-    groups: (m,) one number an image, the same for images that are equal or nearly so: a group is never split. Groups go
-    in seeded order to the half that has fewer images; the first teaches.
+    groups: (m,) one number an image, the same for images that are equal or nearly so: a group is never split.
+    Groups go in seeded order to the half that has fewer images; the first teaches.
     """
     numbers = np.asarray(groups)
     key: dict[int, bytes] = {}

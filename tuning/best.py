@@ -1,8 +1,9 @@
 """The study's best point: of equals the most robust, and what branch and bound adds to it.
 
-MAP@k is piecewise constant over the region: it changes only where a relevant item and another one swap places. The
-cell of a point is what keeps every such order that its average precisions rest on. It is a polytope in barycentric
-coordinates, and the centre of the largest ball inside it, its Chebyshev centre, is the most robust of equal points.
+MAP@k is piecewise constant over the region: it changes only where a relevant item and another one swap
+places. The cell of a point is what keeps every such order that its average precisions rest on. It is a
+polytope in barycentric coordinates, and the centre of the largest ball inside it, its Chebyshev centre, is
+the most robust of equal points.
 """
 
 from __future__ import annotations
@@ -139,9 +140,9 @@ class Ball:
 def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
     """Return s(better) - s(worse) of every pair whose order the average precisions rest on: (P, L) float64.
 
-    Inside the top k every relevant item keeps its order to every other kind of item of the top k, and the last
-    of the top k stays above the best that is outside of the other kind (an order between two items of one kind
-    changes nothing).
+    Inside the top k every relevant item keeps its order to every other kind of item of the top k, and the
+    last of the top k stays above the best that is outside of the other kind (an order between two items of
+    one kind changes nothing).
     """
     best, valid = ranked_positions(scene, weights)
     similarities = np.moveaxis(scene.similarities, 0, -1)
@@ -168,8 +169,8 @@ def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
 def largest_ball(scene: Scene, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
     """Return the largest ball inside the cell of `coordinates` (J,), within the region of vertices `corners` (J, L).
 
-    The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell is
-    thinner than the solver sees (a vertex or a face that only ties hold).
+    The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell
+    is thinner than the solver sees (a vertex or a face that only ties hold).
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
     n = len(coordinates)

@@ -1,10 +1,10 @@
 """Lossless candidates: the few gallery items that can reach the top k for some weights of the region.
 
-For weights of the region the score is lambda . t with lambda >= 0 and t_j = (vertex j) . s, so an item is out for
-good once k others exclude it: each is larger in every t_j by more than the rounding error, or at least as large
-in every similarity s_l and earlier in gallery order (float sums are monotone, so the computed score is then at
-least as large too, and the tie goes to the earlier row). Every removal is justified by k actual items, so what
-is kept is a superset of every top k, whatever the order in which the blocks come.
+For weights of the region the score is lambda . t with lambda >= 0 and t_j = (vertex j) . s, so an item is out
+for good once k others exclude it: each is larger in every t_j by more than the rounding error, or at least as
+large in every similarity s_l and earlier in gallery order (float sums are monotone, so the computed score is
+then at least as large too, and the tie goes to the earlier row). Every removal is justified by k actual
+items, so what is kept is a superset of every top k, whatever the order in which the blocks come.
 """
 
 from __future__ import annotations
@@ -127,11 +127,11 @@ def find_candidates(
 
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
     `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
-    similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool, rows that
-    take part in nothing; sample: what a block holds, of distinct rows from all over the gallery that are not excluded,
-    for the first thresholds. PrunesBadly
-    when a query keeps more than `limit`. The result does not depend on blocks or threads: it ends in one exact
-    settling, of one query after the other (ended(1) after each).
+    similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool,
+    rows that take part in nothing; sample: what a block holds, of distinct rows from all over the gallery
+    that are not excluded, for the first thresholds. PrunesBadly when a query keeps more than `limit`. The
+    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other
+    (ended(1) after each).
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
@@ -191,8 +191,9 @@ def merged(
 ) -> Candidates:
     """Return the candidates of a gallery from those of its parts: what one pass over all of it finds.
 
-    An item that k others of the gallery exclude is excluded by k that no k exclude, and these are candidates of their
-    parts. always: rows to keep whatever happens (the relevant ones), per query; for the others see `find_candidates`.
+    An item that k others of the gallery exclude is excluded by k that no k exclude, and these are candidates
+    of their parts. always: rows to keep whatever happens (the relevant ones), per query; for the others see
+    `find_candidates`.
     """
     found = []
     for number, own in enumerate(zip(*(zip(part.rows, part.similarities) for part in parts))):

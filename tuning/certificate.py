@@ -1,7 +1,7 @@
 """A certified optimum: branch and bound over the region, ending with the best weights and a proven upper bound.
 
-Sub-simplices are cut in two, the most promising first; `tuning.open_pairs` has the bound and where to cut. Memory is
-bounded: nodes that do not fit are dropped, and their bound still counts.
+Sub-simplices are cut in two, the most promising first; `tuning.open_pairs` has the bound and where to cut.
+Memory is bounded: nodes that do not fit are dropped, and their bound still counts.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Entry = tuple[float, int, int, Node]  # -bound, running number, combination, nod
 class Certificate:
     """The best point found, and a bound that no weights of the region exceed.
 
-    best: its MAP@k; combination: number of the one that has `coordinates` (J,), barycentric; nodes: sub-simplices looked at; open_nodes: those still above the best; dropped:
-    bound of those that memory did not hold or that only rounding decides, 0 where there were none.
+    best: its MAP@k; combination: number of the one that has `coordinates` (J,), barycentric; nodes:
+    sub-simplices looked at; open_nodes: those still above the best; dropped: bound of those that memory did
+    not hold or that only rounding decides, 0 where there were none.
     """
 
     best: float
@@ -69,8 +70,9 @@ def certify(
 ) -> Certificate:
     """Search the regions of one or more combinations for at most `seconds`; exact when the gap reaches 0.
 
-    scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points to
-    start from; watch(best, bound) is called about ten times a second; memory_bytes: of the nodes that wait.
+    scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points
+    to start from; watch(best, bound) is called about ten times a second; memory_bytes: of the nodes that
+    wait.
     """
     begun = shown = time.perf_counter()
     pairs = [Pairs(scene, vertices) for scene, vertices in zip(scenes, corners)]

@@ -1,7 +1,7 @@
 """One combination of discrete choices: its S, its region's vertices and its lossless candidates.
 
-It is made by one pass over the gallery's dumps and kept under work/candidates, by a digest of the dumps, the queries,
-the region and the cut-off. A trial afterwards touches neither dumps nor gallery.
+It is made by one pass over the gallery's dumps and kept under work/candidates, by a digest of the dumps, the
+queries, the region and the cut-off. A trial afterwards touches neither dumps nor gallery.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Ranking = Callable[
 class Combination:
     """What a study needs of one combination of choices.
 
-    mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it; corners: (J, L)
-    vertices, (J, 1) where steps joined the components; scene: candidates of all labelled queries. It is None where
-    there are none, and `ranking` ranks the whole gallery at each trial.
+    mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it;
+    corners: (J, L) vertices, (J, 1) where steps joined the components; scene: candidates of all labelled
+    queries. It is None where there are none, and `ranking` ranks the whole gallery at each trial.
     """
 
     components: tuple[Component, ...]
@@ -115,8 +115,8 @@ def make_combination(
 ) -> Combination:
     """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
 
-    queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries whose
-    similarities make S (no label enters). A message tells where the region prunes badly.
+    queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries
+    whose similarities make S (no label enters). A message tells where the region prunes badly.
     """
     path = None
     if folder is not None:

@@ -63,7 +63,8 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
 def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
     """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
 
-    Others are passed over, and those that the labels taught. A better one that is there is kept under another name.
+    Others are passed over, and those that the labels taught. A better one that is there is kept under another
+    name.
     """
     taught = any(step.get("pairs") for step in recipe.steps)
     if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED or taught:

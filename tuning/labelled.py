@@ -1,8 +1,8 @@
 """The queries of a study: labelled ones, simulated photos, or both; rows, correct images, groups, parts, weights.
 
-What judges a trial is `[tuning] objective`: "labels", the labelled queries; "simulated", photos made of gallery images
-(features/simulated.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on the labelled ones, n the
-number of their public groups: as many as HALF_AT count half.
+What judges a trial is `[tuning] objective`: "labels", the labelled queries; "simulated", photos made of
+gallery images (features/simulated.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on
+the labelled ones, n the number of their public groups: as many as HALF_AT count half.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ NOT_SIMULATED = (
 class Labelled:
     """The queries of a study, real ones before simulated photos.
 
-    relevant: gallery rows (int64) per query; groups, private: (Q,); real: (Q,) bool, photos of users; weight: (Q,)
-    float64, in the study's mean, 0 where a query does not judge; junk: gallery rows per real query that a whole-list mAP
-    takes out, empty where no query has any.
+    relevant: gallery rows (int64) per query; groups, private: (Q,); real: (Q,) bool, photos of users; weight:
+    (Q,) float64, in the study's mean, 0 where a query does not judge; junk: gallery rows per real query that
+    a whole-list mAP takes out, empty where no query has any.
     """
 
     query_ids: tuple[str, ...]
@@ -111,8 +111,8 @@ def has_labels(configuration: Configuration) -> bool:
 def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
     """Return the queries of a study by its objective; labelled ones are among them wherever there are any.
 
-    ConfigurationError: the objective asks for labels or for simulated photos that the configuration has not; Top7Error:
-    they are not extracted.
+    ConfigurationError: the objective asks for labels or for simulated photos that the configuration has not;
+    Top7Error: they are not extracted.
     """
     objective = objective_of(configuration)
     if objective == "labels":

@@ -136,8 +136,8 @@ class Landscape:
     def full_precisions(self, choice: Choice, weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query by ranking the whole gallery through all steps, (Q,) float64.
 
-        weights (L,): any, of the region or not, without meaning where a step joins the components; corners (J, L): the
-        region's, which a cascade's stages may name.
+        weights (L,): any, of the region or not, without meaning where a step joins the components; corners
+        (J, L): the region's, which a cascade's stages may name.
         """
         weights = np.ones(1) if self._joined(choice) else np.asarray(weights)
         steps = with_weights(self.steps(choice)[1], weights, corners)

@@ -22,8 +22,9 @@ from tuning.objective import Scene, ranked_positions
 class Miss:
     """A correct image outside the top k.
 
-    query, row: numbers; place: in the whole gallery, 1 the best (float32, so near ties may shift it by a few), 0 for an
-    unreadable image; short_by: how far its score lies below the k-th; reachable: whether some weights of the region may bring it into the top k (where not, none do).
+    query, row: numbers; place: in the whole gallery, 1 the best (float32, so near ties may shift it by a
+    few), 0 for an unreadable image; short_by: how far its score lies below the k-th; reachable: whether some
+    weights of the region may bring it into the top k (where not, none do).
     """
 
     query: int
@@ -44,8 +45,8 @@ def find_misses(
 ) -> list[Miss]:
     """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
 
-    scene: candidates of all labelled queries, every readable relevant image among them; corners: (J, L) vertices;
-    queries, gallery: one dump a component; excluded: (n,) bool, rows that take part in nothing.
+    scene: candidates of all labelled queries, every readable relevant image among them; corners: (J, L)
+    vertices; queries, gallery: one dump a component; excluded: (n,) bool, rows that take part in nothing.
     """
     best, valid = ranked_positions(scene, weights)
     scores = fuse(scene.similarities, weights)

@@ -1,7 +1,7 @@
 """Points worth knowing beside the study: the papers' own weights, single layers, equal weights, parts alone.
 
-They need not lie in the region, where the candidates would not hold, so they are scored by the full ranking. Those
-outside are marked; a certificate's bound does not hold for them.
+They need not lie in the region, where the candidates would not hold, so they are scored by the full ranking.
+Those outside are marked; a certificate's bound does not hold for them.
 """
 
 from __future__ import annotations

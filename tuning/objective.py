@@ -18,8 +18,8 @@ class Scene:
     """The candidates of all queries as padded arrays, ready for thousands of evaluations.
 
     similarities: (L, Q, n) float64, rows: (Q, n) int64 ascending, -1 padding; relevant: (Q, n) bool;
-    n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off; weight: (Q,) float64, of each query in
-    the mean, None for equal ones; metric: of `competition.metrics`.
+    n_relevant: (Q,) int64, the correct gallery images of each query; k: cut-off; weight: (Q,) float64, of
+    each query in the mean, None for equal ones; metric: of `competition.metrics`.
     """
 
     similarities: np.ndarray

@@ -1,11 +1,11 @@
 """What a sub-simplex of the region decides: which rivals beat which relevant items throughout, and the bound on MAP@k.
 
-A pair is a relevant item and a candidate that is not relevant; over a sub-simplex the difference of their scores is a
-convex sum of its values at the corners, so a rival ahead at all corners is ahead throughout. Let c_r be the number of
-such rivals of relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot be above place i + c_(i),
-so that AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k), and the hits <= sum_i [i + c_(i) <= k] for recall@k
-and precision@k. What is decided over a sub-simplex is decided over
-its parts, so a part looks only at the pairs its parent left open. Orders within the rounding margin count in the
+A pair is a relevant item and a candidate that is not relevant; over a sub-simplex the difference of their
+scores is a convex sum of its values at the corners, so a rival ahead at all corners is ahead throughout. Let
+c_r be the number of such rivals of relevant item r, sorted c_(1) <= c_(2) <= ...: the i-th correct hit cannot
+be above place i + c_(i), so that AP@k <= sum_i i / (i + c_(i)) [i + c_(i) <= k] / min(m, k), and the hits <=
+sum_i [i + c_(i) <= k] for recall@k and precision@k. What is decided over a sub-simplex is decided over its
+parts, so a part looks only at the pairs its parent left open. Orders within the rounding margin count in the
 bound's favour.
 """
 
@@ -28,9 +28,9 @@ OBJECTS_BYTES = 600  # Python's own, of a node
 class Node:
     """A sub-simplex.
 
-    simplex: (J, J) float64, barycentric coordinates of its corners by rows; bound: no weights in it exceed this MAP@k;
-    open: numbers of the pairs its parent left open, int32, shared with its sibling; counts: (n_slots,) int16, decided
-    rivals of each relevant item; generation: splits since the whole region.
+    simplex: (J, J) float64, barycentric coordinates of its corners by rows; bound: no weights in it exceed
+    this MAP@k; open: numbers of the pairs its parent left open, int32, shared with its sibling; counts:
+    (n_slots,) int16, decided rivals of each relevant item; generation: splits since the whole region.
     """
 
     simplex: np.ndarray
@@ -56,8 +56,9 @@ class Split:
 class Pairs:
     """The pairs of one scene over the region of vertices `corners` (J, L).
 
-    differences: (P, J) float64, relevant less rival at each vertex, of pairs that not the whole region decides; slots:
-    (P,) the place of each pair's relevant item in an array (n_queries, most relevant items of a query), flattened.
+    differences: (P, J) float64, relevant less rival at each vertex, of pairs that not the whole region
+    decides; slots: (P,) the place of each pair's relevant item in an array (n_queries, most relevant items of
+    a query), flattened.
     """
 
     def __init__(self, scene: Scene, corners: np.ndarray):

@@ -40,8 +40,8 @@ class Prepared:
     def lists(self, weights: np.ndarray, steps: Sequence[Step], *, progress: bool = False) -> np.ndarray:
         """Return ranks (Q, k) under `weights` (L,) after the other `steps`, over the whole gallery.
 
-        Components that nothing weighs are left out first, as where a submission is written. What depends on the
-        weights and is written to disk meanwhile is removed again.
+        Components that nothing weighs are left out first, as where a submission is written. What depends on
+        the weights and is written to disk meanwhile is removed again.
         """
         used = used_components(weights, None, [*self.own, *steps])
         state = replace(self.state.of(used, weights[used]), progress=progress)
@@ -73,8 +73,9 @@ def prepare(
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`, as small ones in memory, others in `folder`.
 
-    That is `<work>/ranking`, where submit looks. After whitening and z-normalisation rows are centred: each component is then a chain of its own. A step that joins
-    the components leaves one. photos: what the steps learn from; simulated: so many of the last queries are simulated.
+    That is `<work>/ranking`, where submit looks. After whitening and z-normalisation rows are centred: each
+    component is then a chain of its own. A step that joins the components leaves one. photos: what the steps
+    learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
     more: dict[str, Any] = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)

@@ -1,10 +1,10 @@
 """The pruned constraint region of WMFF (Wang et al., eqs. 3 and 4), and the simplex it really is.
 
-Within a chain (the layers of one backbone under one pooling, shallow to deep) eq. 3 asks
-w_n S_n >= ... >= w_1 S_1 >= 0. With u_l = w_l S_l that is 0 <= u_1 <= ... <= u_n, the cone spanned by the
-steps "0 below layer j, 1 from j on"; with eq. 4 (sum of w = 1) it is the convex hull of one vertex a step:
-vertex j puts w_l proportional to 1 / S_l on the layers l >= j. A component outside any order is a chain of one.
-Several chains together span the convex hull of all their vertices.
+Within a chain (the layers of one backbone under one pooling, shallow to deep) eq. 3 asks w_n S_n >= ... >=
+w_1 S_1 >= 0. With u_l = w_l S_l that is 0 <= u_1 <= ... <= u_n, the cone spanned by the steps "0 below layer
+j, 1 from j on"; with eq. 4 (sum of w = 1) it is the convex hull of one vertex a step: vertex j puts w_l
+proportional to 1 / S_l on the layers l >= j. A component outside any order is a chain of one. Several chains
+together span the convex hull of all their vertices.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a study chooses among, and what a choice means: components, chains of weights, steps.
 
-Three ways in: the configuration's own choices; those fixed to a study's recipe; or, for any other recipe, its own
-components with its steps' values (the recipe's own first).
+Three ways in: the configuration's own choices; those fixed to a study's recipe; or, for any other recipe, its
+own components with its steps' values (the recipe's own first).
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from tuning.step_choices import Step, StepChoices, concrete_steps, configured_st
 class Space:
     """The discrete parameters of a study, first values first, and what a choice of them means.
 
-    components_of(choice): in the order every sum uses; steps: those of the study; recipe: the one under study as it is (None: the configuration's choices), its components
-    in this order and its weights those by which an augmentation's neighbours are near (otherwise equal ones).
+    components_of(choice): in the order every sum uses; steps: those of the study; recipe: the one under study
+    as it is (None: the configuration's choices), its components in this order and its weights those by which
+    an augmentation's neighbours are near (otherwise equal ones).
     """
 
     choice_lists: dict[str, tuple]
@@ -87,8 +88,9 @@ class Space:
 def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Space:
     """Return the space of a study: of the configuration, or of `recipe`.
 
-    A recipe that a study of the configuration wrote fixes the discrete choices to its own; any other is studied over its
-    own components, weights and steps. Steps that photos cannot judge are left out of a study that no label judges.
+    A recipe that a study of the configuration wrote fixes the discrete choices to its own; any other is
+    studied over its own components, weights and steps. Steps that photos cannot judge are left out of a study
+    that no label judges.
     """
     if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
         judged = _judged(configuration, recipe.steps)

@@ -1,8 +1,8 @@
 """The Optuna study: which points are tried first, how a trial becomes weights, and how the total is respected.
 
 The region is a simplex, but Optuna has no simplex parameters: a trial holds one u in (0, 1] a vertex, and
--log(u), normalised, are its barycentric coordinates (uniform for uniform u; u = 1 is exactly zero, so vertices
-and faces, where the optimum can lie, are tried by name first).
+-log(u), normalised, are its barycentric coordinates (uniform for uniform u; u = 1 is exactly zero, so
+vertices and faces, where the optimum can lie, are tried by name first).
 """
 
 from __future__ import annotations
@@ -84,9 +84,10 @@ def open_study(
 def first_points(space: Space) -> Iterator[Parameters]:
     """Yield the named points to try first, as parameters: the best known places before any sampling.
 
-    The first values of every choice: the centroid and all vertices; then each chain alone under every combination of
-    the choices that make it (their number adds up over chains, where all combinations would multiply); then each other
-    single choice at the centroid; then the centroids of the edges and of the larger faces.
+    The first values of every choice: the centroid and all vertices; then each chain alone under every
+    combination of the choices that make it (their number adds up over chains, where all combinations would
+    multiply); then each other single choice at the centroid; then the centroids of the edges and of the
+    larger faces.
     """
     default = space.default
     vertices = range(space.n_vertices(default))
@@ -157,9 +158,9 @@ def run_trials(
 ) -> None:
     """Run trials until the study holds `plan.total` in all, this and any other worker's counted.
 
-    Each trial has a place, which alone decides its parameters: the first places are those of the named points, at the
-    others the sampler draws. The place of a trial that failed or whose worker is gone is free again, so an interrupted
-    study ends like any other.
+    Each trial has a place, which alone decides its parameters: the first places are those of the named
+    points, at the others the sampler draws. The place of a trial that failed or whose worker is gone is free
+    again, so an interrupted study ends like any other.
     """
     named = plan.named_points(study)
     close_abandoned(study, own=True)

@@ -38,8 +38,9 @@ class Tuned:
     """All that `tune` found.
 
     recipe: the study's best; untuned: equal weights of the first choices, or the recipe under study as it is;
-    comparison: on queries that did not choose; None where there are none, as with one group; bias_corrected: MAP@k on
-    the public queries without the luck of the best of many trials; mixed: why the trials' figures do not compare.
+    comparison: on queries that did not choose; None where there are none, as with one group; bias_corrected:
+    MAP@k on the public queries without the luck of the best of many trials; mixed: why the trials' figures do
+    not compare.
     """
 
     recipe: Recipe
@@ -77,9 +78,9 @@ def tune(
 ) -> Tuned:
     """Run the study until it holds `trials` in all, validate it, and write the recipe of its best point.
 
-    folds: of the cross-validation, None for 5 where trials are cheap; certify_seconds: then search by branch and
-    bound, over the recipe's choices or (certify_all) all of the study's; recipe: study this one instead of the
-    configuration's choices (see `tuning.space.space_of`).
+    folds: of the cross-validation, None for 5 where trials are cheap; certify_seconds: then search by branch
+    and bound, over the recipe's choices or (certify_all) all of the study's; recipe: study this one instead
+    of the configuration's choices (see `tuning.space.space_of`).
     """
     landscape = Landscape(configuration, recipe=recipe, progress=progress)
     if certify_seconds:
@@ -178,7 +179,8 @@ def _forecast(landscape: Landscape, plan: studies.Plan) -> tuple[list[Kind], Rec
 def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     """What a team without labels would submit, and its AP@k (Q,).
 
-    It is the recipe under study as it is, or the first choices, equal weights and the first values of the steps.
+    It is the recipe under study as it is, or the first choices, equal weights and the first values of the
+    steps.
     """
     choice, recipe = landscape.space.default, landscape.space.recipe
     components = landscape.space.components_of(choice)

@@ -18,8 +18,8 @@ from competition.splits import bootstrap_groups, folds
 class CrossValidated:
     """Repeated k-fold over groups.
 
-    out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; fold_maps: (repeats, n_folds) MAP of
-    each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean.
+    out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; fold_maps: (repeats,
+    n_folds) MAP of each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean.
     """
 
     out_of_fold: np.ndarray
@@ -52,8 +52,8 @@ class CrossValidated:
 class Comparison:
     """A paired comparison over groups.
 
-    gain: mean difference; interval: 95 %, None for a single group; p: how often chance alone gives as much; wins, ties,
-    losses: queries.
+    gain: mean difference; interval: 95 %, None for a single group; p: how often chance alone gives as much;
+    wins, ties, losses: queries.
     """
 
     gain: float
@@ -80,8 +80,9 @@ def cross_validate(
 ) -> CrossValidated:
     """Tune inside each fold and score outside it.
 
-    tune_inside(inside (Q,) bool, seed) -> average precisions (Q,) of all queries under what was tuned on `inside`;
-    groups, weight: (Q,). With fewer groups than folds there are as many folds as groups (at least two groups are needed).
+    tune_inside(inside (Q,) bool, seed) -> average precisions (Q,) of all queries under what was tuned on
+    `inside`; groups, weight: (Q,). With fewer groups than folds there are as many folds as groups (at least
+    two groups are needed).
     """
     groups = np.asarray(groups)
     n_folds = min(n_folds, len(np.unique(groups)))
@@ -108,9 +109,9 @@ def bias_corrected(
 ) -> np.ndarray | None:
     """Return the best trial's figure on queries that did not choose it, one value a query, (Q,) float64.
 
-    Bootstrap bias correction (Tsamardinos et al. 2018): each resample of groups chooses its best trial, which counts
-    for the groups left out of it. precisions: (trials, Q), of equals the first trial is chosen; weight: (Q,) of the
-    queries in the mean that chooses. None for one group.
+    Bootstrap bias correction (Tsamardinos et al. 2018): each resample of groups chooses its best trial, which
+    counts for the groups left out of it. precisions: (trials, Q), of equals the first trial is chosen;
+    weight: (Q,) of the queries in the mean that chooses. None for one group.
     """
     groups = np.asarray(groups)
     if len(np.unique(groups)) < 2:
@@ -138,7 +139,8 @@ def group_interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean of `values` (Q,), Student's t over groups; None for a single group.
 
-    On differences that are mostly zero it covers 96 to 99 %, BCa 87 to 93; below 30 groups of skewed AP 89 (BENCHMARKS.md).
+    On differences that are mostly zero it covers 96 to 99 %, BCa 87 to 93; below 30 groups of skewed AP 89
+    (BENCHMARKS.md).
     """
     error = standard_error(values, groups, weight)
     if error is None:
@@ -172,8 +174,8 @@ def compare(
 ) -> Comparison:
     """Compare two recipes by their average precisions on the same queries: the gain of `first` over `second`.
 
-    p: of a randomisation test, the signs of whole groups flipped: exact where 13 groups or fewer differ, else of 9,999
-    draws; for a gain, or (two_sided) for a difference either way.
+    p: of a randomisation test, the signs of whole groups flipped: exact where 13 groups or fewer differ, else
+    of 9,999 draws; for a gain, or (two_sided) for a difference either way.
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     difference[np.abs(difference) < 1e-12] = 0.0

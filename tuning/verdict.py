@@ -80,8 +80,8 @@ def cross_validated(
 class Judged:
     """What a recipe is worth on queries that did not choose it.
 
-    comparison: with the untuned recipe; None where there are no such queries, as with one group; bias_corrected: MAP@k
-    on the public queries without the luck of the best of many trials.
+    comparison: with the untuned recipe; None where there are no such queries, as with one group;
+    bias_corrected: MAP@k on the public queries without the luck of the best of many trials.
     """
 
     comparison: Comparison | None
@@ -99,9 +99,9 @@ def judge(
 ) -> Judged:
     """Note in the recipe `best` what it is worth on queries that did not choose it.
 
-    tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the figure on all
-    labelled queries (without labels: all photos), cross-validated or bias-corrected on the public ones and the recipe's
-    own on the others, so that it compares with an untuned recipe's.
+    tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the
+    figure on all labelled queries (without labels: all photos), cross-validated or bias-corrected on the
+    public ones and the recipe's own on the others, so that it compares with an untuned recipe's.
     """
     public = labelled.public
     weight = labelled.weight[public]
