@@ -155,7 +155,10 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
 
 def _targets(journal: Path) -> set[str]:
     lines, _ = read_journal(journal)
-    return {str(name).removesuffix(".npy") for name in (lines[0].get("targets", []) if lines else [])}
+    return {
+        str(name).removesuffix(".npy")
+        for name in (lines[0].get("targets", lines[0].get("files", [])) if lines else [])
+    }
 
 
 def _record(sidecar: Path) -> str | None:

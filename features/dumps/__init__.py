@@ -10,15 +10,15 @@ from features.dumps.dump import (
     column_sum,
     file_label,
     noted_damage,
-    npy_header,
     open_dump,
     read_sidecar,
     recipe_difference,
     recipe_digest,
     row_sums,
     sidecar_for,
-    write_dump,
 )
+from features.dumps.dump_writer import write_dump
+from features.dumps.writer import npy_header
 
 __all__ = [
     "BLOCK_ROWS",

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
 import numpy as np
 
-from competition.atomic import reserve, sync_data, sync_folder, write_bytes
+from competition.atomic import FULL, reserve, sync_data, sync_folder, write_bytes
 from competition.errors import Top7Error
 
 
 class DiskFull(Top7Error):
-    """No space left; what was written until the last commit is kept and the same command goes on from
-    there.
-    """
+    """No space is left; what was committed is kept, and the same command goes on from there."""
 
 
-def _clear(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _clear(error: OSError, path: Path, size_bytes: int = 0) -> Exception:
+    if error.errno in FULL:
+        needed = f" ({size_bytes / 1e9:.2f} GB are needed for it)" if size_bytes else ""
         return DiskFull(
-            f"{path}: the disk is full ({error.strerror}): make room there or choose another folder with "
-            "--work, then run the same command again: it goes on from the last finished rows"
+            f"{path}: the disk is full: make room there{needed} or choose another folder with --work, then run the "
+            "same command again: it goes on from the last finished rows"
         )
     return error
 
@@ -47,7 +45,7 @@ class Disk:
                 os.close(descriptor)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise _clear(error, path) from None
+            raise _clear(error, path, size_bytes) from None
 
     def write_at(self, path: Path, offset: int, data: bytes | memoryview | np.ndarray) -> None:
         view = memoryview(data).cast("B")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from competition.atomic import sync_folder, temporary, write_bytes, write_text
 from competition.errors import Top7Error
 from features.dumps import seals
+from features.dumps.writer import npy_header
 
 FORMAT = 1
 BLOCK_ROWS = 4096
@@ -278,41 +276,6 @@ def sidecar_for(
     }
 
 
-def write_dump(
-    path: Path,
-    rows: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
-    *,
-    shape: tuple[int, int],
-    dtype: str,
-    unreadable: Sequence[Mapping],
-    **more: Any,
-) -> Path:
-    """Write a whole dump block by block, the sidecar last; returns `path`.
-
-    rows(start, stop): unit rows (m, D) and their norms (m,); more: see `sidecar_for`. Memory: one block of rows, and
-    eight bytes a row. Top7Error where the disk is full; nothing half-written is left.
-    """
-    norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
-    with temporary(path) as partial:
-        matrix = seals.reserve(partial, shape, dtype)
-        for start in range(0, shape[0], BLOCK_ROWS):
-            block = slice(start, min(shape[0], start + BLOCK_ROWS))
-            matrix[block], norms[block] = rows(block.start, block.stop)
-            sums[block] = row_sums(matrix[block], norms[block])
-        matrix.flush()
-        total = column_sum(matrix)
-        # the sidecar of older rows must not stand beside new ones
-        beside(path, ".json").unlink(missing_ok=True)
-        os.replace(partial, path)
-    for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
-        write_bytes(beside(path, suffix), npy_header(column.shape, column.dtype) + column.tobytes())
-    sidecar = sidecar_for(shape=shape, dtype=dtype, unreadable=unreadable, column_sum=total.tolist(), **more)
-    sync_folder(path.parent)
-    write_text(beside(path, ".json"), seals.sealed_text(sidecar))
-    beside(path, DAMAGE).unlink(missing_ok=True)
-    return path
-
-
 def bad_rows(path: Path) -> np.ndarray:
     """(m,) int64 rows whose bytes, or whose norm's, are not those that were written; all of them where the
     shape or the checksums are gone.
@@ -355,15 +318,3 @@ def _column(path: Path, rows: int, dtype: type) -> np.ndarray | None:
 
 def _is_column(data: bytes, head: bytes, rows: int, dtype: type) -> bool:
     return data.startswith(head) and len(data) == len(head) + rows * np.dtype(dtype).itemsize
-
-
-def npy_header(shape: tuple[int, ...], dtype: DTypeLike) -> bytes:
-    """The bytes before the data of a .npy file of this shape, C order."""
-    import io
-
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream,
-        {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape},
-    )
-    return stream.getvalue()

@@ -6,7 +6,6 @@ its own text. It is written last: without it, or where something differs, its fi
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -16,11 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
-from competition.atomic import reserve as reserve_bytes
 from competition.atomic import write_text
-from competition.errors import Top7Error
 
 CHECKED_BYTES = 64 << 20  # up to this size every opening reads the checksum; larger files: `verify` alone
 BLOCK_BYTES = 16 << 20
@@ -44,19 +39,16 @@ def unsealed(data: bytes) -> dict:
     return found
 
 
-def seal(
-    sidecar: Path, files: Iterable[Path], sums: Mapping[str, int] | None = None, **about: object
-) -> None:
-    """Write the sidecar of complete `files` in its folder; sums: their CRC-32 by name, where they are known."""
-    noted = {
-        path.name: {
-            "bytes": path.stat().st_size,
-            "crc32": file_sum(path) if sums is None else sums[path.name],
-        }
-        for path in files
-    }
-    write_text(sidecar, sealed_text({**about, "files": noted}))
+def seal(sidecar: Path, files: Iterable[Path], **about: object) -> None:
+    """Write the sidecar of complete `files` in its folder."""
+    write_text(sidecar, sealing({path.name: path for path in files}, **about))
     touch(sidecar)
+
+
+def sealing(files: Mapping[str, Path], **about: object) -> str:
+    """Return the text of the sidecar of files by the names they have or will have; they are read for their sums."""
+    noted = {name: {"bytes": path.stat().st_size, "crc32": file_sum(path)} for name, path in files.items()}
+    return sealed_text({**about, "files": noted})
 
 
 def read_seal(sidecar: Path) -> dict | None:
@@ -110,12 +102,12 @@ def is_whole(path: Path) -> bool:
     return path.exists() and (not sum_path(path).exists() or whole(sum_path(path)) is not None)
 
 
-def file_sum(path: Path, most_bytes: int | None = None) -> int:
-    """Return the CRC-32 of a file's bytes, or of its first `most_bytes`."""
-    total, left = 0, path.stat().st_size if most_bytes is None else most_bytes
+def file_sum(path: Path) -> int:
+    """Return the CRC-32 of a file's bytes."""
+    total = 0
     with open(path, "rb") as stream:
-        while left and (block := stream.read(min(left, BLOCK_BYTES))):
-            total, left = zlib.crc32(block, total), left - len(block)
+        while block := stream.read(BLOCK_BYTES):
+            total = zlib.crc32(block, total)
     return total
 
 
@@ -140,22 +132,3 @@ def _differing(sidecar: Path, found: Mapping, most_bytes: int | None) -> list[Pa
         if not same:
             bad.append(path)
     return bad
-
-
-def reserve(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap:
-    """Create a .npy file with all its bytes on the disk, open for writing; Top7Error where the disk is full.
-
-    Without them a full disk would end the process at a write through the map.
-    """
-    try:
-        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        with open(path, "rb+") as stream:
-            reserve_bytes(stream.fileno(), path.stat().st_size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Top7Error(
-                f"{path}: the disk is full: make room there and run the same command again"
-            ) from None
-        raise
-    return matrix

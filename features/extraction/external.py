@@ -1,6 +1,4 @@
-"""Descriptors made elsewhere ([[external]]) brought into row order, L2-normalised, in dumps of the same
-format.
-"""
+"""Descriptors made elsewhere ([[external]]), brought into row order and L2-normalised, as dumps like all others."""
 
 from __future__ import annotations
 
@@ -11,21 +9,8 @@ import numpy as np
 from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import (
-    DAMAGE,
-    DamagedSidecar,
-    beside,
-    column_sum,
-    npy_header,
-    read_sidecar,
-    row_sums,
-    sidecar_for,
-)
-from features.dumps.disk import Disk
-from features.dumps.layout import Target, external_dump_path, external_recipe, ids_path, whole_folder
-from features.dumps.seals import sealed_text
-
-BLOCK_ROWS = 4096
+from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar, write_dump
+from features.dumps.layout import external_dump_path, external_recipe, ids_path, whole_folder
 
 
 def external_bytes(
@@ -59,9 +44,26 @@ def write_external(
     path = external_dump_path(configuration, split, external, folder)
     if external_bytes(configuration, external, split, images, folder):
         matrix = _matrix(getattr(external, split))
-        target = Target(path, external_recipe(external, split), external.name)
         sampled = folder != whole_folder(configuration, split)
-        _write(target, matrix, _order(getattr(external, split), len(matrix), images, sampled), images)
+        order = _order(getattr(external, split), len(matrix), images, sampled)
+
+        def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            given = np.asarray(matrix[order[start:stop]], dtype=np.float64)
+            norms = np.sqrt(np.square(given).sum(1))
+            good = np.isfinite(norms) & (norms > 0)
+            return np.where(good[:, None], given / np.where(good, norms, 1)[:, None], 0), np.where(
+                good, norms, 0
+            )
+
+        write_dump(
+            path,
+            rows,
+            shape=(len(images), matrix.shape[1]),
+            dtype="float32",
+            ids=images.ids,
+            recipe=external_recipe(external, split),
+            unreadable=f"the row of [[external]] {external.name} is zero or not finite",
+        )
     return path
 
 
@@ -116,47 +118,3 @@ def _order(source: Path, rows: int, images: ImageSet, sampled: bool) -> np.ndarr
     if rows != len(ids):
         raise Top7Error(f"{source}: {rows} rows for the {len(ids)} ids beside it: expected one row an id")
     return np.array([row_of[image_id] for image_id in images.ids], dtype=np.int64)
-
-
-def _write(target: Target, matrix: np.ndarray, order: np.ndarray, images: ImageSet) -> None:
-    disk, shape = Disk(), (len(images), matrix.shape[1])
-    partial = target.path.with_name(f".{target.path.name}.partial")
-    head = npy_header(shape, "float32")
-    disk.allocate(partial, len(head) + 4 * shape[0] * shape[1], head)
-    norms, sums = np.zeros(shape[0], dtype=np.float32), np.zeros(shape[0], dtype=np.uint32)
-    unreadable = []
-    for start in range(0, shape[0], BLOCK_ROWS):
-        rows = np.asarray(matrix[order[start : start + BLOCK_ROWS]], dtype=np.float64)
-        lengths = np.sqrt(np.square(rows).sum(1))
-        good = np.isfinite(lengths) & (lengths > 0)
-        unit = np.where(good[:, None], rows / np.where(good, lengths, 1)[:, None], 0).astype("<f4")
-        block = slice(start, start + len(rows))
-        norms[block] = np.where(good, lengths, 0)
-        sums[block] = row_sums(unit, norms[block])
-        disk.write_at(partial, len(head) + 4 * shape[1] * start, unit)
-        unreadable += [
-            {
-                "row": start + int(place),
-                "id": images.ids[start + int(place)],
-                "reason": f"the row of [[external]] {target.layer} is zero or not finite",
-            }
-            for place in np.flatnonzero(~good)
-        ]
-    disk.sync(partial)
-    disk.remove(beside(target.path, ".json"))
-    disk.replace(partial, target.path)
-    for suffix, column in ((".norms.npy", norms), (".sums.npy", sums)):
-        disk.write_file(
-            beside(target.path, suffix), npy_header(column.shape, column.dtype) + column.tobytes()
-        )
-    total = column_sum(np.load(target.path, mmap_mode="r", allow_pickle=False))
-    sidecar = sidecar_for(
-        shape=shape,
-        dtype="float32",
-        ids=images.ids,
-        recipe=target.recipe,
-        unreadable=unreadable,
-        column_sum=total.tolist(),
-    )
-    disk.write_file(beside(target.path, ".json"), sealed_text(sidecar).encode())
-    disk.remove(beside(target.path, DAMAGE))

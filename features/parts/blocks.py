@@ -8,10 +8,6 @@ divided by the image's norms. A power of two leaves the rounding as it is, whate
 
 from __future__ import annotations
 
-import io
-import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -19,13 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from competition.atomic import sync_folder, write_bytes
 from competition.errors import Top7Error
-from features.dumps.seals import is_whole, remove, reserve, seal, sum_path
+from features.dumps.disk import DiskFull
+from features.dumps.seals import is_whole, remove, sealing, sum_path
+from features.dumps.writer import RowFile, RowWriter, complete, label_of
+
+SCALES = "scales.npy"
+LABEL = label_of("blocks")
 
 
 def block_files(folder: Path) -> list[tuple[int, int, Path]]:
     """Return the complete, undamaged block files (first, end, path) in order; they follow each other from 0."""
+    complete(folder / f".{LABEL}.journal")
     found = []
     for path in folder.glob("blocks-*-*.npy"):
         first, end = map(int, path.stem.split("-")[1:])
@@ -72,25 +73,22 @@ def write_blocks(
 
     Raises Top7Error when the disk is too small, or the batches hold another number of images than n.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = (end - first, n, channels)
-    needed_bytes, free_bytes = 2 * math.prod(shape), shutil.disk_usage(folder).free
-    if needed_bytes > free_bytes:
-        raise Top7Error(
-            f"{folder}: the sample of {what} needs {needed_bytes / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free:"
-            " make room, or lower training_images or counts"
-        )
     path = folder / f"blocks-{first:05d}-{end:05d}.npy"
     used = [entry[2] for entry in block_files(folder) if entry[1] <= first]
     for old in folder.glob("blocks-*-*.npy"):  # damaged, or behind a damaged one: of no use any more
         if old not in used:
             remove(sum_path(old))
             old.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    scales_path = folder / "scales.npy"
-    scales = np.load(scales_path, allow_pickle=False) if first else np.ones(n, dtype=np.float32)
+    files = {path.name: RowFile((end - first, n, channels), np.dtype("float16"))}
+    if first:
+        scales = np.load(folder / SCALES, allow_pickle=False)
+    else:
+        scales = np.ones(n, dtype=np.float32)
+        files[SCALES] = RowFile((n,), scales.dtype)
+    writer = RowWriter(folder, LABEL, files, rows=0)
+    writer.discard()
     try:
-        blocks = reserve(partial, shape, "float16")
+        writer.start()
         row = 0
         for batch in psi():
             rows = slice(row, row + len(batch))
@@ -101,19 +99,22 @@ def write_blocks(
                 largest = batch.flatten(1).amax(1).cpu().numpy()
                 scales[rows] = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1))) - 11)
             scaled = batch.cpu() / torch.from_numpy(scales[rows])[:, None, None]
-            blocks[:, rows] = scaled.clamp_(max=65504).half().transpose(0, 1).numpy()
+            detectors = scaled.clamp_(max=65504).half().transpose(0, 1).numpy()
+            for place, block in enumerate(detectors):
+                writer.put(path.name, (place * n + rows.start) * channels, block)
         if row != n:
             raise Top7Error(f"{what}: the training sample changed between two passes: {n} images, then {row}")
-        blocks.flush()
         if not first:
-            stream = io.BytesIO()
-            np.save(stream, scales, allow_pickle=False)
-            write_bytes(scales_path, stream.getvalue())
-        os.replace(partial, path)
+            writer.put(SCALES, 0, scales)
+        parts = {name: writer.partial(name) for name in files} | ({SCALES: folder / SCALES} if first else {})
+        writer.finish([(sum_path(path).name, sealing(parts).encode())])
+    except DiskFull as error:
+        raise Top7Error(
+            f"{error}; a sample of {what} is smaller with lower training_images or counts"
+        ) from None
     finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(folder)
-    seal(sum_path(path), [path] if first else [path, scales_path])
+        writer.discard()
+        writer.disk.close()
     return path
 
 

@@ -7,12 +7,12 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
 from features.dumps.seals import CHECKED_BYTES
+from features.dumps.writer import made_once
 from features.whitening import unit_rows
 
 
@@ -52,14 +52,13 @@ def whitened_dump(
             f" {backbone.model}: run ./run.sh extract (the other dumps are kept)"
         )
     source = open_dump(projection)
-    if _is_there(path, source):
-        return path
-    with FileLock(path.with_name(f".{path.name}.lock")):  # several workers of a study may want it at once
-        if not _is_there(path, source):
-            model = open_part_model(configuration, backbone, parts)
-            recipe = source.recipe | {"dim": dim, "exponent": exponent}
-            write_whitened(source, path, recipe, model.scales(count, dim, exponent), half=parts.half)
-    return path
+
+    def make() -> None:
+        model = open_part_model(configuration, backbone, parts)
+        recipe = source.recipe | {"dim": dim, "exponent": exponent}
+        write_whitened(source, path, recipe, model.scales(count, dim, exponent), half=parts.half)
+
+    return made_once(path, lambda: path if _is_there(path, source) else None, make)
 
 
 def _is_there(path: Path, source: Dump) -> bool:

@@ -1,0 +1,130 @@
+"""Dumps being written: their rows, and a record for each image with its norm and checksum in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from competition.images import ids_digest
+from features.dumps.disk import Disk
+from features.dumps.dump import DAMAGE, beside, column_sum, recipe_digest, row_sums, sidecar_for
+from features.dumps.seals import sealed_text
+from features.dumps.writer import BLOCK_ROWS, COMMIT_EVERY_S, RowFile, RowWriter, label_of, npy_header
+
+
+def record_type(columns: int, image: Sequence[tuple] = ()) -> np.dtype:
+    """Return the type of one image's record: what is known of it, then its norm and checksum in each dump."""
+    return np.dtype([*image, ("norms", "<f4", (columns,)), ("sums", "<u4", (columns,))])
+
+
+class DumpWriter(RowWriter):
+    """Dumps of the same images that share a journal.
+
+    dumps: {file name: (width, dtype)}; image: further fields of the record; record: the name it is kept under (None:
+    it is removed at the end).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        label: str,
+        dumps: Mapping[str, tuple[int, str]],
+        ids: Sequence[str],
+        *,
+        image: Sequence[tuple] = (),
+        record: str | None = None,
+        window_rows: int = BLOCK_ROWS,
+        about: Mapping[str, Any] | None = None,
+        unwanted: Iterable[str] = (),
+        disk: Disk | None = None,
+    ) -> None:
+        self.dumps, self.ids, self.record = list(dumps), ids, record or "records"
+        files = {name: RowFile((len(ids), width), np.dtype(dtype)) for name, (width, dtype) in dumps.items()}
+        kind = record_type(len(dumps), image)
+        files[self.record] = RowFile((len(ids),), kind, raw=True, scratch=record is None)
+        super().__init__(
+            folder,
+            label,
+            files,
+            rows=len(ids),
+            window_rows=window_rows,
+            about={"ids": ids_digest(ids), **(about or {})},
+            unwanted=unwanted,
+            disk=disk,
+        )
+
+    def write_rows(
+        self, number: int, matrices: Mapping[str, np.ndarray], records: np.ndarray, **noted: object
+    ) -> None:
+        """Write one window of every dump. records (m,): all filled in but for the checksums of the rows."""
+        for name, matrix in matrices.items():
+            column = self.dumps.index(name)
+            records["sums"][:, column] = row_sums(
+                matrix.astype(self.files[name].dtype, copy=False), records["norms"][:, column]
+            )
+        self.write(number, {**matrices, self.record: records}, **noted)
+
+    def finish_dumps(self, sidecars: Mapping[str, dict], gone: Iterable[str] = ()) -> None:
+        """Give the dumps their names; sidecars: by dump, all but for the sum of the rows."""
+        noted = [beside(Path(name), DAMAGE).name for name in sidecars]
+        self.finish(self._beside(sidecars), [*gone, *noted])
+
+    def _beside(self, sidecars: Mapping[str, dict]) -> Iterator[tuple[str, bytes]]:
+        records = self.mapped(self.record)
+        for name, sidecar in sidecars.items():
+            for kind in ("norms", "sums"):
+                values = np.ascontiguousarray(records[kind][:, self.dumps.index(name)])
+                yield (
+                    beside(Path(name), f".{kind}.npy").name,
+                    npy_header(values.shape, values.dtype) + values.tobytes(),
+                )
+            sidecar["column_sum"] = column_sum(self.mapped(name)).tolist()
+            yield beside(Path(name), ".json").name, sealed_text(sidecar).encode()
+
+
+def write_dump(
+    path: Path,
+    rows: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+    *,
+    shape: tuple[int, int],
+    dtype: str,
+    ids: Sequence[str],
+    recipe: Mapping,
+    unreadable: Sequence[Mapping] | str,
+    **more: Any,
+) -> Path:
+    """Write a whole dump block by block, or what an interrupted call left of it; returns `path`.
+
+    rows(start, stop): unit rows (m, D) and their norms (m,); unreadable: as in the sidecar, or the reason why rows
+    without a norm are; more: further keys of the sidecar, which a half-written dump must share to be continued.
+    Top7Error where the disk is full.
+    """
+    about = {"recipe": recipe_digest(recipe), **more}
+    label = label_of(path.name)
+    with DumpWriter(path.parent, label, {path.name: (shape[1], dtype)}, ids, about=about) as writer:
+        for number, window in writer.windows_left():
+            matrix, norms = rows(window.start, window.stop)
+            records = np.zeros(len(window), dtype=writer.files[writer.record].dtype)
+            records["norms"][:, 0] = norms
+            writer.write_rows(number, {path.name: matrix}, records)
+            writer.commit(every_s=COMMIT_EVERY_S)
+        if isinstance(unreadable, str):
+            lengths = writer.mapped(writer.record)["norms"][:, 0]
+            unreadable = [
+                {"row": row, "id": ids[row], "reason": unreadable}
+                for row in np.flatnonzero(lengths == 0).tolist()
+            ]
+        sidecar = sidecar_for(
+            shape=shape,
+            dtype=dtype,
+            ids=ids,
+            recipe=recipe,
+            unreadable=unreadable,
+            column_sum=[],  # its place in the file; `finish_dumps` fills it in
+            **more,
+        )
+        writer.finish_dumps({path.name: sidecar})
+    return path
