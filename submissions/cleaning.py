@@ -21,6 +21,7 @@ from features.components import backbone_named
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
 from features.dumps.layout import component_dump_path, dumps_folder, whole_folder
+from features.extraction.dump_group import unfinished_names
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
 from features.recipes.recipe import Recipe
@@ -155,10 +156,7 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
 
 def _targets(journal: Path) -> set[str]:
     lines, _ = read_journal(journal)
-    return {
-        str(name).removesuffix(".npy")
-        for name in (lines[0].get("targets", lines[0].get("files", [])) if lines else [])
-    }
+    return {str(name).removesuffix(".npy") for name in (unfinished_names(lines[0]) if lines else ())}
 
 
 def _record(sidecar: Path) -> str | None:

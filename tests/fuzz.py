@@ -22,7 +22,7 @@ from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from competition.labels import read_labels
 from features.dumps.dump import FORMAT, open_dump
-from features.extraction.rebuilding import settings_by_row
+from features.extraction.earlier_dumps import settings_by_row
 from features.recipes.patterns import FOLDER, read_named_recipe, resolve
 from features.recipes.recipe import read_recipe
 from submissions.checking import check_submission

@@ -67,20 +67,18 @@ class DumpWriter(RowWriter):
             )
         self.write(number, {**matrices, self.record: records}, **noted)
 
-    def finish_dumps(self, sidecars: Mapping[str, dict], gone: Iterable[str] = ()) -> None:
-        """Give the dumps their names; sidecars: by dump, all but for the sum of the rows."""
-        noted = [beside(Path(name), DAMAGE).name for name in sidecars]
-        self.finish(self._beside(sidecars), [*gone, *noted])
+    def finish_dumps(self, sidecars: Iterable[tuple[str, dict]], gone: Iterable[str] = ()) -> None:
+        """Give the dumps their names; sidecars: of each, all but for the sum of its rows; gone: see `finish`."""
+        damage = [beside(Path(name), DAMAGE).name for name in self.dumps if name in self.written]
+        self.finish(self._beside(sidecars), [*gone, *damage])
 
-    def _beside(self, sidecars: Mapping[str, dict]) -> Iterator[tuple[str, bytes]]:
+    def _beside(self, sidecars: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, bytes]]:
         records = self.mapped(self.record)
-        for name, sidecar in sidecars.items():
+        for name, sidecar in sidecars:
             for kind in ("norms", "sums"):
                 values = np.ascontiguousarray(records[kind][:, self.dumps.index(name)])
-                yield (
-                    beside(Path(name), f".{kind}.npy").name,
-                    npy_header(values.shape, values.dtype) + values.tobytes(),
-                )
+                data = npy_header(values.shape, values.dtype) + values.tobytes()
+                yield beside(Path(name), f".{kind}.npy").name, data
             sidecar["column_sum"] = column_sum(self.mapped(name)).tolist()
             yield beside(Path(name), ".json").name, sealed_text(sidecar).encode()
 
@@ -126,5 +124,5 @@ def write_dump(
             column_sum=[],  # its place in the file; `finish_dumps` fills it in
             **more,
         )
-        writer.finish_dumps({path.name: sidecar})
+        writer.finish_dumps([(path.name, sidecar)])
     return path

@@ -102,7 +102,10 @@ class RowWriter:
         self.written = {name: file for name, file in self.files.items() if name not in self.unwanted}
         self.header = {
             "format": FORMAT,
-            "files": {name: [list(file.shape), str(file.dtype)] for name, file in self.files.items()},
+            "files": {
+                name: [list(file.shape), str(file.dtype), len(file.head), file.row_bytes]
+                for name, file in self.files.items()
+            },
             "window_rows": window_rows,
             **(about or {}),
         }
@@ -140,9 +143,10 @@ class RowWriter:
         finished, whole_bytes = self._unfinished()
         if finished:
             self.disk.truncate(self.journal, whole_bytes)
+            partials = {name: self.partial(name) for name in self.written}
             for line in finished:
-                if self._is_whole(line):
-                    self._note(line)
+                if is_whole(line, self.header, partials, self.disk):
+                    self.note(line)
             return
         if self.journal.exists() and len(read_journal(self.journal)[0]) > 1:
             log.warning(
@@ -176,22 +180,15 @@ class RowWriter:
         path, file = self.partial(name), self.files[name]
         if not path.exists() or path.stat().st_size != file.size_bytes:
             return False
-        return self.disk.read_at(path, 0, len(file.head)) == file.head
-
-    def _is_whole(self, line: Mapping[str, Any]) -> bool:
-        """Whether the rows of a finished window are on the disk as they were written."""
-        rows, sums = self.window(line["window"]), dict(zip(self.files, line["sums"]))
-        return all(zlib.crc32(self._read(name, rows)) == sums[name] for name in self.written)
-
-    def _read(self, name: str, rows: range) -> bytes:
-        file = self.files[name]
-        offset = len(file.head) + file.row_bytes * rows.start
-        return self.disk.read_at(self.partial(name), offset, file.row_bytes * len(rows))
+        with open(path, "rb") as stream:
+            return stream.read(len(file.head)) == file.head
 
     def read(self, name: str, rows: range) -> np.ndarray:
         """Return rows that were written, whether they are committed or not."""
         file = self.files[name]
-        return np.frombuffer(self._read(name, rows), file.dtype).reshape(len(rows), *file.shape[1:])
+        offset = len(file.head) + file.row_bytes * rows.start
+        data = self.disk.read_at(self.partial(name), offset, file.row_bytes * len(rows))
+        return np.frombuffer(data, file.dtype).reshape(len(rows), *file.shape[1:])
 
     def mapped(self, name: str) -> np.ndarray:
         """Return all that was written of a file as a read-only memory map."""
@@ -214,7 +211,8 @@ class RowWriter:
         line = {"window": number, "sums": [sums.get(name) for name in self.files], **noted}
         self._waiting.append(line)
 
-    def _note(self, line: dict) -> None:
+    def note(self, line: dict) -> None:
+        """Take over what the journal says of a finished window."""
         self.done[line["window"]] = True
         self.noted[line["window"]] = line
 
@@ -226,7 +224,7 @@ class RowWriter:
             self.disk.sync(self.partial(name))
         self.disk.append(self.journal, b"".join(map(journal_line, self._waiting)))
         for line in self._waiting:
-            self._note(line)
+            self.note(line)
         self._waiting, self._committed = [], time.monotonic()
 
     def finish(self, sidecars: Iterable[tuple[str, bytes]], gone: Iterable[str] = ()) -> None:
@@ -243,7 +241,7 @@ class RowWriter:
         useless = [self.partial(name).name for name in self.files if name not in names]
         line = {"finish": names, "gone": [*gone, *useless]}
         self.disk.append(self.journal, journal_line(line))
-        complete(self.journal, self.disk)
+        complete(self.journal, self.disk, check=False)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -252,28 +250,66 @@ class RowWriter:
             self.disk.remove(self.partial(name))
 
 
-def complete(journal: Path, disk: Disk | None = None) -> list[Path]:
-    """Give files that are finished their names; returns these, none where the journal says that rows are missing."""
-    lines, _ = read_journal(journal) if journal.exists() else ([], 0)
+def is_whole(
+    line: Mapping[str, Any], header: Mapping[str, Any], paths: Mapping[str, Path], disk: Disk
+) -> bool:
+    """Whether the rows of a window that a journal's line calls finished are in these files as they were written."""
+    start = line["window"] * header["window_rows"]
+    for (name, (shape, _, offset, row_bytes)), total in zip(header["files"].items(), line["sums"]):
+        size_bytes = row_bytes * min(header["window_rows"], shape[0] - start)
+        if name in paths and total != zlib.crc32(
+            disk.read_at(paths[name], offset + row_bytes * start, size_bytes)
+        ):
+            return False
+    return True
+
+
+def complete(journal: Path, disk: Disk | None = None, *, check: bool = True) -> None:
+    """Give files that a journal says are finished their names, after an interruption, too.
+
+    check: the files are read first; where they are not as they were written, they keep (or get back) the names of
+    unfinished ones, for the writer to go on with.
+    """
+    lines, whole_bytes = read_journal(journal) if journal.exists() else ([], 0)
     if not lines or "finish" not in lines[-1]:
-        return []
+        return
     disk, folder, label = disk or Disk(), journal.parent, journal.name.split(".")[1]
     names = [Path(name).name for name in lines[-1]["finish"]]
-    left = [name for name in names if (folder / f".{name}.{label}.partial").exists()]
-    sidecars = [name for name in left if name.endswith(SIDECARS)]
+    partials = {name: folder / f".{name}.{label}.partial" for name in names}
+    left = [name for name in names if partials[name].exists()]
+    sidecars = [name for name in names if name.endswith(SIDECARS)]
+    windows = [line for line in lines if "window" in line]
+    files = {
+        name: partials[name] if name in left else folder / name for name in names if name in lines[0]["files"]
+    }
+    if check and not (
+        all(path.exists() for path in files.values())
+        and all(is_whole(line, lines[0], files, disk) for line in windows)
+    ):
+        for name in names:
+            if name not in files:
+                disk.remove(partials[name] if name in left else folder / name)
+            elif files[name] != partials[name] and files[name].exists():
+                disk.replace(files[name], partials[name])
+        disk.truncate(journal, whole_bytes - len(journal_line(lines[-1])))
+        disk.sync_folder(folder)
+        return
     for name in sidecars:  # no sidecar of older rows may stand beside new ones
-        disk.remove(folder / name)
-    for group in ([name for name in left if name not in sidecars], sidecars):
+        if name in left:
+            disk.remove(folder / name)
+    for group in (
+        [name for name in left if name not in sidecars],
+        [name for name in left if name in sidecars],
+    ):
         disk.sync_folder(folder)
         for name in group:
-            disk.replace(folder / f".{name}.{label}.partial", folder / name)
+            disk.replace(partials[name], folder / name)
     disk.sync_folder(folder)
     for useless in [folder / Path(name).name for name in lines[-1]["gone"]]:
         disk.remove(useless)
     disk.sync_folder(folder)
     disk.remove(journal)
     disk.sync_folder(folder)
-    return [folder / name for name in names]
 
 
 def made_once(path: Path, opened: Callable[[], T | None], make: Callable[[], object]) -> T:

@@ -16,7 +16,7 @@ from features.dumps.layout import Target
 from features.extraction.batching import StartedWindow, Window
 from features.extraction.contents import done_contents, taken_contents
 from features.extraction.decode_ahead import Timed, read_ahead
-from features.extraction.dump_group import Group
+from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
 from features.extraction.tasks import Producer, Result, Task
 
@@ -35,7 +35,7 @@ def run_pass(
     engine: Engine,
     split: str,
     images: ImageSet,
-    groups: Sequence[Group],
+    groups: Sequence[DumpGroup],
     *,
     producer: Producer | None = None,
     progress: bool = True,
@@ -75,7 +75,7 @@ def run_pass(
             writer.put(result)
         writer.close()
         for group in groups:
-            group.finish()
+            group.finish_group()
     finally:
         writer.abandon()
         bar.close()
@@ -84,13 +84,13 @@ def run_pass(
     return report
 
 
-def columns_of(groups: Sequence[Group]) -> tuple[list[Target], list[int]]:
+def columns_of(groups: Sequence[DumpGroup]) -> tuple[list[Target], list[int]]:
     """The targets that a pass computes, and their widths, in one order."""
-    pairs = [(target, group.widths[column]) for group in groups for column, target in group.wanted]
+    pairs = [(target, group.files[target.path.name].shape[1]) for group in groups for target in group.targets]
     return [target for target, _ in pairs], [width for _, width in pairs]
 
 
-def pending(groups: Sequence[Group]) -> Iterator[Task]:
+def pending(groups: Sequence[DumpGroup]) -> Iterator[Task]:
     """The windows that some group lacks, in order, with the rows that no group can take over."""
     for number in range(len(groups[0].done)):
         lacking = [group for group in groups if not group.done[number]]
@@ -99,15 +99,15 @@ def pending(groups: Sequence[Group]) -> Iterator[Task]:
         rows = lacking[0].window(number)
         needed: set[int] = set()
         for group in lacking:
-            if group.source is None:
+            if group.earlier is None:
                 needed.update(rows)
             else:
-                taken = set((group.source.take(rows).places + rows.start).tolist())
+                taken = set((group.earlier.take(rows).places + rows.start).tolist())
                 needed.update(row for row in rows if row not in taken)
         yield Task(number, rows, sorted(needed), lacking)
 
 
-def _windows_left(groups: Sequence[Group]) -> Iterator[range]:
+def _windows_left(groups: Sequence[DumpGroup]) -> Iterator[range]:
     for number in range(len(groups[0].done)):
         if not all(group.done[number] for group in groups):
             yield groups[0].window(number)
@@ -118,7 +118,7 @@ def computed_here(
     images: ImageSet,
     targets: Sequence[Target],
     widths: Sequence[int],
-    groups: Sequence[Group],
+    groups: Sequence[DumpGroup],
     tasks: Iterator[Task],
     bar: Progress,
 ) -> Iterator[Result]:
@@ -194,7 +194,7 @@ class _Writer:
         self.columns, self.report = columns, report
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.behind: list[Future] = []
-        self.groups: list[Group] = []
+        self.groups: list[DumpGroup] = []
         self.committed = time.monotonic()
 
     def put(self, result: Result) -> None:
@@ -204,11 +204,11 @@ class _Writer:
 
     def _write(self, result: Result) -> None:
         for group in result.task.groups:
-            group.write(result.task.number, result.window, self.columns, result.settings)
+            group.write_window(result.task.number, result.window, self.columns, result.settings)
             if group not in self.groups:
                 self.groups.append(group)
-            row_bytes = sum(target.item_bytes * group.widths[column] for column, target in group.wanted)
-            self.report.bytes_written += len(result.task.rows) * (row_bytes + group.record_type.itemsize)
+            row_bytes = sum(file.row_bytes for file in group.written.values())
+            self.report.bytes_written += len(result.task.rows) * row_bytes
         if time.monotonic() - self.committed >= COMMIT_EVERY_S:
             self._commit()
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from features.extraction.batching import Window
-from features.extraction.dump_group import Group
+from features.extraction.dump_group import DumpGroup
 from features.extraction.tasks import Task
 
 Content = tuple[int, bytes, int]
@@ -51,7 +51,7 @@ def _size_bytes(path: str) -> int:
         return -1
 
 
-def done_contents(groups: Sequence[Group]) -> Iterator[Content]:
+def done_contents(groups: Sequence[DumpGroup]) -> Iterator[Content]:
     """The readable images of the windows that every group has finished."""
     for number in range(len(groups[0].done)):
         if all(group.done[number] for group in groups):
@@ -68,11 +68,11 @@ def task_contents(task: Task, window: Window) -> Iterator[Content]:
 
 def taken_contents(task: Task) -> Iterator[Content]:
     """The images that all groups of a task take over."""
-    needed, source = set(task.needed), task.groups[0].source
-    if source is None or len(needed) == len(task.rows):
+    needed, earlier = set(task.needed), task.groups[0].earlier
+    if earlier is None or len(needed) == len(task.rows):
         return
     for row in task.rows:
-        old = int(source.row_of[row])
-        if row not in needed and old not in source.unreadable:
-            entry = source.records[old]
+        old = int(earlier.row_of[row])
+        if row not in needed and old not in earlier.unreadable:
+            entry = earlier.records[old]
             yield int(entry["size_bytes"]), entry["sha256"].tobytes(), row

@@ -12,8 +12,9 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from features.dumps import Dump, read_sidecar
+from features.dumps.dump_writer import record_type
 from features.dumps.layout import dumps_folder, targets_of
-from features.extraction.dump_group import record_type
+from features.extraction.dump_group import IMAGE
 
 BLOCK_ROWS = 2048
 
@@ -22,7 +23,7 @@ def first_rows(record: Path, columns: int) -> np.ndarray:
     """(n,) int64: the first row with the same content as each row; files that could not be opened stand
     alone.
     """
-    records = np.memmap(record, dtype=record_type(columns), mode="r")
+    records = np.memmap(record, dtype=record_type(columns, IMAGE), mode="r")
     hashes = np.ascontiguousarray(records["sha256"]).view("V32")[:, 0]
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     rows = first[group].astype(np.int64)

@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import ImageSet
 from features.dumps.disk import Disk
 from features.dumps.layout import Target
-from features.extraction.dump_group import Group
+from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine, dimensions
 from features.extraction.status import Standing, groups_for
 
@@ -32,7 +32,7 @@ class PlannedPass:
     total: int
     bytes_needed: int
     seconds: float
-    groups: tuple[Group, ...] = field(default=(), repr=False)
+    groups: tuple[DumpGroup, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
     missing = np.zeros(len(images), dtype=bool)
     damaged = {standing.target.path for standing in found if standing.damaged(images)}
     for group in groups:
-        new = _not_taken_over(group, any(target.path in damaged for _, target in group.wanted))
+        new = _not_taken_over(group, any(target.path in damaged for target in group.targets))
         for number in np.flatnonzero(group.peek()):
             new[group.window(int(number)).start : group.window(int(number)).stop] = False
         missing |= new
@@ -101,16 +101,16 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Stan
     )
 
 
-def _not_taken_over(group: Group, damaged: bool) -> np.ndarray:
+def _not_taken_over(group: DumpGroup, damaged: bool) -> np.ndarray:
     """(n,) bool: images that no earlier row stands for. damaged: rows are read to see whether they are whole."""
-    if group.source is None:
+    if group.earlier is None:
         return np.ones(len(group.ids), dtype=bool)
-    new = group.source.row_of < 0
+    new = group.earlier.row_of < 0
     if damaged:
         for number in range(len(group.done)):
             rows = group.window(number)
             new[rows.start : rows.stop] = True
-            new[rows.start + group.source.take(rows).places] = False
+            new[rows.start + group.earlier.take(rows).places] = False
     return new
 
 

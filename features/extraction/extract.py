@@ -40,7 +40,6 @@ from features.extraction.estimate import (
 )
 from features.extraction.external import external_bytes, write_external
 from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
-from features.extraction.gone import refuse_lost_rows
 from features.extraction.learn_parts import (
     check_part_tables,
     learning_bytes,
@@ -58,7 +57,7 @@ from features.extraction.settings import (
     keep_settings,
     settings_path,
 )
-from features.extraction.status import Standing, recover, standings
+from features.extraction.status import Standing, recover, refuse_lost_rows, standings
 
 DESCRIBED = (*SPLITS, SIMULATED)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from features.extraction.batching import Window
-from features.extraction.dump_group import Group
+from features.extraction.dump_group import DumpGroup
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Task:
     number: int
     rows: range
     needed: list[int]
-    groups: list[Group]
+    groups: list[DumpGroup]
 
 
 @dataclass

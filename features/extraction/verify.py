@@ -28,7 +28,7 @@ from features.dumps.layout import (
 )
 from features.dumps.seals import bad_files, remove, sum_path
 from features.extraction.learn_parts import part_folder
-from features.extraction.rebuilding import record_is_whole
+from features.extraction.status import record_is_whole
 
 
 @dataclass

@@ -24,7 +24,7 @@ from features.extraction.batching import Window, blank_window, compute_window
 from features.extraction.contents import Contents, done_contents, task_contents
 from features.extraction.decode_ahead import Timed, read_ahead
 from features.extraction.devices import own_device
-from features.extraction.dump_group import Group
+from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings, available_cores
 from features.extraction.tasks import Producer, Result, Task
@@ -62,7 +62,7 @@ def elsewhere(
     configuration: Configuration,
     engine: Engine,
     images: ImageSet,
-    groups: Sequence[Group],
+    groups: Sequence[DumpGroup],
     jobs: int,
     cluster: str | None,
 ) -> Producer:

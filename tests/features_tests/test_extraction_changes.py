@@ -9,22 +9,23 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from competition.errors import ConfigurationError
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import list_images
 from features.dumps import beside, open_dump
 from features.extraction import (
     backbone_pass,
     describe,
+    earlier_dumps,
     exact_duplicates,
     near_duplicates,
     plan,
     settings,
-    sources,
     verify,
 )
 from features.extraction.engine import Engine
@@ -61,16 +62,37 @@ def test_images_that_are_gone_are_named(tiny, capsys):
     assert tiny.contents(configuration) == tiny.contents(whole)
 
 
-def test_growth_in_the_middle_of_an_unfinished_run(tiny, monkeypatch):
+def test_growth_in_the_middle_of_an_unfinished_run_begins_again_and_says_so(tiny, monkeypatch, capsys):
     configuration = tiny.configured()
     with monkeypatch.context() as patched, pytest.raises(Stops):
         patched.setattr(backbone_pass, "StartedWindow", stopping_after(2))
         tiny.run(configuration)
     tiny.draw(["g001"])
-    assert tiny.run(configuration).images == 21 + 1 - 16
+    assert tiny.run(configuration).images == 21 + 1
+    assert "an unfinished run was of other images" in capsys.readouterr().err
     whole = tiny.configured("whole")
     tiny.run(whole)
     assert tiny.contents(configuration) == tiny.contents(whole)
+    assert not [path for path in (tiny.folder / "work" / "dumps" / "gallery").glob(".*") if path.is_file()]
+
+
+def test_an_unfinished_run_of_fewer_dumps_goes_on_for_these(tiny, monkeypatch):
+    """A pooling that is taken out of the configuration in the middle of a run costs nothing of the others."""
+    configuration = tiny.configured()
+    with monkeypatch.context() as patched, pytest.raises(Stops):
+        patched.setattr(backbone_pass, "StartedWindow", stopping_after(2))
+        tiny.run(configuration)
+    fewer = tiny.configured(backbone=BACKBONE.replace('["spoc", "mac"]', '["mac"]'))
+    assert tiny.run(fewer).images == 21 - 16
+    whole = tiny.configured("whole", BACKBONE.replace('["spoc", "mac"]', '["mac"]'))
+    tiny.run(whole)
+    found, expected = tiny.contents(fewer), tiny.contents(whole)
+    assert {name: found[name] for name in expected if "mac" in name and name.endswith(".npy")} == {
+        name: data for name, data in expected.items() if "mac" in name and name.endswith(".npy")
+    }
+    assert not list((tiny.folder / "work").rglob("*.partial")) + list(
+        (tiny.folder / "work").rglob("*.journal")
+    )
 
 
 def test_a_changed_file_is_noticed_and_its_row_made_anew(tiny, capsys):
@@ -167,7 +189,7 @@ def test_cut_off_and_missing_files_are_repaired(tiny, suffix, harm):
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "empty", "longer"])
-def test_a_damaged_record_of_the_images_is_made_anew(tiny, harm, capsys):
+def test_a_damaged_record_of_the_images_costs_a_pass_and_says_so(tiny, harm, capsys):
     tiny.image("g002").write_bytes(b"")
     configuration = tiny.configured()
     tiny.run(configuration)
@@ -179,8 +201,8 @@ def test_a_damaged_record_of_the_images_is_made_anew(tiny, harm, capsys):
         record.unlink()
     found = verify(configuration, splits=("gallery",), progress=False)
     assert list(found.damaged) == [record] and len(found.damaged[record]) == 21
-    assert tiny.run(configuration).images == 0, "no descriptor was lost"
-    assert f"{record}: missing or cut off" in capsys.readouterr().err
+    assert tiny.run(configuration).images == 21
+    assert f"{record}: the record of the images is missing or cut off" in capsys.readouterr().err
     assert tiny.contents(configuration) == before
     assert verify(configuration, splits=("gallery",), progress=False).whole
 
@@ -284,26 +306,28 @@ def test_settings_of_the_first_run_are_kept(tiny):
     assert runs == [([0, 1], threads), ([1, 2], threads + 1), ([2, 22], threads)]
 
 
-def test_rows_taken_over_are_kept_for_few_windows(tiny, monkeypatch):
-    """Of a large gallery that grew by one image nearly every window is taken over whole."""
+def test_rows_that_change_between_planning_and_writing_end_the_run(tiny, monkeypatch):
+    """They are neither computed nor taken over: no row may be left at zero for that."""
     configuration = tiny.configured()
     tiny.run(configuration)
+    before = tiny.contents(configuration)
     tiny.draw(["g999"])
-    monkeypatch.setattr(sources, "KEPT_WINDOWS", 1)
-    kept = []
-    take = sources.Source.take
+    take, calls = earlier_dumps.EarlierDumps.take, []
 
-    def watching(self, rows):
+    def failing(self, rows):
         found = take(self, rows)
-        kept.append(len(self._kept))
-        return found
+        calls.append(rows)
+        if calls.count(rows) < 2:
+            return found
+        return replace(found, places=found.places[1:], records=found.records[1:])
 
-    monkeypatch.setattr(sources.Source, "take", watching)
+    monkeypatch.setattr(earlier_dumps.EarlierDumps, "take", failing)
+    with pytest.raises(Top7Error, match="changed while they were read: run the same command again"):
+        tiny.run(configuration)
+    monkeypatch.undo()
+    found = tiny.contents(configuration)
+    assert {name: found[name] for name in before} == before
     assert tiny.run(configuration).images == 1
-    assert max(kept) <= 1
-    whole = tiny.configured("whole")
-    tiny.run(whole)
-    assert tiny.contents(configuration) == tiny.contents(whole)
 
 
 def test_describing_needs_no_gallery(tiny):

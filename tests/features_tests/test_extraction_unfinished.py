@@ -10,7 +10,7 @@ import pytest
 from features.extraction import backbone_pass
 from tests.features_tests.extraction_competition import Stops, stopping_after
 
-KINDS = {"journal": ".*.journal", "ids": ".*.ids", "records": ".*.rows.partial", "rows": ".*.npy.*.partial"}
+KINDS = {"journal": ".*.journal", "records": ".*.images.npy.*.partial", "rows": ".test_resnet*.partial"}
 
 
 @pytest.fixture(scope="module")
