@@ -105,7 +105,7 @@ def test_other_samples_go_and_the_one_in_use_stays(used, tmp_path):
 
 
 def test_an_unfinished_extraction_of_this_configuration_goes_on(used, tmp_path, monkeypatch):
-    from features.extraction.dump_group import Group
+    from features.extraction.dump_group import DumpGroup
 
     config, _ = used
     configuration = load_configuration(config, work=tmp_path / "work")
@@ -113,7 +113,7 @@ def test_an_unfinished_extraction_of_this_configuration_goes_on(used, tmp_path, 
     def killed(self, *arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Group, "finish", killed)
+    monkeypatch.setattr(DumpGroup, "finish_group", killed)
     with pytest.raises(KeyboardInterrupt):
         extract(configuration, splits=("gallery",), progress=False)
     before = tree(tmp_path / "work")
