@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,17 @@ from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
 from features.components import EMBEDDINGS
 from features.fusing import fuse
-from features.layers import Layer, module_name, no_such_layer, paper_indices
-from features.models import create_model, drawing, model_cfg, source_state, whole_options
-from features.weights import fit
+from features.models import (
+    Layer,
+    create_model,
+    drawing,
+    model_cfg,
+    module_name,
+    no_such_layer,
+    paper_indices,
+    whole_options,
+)
+from features.weights import fit, source_state
 
 
 class _Reached(Exception):
@@ -65,16 +74,17 @@ def create_network(backbone: Backbone) -> Network:
     """
     state, known, heads, notes = source_state(backbone)
     vgg = paper_indices(backbone)
-    layers = tuple(vgg.get(layer, layer) for layer in backbone.layers)
+    layers = tuple(vgg.get(layer, layer) if isinstance(layer, str) else layer for layer in backbone.layers)
     embeddings = tuple(name for name in EMBEDDINGS if name in backbone.pooling)
     with drawing():
-        if not all(isinstance(layer, int) for layer in layers):
+        numbers = tuple(layer for layer in layers if isinstance(layer, int))
+        if len(numbers) < len(layers):
             names = tuple(module_name(backbone, layer) for layer in layers)
             module, forward = _by_name(backbone, names, embeddings)
         elif embeddings:
-            module, forward = _with_embeddings(backbone, layers, embeddings)
+            module, forward = _with_embeddings(backbone, numbers, embeddings)
         else:
-            module, forward = _by_index(backbone, layers)
+            module, forward = _by_index(backbone, numbers)
     source = (
         str(backbone.weights) if isinstance(backbone.weights, Path) else f"weights = {backbone.weights!r}"
     )
@@ -88,8 +98,8 @@ def create_network(backbone: Backbone) -> Network:
             "expected 3 each, for RGB images"
         )
     transformer = any("Attention" in type(part).__name__ for part in module.modules())
-    layers = (*backbone.layers, *embeddings)
-    return Network(module, forward, layers, tuple(mean), tuple(std), transformer, notes)
+    wanted = (*backbone.layers, *embeddings)
+    return Network(module, forward, wanted, tuple(mean), tuple(std), transformer, notes)
 
 
 def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, Callable]:
@@ -147,7 +157,7 @@ def _with_embeddings(
 
 
 def _embedder(
-    backbone: Backbone, module: nn.Module, embeddings: tuple[str, ...]
+    backbone: Backbone, module: Any, embeddings: tuple[str, ...]
 ) -> Callable[[Tensor], list[Tensor]]:
     """What gives the embeddings (B, D, 1, 1) from timm's `forward_features`: the class token, which comes first, and
     `forward_head` before any classifier."""

@@ -224,7 +224,7 @@ def _room(cost_bytes: int):
 
 
 def _decoding_bytes(image: Image.Image) -> int:
-    return image.width * image.height * PIXEL_BYTES.get(image.format, OTHER_PIXEL_BYTES)
+    return image.width * image.height * PIXEL_BYTES.get(image.format or "", OTHER_PIXEL_BYTES)
 
 
 def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
@@ -289,7 +289,7 @@ def _coefficient_bytes(image: Image.Image, data: bytes) -> int:
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
     if scans > most and (scans := _scans(data)) > most:  # metadata may hold the marker, too
         raise Unreadable(f"refused: a JPEG of {scans} scans, more than {most} at its size")
-    image.decodermaxblock = 1 << 14  # the time is looked at between blocks
+    setattr(image, "decodermaxblock", 1 << 14)  # the time is looked at between blocks
     return COEFFICIENT_BYTES * pixels if scans > 1 else 0
 
 
@@ -367,9 +367,9 @@ def _sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.nda
     """size: width and height wanted, by the whole image's size: a draft has another one, rounded."""
     if pixels.size != size:
         pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
-    canvas = (
-        (_square_px(sizing),) * 2 if sizing.resize == "pad" else tuple(max(SMALLEST_SIDE_PX, n) for n in size)
-    )
+    canvas = max(SMALLEST_SIDE_PX, size[0]), max(SMALLEST_SIDE_PX, size[1])
+    if sizing.resize == "pad":
+        canvas = _square_px(sizing), _square_px(sizing)
     if size != canvas and sizing.resize != "squash":
         padded = Image.new("RGB", canvas, sizing.fill)
         padded.paste(pixels, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))

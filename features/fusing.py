@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -22,8 +23,9 @@ from competition.errors import Top7Error
 PROBE_SIDE_PX = 64
 TOLERANCE = 1e-4  # of a layer's largest value; rounding alone gives some 1e-6
 NO_FUSING = "this torch has no oneDNN convolutions with an operation after them"
+Kind = TypeVar("Kind", bound=nn.Module)
 # name, numbers and variant of oneDNN's operation after a convolution
-AFTER = {
+AFTER: dict[type[nn.Module], tuple[str, list[float], str]] = {
     nn.ReLU: ("relu", [], ""),
     nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
     nn.SiLU: ("swish", [], ""),
@@ -52,7 +54,7 @@ class FusedConvolution(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float32 -> (B, D, H', W') float32."""
         if self.same:
-            images = pad_same(images, self.kernel_size, self.stride, self.dilation)
+            images = pad_same(images, list(self.kernel_size), list(self.stride), list(self.dilation))
         return torch.ops.mkldnn._convolution_pointwise(
             images, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.after
         )
@@ -65,7 +67,7 @@ def with_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tens
     deviation.
     """
     weight, bias = convolution.weight.detach(), convolution.bias
-    if norm is None:
+    if norm is None or norm.running_mean is None or norm.running_var is None:
         return weight, None if bias is None else bias.detach()
     factor = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -139,37 +141,43 @@ class _Flow:
     def fused_modules(self) -> dict[str, nn.Module]:
         """{name: what takes its place}."""
         replaced: dict[str, nn.Module] = {}
-        for name, convolution in self.modules.items():
-            if self._plain(name, (nn.Conv2d, Conv2dSame)) and _known(convolution):
+        for name in self.modules:
+            convolution = self._plain(name, nn.Conv2d, Conv2dSame)
+            if convolution is not None and _known(convolution):
                 replaced |= self._chain(name, convolution)
         return replaced
 
     def _chain(self, name: str, convolution: nn.Conv2d) -> dict[str, nn.Module]:
-        norm, activation, last, emptied = None, nn.Identity(), name, {}
-        following = self._reader(last)
-        if self._plain(following, (nn.BatchNorm2d, BatchNormAct2d)):
-            norm, last = self.modules[following], following
+        activation: nn.Module = nn.Identity()
+        emptied: dict[str, nn.Module] = {}
+        following = self._reader(name)
+        norm = self._plain(following, nn.BatchNorm2d, BatchNormAct2d)
+        if following is not None and norm is not None:
             if norm.running_mean is None:
                 return {}
-            emptied[last] = nn.Identity()
+            emptied[following] = nn.Identity()
             if isinstance(norm, BatchNormAct2d):
                 if not isinstance(norm.drop, nn.Identity):
                     return {}
                 if type(norm.act) in AFTER:
                     activation = norm.act
                 else:
-                    emptied[last] = norm.act
-                return {name: FusedConvolution(convolution, norm, activation)} | emptied
-            following = self._reader(last)
-        if self._plain(following, tuple(AFTER)):
-            activation, emptied[following] = self.modules[following], nn.Identity()
-        return {name: FusedConvolution(convolution, norm, activation)} | emptied if emptied else {}
+                    emptied[following] = norm.act
+                return {name: FusedConvolution(convolution, norm, activation), **emptied}
+            following = self._reader(following)
+        after = self._plain(following, *AFTER)
+        if following is not None and after is not None:
+            activation, emptied[following] = after, nn.Identity()
+        return {name: FusedConvolution(convolution, norm, activation), **emptied} if emptied else {}
 
-    def _plain(self, name: str | None, types: tuple[type, ...]) -> bool:
-        """Whether it is a module of exactly these types, called once, at which nobody else listens."""
-        if name is None or self.calls[name] != 1 or type(self.modules[name]) not in types:
-            return False
-        return not (self.modules[name]._forward_hooks or self.modules[name]._forward_pre_hooks)
+    def _plain(self, name: str | None, *types: type[Kind]) -> Kind | None:
+        """The module, if it is of exactly these types and called once, and nobody else listens at it."""
+        if name is None or self.calls[name] != 1:
+            return None
+        module = self.modules[name]
+        if type(module) not in types or module._forward_hooks or module._forward_pre_hooks:
+            return None
+        return module if isinstance(module, types) else None
 
     def _reader(self, name: str) -> str | None:
         """The module that alone reads what `name` gives; None where several do, or where it is wanted itself."""
@@ -218,12 +226,12 @@ def _observed(module: nn.Module, forward: Callable[[Tensor], list[Tensor]], imag
         hooks.append(part.register_forward_hook(leave(name), prepend=True))
     try:
         for part in own:
-            part.inplace = False  # each result is a tensor of its own
+            setattr(part, "inplace", False)  # each result is a tensor of its own
         with Reads():
             flow.maps = forward(images)
     finally:
         for part in own:
-            part.inplace = True
+            setattr(part, "inplace", True)
         for hook in hooks:
             hook.remove()
     return flow

@@ -1,26 +1,21 @@
-"""The timm model of a [[backbone]]: made with its options, with its weights from a file, timm's hub or chance."""
+"""The timm model of a [[backbone]], and what its layers stand for: feature indices, module names, the papers' names."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import os
-import socket
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from competition.atomic import write_json
 from competition.configuration import Backbone
-from competition.errors import ConfigurationError, Top7Error, nearest
-from features.weights import noted_digest, read_state, stamped_digest, state_digest
+from competition.errors import ConfigurationError, nearest
 
 try:
     import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
@@ -28,8 +23,8 @@ except ModuleNotFoundError as absent:
     if not str(absent.name).startswith("features.mini_backbone"):
         raise
 
-RANDOM_SEED = 0
-REMEMBERED = "weights.json"
+Layer = int | str
+PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")
 FEATURE_OPTIONS = ("features_only", "out_indices", "feature_location", "feature_cls", "output_stride")
 
 
@@ -43,82 +38,15 @@ def check_model(model: str) -> None:
         )
 
 
-def own_file(backbone: Backbone) -> Path | None:
-    """The local file that a registered model's own pretrained weights lie in (the embedded backbone), if
-    any.
-    """
-    check_model(backbone.model)
-    file = getattr(model_cfg(backbone), "file", None)
-    return Path(file) if backbone.weights == "pretrained" and file else None
-
-
-def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple[str, ...], list[str]]:
-    """The whole model's state dict, every name it may hold, its classifier's prefixes, and notes to say
-    aloud.
-    """
-    check_model(backbone.model)
-    classifier = getattr(model_cfg(backbone), "classifier", None) or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    file = backbone.weights if isinstance(backbone.weights, Path) else own_file(backbone)
-    if file is not None:
-        state = read_state(file)
-        return state, _all_names(backbone), heads, []
-    if backbone.weights == "random":
-        with drawing():
-            torch.manual_seed(RANDOM_SEED)
-            model = create_model(backbone, whole_options(backbone))
-        note = f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"
-        return model.state_dict(), set(model.state_dict()), heads, [note]
-    model = _from_hub(backbone)
-    return model.state_dict(), set(model.state_dict()), heads, []
-
-
-def weights_digest(backbone: Backbone, work: Path) -> str:
-    """The digest that stands for a backbone's weights in every recipe.
-
-    Local file: that of the file, or of the one it stands for (`noted_digest`). Hub and random: that of the
-    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
-    network.
-    """
-    if isinstance(backbone.weights, Path):
-        return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
-    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
-    remembered = _remembered(work)
-    entry = remembered.get(key)
-    if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
-        return entry["digest"]
-    file = own_file(backbone)
-    digest = stamped_digest(file) if file else state_digest(source_state(backbone)[0])
-    remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
-    write_json(Path(work) / REMEMBERED, remembered)
-    return digest
-
-
-def _stamp(path: str | Path) -> list[int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _remembered(work: Path) -> dict:
-    path = Path(work) / REMEMBERED
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
-
-
-def model_cfg(backbone: Backbone):
+def model_cfg(backbone: Backbone) -> Any:
+    """timm's description of a model's pretrained weights."""
     return timm.get_pretrained_cfg(backbone.model) or timm.models.PretrainedCfg(
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
 
 
 def whole_options(backbone: Backbone) -> dict:
+    """The options of a backbone but for those that cut the model at its features."""
     return {key: value for key, value in backbone.options.items() if key not in FEATURE_OPTIONS}
 
 
@@ -132,60 +60,8 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def _all_names(backbone: Backbone) -> set[str]:
-    try:
-        with torch.device("meta"):  # names and shapes, no values
-            return set(create_model(backbone, whole_options(backbone)).state_dict())
-    except (
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-    ):  # some models compute while they are built
-        return set(create_model(backbone, whole_options(backbone)).state_dict())
-
-
-def _from_hub(backbone: Backbone) -> nn.Module:
-    cfg = model_cfg(backbone)
-    if not (cfg.hf_hub_id or cfg.url or cfg.file):
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: timm has no pretrained weights for {backbone.model!r}: "
-            'give a local file in weights = …, or weights = "random"'
-        )
-    try:
-        with _hub():
-            return create_model(backbone, whole_options(backbone) | {"pretrained": True})
-    except ConfigurationError:
-        raise
-    except Exception as error:  # hub, HTTP, socket and cache errors have no common class
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise Top7Error(
-            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of "
-            f"{backbone.model!r} "
-            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): "
-            f"connect to "
-            'the network, or download them elsewhere and write weights = "path/to/file.safetensors"'
-        ) from error
-
-
-@contextmanager
-def _hub() -> Iterator[None]:
-    """Where the hub's name cannot even be resolved, its cache is used at once, without minutes of retries."""
-    from huggingface_hub import constants
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def create_model(backbone: Backbone, options: dict) -> nn.Module:
+def create_model(backbone: Backbone, options: dict) -> Any:
+    """timm's module, with the attributes that timm gives it. ConfigurationError: options that it refuses."""
     logging.getLogger("timm").setLevel(logging.ERROR)
     options = dict(options)
     if not {"img_size", "dynamic_img_size"} & set(options):
@@ -211,4 +87,85 @@ def _fixed_size(backbone: Backbone) -> bool:
     return (
         bool(getattr(model_cfg(backbone), "fixed_input_size", False))
         and model_cfg(backbone).input_size[-1] != backbone.image_size
+    )
+
+
+def paper_indices(backbone: Backbone) -> dict[str, int]:
+    """Feature indices of the papers' names, if every layer has one: then timm's truncated network is enough."""
+    if not any(isinstance(layer, str) and PAPER_NAME.fullmatch(layer) for layer in backbone.layers):
+        return {}
+    known = _vgg_names(backbone)
+    named = [layer for layer in backbone.layers if isinstance(layer, str)]
+    found = {layer: index for layer in named if (index := known.get(layer, ("", None))[1]) is not None}
+    return found if len(found) == len(set(named)) else {}
+
+
+def module_name(backbone: Backbone, layer: Layer) -> str:
+    """The module that a layer of a mixed list stands for."""
+    if isinstance(layer, int):
+        options = backbone.options | {"features_only": True}
+        try:
+            info = create_model(backbone, options).feature_info.info[layer]
+        except Exception as error:
+            raise no_such_layer(backbone, options, (layer,), error) from None
+        return str(info["module"])
+    if not PAPER_NAME.fullmatch(layer):
+        return layer
+    known = _vgg_names(backbone)
+    if known and layer not in known:
+        raise ConfigurationError(
+            f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {layer!r}; "
+            f"{nearest(layer, known)}"
+        )
+    return known[layer][0] if known else layer
+
+
+def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
+    """The papers' names of a timm VGG: conv3_2 -> (its ReLU's module, its feature index or None), pool5."""
+    if "vgg" not in backbone.model:
+        return {}
+    with torch.device("meta"):  # names and shapes, no values
+        whole = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
+    features = getattr(whole, "features", None)
+    if not isinstance(features, nn.Sequential):  # RepVGG and others with vgg in their name alone
+        return {}
+    names: dict[str, tuple[str, int | None]] = {}
+    block, number, index = 1, 0, 0
+    for position, part in enumerate(features):
+        if isinstance(part, nn.ReLU):
+            number += 1
+            names[f"conv{block}_{number}"] = (f"features.{position}", None)
+        elif isinstance(part, nn.MaxPool2d):
+            last = f"conv{block}_{number}"
+            names[last] = (names[last][0], index)
+            names[f"pool{block}"] = (f"features.{position}", None)
+            block, number, index = block + 1, 0, index + 1
+    names[f"pool{block - 1}"] = (f"features.{len(features) - 1}", index)
+    return names
+
+
+def no_such_layer(
+    backbone: Backbone, options: dict, layers: tuple, error: Exception | None
+) -> ConfigurationError:
+    try:
+        known = [
+            str(info["index"])
+            for info in create_model(backbone, options).feature_info.info
+            if "index" in info
+        ]
+        known = known or [str(n) for n in range(len(create_model(backbone, options).feature_info.info))]
+    except Exception as failure:
+        return ConfigurationError(
+            f"[[backbone]] {backbone.name}: timm gives no feature maps of {backbone.model!r} by "
+            f"number ({' '.join(str(failure).split())[:120]}): name modules in layers = […]"
+        )
+    unknown = [layer for layer in layers if str(layer) not in known]
+    if not unknown and error is not None:
+        return ConfigurationError(
+            f"[[backbone]] {backbone.name}: timm cannot build {backbone.model!r} with options "
+            f"{backbone.options}: {' '.join(str(error).split())[:200]}"
+        )
+    return ConfigurationError(
+        f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {unknown[0]!r}; "
+        f"{nearest(unknown[0], known)}"
     )

@@ -120,7 +120,7 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
     from features.parts.blocks import block_files
 
     base = backbone_recipe(configuration, backbone)
-    yield settings_path(configuration, backbone, base)
+    yield settings_path(configuration.competition.work, backbone, base)
     for parts in backbone.parts:
         yield learnt_path(configuration.competition.work, backbone.name, base, parts)
         home = open_part_model(configuration, backbone, parts).folder
@@ -214,8 +214,7 @@ def _write(
     """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest."""
     from safetensors.numpy import save_file
 
-    from features.models import weights_digest
-    from features.weights import digest_note
+    from features.weights import digest_note, weights_digest
 
     noted: dict[str, dict] = {}
     work = Path(configuration.competition.work)

@@ -67,7 +67,7 @@ def _section(
 
     model = open_part_model(configuration, backbone, parts)
     about = json.loads((model.folder / "order.json").read_text(encoding="utf-8"))
-    path = settings_path(configuration, backbone, backbone_recipe(configuration, backbone))
+    path = settings_path(configuration.competition.work, backbone, backbone_recipe(configuration, backbone))
     engine = Engine(backbone, fixed_settings(path, backbone, choose_device(device)))
     gallery = extracted_images(configuration, "gallery")
     gallery = gallery.rows(sample_rows(replace(parts, training_images=sample), len(gallery)))

@@ -1,11 +1,10 @@
-"""One pass: a backbone over the images of a split, all missing dumps filled at once, resumable at any
-instant.
-"""
+"""One pass: a backbone over the images of a split, all missing dumps filled at once, resumable at any instant."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -14,21 +13,39 @@ from competition.messages import log
 from competition.progress import Progress
 from features.dumps.layout import Target
 from features.extraction.batching import StartedWindow, Window
-from features.extraction.contents import done_contents, taken_contents
 from features.extraction.decode_ahead import Timed, read_ahead
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
-from features.extraction.tasks import Producer, Result, Task
 
 COMMIT_EVERY_S = 15.0
 WAITING_SHARE = 0.1
 
 
 @dataclass
+class Task:
+    """A window to do: its rows that must be computed, and the groups that take its results."""
+
+    number: int
+    rows: range
+    needed: list[int]
+    groups: list[DumpGroup]
+
+
+@dataclass
+class Result:
+    """A task done; settings: those it was computed with; waited_s: how long of taken_s the network had no images."""
+
+    task: Task
+    window: Window
+    settings: dict
+    waited_s: float = 0.0
+    taken_s: float = 0.0
+
+
+@dataclass
 class PassReport:
     images: int = 0
     bytes_written: int = 0
-    duplicates: int = 0
 
 
 def run_pass(
@@ -37,41 +54,42 @@ def run_pass(
     images: ImageSet,
     groups: Sequence[DumpGroup],
     *,
-    producer: Producer | None = None,
+    elsewhere: Callable[[Iterator[Task]], Iterator[Result]] | None = None,
     progress: bool = True,
 ) -> PassReport:
     """Compute the windows that the journals lack and give the dumps their final names.
 
-    producer: computes tasks elsewhere (other processes or machines); results may come in any order.
+    elsewhere: computes tasks in other processes or on other machines; results may come in any order.
     """
     for group in groups:
         group.start()
     targets, widths = columns_of(groups)
-    columns = {target.path.name: column for column, target in enumerate(targets)}
     report = PassReport()
     tasks = pending(groups)
+    done = sum(len(groups[0].window(number)) for number in finished_windows(groups))
     bar = Progress(
         total=len(images),
-        initial=len(images) - sum(len(rows) for rows in _windows_left(groups)),
+        initial=done,
         desc=f"{engine.backbone.name} {split}",
         unit="img",
         shown=progress,
         delay=0,
     )
-    writer = _Writer(columns, report)
+    writer = _Writer({target.path.name: column for column, target in enumerate(targets)}, report)
     waited_s = taken_s = 0.0
     try:
-        if producer is None:
-            results = computed_here(engine, images, targets, widths, groups, tasks, bar)
-        else:
-            results = producer(tasks)
+        here = elsewhere is None
+        results = (
+            elsewhere(tasks)
+            if elsewhere is not None
+            else computed_here(engine, images, targets, widths, groups, tasks, bar)
+        )
         for result in results:
             report.images += len(result.task.needed)
-            report.duplicates += len(result.window.copies)
             if result.task.needed:  # rows taken over wait for no image
                 waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
                 bar.set_postfix_str(limit_named(waited_s / max(1e-9, taken_s)), refresh=False)
-            bar.update(len(result.task.rows) - (len(result.task.needed) if producer is None else 0))
+            bar.update(len(result.task.rows) - (len(result.task.needed) if here else 0))
             writer.put(result)
         writer.close()
         for group in groups:
@@ -88,6 +106,11 @@ def columns_of(groups: Sequence[DumpGroup]) -> tuple[list[Target], list[int]]:
     """The targets that a pass computes, and their widths, in one order."""
     pairs = [(target, group.files[target.path.name].shape[1]) for group in groups for target in group.targets]
     return [target for target, _ in pairs], [width for _, width in pairs]
+
+
+def finished_windows(groups: Sequence[DumpGroup]) -> list[int]:
+    """The windows that no group lacks."""
+    return [number for number in range(len(groups[0].done)) if all(group.done[number] for group in groups)]
 
 
 def pending(groups: Sequence[DumpGroup]) -> Iterator[Task]:
@@ -107,12 +130,6 @@ def pending(groups: Sequence[DumpGroup]) -> Iterator[Task]:
         yield Task(number, rows, sorted(needed), lacking)
 
 
-def _windows_left(groups: Sequence[DumpGroup]) -> Iterator[range]:
-    for number in range(len(groups[0].done)):
-        if not all(group.done[number] for group in groups):
-            yield groups[0].window(number)
-
-
 def computed_here(
     engine: Engine,
     images: ImageSet,
@@ -122,67 +139,58 @@ def computed_here(
     tasks: Iterator[Task],
     bar: Progress,
 ) -> Iterator[Result]:
-    """Compute tasks in this process, decoding ahead; images whose content was seen before are not run
-    again. The last batches of a window are under way while the next one is read, so that no core waits.
+    """Compute tasks in this process, decoding ahead; images with the content of a finished row are not run again.
+
+    The last batches of a window are under way while the next one is read, so that no core waits.
     """
     known: dict[bytes, int] = {}
-    for _, sha256, row in done_contents(groups):
-        known.setdefault(sha256, row)
-    waiting: list[Task] = []
-
-    def rows() -> Iterator[int]:
-        for task in tasks:
-            waiting.append(task)
-            yield from task.needed
-
+    for number in finished_windows(groups):
+        for _, sha256, row in groups[0].known_contents(number):
+            known.setdefault(sha256, row)
+    ahead, tasks = itertools.tee(tasks)
     pictures = read_ahead(
         images,
-        rows(),
+        (row for task in ahead for row in task.needed),
         engine.sizings(),
         workers=engine.decode_threads,
         ahead=max(2 * engine.decode_threads, 4 * engine.settings.batch_rows),
     )
     timed = Timed(pictures)
-    failed: dict[int, str] = {}
-
-    def finished(task: Task, started: StartedWindow) -> Window:
-        window = started.finish(failed)
-        for sha256, row in started.first.items():
-            if row in window.unreadable:  # it was taken for known while it was under way
-                failed[row] = window.unreadable[row]
-                known.pop(sha256)
-        return window
-
     behind: tuple[Task, StartedWindow] | None = None
     began, waited_s = time.perf_counter(), 0.0
     try:
-        while True:
-            if not waiting:
-                timed.fetch()  # draws the tasks up to that of the picture, and at the end those without any
-            task = waiting.pop(0) if waiting else None
+        for task in itertools.chain(tasks, [None]):
+            started = None
             if task is not None:
                 started = StartedWindow(engine, targets, widths, task.rows)
                 started.read(timed, task.needed, known, bar.update)
-                for sha256, row in started.first.items():
-                    known.setdefault(sha256, row)
-                for _, sha256, row in taken_contents(task):
-                    known.setdefault(sha256, row)
             if behind is not None:
-                window = finished(*behind)
+                before, window = behind[0], behind[1].finish()
                 taken_s = time.perf_counter() - began
-                yield Result(behind[0], window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
+                yield Result(before, window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
+                for sha256, row in _finished_contents(before, window):
+                    known.setdefault(sha256, row)
                 began, waited_s = time.perf_counter(), timed.waited_s
-            if task is None:
-                break
-            behind = task, started
+            if task is not None and started is not None:
+                behind = task, started
     finally:
         pictures.close()
 
 
+def _finished_contents(task: Task, window: Window) -> Iterator[tuple[bytes, int]]:
+    """(content hash, row) of the images that a task computed, and of those that all its groups took over."""
+    for place in window.computed:
+        yield window.pictures[place][2], window.rows.start + place
+    needed, earlier = set(task.needed), task.groups[0].earlier
+    if earlier is not None and len(needed) < len(task.rows):
+        for row in task.rows:
+            old = int(earlier.row_of[row])
+            if row not in needed and old not in earlier.unreadable:
+                yield earlier.records[old]["sha256"].tobytes(), row
+
+
 def limit_named(waiting_share: float) -> str:
-    """What bounds the rate, by the share of the time that the network waits for decoded images: a network that
-    is the limit finds them there.
-    """
+    """What bounds the rate, by the share of the time that the network waits for decoded images."""
     share = f"{100 * waiting_share:.0f} % of the time waiting for images"
     return f"limit: {'decoding' if waiting_share > WAITING_SHARE else 'network'}, {share}"
 
@@ -198,6 +206,7 @@ class _Writer:
         self.committed = time.monotonic()
 
     def put(self, result: Result) -> None:
+        """Write a result soon; waits where more than two are left to write."""
         self.behind.append(self.pool.submit(self._write, result))
         while len(self.behind) > 2:
             self.behind.pop(0).result()

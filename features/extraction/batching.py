@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -62,136 +61,110 @@ def compute_window(
     widths: Sequence[int],
     rows: range,
     pictures: Iterator[Picture],
-    *,
-    needed: Sequence[int] | None = None,
-    known: Mapping[bytes, int] | None = None,
-    advance: Callable[[int], object] = lambda images: None,
+    needed: Sequence[int],
 ) -> Window:
-    """Run the network over the next pictures of the iterator, one for each of the `needed` rows (None: all).
-
-    known: content hash -> an earlier row with that content; such an image, like a twin within the window, is
-    not run again. `advance` hears of each image.
-    """
+    """Run the network over the next pictures of the iterator, one for each of the `needed` rows."""
     started = StartedWindow(engine, targets, widths, rows)
-    started.read(pictures, rows if needed is None else needed, known or {}, advance)
+    started.read(pictures, needed, {})
     return started.finish()
 
 
 class StartedWindow:
-    """A window whose last batches may still be under way, while the images of the next one are read.
-
-    first: content hash -> row, of the images that are run.
-    """
+    """A window whose last batches may still be under way, while the images of the next one are read."""
 
     def __init__(self, engine: Engine, targets: Sequence[Target], widths: Sequence[int], rows: range) -> None:
-        self.engine, self.rows = engine, rows
+        self.engine, self.targets = engine, targets
         self.window = blank_window(rows, widths)
-        self.projection = Projection(engine, targets, self.window)
-        self.batches = _Batches(engine, targets, self.window, self.projection)
-        self.first: dict[bytes, int] = {}
+        self.pooled = [t for t, target in enumerate(targets) if target.parts is None]
+        self.projection = _Projection(engine, targets, self.window)
         self.twins: list[tuple[int, int]] = []
+        self.under_way: deque[tuple[list[Picture], int, Future[Batch]]] = deque()
 
     def read(
         self,
         pictures: Iterator[Picture],
         needed: Sequence[int],
         known: Mapping[bytes, int],
-        advance: Callable[[int], object],
+        advance: Callable[[int], object] = lambda images: None,
     ) -> None:
-        """Put everything under way; see `compute_window`."""
-        window, groups = self.window, {}
+        """Put everything under way. known: content hash -> a finished row with that content.
+
+        An image of a known content, like a twin within the window, is not run again. `advance` hears of each image.
+        """
+        window = self.window
+        first: dict[bytes, int] = {}  # content hash -> place
+        groups: dict[tuple, list[Picture]] = {}
         for _ in needed:
             picture = next(pictures)
             advance(1)
-            place = picture.row - self.rows.start
+            place = picture.row - window.rows.start
             window.pictures[place] = picture.size_bytes, picture.mtime_ns, picture.sha256
             if picture.sha256 in known:
                 window.copies[place] = known[picture.sha256]
             elif picture.pixels is None:
                 window.unreadable[picture.row] = picture.reason or "unreadable"
-            elif picture.sha256 in self.first:
-                self.twins.append((place, self.first[picture.sha256] - self.rows.start))
+            elif picture.sha256 in first:
+                self.twins.append((place, first[picture.sha256]))
             else:
-                self.first[picture.sha256] = picture.row
+                first[picture.sha256] = place
                 shape = tuple(view.shape for view in picture.pixels)
                 groups.setdefault(shape, []).append(picture)
                 if (
                     len(groups[shape]) >= self.engine.settings.batch_rows
                 ):  # fewer than before once memory ran out
-                    self.batches.put(groups.pop(shape))
+                    self._put(groups.pop(shape))
         for waiting in groups.values():
-            self.batches.put(waiting)
+            self._put(waiting)
 
-    def finish(self, failed: Mapping[int, str] = MappingProxyType({})) -> Window:
-        """Wait for the last batches. failed: earlier rows that gave no descriptor after all: nor do their copies."""
-        self.batches.finish()
+    def finish(self) -> Window:
+        """Wait for the last batches."""
+        while self.under_way:
+            self._take(*self.under_way.popleft())
         self.projection.flush()
+        window = self.window
         for place, original in self.twins:
-            _copy(self.window, place, original)
-        for place, row in list(self.window.copies.items()):
-            if row in failed:
-                del self.window.copies[place]
-                self.window.unreadable[self.rows.start + place] = failed[row]
-        return self.window
+            if (reason := window.unreadable.get(window.rows.start + original)) is not None:
+                window.unreadable[window.rows.start + place] = reason
+                continue
+            for rows in window.descriptors:
+                rows[place] = rows[original]
+            window.norms[place] = window.norms[original]
+            window.computed.append(place)
+        return window
 
-
-def _copy(window: Window, place: int, original: int) -> None:
-    if (reason := window.unreadable.get(window.rows.start + original)) is not None:
-        window.unreadable[window.rows.start + place] = reason
-        return
-    for rows in window.descriptors:
-        rows[place] = rows[original]
-    window.norms[place] = window.norms[original]
-    window.computed.append(place)
-
-
-class _Batches:
-    """Batches under way, one more than the engine computes at once; their results are kept in order."""
-
-    def __init__(
-        self, engine: Engine, targets: Sequence[Target], window: Window, projection: Projection
-    ) -> None:
-        self.engine, self.targets, self.window, self.projection = engine, targets, window, projection
-        self.pooled = [t for t, target in enumerate(targets) if target.parts is None]
-        self.behind: deque[tuple[list[Picture], int, Future[Batch]]] = deque()
-
-    def put(self, pictures: list[Picture]) -> None:
-        """Compute the descriptors of pictures of one shape; waits where too many are under way."""
-        self.behind.append(self._sent(pictures))
-        behind = self.engine.at_once + 1 if self.engine.settings.at_once > 1 else 0
-        while len(self.behind) > behind:
-            self._take(*self.behind.popleft())
-
-    def finish(self) -> None:
-        """Wait for everything that was put."""
-        while self.behind:
-            self._take(*self.behind.popleft())
+    def _put(self, pictures: list[Picture]) -> None:
+        """Compute the descriptors of pictures of one shape; waits where more than the engine takes are under way."""
+        self.under_way.append(self._sent(pictures))
+        most = self.engine.at_once + 1 if self.engine.settings.at_once > 1 else 0
+        while len(self.under_way) > most:
+            self._take(*self.under_way.popleft())
 
     def _sent(self, pictures: list[Picture]) -> tuple[list[Picture], int, Future[Batch]]:
-        views, slots = [], _slots(self.engine, len(pictures))
-        for view in range(len(pictures[0].pixels)):
-            batch = np.zeros((slots, *pictures[0].pixels[view].shape), dtype=np.uint8)
-            for slot, picture in enumerate(pictures):
-                batch[slot] = picture.pixels[view]
+        slots = _slots(self.engine, len(pictures))
+        views = []
+        for scaled in zip(*(picture.pixels or () for picture in pictures)):
+            batch = np.zeros((slots, *scaled[0].shape), dtype=np.uint8)
+            for slot, pixels in enumerate(scaled):
+                batch[slot] = pixels
             views.append(batch)
         return pictures, slots, self.engine.submit(views, self.targets)
 
     def _take(self, pictures: list[Picture], slots: int, future: Future[Batch]) -> None:
+        """Keep a batch's results; where memory ran out its halves are computed, and smaller batches from now on."""
+        found = None
         try:
             found = future.result()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             self.engine.wait()  # the other batches hold memory too
             if not out_of_memory(error) or not self.engine.halve_batch(slots):
                 raise
-            future = None  # with the error goes what its frames still hold
-            found = None
         if found is not None:
             self._keep(pictures, found)
             return
+        del future  # with the error goes what its frames still hold
         half = (len(pictures) + 1) // 2
-        for part in (pictures[:half], pictures[half:]):
-            if part:
-                self._take(*self._sent(part))
+        for part in filter(None, (pictures[:half], pictures[half:])):
+            self._take(*self._sent(part))
 
     def _keep(self, pictures: list[Picture], found: Batch) -> None:
         for slot, picture in enumerate(pictures):
@@ -215,15 +188,15 @@ def out_of_memory(error: BaseException) -> bool:
     return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
 
 
-class Projection:
-    """Gathers part sums, since a projection reads the whole training sample for each call, and projects many
-    at once.
-    """
+class _Projection:
+    """Part sums are gathered and projected many at once: a projection reads the whole training sample each time."""
 
     def __init__(self, engine: Engine, targets: Sequence[Target], window: Window) -> None:
         self.engine, self.window = engine, window
         self.columns = [
-            (t, target.parts, target.count) for t, target in enumerate(targets) if target.parts is not None
+            (t, target.parts, target.count)
+            for t, target in enumerate(targets)
+            if target.parts is not None and target.count is not None
         ]
         self.most = min((engine.part_models[parts].images_a_call for _, parts, _ in self.columns), default=0)
         self.places: list[int] = []

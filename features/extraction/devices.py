@@ -29,6 +29,7 @@ def claim(names: Sequence[str], folder: Path) -> int:
                 continue
             _held.append(lock)
             return number
+    raise AssertionError  # the count has no end
 
 
 def device_names(count: int, visible: str | None) -> list[str]:

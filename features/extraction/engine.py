@@ -1,5 +1,4 @@
-"""A batch of decoded images -> descriptors of every target: one forward pass, pooled and normalised in
-float32.
+"""A batch of decoded images -> descriptors of every target: one forward pass, pooled and normalised in float32.
 
 On a CPU several batches are computed side by side, each by few threads: no thread waits for another at the
 end of each operation, and a batch's maps are pooled by the core that has them in its cache.
@@ -27,6 +26,7 @@ from features.dumps.layout import Target
 from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
 from features.fusing import put
+from features.parts import PartModel
 from features.pooling import check_poolings, needs_non_negative, pool_maps
 
 
@@ -68,18 +68,16 @@ class Engine:
                 ' resize = "squash" or "pad"'
             )
         self.device = torch.device(settings.device)
-        if (
-            settings.device == "cuda"
-        ):  # by number: which device is the current one differs from thread to thread
+        if settings.device == "cuda":  # by number: the current device differs from thread to thread
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.format = getattr(torch, settings.memory_format)
-        self.network.module.to(self.device, memory_format=self.format)
+        self.format: torch.memory_format = getattr(torch, settings.memory_format)
+        self.network.module.to(self.device).to(memory_format=self.format)
         if settings.fused:
             self.network = self.network.fused(backbone.name)
         self.shift = torch.tensor(self.network.mean, device=self.device).mul(255)
         self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal()
         self.clamped = self.network.transformer or backbone.clamp
-        self.part_models: dict[Parts, object] = {}
+        self.part_models: dict[Parts, PartModel] = {}
         self._idle = [self._ready(self.network)]
         self._under_way: list[Future[Batch]] = []
         self._local = threading.local()
@@ -88,7 +86,7 @@ class Engine:
 
     @property
     def notes(self) -> list[str]:
-        """What has to be said aloud about this network."""
+        """What has to be said about this network."""
         found = list(self.network.notes)
         needing = list(filter(needs_non_negative, self.backbone.pooling))
         if self.clamped and (needing or self.backbone.parts):
@@ -97,9 +95,7 @@ class Engine:
         return found
 
     def halve_batch(self, tried: int) -> bool:
-        """After memory ran out on a batch of `tried` images: smaller ones from now on. False: it was a single
-        image.
-        """
+        """After memory ran out on a batch of `tried` images: smaller ones from now on. False: it was a single image."""
         if tried <= 1:
             return False
         if self.device.type == "cuda":
@@ -150,7 +146,7 @@ class Engine:
     def _twin(self) -> Network:
         """The same network once more, on the same weights in memory."""
         network = create_network(self.backbone)
-        network.module.to(self.device, memory_format=self.format)
+        network.module.to(self.device).to(memory_format=self.format)
         put(network.module, self.network.replaced)
         network.module.load_state_dict(self.network.module.state_dict(), assign=True)
         network.module.requires_grad_(False)
@@ -169,16 +165,20 @@ class Engine:
 
     def sizings(self) -> tuple[Sizing, ...]:
         """The sizes to decode an image to, one for each test-time scale."""
-        fill = tuple(min(255, max(0, round(255 * value))) for value in self.network.mean)
+        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.network.mean)
         return tuple(
-            Sizing(self.backbone.image_size, self.backbone.resize, self.backbone.max_size, fill, scale)
+            Sizing(
+                self.backbone.image_size,
+                self.backbone.resize,
+                self.backbone.max_size,
+                (red, green, blue),
+                scale,
+            )
             for scale in self.backbone.scales
         )
 
     def maps(self, pixels: np.ndarray, *, flip: bool = False, exact: bool = False) -> list[Tensor]:
-        """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced
-        precision.
-        """
+        """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced precision."""
         images = torch.from_numpy(pixels)
         if self.device.type == "cuda":  # a copy beside computation needs pinned memory
             images = images.pin_memory()
@@ -274,11 +274,11 @@ class Engine:
         names = {
             target.pooling: t
             for t, target in enumerate(targets)
-            if target.layer == layer and target.parts is None
+            if target.layer == layer and target.pooling is not None
         }
         if not names:
             return {}
-        needing = list(filter(needs_non_negative, names))
+        needing = [name for name in names if needs_non_negative(name)]
         if self.clamped and needing:
             free = [name for name in names if name not in needing]
             pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})
@@ -296,9 +296,7 @@ class Engine:
 
 
 def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
-    """The width D of each target, from one blank batch; part-detector targets have their largest
-    dimension.
-    """
+    """The width D of each target, from one blank batch; part-detector targets have their largest dimension."""
     side = engine.backbone.image_size or 64
     pooled = [target for target in targets if target.parts is None]
     widths: list[int] = []

@@ -1,35 +1,37 @@
-"""`extract`, `plan` and `describe`: which passes there are, in which order, under which lock."""
+"""`extract`, `plan` and `describe`: which passes there are, in which order, under which lock.
+
+The configuration is read here, once, into the images, folders, dumps and tables that everything below works with.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from competition.atomic import remove_abandoned
-from competition.configuration import SIMULATED, SPLITS, Backbone, Configuration, External
-from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, configured_images
-from competition.labels import validation_labels
+from competition.configuration import SIMULATED, Backbone, Configuration, External
+from competition.errors import Top7Error
+from competition.images import ImageSet
 from competition.messages import log
-from competition.simulated_split import simulated_images
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.layout import (
+    Target,
     backbone_recipe,
-    sample_folder,
-    sampled_ids,
+    external_dump_path,
+    sample_record,
     targets_of,
     whole_folder,
 )
-from features.extraction.backbone_pass import run_pass
+from features.extraction.backbone_pass import columns_of, run_pass
+from features.extraction.beside_dumps import write_contact_sheet, write_lists
 from features.extraction.compiling import COMPILED_FROM, compiling_helps
-from features.extraction.contact_sheet import write_contact_sheet
 from features.extraction.engine import Engine
 from features.extraction.estimate import (
     Plan,
@@ -37,19 +39,20 @@ from features.extraction.estimate import (
     free_bytes,
     plan_pass,
     refuse_small_disk,
+    seconds_an_image,
+    seconds_of,
 )
 from features.extraction.external import external_bytes, write_external
-from features.extraction.foretelling import learning_s, part_costs, projecting_s, seconds_an_image
 from features.extraction.learn_parts import (
+    PartTable,
     check_part_tables,
+    learn_part_models,
     learning_bytes,
     left_to_learn,
-    record_samples,
-    set_part_models,
+    part_tables,
+    record_sample,
 )
-from features.extraction.lists import write_lists
-from features.extraction.report import ExtractionReport
-from features.extraction.sample import extracted_images, sample_of, use_sample, use_whole
+from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import (
     available_cores,
     choose_device,
@@ -57,9 +60,36 @@ from features.extraction.settings import (
     keep_settings,
     settings_path,
 )
-from features.extraction.status import Standing, recover, refuse_lost_rows, standings
+from features.extraction.status import dump_statuses, recover, refuse_lost_rows
 
-DESCRIBED = (*SPLITS, SIMULATED)
+
+@dataclass
+class ExtractionReport:
+    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason)."""
+
+    paths: list[Path] = field(default_factory=list)
+    images: int = 0
+    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
+    bytes_written: int = 0
+    seconds: float = 0.0
+    limited: int | None = None
+
+    def say(self) -> None:
+        """What was left out, and whether the gallery is a sample."""
+        for split, image_id, reason in self.unreadable:
+            log.warning(f"unreadable: {split} {image_id}: {reason}")
+        if self.limited:
+            log.warning(f"the gallery is a sample of {self.limited} images: scores are optimistic")
+
+
+@dataclass(frozen=True)
+class BackboneDumps:
+    """A backbone with what it is to give. targets: the dumps of each split; settings: the file of its settings."""
+
+    backbone: Backbone
+    settings: Path
+    tables: tuple[PartTable, ...]
+    targets: dict[str, list[Target]]
 
 
 def extract(
@@ -85,36 +115,37 @@ def extract(
     cannot run.
     """
     start = time.perf_counter()
+    work = Path(configuration.competition.work)
     device = choose_device(device)
-    with alone(Path(configuration.competition.work)):
-        work = _work(
-            configuration, splits, limit, device, check_content=check_content, jobs=jobs, cluster=cluster
-        )
-        images, folders = work.images, work.folders
-        work.recover()
+    with alone(work):
+        images, whole = images_to_describe(configuration, splits, limit)
+        dumps = _dumps(configuration, images, whole)
+        engines = Engines(device, sum(len(found.images) for found in images.values()), jobs=jobs)
         if not drop_gone:
-            files = {split: found for split, found in images.items() if split != SIMULATED}
-            refuse_lost_rows(configuration, files, folders)
-        plan_ = work.plan()
-        log.info(plan_.sentence())
-        refuse_small_disk(plan_, configuration)
-        report = work.run(plan_, progress)
-        if any(planned.split == SIMULATED for planned in plan_.passes):
-            write_contact_sheet(folders[SIMULATED], images[SIMULATED])
-        for external in configuration.externals:
             for split, found in images.items():
-                if getattr(external, split, None) is None:
-                    continue
-                path = write_external(configuration, external, split, found, folders[split])
-                report.paths.append(path)
-                report.unreadable += [
-                    (split, entry["id"], entry["reason"]) for entry in read_sidecar(path)["unreadable"]
-                ]
-        if work.limited:
-            report.limited = len(images["gallery"])
-            use_sample(configuration, images["gallery"])
-        elif "gallery" in images:
-            use_whole(configuration)
+                if split != SIMULATED:
+                    targets = [target for each in dumps for target in each.targets[split]]
+                    refuse_lost_rows(found.source, found.folder, targets, found.images)
+        externals = _externals(configuration, images)
+        plan_ = _planned(dumps, images, engines, externals, check_content=check_content, jobs=jobs)
+        log.info(plan_.sentence())
+        refuse_small_disk(plan_, work)
+        report = _run(plan_, dumps, images, engines, whole, progress, jobs, cluster)
+        if any(planned.split == SIMULATED for planned in plan_.passes):
+            write_contact_sheet(images[SIMULATED].folder, images[SIMULATED].images)
+        for external, found, _ in externals:
+            path = write_external(configuration, external, found.split, found.images, found.folder)
+            report.paths.append(path)
+            report.unreadable += [
+                (found.split, entry["id"], entry["reason"]) for entry in read_sidecar(path)["unreadable"]
+            ]
+        if whole is not None and len(images["gallery"].images) < len(whole):
+            report.limited = len(images["gallery"].images)
+            use_sample(
+                sample_record(configuration), images["gallery"].images.ids, _whole_dumps(configuration)
+            )
+        elif whole is not None:
+            sample_record(configuration).unlink(missing_ok=True)
     report.seconds = time.perf_counter() - start
     report.say()
     return report
@@ -129,7 +160,10 @@ def plan(
 ) -> Plan:
     """What `extract` with these arguments would compute; measures a few images for the hours."""
     with alone(Path(configuration.competition.work)):
-        return _work(configuration, splits, limit, choose_device(device)).plan()
+        images, whole = images_to_describe(configuration, splits, limit)
+        dumps = _dumps(configuration, images, whole, recovering=False)
+        engines = Engines(choose_device(device), sum(len(found.images) for found in images.values()))
+        return _planned(dumps, images, engines, _externals(configuration, images))
 
 
 def describe(
@@ -140,8 +174,7 @@ def describe(
     device: str = "auto",
     progress: bool = True,
 ) -> ExtractionReport:
-    """Extract any images into dumps under `folder`: same settings, same code, same bytes as `extract` gives
-    them.
+    """Extract any images into dumps under `folder`: the same settings, code and bytes as `extract` gives them.
 
     Part detectors are those learnt under the configuration's work folder. Externals are left out: they cannot
     describe new images.
@@ -149,10 +182,10 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        device = choose_device(device)
-        work = Work(configuration, {"queries": images}, {"queries": folder}, device, keep_settings=False)
-        work.recover()
-        report = work.run(work.plan(measure=False), progress)
+        found = {"queries": SplitImages("queries", images, folder)}
+        engines = Engines(choose_device(device), len(images), keep=False)
+        dumps = _dumps(configuration, found, None)
+        report = _run(_planned(dumps, found, engines, measure=False), dumps, found, engines, None, progress)
     report.seconds = time.perf_counter() - start
     report.say()
     return report
@@ -174,185 +207,167 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _work(
-    configuration: Configuration, splits: Sequence[str], limit: int | None, device: str, **more: Any
-) -> Work:
-    """The image sets of the splits that the configuration has, and the folders their dumps go to."""
-    for split in splits:
-        if split not in DESCRIBED:
-            raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(DESCRIBED)}")
-    found = configured_images(configuration, splits)
-    if "gallery" in found and "validation" in found and configuration.competition.labelled:
-        validation_labels(
-            configuration, found["validation"].ids, found["gallery"].ids
-        )  # wrong ones: now, not later
-    folders = {split: whole_folder(configuration, split) for split in found}
-    whole = found.get("gallery")
-    if whole is not None and limit is not None:
-        found["gallery"] = sample_of(configuration, whole, limit)
-        if len(found["gallery"]) < len(whole):
-            folders["gallery"] = sample_folder(configuration, found["gallery"].ids)
-    if SIMULATED in splits and configuration.simulate.images and configuration.backbones:
-        gallery = found.get("gallery") or extracted_images(configuration, "gallery")
-        found[SIMULATED] = simulated_images(gallery, configuration.simulate)
-        sampled = sampled_ids(configuration) is not None if whole is None else len(gallery) < len(whole)
-        folders[SIMULATED] = (
-            sample_folder(configuration, gallery.ids, SIMULATED)
-            if sampled
-            else whole_folder(configuration, SIMULATED)
-        )
-    return Work(configuration, found, folders, device, whole, **more)
+def _dumps(
+    configuration: Configuration,
+    images: dict[str, SplitImages],
+    whole: ImageSet | None,
+    *,
+    recovering: bool = True,
+) -> list[BackboneDumps]:
+    """What every backbone is to give; the samples to learn part detectors from are drawn where they are not yet.
+
+    recovering: complete what an earlier run left between its last row and its last file name; what it left half
+    written in between goes.
+    """
+    work = Path(configuration.competition.work)
+    if recovering:
+        for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *(f.folder for f in images.values())}:
+            remove_abandoned(folder)
+    found = []
+    for backbone in configuration.backbones:
+        check_part_tables(backbone)
+        recipe = backbone_recipe(configuration, backbone)
+        tables = part_tables(work, backbone, recipe)
+        for table in tables:
+            record_sample(table, whole)
+        targets = {split: targets_of(configuration, backbone, of.folder) for split, of in images.items()}
+        if recovering:
+            for split, of in images.items():
+                recover(targets[split], of.folder, Disk())
+        found.append(BackboneDumps(backbone, settings_path(work, backbone, recipe), tables, targets))
+    return found
 
 
-@dataclass
-class Work:
-    """What one call has to do: image sets and folders by split, and how. whole: all of the gallery, also under
-    `--limit`: part detectors are learnt from it. keep_settings: settings chosen now are those of later runs, too.
+def _externals(
+    configuration: Configuration, images: dict[str, SplitImages]
+) -> list[tuple[External, SplitImages, int]]:
+    """Every [[external]] matrix of the splits, with the bytes still to be written."""
+    return [
+        (external, found, external_bytes(configuration, external, split, found.images, found.folder))
+        for external in configuration.externals
+        for split, found in images.items()
+        if getattr(external, split, None) is not None
+    ]
+
+
+def _whole_dumps(configuration: Configuration) -> Iterator[Path]:
+    folder = whole_folder(configuration, "gallery")
+    for backbone in configuration.backbones:
+        yield from (target.path for target in targets_of(configuration, backbone, folder))
+    for external in configuration.externals:
+        yield external_dump_path(configuration, "gallery", external, folder)
+
+
+def _planned(
+    dumps: Sequence[BackboneDumps],
+    images: dict[str, SplitImages],
+    engines: Engines,
+    externals: Sequence[tuple[External, SplitImages, int]] = (),
+    *,
+    check_content: bool = False,
+    measure: bool = True,
+    jobs: int = 1,
+) -> Plan:
+    """The passes with something to do; measure: time a few images for the hours."""
+    passes: list[PlannedPass] = []
+    needed = sum(size_bytes for *_, size_bytes in externals)
+    for each in dumps:
+        missing = {}
+        for split, found in images.items():
+            status = dump_statuses(each.targets[split], found.images, check_content=check_content)
+            if not all(target.complete for target in status):
+                missing[split] = status
+        if not missing:
+            continue
+        engine = engines.of(each)
+        for note in engine.notes:
+            log.info(note)
+        planned = [plan_pass(engine, split, images[split].images, found) for split, found in missing.items()]
+        if measure and (most := max(found.images for found in planned)):
+            first = planned[0]
+            an_image_s = seconds_an_image(engine, images[first.split].images, first.targets, most)
+            seconds = seconds_of(planned, an_image_s, each.tables, jobs)
+            planned = [replace(found, seconds=taken) for found, taken in zip(planned, seconds, strict=True)]
+        passes += planned
+        needed += sum(learning_bytes(engine, table) for table in each.tables)
+    needed += sum(planned.bytes_needed for planned in passes)
+    free = free_bytes(next(iter(images.values())).folder) if images else 0
+    copied = tuple(
+        (external.name, of.split, len(of.images)) for external, of, size_bytes in externals if size_bytes
+    )
+    return Plan(tuple(passes), needed, free, copied)
+
+
+def _run(
+    plan_: Plan,
+    dumps: Sequence[BackboneDumps],
+    images: dict[str, SplitImages],
+    engines: Engines,
+    whole: ImageSet | None,
+    progress: bool,
+    jobs: int = 1,
+    cluster: str | None = None,
+) -> ExtractionReport:
+    """Do what the plan says and report on every dump."""
+    report = ExtractionReport()
+    for each in dumps:
+        passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
+        left = [left_to_learn(table) for table in each.tables]
+        if not passes and any(found.passes or found.counts for found in left):
+            log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
+            learn_part_models(engines.of(each), each.tables, whole, [])
+        for planned in passes:
+            engine, found = engines.of(each), images[planned.split].images
+            learn_part_models(engine, each.tables, whole, planned.targets)
+            elsewhere = None
+            if jobs > 1 or cluster:
+                from features.extraction.workers import Assignment, computed_elsewhere
+
+                targets, widths = columns_of(planned.groups)
+                cores = None if cluster else max(1, available_cores() // jobs)
+                assignment = Assignment(
+                    each.backbone, engine.settings, cores, each.tables, tuple(targets), tuple(widths)
+                )
+                elsewhere = partial(computed_elsewhere, assignment, found, jobs=jobs, cluster=cluster)
+            done = run_pass(
+                engine, planned.split, found, planned.groups, elsewhere=elsewhere, progress=progress
+            )
+            report.images += done.images
+            report.bytes_written += done.bytes_written
+    for split, of in images.items():
+        paths = [target.path for each in dumps for target in each.targets[split]]
+        report.paths += paths
+        unreadable = write_lists(paths, of.folder, of.images) if paths else []
+        if split != SIMULATED:  # photos of unreadable images: they are named already
+            report.unreadable += [(split, *entry) for entry in unreadable]
+    return report
+
+
+class Engines:
+    """Engines as they are asked for; the last one is kept, since a single backbone needs it only once.
+
+    images: to be run; keep: the settings chosen now are those of later runs, too.
     """
 
-    configuration: Configuration
-    images: dict[str, ImageSet]
-    folders: dict[str, Path]
-    device: str
-    whole: ImageSet | None = None
-    keep_settings: bool = True
-    check_content: bool = False
-    jobs: int = 1
-    cluster: str | None = None
-    engine: Engine | None = None  # the last one built: a single backbone needs it only once
+    def __init__(self, device: str, images: int, *, jobs: int = 1, keep: bool = True) -> None:
+        self.device, self.few, self.keep = device, images < COMPILED_FROM, keep
+        self.threads = max(1, available_cores() // jobs) if jobs > 1 else None
+        self._last: tuple[BackboneDumps, Engine] | None = None
 
-    @property
-    def limited(self) -> bool:
-        """Whether the gallery is a sample."""
-        return self.whole is not None and len(self.images["gallery"]) < len(self.whole)
-
-    def recover(self) -> None:
-        """Complete what an earlier run left between its last row and its last file name; what it left half written
-        in between goes."""
-        work = Path(self.configuration.competition.work)
-        for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *self.folders.values()}:
-            remove_abandoned(folder)
-        for backbone in self.configuration.backbones:
-            check_part_tables(backbone)
-            record_samples(self.configuration, backbone, self.whole)
-            for folder in self.folders.values():
-                recover(targets_of(self.configuration, backbone, folder), folder, Disk())
-
-    def plan(self, *, measure: bool = True) -> Plan:
-        """The passes with something to do; measure: time a few images for the hours."""
-        externals, passes, learnt_bytes = self._externals(), [], 0
-        for backbone in self.configuration.backbones:
-            check_part_tables(backbone)
-            record_samples(self.configuration, backbone, self.whole)
-            missing: dict[str, list[Standing]] = {}
-            for split, found in self.images.items():
-                targets = targets_of(self.configuration, backbone, self.folders[split])
-                standing = standings(targets, found, check_content=self.check_content)
-                if not all(target.complete for target in standing):
-                    missing[split] = standing
-            if not missing:
-                continue
-            engine = self._engine(backbone)
-            for note in engine.notes:
-                log.info(note)
-            planned = [
-                plan_pass(engine, split, self.images[split], standing) for split, standing in missing.items()
-            ]
-            passes += self._timed(engine, planned) if measure else planned
-            learnt_bytes += sum(learning_bytes(self.configuration, engine, parts) for parts in backbone.parts)
-        free = free_bytes(next(iter(self.folders.values()))) if self.folders else 0
-        needed, total_s = sum(p.bytes_needed for p in passes), sum(p.seconds for p in passes)
-        copied = tuple((external.name, split, len(self.images[split])) for external, split, _ in externals)
-        needed += learnt_bytes + sum(size_bytes for *_, size_bytes in externals)
-        return Plan(tuple(passes), needed, free, total_s, copied)
-
-    def _externals(self) -> list[tuple[External, str, int]]:
-        """(external, split, bytes) still to be copied; a missing or damaged file is said before anything is run."""
-        sized = [
-            (
-                external,
-                split,
-                external_bytes(self.configuration, external, split, images, self.folders[split]),
-            )
-            for external in self.configuration.externals
-            for split, images in self.images.items()
-            if getattr(external, split, None) is not None
-        ]
-        return [entry for entry in sized if entry[2]]
-
-    def _timed(self, engine: Engine, planned: list[PlannedPass]) -> list[PlannedPass]:
-        """The passes of one backbone with their seconds: what has to be learnt counts to the first."""
-        first, backbone = planned[0], engine.backbone
-        images, most = self.images[first.split], max(found.images for found in planned)
-        if not most:
-            return planned
-        an_image, before = seconds_an_image(engine, images, first.targets, most), 0.0
-        views = len(backbone.scales) * (2 if backbone.flip else 1)
-        for parts in backbone.parts:
-            counts = sorted({target.count for target in first.targets if target.parts == parts})
-            to_learn, sample = left_to_learn(self.configuration, backbone, parts)
-            if counts and sample:
-                costs = part_costs(engine, parts, images, sample)
-                before += learning_s(costs, parts, to_learn, sample)
-                an_image += projecting_s(costs, counts, views)
-        seconds = [found.images * an_image / self.jobs for found in planned]
-        seconds[0] += before
-        return [replace(found, seconds=taken) for found, taken in zip(planned, seconds)]
-
-    def run(self, plan_: Plan, progress: bool) -> ExtractionReport:
-        """Do what the plan says and report on every dump."""
-        report = ExtractionReport()
-        for backbone in self.configuration.backbones:
-            unfinished = any(
-                left.passes or left.counts
-                for left, _ in (
-                    left_to_learn(self.configuration, backbone, parts) for parts in backbone.parts
-                )
-            )
-            if unfinished and not any(planned.backbone is backbone for planned in plan_.passes):
-                log.warning(f"{backbone.name}: part detectors are missing or damaged: learnt again")
-                set_part_models(self._engine(backbone), self.configuration, self.whole, [])
-        for planned in plan_.passes:
-            engine, images = self._engine(planned.backbone), self.images[planned.split]
-            set_part_models(engine, self.configuration, self.whole, planned.targets)
-            producer = None
-            if self.jobs > 1 or self.cluster:
-                from features.extraction.workers import elsewhere
-
-                producer = elsewhere(
-                    self.configuration, engine, images, planned.groups, self.jobs, self.cluster
-                )
-            found = run_pass(
-                engine, planned.split, images, planned.groups, producer=producer, progress=progress
-            )
-            report.images += found.images
-            report.bytes_written += found.bytes_written
-        for split, folder in self.folders.items():
-            dumps: list[Path] = []
-            for backbone in self.configuration.backbones:
-                dumps += [target.path for target in targets_of(self.configuration, backbone, folder)]
-            report.paths += dumps
-            unreadable = write_lists(dumps, folder, self.images[split]) if dumps else []
-            if split != SIMULATED:  # photos of unreadable images: they are named already
-                report.unreadable += [(split, *entry) for entry in unreadable]
-        return report
-
-    def _engine(self, backbone: Backbone) -> Engine:
-        if self.engine is None or self.engine.backbone is not backbone:
-            path = settings_path(self.configuration, backbone, backbone_recipe(self.configuration, backbone))
-            threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
-            settings = fixed_settings(path, backbone, self.device, threads=threads, keep=self.keep_settings)
-            few = sum(map(len, self.images.values())) < COMPILED_FROM
-            self.engine = Engine(backbone, replace(settings, compiled=None) if few else settings)
-            if self.device == "cuda" and settings.compiled is None and not few:
-                settings = replace(settings, compiled=_compiled(self.engine))
-                if self.keep_settings:
-                    keep_settings(path, settings)
-                self.engine = Engine(backbone, settings)
-        return self.engine
-
-
-def _compiled(engine: Engine) -> bool:
-    compiled, why = compiling_helps(engine)
-    log.info(why)
-    return compiled
+    def of(self, dumps: BackboneDumps) -> Engine:
+        """The engine of a backbone; on a GPU it is compiled where there are many images and that is faster."""
+        if self._last is not None and self._last[0] is dumps:
+            return self._last[1]
+        settings = fixed_settings(
+            dumps.settings, dumps.backbone, self.device, threads=self.threads, keep=self.keep
+        )
+        engine = Engine(dumps.backbone, replace(settings, compiled=None) if self.few else settings)
+        if self.device == "cuda" and settings.compiled is None and not self.few:
+            compiled, why = compiling_helps(engine)
+            log.info(why)
+            settings = replace(settings, compiled=compiled)
+            if self.keep:
+                keep_settings(dumps.settings, settings)
+            engine = Engine(dumps.backbone, settings)
+        self._last = dumps, engine
+        return engine

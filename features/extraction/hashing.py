@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from competition.images import Region
 
 MAX_FILE_BYTES = 256 << 20
 
 
-def opened(path: str | Path) -> tuple[BinaryIO, os.stat_result]:
+def opened(path: str | Path) -> tuple[io.BufferedReader, os.stat_result]:
     """Open a regular file of at most MAX_FILE_BYTES; OSError, with what it is, for everything else.
 
     Looked at is what was opened. Pipes and devices are opened without waiting for the other end.

@@ -1,5 +1,4 @@
-"""Part detectors are learnt before the pass that uses them, from a sample of the gallery or a folder of their
-own.
+"""Part detectors are learnt before the pass that uses them, from a sample of the gallery or a folder of their own.
 
 Which images they were learnt from is recorded under <work>/parts and part of the recipe of every dump made
 with them. A gallery that grew keeps what was learnt. Under `--limit`, too, they are drawn from the whole
@@ -8,9 +7,11 @@ gallery, so that its extraction goes on with the same detectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,44 @@ SIDE_PX = 64  # of a blank image, where images keep their own size
 HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
 
 
+@dataclass(frozen=True)
+class PartTable:
+    """A parts table of a backbone, and where what it learns lies: the record of its sample, and models in `folder`.
+
+    recipe: what decides the model but for the images of the sample.
+    """
+
+    backbone: str
+    parts: Parts
+    recipe: Mapping
+    record: Path
+    folder: Path
+
+    def sample_ids(self) -> list[str]:
+        """The ids of the recorded sample; none before it is drawn."""
+        learnt = read_learnt(self.record)
+        return learnt["ids"] if learnt else []
+
+    def model(self) -> dict[str, Any]:
+        """Folder, name and provenance of the model."""
+        learnt = read_learnt(self.record)
+        return {
+            "folder": self.folder,
+            "name": file_label(self.backbone, self.parts.layer),
+            "provenance": {**self.recipe, "learnt": learnt["sample"] if learnt else None},
+        }
+
+
+def part_tables(work: Path | str, backbone: Backbone, recipe: Mapping) -> tuple[PartTable, ...]:
+    """The parts tables of a backbone; recipe: its `backbone_recipe`."""
+    return tuple(_table(work, backbone, recipe, parts) for parts in backbone.parts)
+
+
+def _table(work: Path | str, backbone: Backbone, recipe: Mapping, parts: Parts) -> PartTable:
+    record = learnt_path(Path(work), backbone.name, recipe, parts)
+    return PartTable(backbone.name, parts, learning_recipe(recipe, parts), record, Path(work) / "parts")
+
+
 def check_part_tables(backbone: Backbone) -> None:
     """Raise ConfigurationError for a parts table that cannot be learnt whatever the images."""
     for parts in backbone.parts:
@@ -42,130 +81,109 @@ def check_part_tables(backbone: Backbone) -> None:
             raise ConfigurationError(f"{where}: the layer is not among layers = [{listed}]: add it there")
 
 
-def record_samples(configuration: Configuration, backbone: Backbone, gallery: ImageSet | None) -> None:
+def record_sample(table: PartTable, gallery: ImageSet | None) -> None:
     """Decide the images to learn from, where that is not decided yet, and record them."""
-    base = backbone_recipe(configuration, backbone)
-    for parts in backbone.parts:
-        path = learnt_path(configuration.competition.work, backbone.name, base, parts)
-        try:
-            known = read_learnt(path)
-        except Top7Error as error:  # the same sample is drawn again
-            log.warning(f"{error}: drawn again")
-            known = None
-        if known is not None:
-            continue
-        images = list_images(parts.training) if parts.training else gallery
-        if images is None:
-            raise Top7Error(
-                f"{path}: no such file: the part detectors of {backbone.name} have not been learnt yet: run "
-                "./run.sh extract for the gallery first"
-            )
-        rows = sample_rows(parts, len(images), np.ones(len(images), dtype=bool))
-        ids = [images.ids[row] for row in rows]
-        write_json(path, {"sample": ids_digest(ids)[:16], "ids": ids})
-
-
-def set_part_models(
-    engine: Engine, configuration: Configuration, gallery: ImageSet | None, targets: Sequence[Target]
-) -> None:
-    """Set `engine.part_models`: each opened from <work>/parts if learnt before, else learnt now and saved
-    there; only the counts of `targets` are projected.
-    """
-    held: dict = {}
-    for parts in engine.backbone.parts:
-        sample = _Sample(configuration, engine.backbone, parts, gallery)
-        model = _learn(
-            configuration, engine.backbone, parts, lambda sample=sample: _sample_maps(engine, sample, held)
+    try:
+        if read_learnt(table.record) is not None:
+            return
+    except Top7Error as error:  # the same sample is drawn again
+        log.warning(f"{error}: drawn again")
+    images = list_images(table.parts.training) if table.parts.training else gallery
+    if images is None:
+        raise Top7Error(
+            f"{table.record}: no such file: the part detectors of {table.backbone} have not been learnt yet: run "
+            "./run.sh extract for the gallery first"
         )
-        wanted = {target.count for target in targets if target.parts == parts}
-        engine.part_models[parts] = model.only(wanted) if wanted else model
+    rows = sample_rows(table.parts, len(images), np.ones(len(images), dtype=bool))
+    ids = [images.ids[row] for row in rows]
+    write_json(table.record, {"sample": ids_digest(ids)[:16], "ids": ids})
+
+
+def learn_part_models(
+    engine: Engine, tables: Sequence[PartTable], gallery: ImageSet | None, targets: Sequence[Target]
+) -> None:
+    """Set `engine.part_models`: each opened where it was learnt before, else learnt now and saved.
+
+    gallery: of which the samples are; only the counts of `targets` are projected.
+    """
+    held: dict[tuple, list[torch.Tensor]] = {}
+    for table in tables:
+        maps = partial(_sample_maps, engine, table, gallery, held)
+        engine.part_models[table.parts] = _of_targets(
+            learn_parts(table.parts, maps, **table.model()), targets
+        )
+
+
+def part_models(tables: Sequence[PartTable], targets: Sequence[Target]) -> dict[Parts, PartModel]:
+    """The learnt models of some tables, for the counts of `targets`."""
+    return {table.parts: _of_targets(_opened(table), targets) for table in tables}
 
 
 def open_part_model(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartModel:
     """The model that `extract` learnt. Top7Error: there is none yet."""
-
-    def absent() -> Iterable[torch.Tensor]:
-        raise Top7Error(
-            f"the part detectors of {backbone.name}, layer {parts.layer!r}, have not been learnt yet: run "
-            "./run.sh extract"
-        )
-
-    return _learn(configuration, backbone, parts, absent)
-
-
-def left_to_learn(configuration: Configuration, backbone: Backbone, parts: Parts) -> tuple[Remaining, int]:
-    """What `set_part_models` would still do for one table, and the images of its recorded sample."""
-    base = backbone_recipe(configuration, backbone)
-    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
-    where = _where(configuration, backbone, parts)
-    return remaining(parts, **where), len(learnt["ids"]) if learnt else 0
-
-
-def learning_bytes(configuration: Configuration, engine: Engine, parts: Parts) -> int:
-    """Bytes that `set_part_models` will write for one table: the sample's blocks in half precision, and for each
-    count its components in float64.
-    """
-    left, sample = left_to_learn(configuration, engine.backbone, parts)
-    if not left.aggregated and not left.counts:
-        return 0
-    side = engine.backbone.image_size or SIDE_PX
-    maps = engine.maps(np.zeros((2, side, side, 3), dtype=np.uint8))
-    channels = maps[engine.network.layers.index(parts.layer)].shape[1]
-    return sample * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
+    recipe = backbone_recipe(configuration, backbone)
+    return _opened(_table(configuration.competition.work, backbone, recipe, parts))
 
 
 def part_folder(configuration: Configuration, backbone: Backbone, parts: Parts) -> Path:
     """Where the model of one table lies, learnt or not."""
-    return model_folder(parts, **_where(configuration, backbone, parts))
+    recipe = backbone_recipe(configuration, backbone)
+    return model_folder(parts, **_table(configuration.competition.work, backbone, recipe, parts).model())
 
 
-def _learn(configuration: Configuration, backbone: Backbone, parts: Parts, maps: Callable) -> PartModel:
-    return learn_parts(parts, maps, **_where(configuration, backbone, parts))
+def _opened(table: PartTable) -> PartModel:
+    def absent() -> Iterable[torch.Tensor]:
+        raise Top7Error(
+            f"the part detectors of {table.backbone}, layer {table.parts.layer!r}, have not been learnt yet: run "
+            "./run.sh extract"
+        )
+
+    return learn_parts(table.parts, absent, **table.model())
 
 
-def _where(configuration: Configuration, backbone: Backbone, parts: Parts) -> dict:
-    """folder, name and provenance of a part model."""
-    base = backbone_recipe(configuration, backbone)
-    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
-    return {
-        "folder": Path(configuration.competition.work) / "parts",
-        "name": file_label(backbone.name, parts.layer),
-        "provenance": learning_recipe(base, parts) | {"learnt": learnt["sample"] if learnt else None},
-    }
+def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:
+    wanted = {target.count for target in targets if target.parts == model.parts and target.count is not None}
+    return model.only(wanted) if wanted else model
 
 
-class _Sample:
-    """The images of a recorded sample, looked up only if something has to be learnt."""
-
-    def __init__(
-        self, configuration: Configuration, backbone: Backbone, parts: Parts, gallery: ImageSet | None
-    ) -> None:
-        self.parts, self.gallery = parts, gallery
-        base = backbone_recipe(configuration, backbone)
-        self.path = learnt_path(configuration.competition.work, backbone.name, base, parts)
-
-    @cached_property
-    def images(self) -> ImageSet:
-        learnt = read_learnt(self.path)
-        images = list_images(self.parts.training) if self.parts.training else self.gallery
-        row_of = {image_id: row for row, image_id in enumerate(images.ids)} if images is not None else {}
-        if missing := [image_id for image_id in learnt["ids"] if image_id not in row_of]:
-            raise Top7Error(
-                f"{self.path}: {len(missing)} of the {len(learnt['ids'])} images to learn from are gone "
-                f"(such "
-                f"as {missing[0]!r}): remove this file to learn from the images there are"
-            )
-        return images.rows(row_of[image_id] for image_id in learnt["ids"])
+def left_to_learn(table: PartTable) -> Remaining:
+    """What `learn_part_models` would still do for one table."""
+    return remaining(table.parts, **table.model())
 
 
-def _sample_maps(engine: Engine, sample: _Sample, held: dict) -> Iterator[torch.Tensor]:
+def learning_bytes(engine: Engine, table: PartTable) -> int:
+    """Bytes that `learn_part_models` will write for one table: the sample's blocks in half precision, and for each
+    count its components in float64.
+    """
+    left = left_to_learn(table)
+    if not left.aggregated and not left.counts:
+        return 0
+    parts, side = table.parts, engine.backbone.image_size or SIDE_PX
+    maps = engine.maps(np.zeros((2, side, side, 3), dtype=np.uint8))
+    channels = maps[engine.network.layers.index(parts.layer)].shape[1]
+    return len(table.sample_ids()) * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
+
+
+def _sample_maps(
+    engine: Engine, table: PartTable, gallery: ImageSet | None, held: dict[tuple, list[torch.Tensor]]
+) -> Iterator[torch.Tensor]:
     """`layer_maps` of a sample; what fits in HELD_BYTES is kept in `held`, so that the tables of a layer share one pass."""
-    key = (sample.parts.layer, ids_digest(sample.images.ids))
+    ids = table.sample_ids()
+    key = (table.parts.layer, ids_digest(ids))
     if key in held:
         yield from held[key]
         return
-    kept, size = [], 0
-    for maps in layer_maps(engine, sample.images, sample.parts.layer):
+    images = list_images(table.parts.training) if table.parts.training else gallery
+    row_of = {image_id: row for row, image_id in enumerate(images.ids)} if images is not None else {}
+    missing = [image_id for image_id in ids if image_id not in row_of]
+    if images is None or missing:
+        raise Top7Error(
+            f"{table.record}: {len(missing)} of the {len(ids)} images to learn from are gone (such as "
+            f"{missing[0]!r}): remove this file to learn from the images there are"
+        )
+    kept: list[torch.Tensor] = []
+    size = 0
+    for maps in layer_maps(engine, images.rows(row_of[image_id] for image_id in ids), table.parts.layer):
         size += maps.nbytes
         if size <= HELD_BYTES:
             kept.append(maps.clone())

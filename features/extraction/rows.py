@@ -25,7 +25,7 @@ def averaged(
     if len(rows) == 1:
         return list(rows[0]), norms[0]
     means = [unit_rows(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
-    return means, np.mean(norms, axis=0, dtype=np.float64).astype(np.float32)
+    return means, np.asarray(np.mean(norms, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def finite_images(maps: Sequence[Tensor]) -> Tensor:

@@ -1,25 +1,90 @@
-"""`extract --limit`: a seeded sample of the gallery that holds every labelled positive, with dumps of its own.
+"""Which images an extraction describes, and in which folders: all of a split, or of the gallery a seeded sample.
 
-They lie beside the whole gallery's. Commands use them until the whole gallery has been extracted.
+`extract --limit` takes a sample of the gallery that holds every labelled positive. Its dumps lie beside the whole
+gallery's; commands use them until the whole gallery has been extracted.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from competition.configuration import Configuration
-from competition.errors import Top7Error
-from competition.images import ImageSet, sample_images, split_images
+from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.errors import ConfigurationError, Top7Error
+from competition.images import ImageSet, configured_images, sample_images, split_images
+from competition.labels import validation_labels
 from competition.messages import log
+from competition.simulated_split import simulated_images
 from features.dumps import beside
 from features.dumps.disk import Disk
-from features.dumps.layout import (
-    external_dump_path,
-    sample_record,
-    sampled_ids,
-    targets_of,
-    whole_folder,
-)
+from features.dumps.layout import sample_folder, sample_record, sampled_ids, whole_folder
+
+DESCRIBED = (*SPLITS, SIMULATED)
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """Images to describe and the folder of their dumps; whole: all of the gallery, where `images` is a sample of it.
+
+    source: the folder of the images, as the configuration has it.
+    """
+
+    split: str
+    images: ImageSet
+    folder: Path
+    source: object = None
+
+
+def images_to_describe(
+    configuration: Configuration, splits: Sequence[str], limit: int | None
+) -> tuple[dict[str, SplitImages], ImageSet | None]:
+    """The image sets of the splits that the configuration has, by split, and all of the gallery, if it is among them."""
+    for split in splits:
+        if split not in DESCRIBED:
+            raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(DESCRIBED)}")
+    images = configured_images(configuration, splits)
+    whole = images.get("gallery")
+    positives: set[str] = set()
+    if (
+        configuration.competition.labelled
+        and whole is not None
+        and ("validation" in images or limit is not None)
+    ):
+        queries = images.get("validation") or split_images(configuration, "validation")
+        labels = validation_labels(configuration, queries.ids, whole.ids)  # wrong ones: now, not later
+        positives = {image_id for relevant in labels.values() for image_id in relevant}
+    folders = {split: whole_folder(configuration, split) for split in images}
+    if whole is not None and limit is not None and limit < len(whole):
+        images["gallery"] = _sample(whole, limit, configuration.tuning.seed, positives)
+        folders["gallery"] = sample_folder(configuration, images["gallery"].ids)
+    if SIMULATED in splits and configuration.simulate.images and configuration.backbones:
+        gallery = images.get("gallery") or extracted_images(configuration, "gallery")
+        images[SIMULATED] = simulated_images(gallery, configuration.simulate)
+        sampled = sampled_ids(configuration) is not None if whole is None else len(gallery) < len(whole)
+        folders[SIMULATED] = (
+            sample_folder(configuration, gallery.ids, SIMULATED)
+            if sampled
+            else whole_folder(configuration, SIMULATED)
+        )
+    competition = configuration.competition
+    found = {
+        split: SplitImages(split, images[split], folders[split], getattr(competition, split, None))
+        for split in images
+    }
+    return found, whole
+
+
+def _sample(gallery: ImageSet, limit: int, seed: int, positives: set[str]) -> ImageSet:
+    """The sample of `--limit`; says that its scores are optimistic."""
+    sample = sample_images(gallery, limit, seed, sorted(positives))
+    log.warning(
+        f"--limit {limit}: a sample of {len(sample)} of {len(gallery)} gallery images, with all "
+        f"{len(positives)} labelled positives in it: scores on it are optimistic, the full gallery has more to "
+        "confuse them"
+    )
+    return sample
 
 
 def extracted_images(configuration: Configuration, split: str) -> ImageSet:
@@ -38,44 +103,15 @@ def extracted_images(configuration: Configuration, split: str) -> ImageSet:
     return found
 
 
-def sample_of(configuration: Configuration, gallery: ImageSet, limit: int) -> ImageSet:
-    """The sample of `--limit`, or the whole gallery if it has no more images; says that its scores are optimistic."""
-    if limit >= len(gallery):
-        return gallery
-    positives: set[str] = set()
-    if configuration.competition.labelled:
-        from competition.labels import validation_labels
+def use_sample(record: Path, sample: Sequence[str], whole_dumps: Iterable[Path]) -> None:
+    """Let commands use the finished dumps of `sample`, unless those of the whole gallery are all there.
 
-        queries = split_images(configuration, "validation")
-        labels = validation_labels(configuration, queries.ids, gallery.ids)
-        positives = {image_id for relevant in labels.values() for image_id in relevant}
-    sample = sample_images(gallery, limit, configuration.tuning.seed, sorted(positives))
-    log.warning(
-        f"--limit {limit}: a sample of {len(sample)} of {len(gallery)} gallery images, with all "
-        f"{len(positives)} labelled positives in it: scores on it are optimistic, the full gallery has more to "
-        "confuse them"
-    )
-    return sample
-
-
-def use_sample(configuration: Configuration, sample: ImageSet) -> None:
-    """Let commands use the finished dumps of `sample`, unless those of the whole gallery are all there."""
-    whole = whole_folder(configuration, "gallery")
-    paths = [
-        target.path
-        for backbone in configuration.backbones
-        for target in targets_of(configuration, backbone, whole)
-    ] + [
-        external_dump_path(configuration, "gallery", external, whole) for external in configuration.externals
-    ]
-    if all(beside(path, ".json").exists() for path in paths):
-        use_whole(configuration)
-        log.info(f"{whole}: the whole gallery is there: commands use it, not the sample")
-    elif sampled_ids(configuration) != list(sample.ids):
-        Disk().write_file(sample_record(configuration), json.dumps({"ids": list(sample.ids)}).encode())
-
-
-def use_whole(configuration: Configuration) -> None:
-    """Let commands use the whole gallery's dumps; the sample's are kept."""
-    if sample_record(configuration).exists():
-        sample_record(configuration).unlink()
+    record: `sample_record`.
+    """
+    dumps = list(whole_dumps)
+    data = json.dumps({"ids": list(sample)}).encode()
+    if dumps and all(beside(path, ".json").exists() for path in dumps):
+        record.unlink(missing_ok=True)
+        log.info(f"{dumps[0].parent}: the whole gallery is there: commands use it, not the sample")
+    elif not record.exists() or record.read_bytes() != data:
+        Disk().write_file(record, data)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from competition.configuration import Backbone, Configuration
+from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.dumps import file_label, recipe_digest
@@ -73,9 +73,10 @@ def choose_device(wanted: str) -> str:
     return "cpu"
 
 
-def settings_path(configuration: Configuration, backbone: Backbone, recipe: dict) -> Path:
+def settings_path(work: Path | str, backbone: Backbone, recipe: dict) -> Path:
+    """The file of a backbone's settings; recipe: its `backbone_recipe`."""
     name = f"{file_label(backbone.name)}-{recipe_digest(recipe)}.json"
-    return Path(configuration.competition.work) / "dumps" / "settings" / name
+    return Path(work) / "dumps" / "settings" / name
 
 
 def fixed_settings(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest
 from competition.messages import log
@@ -16,7 +15,7 @@ from features.dumps import DAMAGE, DamagedSidecar, beside, npy_header, read_side
 from features.dumps.disk import Disk
 from features.dumps.dump_writer import record_type
 from features.dumps.journal import read_journal
-from features.dumps.layout import Target, targets_of
+from features.dumps.layout import Target
 from features.dumps.writer import complete
 from features.extraction.dump_group import IMAGE, DumpGroup, unfinished_names
 from features.extraction.earlier_dumps import EarlierDumps, mapped_rows, rows_of, settings_by_row
@@ -24,10 +23,8 @@ from features.extraction.hashing import content_hash, file_stamp
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A target with its sidecar, if any; `complete`: nothing to do; `changed`: (n,) bool rows whose file
-    changed.
-    """
+class DumpStatus:
+    """A target with its sidecar, if any; complete: nothing to do; changed: (n,) bool rows whose file changed."""
 
     target: Target
     sidecar: dict | None
@@ -36,15 +33,15 @@ class Standing:
 
     def damaged(self, images: ImageSet) -> bool:
         """Whether the images are those it was made of, and yet it is not complete."""
-        if self.complete or self.sidecar is None:
+        if self.complete or self.sidecar is None or self.changed is None:
             return False
-        return self.sidecar["ids"] == list(images.ids) and not self.changed.any()
+        return self.sidecar["ids"] == list(images.ids) and not bool(self.changed.any())
 
 
-def standings(
-    targets: Sequence[Target], images: ImageSet, *, check_content: bool = False, say: bool = True
-) -> list[Standing]:
-    """How each target stands for these images.
+def dump_statuses(
+    targets: Sequence[Target], images: ImageSet, *, check_content: bool = False
+) -> list[DumpStatus]:
+    """What there is of each target for these images; says what became of the images since.
 
     A file counts as changed if its size or time differs from what was recorded and its content hash too;
     check_content: hash every file, whatever its size and time.
@@ -60,11 +57,11 @@ def standings(
         record = sidecar.get("images", "") if sidecar else ""
         if sidecar is not None and record not in changes:
             changes[record] = _changed(target.path.parent / record, sidecar, images, check_content)
-            if say and changes[record] is not None:
-                _tell(target.path.parent, sidecar["ids"], images, changes[record])
+            if (changed := changes[record]) is not None:
+                _tell(target.path.parent, sidecar["ids"], images, changed)
         changed = changes.get(record)
         if sidecar is None or changed is None:
-            found.append(Standing(target, None, False, None))
+            found.append(DumpStatus(target, None, False, None))
             continue
         rows, width = sidecar["shape"]
         size_bytes = len(npy_header((rows, width), target.dtype)) + rows * width * target.item_bytes
@@ -75,7 +72,7 @@ def standings(
             and all(beside(target.path, suffix).exists() for suffix in (".npy", ".norms.npy", ".sums.npy"))
             and target.path.stat().st_size == size_bytes
         )
-        found.append(Standing(target, sidecar, complete, changed))
+        found.append(DumpStatus(target, sidecar, complete, changed))
     return found
 
 
@@ -90,7 +87,7 @@ def _tell(folder: Path, old_ids: Sequence[str], images: ImageSet, changed: np.nd
     if changed.any():
         first = images.ids[int(np.flatnonzero(changed)[0])]
         what = f"{int(changed.sum())} images (such as {first!r})"
-        log.info(f"{folder}: {what} have other content than before: their rows are computed anew")
+        log.info(f"{folder}: {what} have other content than before: their rows are computed again")
 
 
 def record_is_whole(record: Path, sidecar: Mapping) -> bool:
@@ -112,7 +109,7 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     same = sidecar["ids"] == list(images.ids)
     row_of = np.arange(len(images)) if same else rows_of(sidecar["ids"], images.ids)
     retimed = False
-    for row in np.flatnonzero(row_of >= 0):
+    for row in np.flatnonzero(row_of >= 0).tolist():
         entry = records[row_of[row]]
         size_bytes, mtime_ns = file_stamp(images.paths.texts[row])
         if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
@@ -144,19 +141,19 @@ def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
 
 
 def groups_for(
-    found: Sequence[Standing], widths: Mapping[Path, int], images: ImageSet, window_rows: int, disk: Disk
+    found: Sequence[DumpStatus], widths: Mapping[Path, int], images: ImageSet, window_rows: int, disk: Disk
 ) -> list[DumpGroup]:
     """The groups that make every incomplete target: unfinished ones first, then one for each earlier state.
 
     widths: D of every target that is not complete, by path.
     """
-    waiting = {standing.target.path.name: standing for standing in found if not standing.complete}
+    waiting = {status.target.path.name: status for status in found if not status.complete}
     if not waiting:
         return []
     folder = next(iter(waiting.values())).target.path.parent
     digest, groups = ids_digest(images.ids), []
 
-    def group(members: Sequence[Standing], dumps: Mapping[str, tuple[int, str]]) -> DumpGroup:
+    def group(members: Sequence[DumpStatus], dumps: Mapping[str, tuple[int, str]]) -> DumpGroup:
         targets = [member.target for member in members]
         return DumpGroup(targets, dumps, images.ids, window_rows, disk, _earlier(members, images))
 
@@ -168,16 +165,16 @@ def groups_for(
         if mine := [waiting.pop(name) for name in files if name in waiting]:
             dumps = {name: (shape[1], dtype) for name, (shape, dtype, *_) in files.items() if len(shape) == 2}
             groups.append(group(mine, dumps))
-    partition: dict[str, list[Standing]] = {}
-    for standing in waiting.values():
-        partition.setdefault(standing.sidecar["images"] if standing.sidecar else "", []).append(standing)
+    partition: dict[str, list[DumpStatus]] = {}
+    for status in waiting.values():
+        partition.setdefault(status.sidecar["images"] if status.sidecar else "", []).append(status)
     for members in partition.values():
         targets = [member.target for member in members]
         groups.append(group(members, {t.path.name: (widths[t.path], t.dtype) for t in targets}))
     return groups
 
 
-def _earlier(members: Sequence[Standing], images: ImageSet) -> EarlierDumps | None:
+def _earlier(members: Sequence[DumpStatus], images: ImageSet) -> EarlierDumps | None:
     """The rows of complete but outdated or damaged dumps, where all are of one extraction."""
     sidecar = members[0].sidecar
     if sidecar is None or any(
@@ -187,10 +184,9 @@ def _earlier(members: Sequence[Standing], images: ImageSet) -> EarlierDumps | No
     columns = {name: number for number, name in enumerate(sidecar["columns"])}
     record, rows = members[0].target.path.parent / sidecar["images"], sidecar["shape"][0]
     matrices = {
-        member.target.path.name: mapped_rows(
-            member.target.path, tuple(member.sidecar["shape"]), member.target.dtype
-        )
+        member.target.path.name: mapped_rows(member.target.path, tuple(own["shape"]), member.target.dtype)
         for member in members
+        if (own := member.sidecar) is not None
     }
     if not matrices.keys() <= columns.keys():
         return None
@@ -205,24 +201,19 @@ def _earlier(members: Sequence[Standing], images: ImageSet) -> EarlierDumps | No
     return EarlierDumps(row_of, records, columns, matrices, unreadable, settings, leftovers)
 
 
-def refuse_lost_rows(
-    configuration: Configuration, images: Mapping[str, ImageSet], folders: Mapping[str, Path]
-) -> None:
-    """ConfigurationError, with the count, if a finished dump holds rows of images that are not there now."""
-    for split, found in images.items():
-        lost: list[str] = []
-        dumps = 0
-        for backbone in configuration.backbones:
-            for target in targets_of(configuration, backbone, folders[split]):
-                try:
-                    ids = read_sidecar(target.path)["ids"]
-                except Top7Error:  # not there, or damaged: its rows are computed again
-                    continue
-                if ids != list(found.ids) and (gone := sorted(set(ids) - set(found.ids))):
-                    dumps, lost = dumps + 1, max(lost, gone, key=len)
-        if lost:
-            raise ConfigurationError(
-                f"{getattr(configuration.competition, split)}: {len(lost)} images (such as {lost[0]!r}) are gone, of "
-                f"which {dumps} finished dumps in {folders[split]} have rows: is all of the folder mounted? "
-                "./run.sh extract --drop-gone drops these rows"
-            )
+def refuse_lost_rows(source: object, folder: Path, targets: Sequence[Target], images: ImageSet) -> None:
+    """ConfigurationError, with the count, if a finished dump holds rows of images that are not in `source` now."""
+    lost: list[str] = []
+    dumps = 0
+    for target in targets:
+        try:
+            ids = read_sidecar(target.path)["ids"]
+        except Top7Error:  # not there, or damaged: its rows are computed again
+            continue
+        if ids != list(images.ids) and (gone := sorted(set(ids) - set(images.ids))):
+            dumps, lost = dumps + 1, max(lost, gone, key=len)
+    if lost:
+        raise ConfigurationError(
+            f"{source}: {len(lost)} images (such as {lost[0]!r}) are gone, of which {dumps} finished dumps in {folder} "
+            "have rows: is all of the folder mounted? ./run.sh extract --drop-gone drops these rows"
+        )

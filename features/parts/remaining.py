@@ -14,12 +14,11 @@ from features.parts.readings import VARIANTS
 
 @dataclass(frozen=True)
 class Remaining:
-    """passes: over the sample's images; aggregated: detectors whose blocks are lacking; gram_detectors: detectors
-    that the lacking Gram matrices sum over; counts: those without components."""
+    """passes: over the sample's images; aggregated: detectors whose blocks are lacking; counts: those without
+    components."""
 
     passes: int
     aggregated: int
-    gram_detectors: int
     counts: int
 
 
@@ -35,4 +34,4 @@ def remaining(parts: Parts, folder: Path, *, name: str, provenance: dict) -> Rem
     ]
     aggregated = max(0, max(parts.counts) - held)
     passes = (not is_whole(home / "order.json")) + (aggregated > 0)
-    return Remaining(passes, aggregated, max(lacking, default=0), len(lacking))
+    return Remaining(passes, aggregated, len(lacking))

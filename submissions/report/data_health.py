@@ -16,8 +16,8 @@ from competition.configuration import Configuration
 from competition.images import ImageSet, split_images
 from features.decoding import FORMATS
 from features.dumps.layout import dumps_folder
+from features.extraction import ExtractionReport
 from features.extraction.hashing import opened
-from features.extraction.report import ExtractionReport
 
 SAMPLE = 2_000  # images of a split whose size is looked at
 MOST_ROWS = 200  # unreadable images, groups of equal files

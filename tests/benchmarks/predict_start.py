@@ -127,7 +127,9 @@ def parts(configuration: Configuration, images: ImageSet, repeats: int) -> dict[
     """Seconds of the forward pass and of decoding, summed over the backbones."""
     totals = {"forward": np.zeros(2), "decode": np.zeros(2)}
     for backbone in configuration.backbones:
-        path = settings_path(configuration, backbone, backbone_recipe(configuration, backbone))
+        path = settings_path(
+            configuration.competition.work, backbone, backbone_recipe(configuration, backbone)
+        )
         engine = Engine(backbone, fixed_settings(path, backbone, choose_device("auto")))
         threads = engine.decode_threads
         views: list[list[np.ndarray]] = []

@@ -21,7 +21,7 @@ from competition.simulated_split import simulated_images
 from features.decoding import decode
 from features.dumps.layout import targets_of
 from features.extraction.engine import Engine
-from features.extraction.foretelling import seconds_an_image
+from features.extraction.estimate import seconds_an_image
 from features.extraction.settings import fixed_settings
 from tests.grocery import SHARED, grocery_configuration
 

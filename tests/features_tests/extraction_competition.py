@@ -63,11 +63,11 @@ def stopping_after(windows: int) -> type:
     finished = []
 
     class Stopping(backbone_pass.StartedWindow):
-        def finish(self, failed):
+        def finish(self):
             finished.append(self)
             if len(finished) > windows:
                 raise Stops
-            return super().finish(failed)
+            return super().finish()
 
     return Stopping
 

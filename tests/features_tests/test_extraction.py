@@ -155,8 +155,8 @@ from competition.configuration import load_configuration
 from features.extraction import backbone_pass, extract, settings
 settings.WINDOW_ROWS, settings.BATCH_PIXELS, backbone_pass.COMMIT_EVERY_S = 8, 4 * 32 * 32, 0.0
 class Slow(backbone_pass.StartedWindow):
-    def finish(self, failed):
-        found = super().finish(failed)
+    def finish(self):
+        found = super().finish()
         print("window", flush=True)
         sys.stdin.readline()
         return found

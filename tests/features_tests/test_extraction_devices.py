@@ -90,11 +90,10 @@ def test_a_worker_runs_its_engine_on_the_device_it_claimed(tiny, monkeypatch, tm
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.own_device.cache_clear()
     backbone = configuration.backbones[0]
-    for work in ("a", "b"):  # a second backbone or work folder stays on the device
-        held = workers._Held(configuration, backbone)
-        workers._engine(configuration.path, work, backbone.name, held, settings, None)
+    for cores in (1, 2):  # a second backbone or other settings stay on the device
+        workers._engine(workers.Assignment(backbone, settings, cores, (), (), ()))
     devices.own_device.cache_clear()
     assert chosen == [0, 0] and len(list(tmp_path.glob("top7-devices-*/*.lock"))) == 1
     while devices._held:
         devices._held.pop().release()
-    workers._engine.cache_clear()
+    workers._engines.clear()

@@ -18,7 +18,7 @@ from features.dumps.disk import Disk
 from features.dumps.layout import Target
 from features.extraction.backbone_pass import pending
 from features.extraction.batching import blank_window
-from features.extraction.status import groups_for, recover, standings
+from features.extraction.status import dump_statuses, groups_for, recover
 
 WINDOW_ROWS = 4
 WIDTHS = (3, 5)
@@ -164,7 +164,7 @@ def work(folder: Path, images: ImageSet, disk: Disk) -> None:
         Target(folder / f"m.{column}.spoc-0.npy", {"layer": column}, column, "spoc") for column in range(2)
     ]
     recover(targets, folder, disk)
-    found = standings(targets, images, say=False)
+    found = dump_statuses(targets, images)
     groups = groups_for(found, {t.path: w for t, w in zip(targets, WIDTHS)}, images, WINDOW_ROWS, disk)
     if not groups:
         return

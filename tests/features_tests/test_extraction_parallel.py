@@ -1,9 +1,11 @@
-"""Windows computed by other processes: twins, lost workers, the same bytes as one process gives."""
+"""Windows computed by other processes: lost workers, the same bytes as one process gives."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,27 +21,41 @@ def both(tiny):
     return whole, configuration
 
 
-def shards_here(configuration, engine, targets, widths, jobs, cluster, shards):
+class ProcessesHere(Executor):
     """What worker processes do, one window after the other in this one."""
-    for shard in shards:
-        yield workers.compute_shard(
-            configuration, engine.backbone, engine.settings, 1, shard, targets, widths
-        )
+
+    def submit(self, call, *arguments):
+        done = Future()
+        try:
+            done.set_result(call(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
-def test_processes_run_a_content_once_whichever_window_holds_it(tiny, monkeypatch):
-    for twin, original in (("g001", "g000"), ("g077", "g002"), ("g088", "g002"), ("g099", "g040")):
+def working_here(monkeypatch, executor=ProcessesHere):
+    """Windows go to an executor of this process; each time it is opened it is a new one."""
+
+    @contextmanager
+    def opened(jobs, cluster, threads):
+        yield executor(), 1
+
+    monkeypatch.setattr(workers, "_executor", opened)
+
+
+def test_processes_run_a_content_once_in_a_window(tiny, monkeypatch):
+    for twin, original in (("g001", "g000"), ("g003", "g002"), ("g077", "g002"), ("g099", "g040")):
         shutil.copy(tiny.image(original), tiny.image(twin))
     tiny.image("g090").write_bytes(b"")
     whole, configuration = both(tiny)
     run_images = counted(monkeypatch)
-    monkeypatch.setattr(workers, "_sent", shards_here)
+    working_here(monkeypatch)
     assert tiny.run(configuration, jobs=2).images == 26
-    assert sum(run_images) == 21
+    assert sum(run_images) == 21 + 2  # g077 and g099 are in other windows than g002 and g040
     assert tiny.contents(configuration) == tiny.contents(whole)
     shutil.copy(tiny.image("g004"), tiny.image("g100"))  # an old content in a gallery that grew
+    assert tiny.run(configuration, jobs=2).images == 1
     run_images.clear()
-    assert tiny.run(configuration, jobs=2).images == 1 and not sum(run_images)
     tiny.run(whole)
     assert tiny.contents(configuration) == tiny.contents(whole) and not sum(run_images)
 
@@ -51,16 +67,20 @@ def test_a_lost_worker_costs_the_windows_under_way(tiny, monkeypatch, capsys):
     class TerminatedWorkerError(Exception):
         pass
 
-    def dying(*arguments):
-        """Two windows go out; the first comes back, then the process of the second dies."""
-        *others, shards = arguments
-        for shard in shards:
-            second = next(shards, None)
-            yield from shards_here(*others, [shard])
-            if second is not None:
-                raise TerminatedWorkerError
+    class Dying(ProcessesHere):
+        """The first window comes back, then the process of the second dies."""
 
-    monkeypatch.setattr(workers, "_sent", dying)
+        alive = True
+
+        def submit(self, call, *arguments):
+            if self.alive:
+                self.alive = False
+                return super().submit(call, *arguments)
+            lost = Future()
+            lost.set_exception(TerminatedWorkerError())
+            return lost
+
+    working_here(monkeypatch, Dying)
     assert tiny.run(configuration, jobs=2).images == 21 and sum(run_images) == 21
     assert capsys.readouterr().err.count("a worker was lost") == 2  # of three windows
     assert tiny.contents(configuration) == tiny.contents(whole)
@@ -70,12 +90,13 @@ def test_workers_that_always_die_end_the_run(tiny, monkeypatch):
     class TerminatedWorkerError(Exception):
         pass
 
-    def dead(*arguments):
-        next(arguments[-1])
-        raise TerminatedWorkerError
-        yield
+    class Dead(ProcessesHere):
+        def submit(self, call, *arguments):
+            lost = Future()
+            lost.set_exception(TerminatedWorkerError())
+            return lost
 
-    monkeypatch.setattr(workers, "_sent", dead)
+    working_here(monkeypatch, Dead)
     with pytest.raises(TerminatedWorkerError):
         tiny.run(tiny.configured(), jobs=2)
 

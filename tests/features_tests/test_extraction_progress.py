@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from features.extraction import decode_ahead, settings, workers
+from features.extraction import decode_ahead, settings
 from features.extraction.backbone_pass import limit_named
 from features.extraction.engine import Engine
-from tests.features_tests.test_extraction_parallel import shards_here
+from tests.features_tests.test_extraction_parallel import working_here
 
 
 def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
@@ -37,7 +37,7 @@ def slowed(monkeypatch, decoding_s: float, network_s: float) -> None:
 @pytest.mark.parametrize("decoding_s, network_s, limit", [(0.04, 0.02, "decoding"), (0.01, 0.04, "network")])
 def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network_s, limit):
     slowed(monkeypatch, decoding_s, network_s)
-    monkeypatch.setattr(workers, "_sent", shards_here)
+    working_here(monkeypatch)
     monkeypatch.setattr(settings, "WINDOW_ROWS", 21)
     tiny.run(tiny.configured(), jobs=jobs, progress=True)
     last = capsys.readouterr().err.split("\r")[-1]
@@ -46,7 +46,7 @@ def test_the_limit_is_named(tiny, monkeypatch, capsys, jobs, decoding_s, network
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_rows_taken_over_name_no_limit(tiny, monkeypatch, capsys, jobs):
-    monkeypatch.setattr(workers, "_sent", shards_here)
+    working_here(monkeypatch)
     configuration = tiny.configured()
     tiny.run(configuration)
     tiny.image("g004").unlink()

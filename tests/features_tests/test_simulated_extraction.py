@@ -14,7 +14,7 @@ from features.decoding import Sizing, decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
 from features.extraction import backbone_pass, component_dump_path, describe, dumps_folder, plan, verify
-from features.extraction.contact_sheet import CONTACT_SHEET
+from features.extraction.beside_dumps import CONTACT_SHEET
 from features.simulated import open_judging, open_teaching
 from features.simulated_photos import simulated_photo
 from tests.features_tests.extraction_competition import (
