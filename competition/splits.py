@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from competition.errors import ConfigurationError
 
@@ -17,6 +15,9 @@ def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
     relevant: per query its correct gallery images (rows or ids). Queries that share one are in one group,
     also through a third query.
     """
+    from scipy.sparse import coo_array  # predict does without it
+    from scipy.sparse.csgraph import connected_components
+
     image_of: dict[Hashable, int] = {}
     edges = [
         (query, len(relevant) + image_of.setdefault(image, len(image_of)))
