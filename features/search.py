@@ -22,6 +22,7 @@ from features.sharding import map_over_shards
 from features.shortlist import Shortlist
 from features.similarity import (
     BLOCK_ROWS,
+    best_first,
     check_components,
     float32_rows,
     forget,
@@ -151,6 +152,23 @@ def _search_rows(
         ranks[active[query], : len(rows)] = rows
         scores[active[query], : len(rows)] = values
     return ranks, scores
+
+
+def rescored(
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    weights: np.ndarray,
+    ranks: np.ndarray,
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k best of each list in ranks (Q, any) by the canonical score, ties to the lower row; -1 is missing."""
+    new_ranks, new_scores = np.full((len(ranks), k), -1), np.full((len(ranks), k), -np.inf)
+    for query, row in enumerate(ranks):
+        rows = np.sort(row[row >= 0])
+        scores = fused_score([q[query] for q in queries], [g[rows] for g in gallery], weights)
+        order = best_first(scores, rows, k)
+        new_ranks[query, : len(order)], new_scores[query, : len(order)] = rows[order], scores[order]
+    return new_ranks, new_scores
 
 
 def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], None]:

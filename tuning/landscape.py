@@ -21,10 +21,9 @@ from features.components import Choice, Component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
 from features.dumps.budget import budget
-from features.ranking.descriptor_steps import joins
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
-from features.ranking.steps import split_steps
+from features.ranking.steps import split_steps, step_of
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
 from tuning.labelled import objective_of, open_queries, study_queries
@@ -131,7 +130,7 @@ class Landscape:
         )
 
     def _joined(self, choice: Choice) -> bool:
-        return any(map(joins, self.steps(choice)[0]))
+        return any(step_of(step).joins for step in self.steps(choice)[0])
 
     def full_precisions(self, choice: Choice, weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query by ranking the whole gallery through all steps, (Q,) float64.

@@ -13,15 +13,13 @@ import numpy as np
 
 from features.components import Component
 from features.dumps import Dump
-from features.ranking.descriptor_steps import centres, written_out
 from features.ranking.pipeline import start_with_dumps
 from features.ranking.state import Photos, State
-from features.ranking.steps import apply_steps, used_components
+from features.ranking.steps import apply_steps, step_of, used_components
 from tuning.gallery_pass import excluded_rows
 from tuning.step_choices import Step
 
 HELD_BYTES = 64 << 20  # of gallery dumps up to which the steps leave no files; four sets are held
-KEEPS_FILES = ("whiten", "photo_whiten", "augment", "reciprocal", "diffuse")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Prepared:
 
 @contextlib.contextmanager
 def _scratch(folder: Path | None, steps: Sequence[Step]) -> Iterator[Path | None]:
-    if folder is None or not any(step["step"] in KEEPS_FILES for step in steps):
+    if folder is None or not any(step_of(step).keeps_files for step in steps):
         yield folder
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +80,7 @@ def prepare(
     state = start_with_dumps(queries, gallery, weights, k, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
-        state = written_out(apply_steps(replace(state, many=True, held=held), own))
+        state = apply_steps(replace(state, many=True, held=held), own).written_out()
         if len(state.gallery) < len(components):
             name = " + ".join(component.name for component in components)
             components = [Component(name, name)]
@@ -94,7 +92,7 @@ def prepare(
             _with_rows(dump, rows, Path(name))
             for dump, rows, name in zip(gallery, state.gallery, state.identity)
         ]
-    if any(map(centres, own)):
+    if any(step_of(step).centres for step in own):
         components = [replace(component, chain=component.name) for component in components]
     return Prepared(tuple(components), state, tuple(queries), tuple(gallery), tuple(own))
 

@@ -2,7 +2,7 @@
 
 One rule for `[tuning] steps`: a list stands for a choice, a single value is fixed, an argument left out keeps the step's
 default. `optional = true` lets the study leave the step out; `tune = true` tries the values worth trying
-(features/ranking/steps.py, TUNABLE) of every argument not written. An argument that is a list itself (the weights of an
+(`tunable` of features/ranking/steps) of every argument not written. An argument that is a list itself (the weights of an
 augmentation or of a cascade's stage) is a choice as a list of lists or words.
 """
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from competition.errors import ConfigurationError
-from features.ranking.descriptor_steps import independent
-from features.ranking.steps import TUNABLE, check_steps, parameters_of
+from features.ranking.steps import STEPS, TUNABLE, check_steps, default_of, step_of
 
 Choice = Mapping[str, Any]
 Step = dict[str, Any]
@@ -61,7 +61,7 @@ class StepChoices:
             return None
         if (
             "alpha" in found
-            and "kind" in parameters_of(self.name)
+            and "kind" in STEPS[self.name].__struct_fields__
             and found.get("kind", "average") != "alpha"
         ):
             del found["alpha"]  # says nothing there
@@ -100,7 +100,7 @@ def concrete_steps(
             written = step.pop("weights", None)
             if written == "equal":
                 written = [1.0] * len(graph_weights)
-            if written is None and all(map(independent, found)):
+            if written is None and all(step_of(step).independent for step in found):
                 written = [float(weight) for weight in graph_weights]
             if written not in (None, "own"):
                 step["weights"] = written
@@ -190,8 +190,8 @@ def recipe_steps(steps: Sequence[Mapping[str, Any]], n_components: int) -> tuple
 
 
 def _own_first(name: str, key: str, worth: tuple, *own: object) -> tuple:
-    default = parameters_of(name)[key].default
-    first = own or (() if default is parameters_of(name)[key].empty else (default,))
+    default = default_of(name, key)
+    first = own or (() if default is msgspec.NODEFAULT else (default,))
     return (*first, *(value for value in worth if value not in first))
 
 

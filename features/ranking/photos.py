@@ -19,6 +19,7 @@ from features.dumps import Dump
 from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.state import Photos
+from features.ranking.steps import STEPS
 from features.ranking.views import RowStack
 
 USERS = ("validation", "test")  # splits whose images are photos of users
@@ -26,7 +27,7 @@ USERS = ("validation", "test")  # splits whose images are photos of users
 
 def learns_from_photos(step: Mapping[str, Any]) -> bool:
     """Say whether a step learns from photos, and these are not in a bundle's files already."""
-    return step["step"] == "photo_whiten" and "learnt" not in step
+    return STEPS[step["step"]].needs_photos and "learnt" not in step
 
 
 def photos_for(

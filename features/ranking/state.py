@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from competition.errors import Top7Error
-from features.dumps.derived import digest_of
+from features.dumps.derived import derived, digest_of
 from features.ranking.neighbours import neighbour_graph
+from features.ranking.views import RowView
 from features.search import search
 from features.similarity import UNIT_NORM
+
+Rows = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class Photos:
 class State:
     """What a step gets and returns. L components of Q queries and n gallery images.
 
-    groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which
-    rows the gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked;
-    unit: whether rows are L2-normalised for certain; norms: those before L2 (None: not known); photos: to learn
-    from, described as the queries are (None: none); many: many settings of the steps are tried, so that what they share
-    is kept; held: the galleries that steps make stay in memory; simulated: so many of the last queries are no photos of
-    users; ranks, scores (Q, any): present lists.
+    groups (L,): which entry of the recipe's components each stems from; identity (L,): texts that say which rows the
+    gallery's are, for the files of what is computed from them; excluded (n,): rows never ranked; k: the length of the
+    lists; unit: rows are L2-normalised for certain, as dumps are; norms: those before L2 (None: not known); folder:
+    where graphs and changed galleries are kept (None: in memory); photos: to learn from, described as the queries are
+    (None: none); many: many settings of the steps are tried, so that what they share is kept; held: the galleries that
+    steps make stay in memory; simulated: so many of the last queries are no photos of users; ranks, scores (Q, any):
+    present lists.
     """
 
     queries: tuple[np.ndarray, ...]
@@ -53,7 +57,7 @@ class State:
     identity: tuple[str, ...]
     excluded: np.ndarray
     k: int
-    unit: bool = True
+    unit: bool = False
     query_norms: tuple[np.ndarray, ...] | None = None
     gallery_norms: tuple[np.ndarray, ...] | None = None
     folder: Path | None = None
@@ -67,6 +71,7 @@ class State:
 
     @property
     def norm_bounds(self) -> list[float] | None:
+        """Upper bounds of the norms of the gallery's rows, where they are known."""
         return [UNIT_NORM] * len(self.gallery) if self.unit else None
 
     @property
@@ -75,15 +80,17 @@ class State:
         return None if self.held else self.folder
 
     def lists(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the k best rows of each query by the present descriptors, or the present lists if long
-        enough.
-        """
-        if self.ranks is not None and self.ranks.shape[1] >= k:
+        """Return the k best rows of each query by the present descriptors, or the present lists if long enough."""
+        if self.ranks is not None and self.scores is not None and self.ranks.shape[1] >= k:
             return self.ranks[:, :k], self.scores[:, :k]
+        return self.searched(self.weights, k)
+
+    def searched(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k best rows of each query by the present descriptors under `weights` (L,)."""
         return search(
             self.queries,
             self.gallery,
-            self.weights,
+            weights,
             k,
             excluded=self.excluded,
             norm_bounds=self.norm_bounds,
@@ -96,7 +103,7 @@ class State:
         Components of weight 0 take no part, not even in the name of its file.
         """
         weights = self.weights if weights is None else weights
-        used = self.of(np.flatnonzero(weights), weights[weights != 0])
+        used = self.of(np.flatnonzero(weights).tolist(), weights[weights != 0])
         return neighbour_graph(
             used.gallery,
             used.weights,
@@ -111,27 +118,15 @@ class State:
     def of(self, used: Sequence[int], weights: np.ndarray) -> State:
         """Return the state of the components `used` alone, with weights (len(used),)."""
 
-        def taken(parts):
-            return None if parts is None else tuple(parts[number] for number in used)
+        def taken(parts: Any) -> Any:
+            return tuple(parts[number] for number in used) if parts else parts
 
-        return replace(
-            self,
-            weights=np.asarray(weights, dtype=np.float64),
-            photos=self.photos
-            and replace(
-                self.photos,
-                rows=taken(self.photos.rows),
-                users=taken(self.photos.users) if self.photos.users else (),
-            ),
-            **{
-                name: taken(getattr(self, name))
-                for name in ("queries", "gallery", "groups", "identity", "query_norms", "gallery_norms")
-            },
+        parts = ("queries", "gallery", "groups", "identity", "query_norms", "gallery_norms")
+        photos = self.photos and replace(
+            self.photos, rows=taken(self.photos.rows), users=taken(self.photos.users)
         )
-
-    def with_gallery(self, gallery: tuple[np.ndarray, ...]) -> State:
-        """Return the state with the same gallery rows read from elsewhere."""
-        return replace(self, gallery=gallery)
+        more = {name: taken(getattr(self, name)) for name in parts}
+        return replace(self, weights=np.asarray(weights, dtype=np.float64), photos=photos, **more)
 
     def changed(self, **values: Any) -> State:
         """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
@@ -140,9 +135,7 @@ class State:
         )
 
     def asked(
-        self,
-        function: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]],
-        simulated: Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]] | None = None,
+        self, function: Callable[[Rows], Rows], simulated: Callable[[Rows], Rows] | None = None
     ) -> dict[str, Any]:
         """Return queries and photos after a function of L arrays of rows, as arguments of `changed`.
 
@@ -151,11 +144,11 @@ class State:
         queries = function(self.queries)
         if simulated is not None and self.simulated:
             real = len(self.queries[0]) - self.simulated
-            parts = (
+            users, made = (
                 function([part[:real] for part in self.queries]),
                 simulated([part[real:] for part in self.queries]),
             )
-            queries = [np.concatenate(both) for both in zip(*parts)]
+            queries = [np.concatenate(both) for both in zip(users, made)]
         photos = self.photos and replace(
             self.photos,
             rows=tuple((simulated or function)(self.photos.rows)),
@@ -164,21 +157,56 @@ class State:
         return {"queries": tuple(map(np.asarray, queries)), "photos": photos}
 
     def identity_after(self, step: str, **arguments: Any) -> tuple[str, ...]:
-        return tuple(
-            f"{step}-{digest_of([step, arguments, own, np.flatnonzero(self.excluded).tolist()])}"
-            for own in self.identity
+        """Return the components' texts after a step with these arguments."""
+        excluded = np.flatnonzero(self.excluded).tolist()
+        return tuple(f"{step}-{digest_of([step, arguments, own, excluded])}" for own in self.identity)
+
+    def kept_rows(
+        self,
+        label: str,
+        name: str,
+        part: np.ndarray,
+        width: int,
+        compute: Callable[[int, int], np.ndarray],
+        dtype: str = "float32",
+    ) -> np.ndarray:
+        """Return a gallery (n, width) made of that of `part` block by block, kept under `name`, or in memory."""
+        kinds = {"rows": (width, dtype)}
+        made = derived(
+            self.rows_folder,
+            label,
+            {"of": name},
+            len(part),
+            kinds,
+            lambda start, stop: [compute(start, stop)],
+            progress=self.progress,
         )
+        return made["rows"]
+
+    def written_out(self) -> State:
+        """Return the state with galleries that are computed as they are read (RowView) kept as files, same values."""
+        gallery = [
+            self.kept_rows(
+                "rows", name, part, part.shape[1], lambda a, b, part=part: part[a:b], part.dtype.name
+            )
+            if isinstance(part, RowView)
+            else part
+            for name, part in zip(self.identity, self.gallery)
+        ]
+        return replace(self, gallery=tuple(gallery))
 
 
 def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:
     """Return a weight for each component: its group's, shared equally within the group, of sum 1 over all."""
-    groups = np.asarray(groups)
-    if len(groups) and groups.max() >= len(weights):
-        raise Top7Error(f"{len(weights)} weights for {groups.max() + 1} entries of components: give one each")
-    if len(groups) == 1:
+    numbers = np.asarray(groups)
+    if len(numbers) and numbers.max() >= len(weights):
+        raise Top7Error(
+            f"{len(weights)} weights for {numbers.max() + 1} entries of components: give one each"
+        )
+    if len(numbers) == 1:
         return np.ones(1)  # all joined in one
-    sizes = np.bincount(groups, minlength=len(weights))
-    shares = np.asarray(weights, dtype=np.float64)[groups] / sizes[groups]
+    sizes = np.bincount(numbers, minlength=len(weights))
+    shares = np.asarray(weights, dtype=np.float64)[numbers] / sizes[numbers]
     if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() <= 0:
         raise Top7Error(
             f"weights {list(weights)}: expected numbers >= 0, one of them above 0 with a component there is"

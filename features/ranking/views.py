@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from competition.errors import Top7Error
 from features.similarity import forget
 
 
@@ -60,6 +62,22 @@ def normalised(rows: np.ndarray) -> np.ndarray:
     """Return rows (m, D) divided by their norms, float64; zero rows stay zero."""
     norms = row_norms(rows)
     return float64_rows(rows) / np.where(norms > 0, norms, 1.0)[:, None]
+
+
+def concatenated(components: Sequence[np.ndarray], weights: np.ndarray) -> Any:
+    """Return [√w_1 f_1, …, √w_L f_L] (n, ΣD_l) float64; its inner product is the fused cosine. Weights >= 0."""
+    if (np.asarray(weights) < 0).any():
+        raise Top7Error(
+            f"weights {np.asarray(weights).tolist()}: components with a negative weight cannot be concatenated"
+        )
+    roots = np.sqrt(np.asarray(weights, dtype=np.float64))
+    return RowView(
+        components,
+        lambda blocks: np.concatenate(
+            [root * float64_rows(block) for root, block in zip(roots, blocks)], axis=1
+        ),
+        sum(component.shape[1] for component in components),
+    )
 
 
 class RowStack:

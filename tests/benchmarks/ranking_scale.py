@@ -19,12 +19,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from features.ranking.approximate import approximate_search  # noqa: E402
-from features.ranking.diffusion import diffused, transition  # noqa: E402
-from features.ranking.indexing import BUILDERS, build_index  # noqa: E402
+from features.ranking.faiss_indexes import BUILDERS, build_index  # noqa: E402
 from features.ranking.neighbours import duration, estimated_seconds, neighbour_graph  # noqa: E402
-from features.ranking.reciprocal import jaccard_distances, learn_codes, query_code  # noqa: E402
-from features.ranking.rerankers import pair_scores  # noqa: E402
+from features.ranking.steps.approximate import approximate_search  # noqa: E402
+from features.ranking.steps.diffuse import diffused, transition  # noqa: E402
+from features.ranking.steps.reciprocal import (  # noqa: E402
+    jaccard_distances,
+    learn_codes,
+    pair_scores,  # noqa: E402
+    query_code,
+)
 from features.search import search  # noqa: E402
 from features.similarity import UNIT_NORM, component_similarity  # noqa: E402
 

@@ -30,7 +30,7 @@ from competition.metrics import query_figures
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
-from features.ranking.steps import rank
+from features.ranking.pipeline import rank
 from features.recipes.patterns import NamedRecipe, named_recipe, recipe_names, resolve
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
 

@@ -14,10 +14,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking import index_builders
-from features.ranking.approximate import approximate_search, recall
-from features.ranking.indexing import BUILDERS, Index, build_index
-from features.ranking.steps import rank, with_index
+from features.ranking import faiss_indexes
+from features.ranking.faiss_indexes import BUILDERS, Index, build_index
+from features.ranking.pipeline import rank
+from features.ranking.steps import with_index
+from features.ranking.steps.approximate import approximate_search, recall
 from features.search import search
 from tests.features_tests.ranking_references import clustered
 
@@ -39,7 +40,7 @@ EXHAUSTIVE = {"hnsw": {"breadth": 1500}, "ivfpq": {"probes": 10**6}, "ivf_ondisk
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_an_exhaustive_search_is_exact(kind, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(index_builders, "SHARD_ROWS", 400)
+    monkeypatch.setattr(faiss_indexes, "SHARD_ROWS", 400)
     queries, gallery, excluded = data
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded, **EXHAUSTIVE[kind])
     ranks, scores, share = approximate_search(
@@ -150,7 +151,7 @@ def test_an_index_is_built_to_the_same_bytes_and_by_one_of_several_processes(kin
     _, gallery, _ = data
     np.save(tmp_path / "g.npy", gallery[1])
     code = (
-        "import logging, sys, numpy as np; from pathlib import Path; from features.ranking.indexing import build_index; "
+        "import logging, sys, numpy as np; from pathlib import Path; from features.ranking.faiss_indexes import build_index; "
         "logging.basicConfig(level='INFO'); "
         "build_index([np.load(sys.argv[1])], [1.0], sys.argv[2], Path(sys.argv[3]))"
     )

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from competition.errors import ConfigurationError, Top7Error
-from features.ranking.augmentation import augmented_rows
-from features.ranking.expansion import WEIGHTINGS, expand
 from features.ranking.neighbours import duration, neighbour_graph, without_self
+from features.ranking.steps.augment import augmented_rows
+from features.ranking.steps.expand import WEIGHTINGS, expand
 from features.search import search
 from features.similarity import component_similarity
 
@@ -64,19 +63,6 @@ def test_zero_queries_stay_zero_and_excluded_rows_add_nothing():
     assert (found[0] == 0).all()
     total = queries[1].astype(float) + gallery.astype(float).sum(0)
     assert found[1] == pytest.approx(total / np.linalg.norm(total), abs=1e-6)
-
-
-def test_wrong_arguments_are_named():
-    rows = unit_rows(3, 4, 0)
-    ranks, scores = search([rows], [rows], [1.0], 2)
-    with pytest.raises(ConfigurationError, match="did you mean 'average'"):
-        expand([rows], [rows], ranks, scores, neighbours=1, kind="avrage")
-    with pytest.raises(ConfigurationError, match="alpha = -1"):
-        expand([rows], [rows], ranks, scores, neighbours=1, kind="alpha", alpha=-1)
-    with pytest.raises(ConfigurationError, match="-2 neighbours"):
-        expand([rows], [rows], ranks, scores, neighbours=-2)
-    with pytest.raises(Top7Error, match="for 3 rows"):
-        expand([rows], [rows], ranks[:2], scores[:2], neighbours=1)
 
 
 def naive_graph(gallery, weights, k, excluded):

@@ -8,7 +8,7 @@ import scipy.spatial.distance
 import scipy.stats
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.measures import KL_UNIFORM_SHARE, MEASURES, measured
+from features.ranking.steps.measure import KL_UNIFORM_SHARE, MEASURES, measured
 from features.search import search
 
 

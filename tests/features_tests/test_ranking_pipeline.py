@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from features.dumps import Dump, row_sums
-from features.ranking.pipeline import dump_identity, rank_dumps
-from features.ranking.steps import rank
+from features.ranking.pipeline import dump_identity, rank, rank_dumps
 from tests.features_tests.ranking_references import clustered
 
 STEPS = [

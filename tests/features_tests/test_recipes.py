@@ -10,7 +10,7 @@ import pytest
 
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
-from features.ranking.expansion import neighbour_weights
+from features.ranking.steps.expand import neighbour_weights
 from features.recipes.patterns import named_recipe, read_named_recipe, recipe_names, resolve
 from features.recipes.recipe import read_recipe
 from tests.benchmarks.recipes import without

@@ -7,13 +7,16 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.augmentation import augmented_rows
-from features.ranking.expansion import expand
 from features.ranking.neighbours import neighbour_graph
-from features.ranking.projection import learn_whitening, learn_znormalisation, projected
-from features.ranking.rerankers import pair_scores
+from features.ranking.pipeline import rank
+from features.ranking.principal_axes import projected
 from features.ranking.state import Photos, spread
-from features.ranking.steps import STEPS, TUNABLE, check_steps, rank
+from features.ranking.steps import STEPS, TUNABLE, check_steps
+from features.ranking.steps.augment import augmented_rows
+from features.ranking.steps.expand import expand
+from features.ranking.steps.reciprocal import pair_scores
+from features.ranking.steps.whiten import learn_whitening
+from features.ranking.steps.znormalise import learn_znormalisation
 from features.search import search
 from features.similarity import component_similarity, fused_score
 from tests.features_tests.ranking_references import (

@@ -7,7 +7,9 @@ import pytest
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.decomposition import PCA
 
-from features.ranking.projection import learn_photo_whitening, learn_whitening, projected
+from features.ranking.principal_axes import projected
+from features.ranking.steps.photo_whiten import learn_photo_whitening
+from features.ranking.steps.whiten import learn_whitening
 from features.whitening import (
     column_scales,
     dual_components,

@@ -14,7 +14,7 @@ from competition.errors import ConfigurationError
 from competition.metrics import query_figures
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
-from features.ranking.steps import rank
+from features.ranking.pipeline import rank
 from features.recipes.recipe import Recipe, find_recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit

@@ -1,14 +1,14 @@
-"""Query expansion: a query joined with the gallery images it found, then searched again; functions of arrays
-only.
-"""
+"""The step expand: a query joined with the gallery images it found, then searched again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from competition.errors import ConfigurationError, Top7Error, nearest
+from features.ranking.state import State
+from features.ranking.steps.step import LISTED, Step, number, one_of, whole
 from features.ranking.views import normalised
 
 
@@ -18,9 +18,7 @@ def average_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def decaying_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
-    """(n + 1 - i) / (n + 1) for the i-th of n neighbours, the query itself being i = 0 (AQEwD; Gordo et al.,
-    2017).
-    """
+    """(n + 1 - i) / (n + 1) for the i-th of n neighbours, the query being i = 0 (AQEwD; Gordo et al., 2017)."""
     count = similarities.shape[1]
     return np.broadcast_to((count - np.arange(count)) / (count + 1), similarities.shape)
 
@@ -37,16 +35,33 @@ WEIGHTINGS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 
 
-def neighbour_weights(ranks: np.ndarray, similarities: np.ndarray, kind: str, alpha: float) -> np.ndarray:
-    """Return the weights (Q, n) float64 of the neighbours in ranks (Q, n); 0 where a rank is -1, the query's
-    own is 1.
+class Expand(Step, frozen=True):
+    """Query expansion: q -> L2(q + Σ_i w_i x_i), x_i the i-th gallery image found, `rounds` times; w by `kind`."""
 
-    similarities (Q, n): fused scores, 1 being equality. Raises ConfigurationError for an unknown kind.
+    tunable: ClassVar = {
+        "neighbours": (0, 1, 2, 3, 5, 10),
+        "kind": ("average", "weighted", "alpha"),
+        "alpha": (1.0, 3.0),
+    }
+    shuns_photos: ClassVar[bool] = True
+    neighbours: Annotated[int, whole(0, LISTED)]
+    kind: Annotated[str, one_of("weighting", WEIGHTINGS)] = "average"
+    alpha: Annotated[float, number(0, 100)] = 3.0
+    rounds: Annotated[int, whole(1, 100)] = 1
+
+    def __call__(self, state: State) -> State:
+        joining: dict[str, Any] = dict(neighbours=self.neighbours, kind=self.kind, alpha=self.alpha)
+        for _ in range(self.rounds):
+            lists = state.lists(max(self.neighbours, 1))
+            state = state.changed(queries=tuple(expand(state.queries, state.gallery, *lists, **joining)))
+        return state
+
+
+def neighbour_weights(ranks: np.ndarray, similarities: np.ndarray, kind: str, alpha: float) -> np.ndarray:
+    """Return the weights (Q, n) float64 of the neighbours in ranks (Q, n), 0 where a rank is -1; the query's own is 1.
+
+    similarities (Q, n): fused scores, 1 being equality.
     """
-    if kind not in WEIGHTINGS:
-        raise ConfigurationError(f"unknown weighting {kind!r} of neighbours: {nearest(kind, WEIGHTINGS)}")
-    if not np.isfinite(alpha) or alpha < 0:
-        raise ConfigurationError(f"alpha = {alpha}: expected a number of at least 0")
     known = np.where(ranks >= 0, similarities, 0.0)
     return np.where(ranks >= 0, WEIGHTINGS[kind](known, alpha), 0.0)
 
@@ -79,19 +94,12 @@ def expand(
     rows: L arrays (Q, D_l); gallery: L arrays (n, D_l); ranks (Q, >= neighbours) gallery rows of each row's
     list, best first, -1 for missing; scores beside them. Fewer gallery rows than neighbours: those there are.
     """
-    if neighbours < 0:
-        raise ConfigurationError(f"{neighbours} neighbours to expand with: expected 0 or more")
-    if len(ranks) != len(rows[0]) or ranks.shape != scores.shape:
-        raise Top7Error(
-            f"ranks of shape {ranks.shape} and scores of shape {scores.shape} for {len(rows[0])} rows"
-        )
     ranks, scores = ranks[:, :neighbours], scores[:, :neighbours]
     weights = neighbour_weights(ranks, scores, kind, alpha)
-    safe = np.maximum(ranks, 0)
-    used, position = np.unique(safe, return_inverse=True)  # rows of a memmap are read once, in order
-    position = position.reshape(safe.shape)
-    if not ranks.size:
-        return [expanded(np.asarray(r), np.empty((len(r), 0, r.shape[1])), weights) for r in rows]
+    used, position = np.unique(
+        np.maximum(ranks, 0), return_inverse=True
+    )  # a memmap's rows are read once, in order
+    position = position.reshape(ranks.shape)
     return [
         expanded(np.asarray(r), np.asarray(g[used])[position], weights)
         for r, g in zip(rows, gallery, strict=True)

@@ -1,23 +1,90 @@
-"""Search by an approximate index: it proposes images, which are rescored canonically; its recall is measured every
-time.
-"""
+"""The step approximate: the last search through an index, whose recall is measured every time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from competition.errors import Top7Error
+from competition.atomic import scratch_folder
+from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from features.ranking.cascade import rerank
-from features.ranking.index_builders import without_notes
-from features.ranking.indexing import Index
-from features.ranking.measures import concatenated
-from features.search import search
+from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check_parameters, without_notes
+from features.ranking.state import State
+from features.ranking.steps.step import Seed, Step, one_of, whole
+from features.ranking.views import concatenated
+from features.search import rescored, search
 
 SAMPLED_QUERIES = 100  # compared with the exact list, to measure recall
+Count = Annotated[int, whole(1)]
+
+
+class Approximate(Step, frozen=True):
+    """The last search through a faiss index (hnsw, ivfpq or ivf_ondisk) of the present descriptors.
+
+    The index, built once under the state's folder, proposes `candidates` images a query, which are scored and ordered
+    as by the exact search; at most `checked` queries are searched exactly as well, and the recall is printed. Earlier
+    searches (an expansion's) stay exact. links to threads: see `features.ranking.faiss_indexes.default_parameters`.
+    """
+
+    makes_lists: ClassVar[bool] = True
+    index: Annotated[str, one_of("kind of index", PARAMETERS)]
+    candidates: Count = 100
+    checked: Count = SAMPLED_QUERIES
+    seed: Seed = 0
+    links: Annotated[int, whole(2)] | None = None
+    construction: Count | None = None
+    breadth: Count | None = None
+    lists: Count | None = None
+    probes: Count | None = None
+    training: Count | None = None
+    code_bytes: Count | None = None
+    threads: Count | None = None
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """What of the index is written."""
+        named = dict.fromkeys(name for kind in PARAMETERS.values() for name in kind)
+        return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+
+    def fault(self) -> str | None:
+        try:
+            check_parameters(self.index, self.parameters)
+        except ConfigurationError as error:
+            return f"cannot be: {error}"
+        return None
+
+    def __call__(self, state: State) -> State:
+        weighed = np.flatnonzero(state.weights).tolist()
+        used = state.of(weighed, state.weights[weighed]) if weighed else state
+        with nullcontext(state.folder) if state.folder else scratch_folder() as folder:
+            built = build_index(
+                used.gallery,
+                used.weights,
+                self.index,
+                folder,
+                excluded=used.excluded,
+                identity=used.identity,
+                seed=self.seed,
+                progress=used.progress,
+                **self.parameters,
+            )
+            ranks, scores, _ = approximate_search(
+                built,
+                used.queries,
+                used.gallery,
+                used.weights,
+                used.k,
+                candidates=self.candidates,
+                excluded=used.excluded,
+                sample=self.checked,
+                seed=self.seed,
+                norm_bounds=used.norm_bounds,
+            )
+        return replace(state, ranks=ranks, scores=scores)
 
 
 def recall(found: np.ndarray, exact: np.ndarray) -> float:
@@ -43,13 +110,13 @@ def approximate_search(
 
     The index proposes `candidates` images a query, which are rescored by the canonical score, ties to the lower row;
     `sample` queries, drawn with `seed`, are searched exactly as well, and the recall@k is printed on stderr. A query
-    that is zero gets the first rows, and one for which the index finds fewer than k images is searched exactly (said
-    aloud). A query's list does not depend on the other queries. norm_bounds: see `features.search.search`.
+    that is zero gets the first rows, and one for which the index finds fewer than k images is searched exactly (and
+    a message says so). A query's list does not depend on the other queries. norm_bounds: see `features.search.search`.
     """
     weights = np.asarray(weights, dtype=np.float64)
     queries = [np.asarray(part) for part in queries]
     found = _proposed(index, queries, weights, min(max(candidates, k), len(index.rows)))
-    ranks, scores = rerank(
+    ranks, scores = rescored(
         queries, gallery, weights, np.where(found >= 0, index.rows[np.maximum(found, 0)], -1), k
     )
 
@@ -91,7 +158,7 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
     )
     try:
         with without_notes():
-            loaded = faiss.read_index(str(index.path), flags)
+            loaded: Any = faiss.read_index(str(index.path), flags)
     except RuntimeError as error:
         raise Top7Error(
             f"{index.path}: not a readable index ({str(error).splitlines()[0][:120]}): remove it with its "
@@ -107,7 +174,7 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
 
 
 @contextmanager
-def _every_query_alone(faiss):
+def _every_query_alone(faiss: Any) -> Iterator[None]:
     """Distances to cluster centres one by one: a product of many queries at once has other bits than of one."""
     kept = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 2**31 - 1

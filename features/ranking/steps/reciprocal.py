@@ -1,32 +1,136 @@
-"""k-reciprocal re-ranking (Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal
-encoding, CVPR 2017), sparse, for galleries of any size.
+"""The step reciprocal: k-reciprocal re-ranking, sparse, for galleries of any size.
 
-An image is encoded by its k-reciprocal neighbours, weighted exp(-distance); the Jaccard distance between two
-codes, mixed with the original distance, ranks. Distance is 1 - similarity here (half the squared distance of
-unit vectors); the authors' program divides each column by its largest entry first, which needs every pair and
-is left out.
+Zhong, Zheng, Cao, Li: Re-ranking person re-identification with k-reciprocal encoding (CVPR 2017). An image is encoded
+by its k-reciprocal neighbours, weighted exp(-distance); the Jaccard distance between two codes, mixed with the original
+distance, ranks. Distance is 1 - similarity here (half the squared distance of unit vectors); the authors' program
+divides each column by its largest entry first, which needs every pair and is left out.
 
-By default a query is one more image beside the gallery's own graph, so codes of gallery images never depend
-on any query: it counts as a neighbour of a gallery image when it is at least as similar as that image's k1-th
-neighbour. `transductive` lets all queries join the graph, as the paper does.
+By default a query is one more image beside the gallery's own graph, so codes of gallery images never depend on any
+query: it counts as a neighbour of a gallery image when it is at least as similar as that image's k1-th neighbour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from competition.errors import ConfigurationError
 from competition.progress import Progress
+from features.ranking.neighbours import neighbour_graph
+from features.ranking.state import State
+from features.ranking.steps.step import Step, Truth, number, whole
+from features.ranking.views import RowStack
+from features.similarity import fuse, fused_score
 
 if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse
 
 ENCODED_ROWS = 512
+COMPARED_PAIRS = 2048
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> their similarities (p,)
+
+
+class Reciprocal(Step, frozen=True):
+    """Ranks by (1 - share) Jaccard distance of k-reciprocal codes + share (1 - similarity) (Zhong et al., eq. 12).
+
+    transductive: all queries join the graph, as in the paper. Only images that share a column with a query's code have
+    a Jaccard distance below 1; all others keep the order of their similarity. So those and the k best of the others
+    hold the k best of all.
+    """
+
+    tunable: ClassVar = {"k1": (5, 10, 20), "k2": (1, 3, 6), "share": (0.1, 0.3, 0.5, 0.8)}
+    makes_lists: ClassVar[bool] = True
+    keeps_files: ClassVar[bool] = True
+    whole_gallery: ClassVar[bool] = True
+    shuns_photos: ClassVar[bool] = True
+    k1: Annotated[int, whole(1, 1000)] = 20
+    k2: Annotated[int, whole(1, 1000)] = 6
+    share: Annotated[float, number(0, 1)] = 0.3
+    transductive: Truth = False
+
+    def __call__(self, state: State) -> State:
+        gallery, k, total, count = state.gallery, state.k, len(state.gallery[0]), len(state.queries[0])
+        codes = self._codes(state)
+        depth = min(total, k + max(self.k1, 4 * self.k1 * self.k2))
+        ranks, scores = state.lists(depth)
+        found, short = [], []
+        for query in range(count):
+            own = [q[query] for q in state.queries]
+
+            def near_to(rows: np.ndarray) -> np.ndarray:
+                return fused_score(own, [g[rows] for g in gallery], state.weights)
+
+            if self.transductive:
+                code = codes.averaged[total + query]
+                columns, values = code.indices, code.data
+            else:
+                columns, values = query_code(codes, ranks[query], scores[query], near_to)
+            sharing, jaccard = jaccard_distances(codes, columns, values)
+            sharing, jaccard = sharing[sharing < total], jaccard[sharing < total]
+            near = near_to(sharing)
+            found.append((sharing, near, mixed(jaccard, near, self.share)))
+            others = np.sum(~np.isin(ranks[query], sharing) & (ranks[query] >= 0))
+            if others < k and (ranks[query] >= 0).all() and depth < total:
+                short.append(query)
+        lists = dict(enumerate(zip(ranks, scores)))
+        if short:
+            depth = min(total, k + max(len(found[query][0]) for query in short))
+            asked = replace(state, queries=tuple(q[short] for q in state.queries), ranks=None)
+            lists |= zip(short, zip(*asked.lists(depth)))
+        new_ranks, new_scores = np.full((count, k), -1), np.full((count, k), -np.inf)
+        for query, (sharing, near, values) in enumerate(found):
+            rows, similarities = lists[query]
+            other = ~np.isin(rows, sharing) & (rows >= 0)
+            rows, near = np.concatenate([sharing, rows[other]]), np.concatenate([near, similarities[other]])
+            far = mixed(np.ones(np.sum(other)), similarities[other], self.share)
+            values = np.concatenate([values, far])
+            order = np.lexsort((rows, -near, -values))[:k]  # with share = 0 many values are equal
+            new_ranks[query, : len(order)], new_scores[query, : len(order)] = rows[order], values[order]
+        return replace(state, ranks=new_ranks, scores=new_scores)
+
+    def _codes(self, state: State) -> Codes:
+        """The codes of the gallery; transductive: of gallery and queries together, whose numbers come last."""
+        nodes: Sequence = state.gallery
+        excluded = state.excluded
+        if self.transductive:
+            nodes = [RowStack([g, q]) for g, q in zip(state.gallery, state.queries)]
+            unreadable = np.all([~np.any(q, axis=1) for q in state.queries], axis=0)
+            excluded = np.concatenate([excluded, unreadable])
+            more: dict[str, Any] = dict(excluded=excluded, progress=state.progress)
+            graph = neighbour_graph(nodes, state.weights, self.k1, **more)
+        else:
+            graph = state.graph(self.k1)
+        return learn_codes(
+            *graph,
+            lambda left, right: pair_scores(nodes, state.weights, left, right),
+            self.k1,
+            self.k2,
+            excluded=excluded,
+            progress=state.progress,
+        )
+
+
+def pair_scores(
+    gallery: Sequence[np.ndarray], weights: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """Return the canonical scores (p,) float64 of rows left (p,) with rows right (p,) of one gallery."""
+    result = np.empty(len(left))
+    for start in range(0, len(left), COMPARED_PAIRS):
+        a, b = left[start : start + COMPARED_PAIRS], right[start : start + COMPARED_PAIRS]
+        used, position = np.unique(np.concatenate([a, b]), return_inverse=True)
+        similarities = []
+        for part, weight in zip(gallery, weights):
+            if weight == 0:
+                similarities.append(np.zeros(len(a)))
+                continue
+            rows = np.asarray(part[used], dtype=np.float64)
+            products = rows[position[: len(a)]] * rows[position[len(a) :]]
+            similarities.append(np.add.reduce(products, axis=-1))
+        result[start : start + len(a)] = fuse(similarities, weights)
+    return result
 
 
 def reciprocal_mask(graph: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,10 +190,9 @@ def learn_codes(
 
     Holds about 12 bytes for each of N * k1 * k2 entries or fewer: 1 GB for 520,000 images at 20 and 6.
     """
-    if k1 < 1 or k2 < 1 or graph.shape[1] < k1:
+    if graph.shape[1] < k1:
         raise ConfigurationError(
-            f"k-reciprocal re-ranking with k1 = {k1}, k2 = {k2} on a graph of {graph.shape[1]} "
-            "neighbours: expected both at least 1, k1 at most the graph's"
+            f"k1 = {k1} on a graph of {graph.shape[1]} neighbours: expected at most as many"
         )
     from scipy import sparse
 

@@ -8,12 +8,16 @@ memory holds the cluster centres only.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -22,18 +26,23 @@ from threadpoolctl import threadpool_limits
 from competition.atomic import sync_folder
 from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.messages import log
+from competition.progress import Progress
 from features.dumps import seals
 from features.dumps.derived import content_digest, digest_of, note_files
-from features.ranking.index_builders import BUILDERS, empty_hnsw, lists_of, sample_rows
-from features.ranking.measures import concatenated
 from features.ranking.neighbours import duration
+from features.ranking.views import RowView, concatenated
 
+READ_ROWS = 2048  # gallery rows in float64 at once
+BLOCK_ROWS = 8192
+SHARD_ROWS = 32_768  # full vectors of an on-disk index held in memory while it is built
 TIMED_ROWS = 3000  # give the estimate
 PARAMETERS = {
     "hnsw": ("links", "construction", "breadth", "threads"),
     "ivfpq": ("lists", "probes", "training", "code_bytes", "threads"),
     "ivf_ondisk": ("lists", "probes", "training", "threads"),
 }
+Fused = RowView  # of the fused vectors
+Chosen = Mapping[str, int]  # parameters
 SEARCHED_WITH = ("probes", "breadth")  # the others are built in
 
 
@@ -48,18 +57,13 @@ class Index:
 
 
 def check_parameters(kind: str, parameters: Mapping[str, object]) -> None:
-    """Raise ConfigurationError for an unknown kind of index, or one that has no such parameter or value."""
+    """Raise ConfigurationError for an unknown kind of index, or one that has no such parameter."""
     if kind not in PARAMETERS:
         raise ConfigurationError(f"unknown kind of index {kind!r}: {nearest(kind, PARAMETERS)}")
-    for name, value in parameters.items():
+    for name in parameters:
         if name not in PARAMETERS[kind]:
             raise ConfigurationError(
                 f"an index of kind {kind} has no {name!r}: {nearest(name, PARAMETERS[kind])}"
-            )
-        if isinstance(value, bool) or not isinstance(value, int) or value < (2 if name == "links" else 1):
-            least = 2 if name == "links" else 1
-            raise ConfigurationError(
-                f"an index has {name} = {value!r}: expected a whole number of at least {least}"
             )
 
 
@@ -98,14 +102,15 @@ def build_index(
     progress: bool = False,
     **parameters: int,
 ) -> Index:
-    """Build an index of `kind` under `folder`, or open the one that is there for the same rows and
-    parameters.
+    """Build an index of `kind` under `folder`, or open the one that is there for the same rows and parameters.
 
     gallery: L arrays or memmaps (n, D_l), read in blocks; weights (L,) >= 0; excluded (n,) bool: left out;
     identity: a text for each component that says which rows these are (default: a digest of their bytes);
     parameters: see `default_parameters`. Only complete indexes stand under their final name; of several processes
     one builds, the others wait. What will be built is said on stderr, with an estimate.
     """
+    import faiss
+
     check_parameters(kind, parameters)
     fused = concatenated(gallery, np.asarray(weights, dtype=np.float64))
     rows = np.arange(len(fused)) if excluded is None else np.flatnonzero(~excluded)
@@ -120,7 +125,7 @@ def build_index(
         "seed": seed,
         "components": list(identity) if identity is not None else [content_digest(part) for part in gallery],
         "excluded": [] if excluded is None else np.flatnonzero(excluded).tolist(),
-        "faiss": _faiss_version(),
+        "faiss": faiss.__version__,
     }
     path = Path(folder) / f"index-{kind}-{digest_of(recipe)}.faiss"
     sidecar = path.with_suffix(".json")
@@ -139,13 +144,7 @@ def build_index(
     return Index(path, kind, chosen, rows)
 
 
-def _faiss_version() -> str:
-    import faiss
-
-    return faiss.__version__
-
-
-def _check_fit(chosen: Mapping[str, int], rows: int, dimension: int) -> None:
+def _check_fit(chosen: Chosen, rows: int, dimension: int) -> None:
     if chosen.get("lists", 1) > rows:
         raise ConfigurationError(
             f"an index of {chosen['lists']} lists for {rows} images: expected at most {rows}"
@@ -159,7 +158,15 @@ def _check_fit(chosen: Mapping[str, int], rows: int, dimension: int) -> None:
         )
 
 
-def _build(fused, rows, kind: str, chosen, seed: int, path: Path, progress: bool) -> None:
+def _build(
+    fused: Fused,
+    rows: np.ndarray,
+    kind: str,
+    chosen: Chosen,
+    seed: int,
+    path: Path,
+    progress: bool,
+) -> None:
     """Write the index's file; what is half written goes by other names."""
     needed, free = _bytes(kind, chosen, len(rows), fused.shape[1]), shutil.disk_usage(path.parent).free
     log.info(
@@ -186,7 +193,7 @@ def _build(fused, rows, kind: str, chosen, seed: int, path: Path, progress: bool
     sync_folder(path.parent)
 
 
-def _bytes(kind: str, chosen: Mapping[str, int], rows: int, dimension: int) -> int:
+def _bytes(kind: str, chosen: Chosen, rows: int, dimension: int) -> int:
     """Return what building writes at most, on-disk lists and the shards they are merged from."""
     if kind == "hnsw":
         return rows * (4 * dimension + 8 * chosen["links"] + 32)
@@ -194,15 +201,15 @@ def _bytes(kind: str, chosen: Mapping[str, int], rows: int, dimension: int) -> i
     return rows * entry + 4 * dimension * (chosen["lists"] + 256)
 
 
-def _estimated_seconds(fused, rows: np.ndarray, kind: str, chosen: Mapping[str, int]) -> float:
+def _estimated_seconds(fused: Fused, rows: np.ndarray, kind: str, chosen: Chosen) -> float:
     """Return about how long building takes: HNSW by the last third of a sample's, growing with the logarithm;
     clustering by the rate of the bare product, of which k-means (10 rounds) reaches half, codebooks (25) a quarter.
     """
     count, dimension = len(rows), fused.shape[1]
-    sample = sample_rows(fused, rows, TIMED_ROWS, 0)
+    sample = _sample(fused, rows, TIMED_ROWS, 0)
     with threadpool_limits(chosen["threads"]):
         if kind == "hnsw":
-            graph, last = empty_hnsw(dimension, chosen), -(-len(sample) // 3)
+            graph, last = _empty_hnsw(dimension, chosen), -(-len(sample) // 3)
             graph.add(sample[:-last])
             begin = time.perf_counter()
             graph.add(sample[-last:])
@@ -216,3 +223,129 @@ def _estimated_seconds(fused, rows: np.ndarray, kind: str, chosen: Mapping[str, 
     if kind == "ivfpq":
         products += 4 * (25 * min(chosen["training"], 65_536) + count) * 256
     return products * dimension / rate
+
+
+def lists_of(path: Path) -> Path:
+    """Return the file of an on-disk index's lists, beside the index itself."""
+    return path.with_suffix(".lists")
+
+
+def _blocks(fused: Fused, rows: np.ndarray, size: int, progress: bool, label: str) -> Iterator[np.ndarray]:
+    """Yield rows of the fused vectors, float32, `size` at a time."""
+    with Progress(total=len(rows), desc=label, unit="row", unit_scale=True, shown=progress) as bar:
+        for start in range(0, len(rows), size):
+            block = _read(fused, rows[start : start + size])
+            yield block
+            bar.update(len(block))
+
+
+def _read(fused: Fused, rows: np.ndarray) -> np.ndarray:
+    """Return rows of the fused vectors, float32; the float64 they are computed in is held for a few rows only."""
+    found = np.empty((len(rows), fused.shape[1]), np.float32)
+    for start in range(0, len(rows), READ_ROWS):
+        found[start : start + READ_ROWS] = fused[rows[start : start + READ_ROWS]]
+    return found
+
+
+def _sample(fused: Fused, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    found = _read(
+        fused, np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
+    )
+    return found if len(found) > 1 else np.repeat(found, 2, axis=0)  # a codebook has at least two entries
+
+
+def _empty_hnsw(dimension: int, chosen: Chosen) -> Any:
+    import faiss
+
+    index = faiss.IndexHNSWFlat(dimension, chosen["links"], faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = chosen["construction"]
+    return index
+
+
+def _build_hnsw(
+    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
+) -> None:
+    import faiss
+
+    index = _empty_hnsw(fused.shape[1], chosen)
+    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "HNSW"):
+        index.add(block)
+    faiss.write_index(index, str(partial))
+
+
+def _cluster(index: Any, fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int) -> None:
+    """Train an index on a sample of the rows."""
+    index.cp.seed = seed + 1234
+    index.cp.min_points_per_centroid = 1  # small galleries: no warning, still correct
+    index.train(_sample(fused, rows, max(chosen["training"], chosen["lists"]), seed))
+
+
+def _build_ivfpq(
+    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
+) -> None:
+    import faiss
+
+    trained = min(len(rows), max(chosen["training"], chosen["lists"]))
+    bits = 8 if trained >= 256 else max(1, int(np.log2(trained)))
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(fused.shape[1]),
+        fused.shape[1],
+        chosen["lists"],
+        chosen["code_bytes"],
+        bits,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    index.pq.cp.min_points_per_centroid = 1
+    _cluster(index, fused, rows, chosen, seed)
+    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "IVF-PQ"):
+        index.add(block)
+    faiss.write_index(index, str(partial))
+
+
+def _build_ondisk(
+    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
+) -> None:
+    import faiss
+    from faiss.contrib.ondisk import merge_ondisk
+
+    index = faiss.IndexIVFFlat(
+        faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"], faiss.METRIC_INNER_PRODUCT
+    )
+    _cluster(index, fused, rows, chosen, seed)
+    empty, start = faiss.serialize_index(index), 0
+    shards: list[Path] = []
+    try:
+        for block in _blocks(fused, rows, SHARD_ROWS, progress, "IVF on disk"):
+            part = faiss.deserialize_index(empty)
+            part.add_with_ids(block, np.arange(start, start + len(block)))
+            shards.append(path.with_name(f"{path.name}.shard-{len(shards)}.partial"))
+            faiss.write_index(part, str(shards[-1]))
+            start += len(block)
+        with without_notes():
+            merge_ondisk(index, [str(shard) for shard in shards], str(lists_of(path)))
+        faiss.write_index(index, str(partial))
+    finally:
+        for shard in shards:
+            shard.unlink(missing_ok=True)
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """faiss prints notes of on-disk lists on standard output, which is for results: inside they go nowhere."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C keeps in its own buffer
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+BUILDERS: dict[str, Callable[..., None]] = {
+    "hnsw": _build_hnsw,
+    "ivfpq": _build_ivfpq,
+    "ivf_ondisk": _build_ondisk,
+}

@@ -1,0 +1,92 @@
+"""The step augment: every gallery image joined with its own nearest gallery images, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+
+from features.ranking.state import State, spread
+from features.ranking.steps.expand import WEIGHTINGS, expand
+from features.ranking.steps.step import LISTED, Step, Weights, number, one_of, whole
+
+
+class Augment(Step, frozen=True):
+    """Database-side augmentation: x -> L2(x + Σ_i w_i n_i(x)), n_i the i-th nearest other gallery image, w as `expand`.
+
+    weights: of the score by which they are nearest, one number for each entry of the recipe's components; None: the
+    recipe's own weights. Turcot and Lowe (ICCV workshops 2009); Arandjelović and Zisserman (CVPR 2012), section 4.
+    """
+
+    tunable: ClassVar = {
+        "neighbours": (0, 1, 2, 3, 5),
+        "kind": ("average", "weighted", "alpha"),
+        "alpha": (1.0, 3.0),
+    }
+    keeps_files: ClassVar[bool] = True
+    whole_gallery: ClassVar[bool] = True
+    shuns_photos: ClassVar[bool] = True
+    neighbours: Annotated[int, whole(0, LISTED)]
+    kind: Annotated[str, one_of("weighting", WEIGHTINGS)] = "average"
+    alpha: Annotated[float, number(0, 100)] = 3.0
+    weights: Weights | None = None
+
+    @property
+    def independent(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def own_weights(self) -> Sequence[Sequence[float]]:
+        return [self.weights or ()]
+
+    def fault(self) -> str | None:
+        return None if self.weights is None or any(self.weights) else self.has("weights")
+
+    def __call__(self, state: State) -> State:
+        if self.neighbours == 0:
+            return state
+        nearest_by = state.weights if self.weights is None else spread(self.weights, state.groups)
+        joining: dict[str, Any] = dict(neighbours=self.neighbours, kind=self.kind, alpha=self.alpha)
+        rows, scores = state.graph(self.neighbours, nearest_by)
+        names = state.identity_after(
+            "augment",
+            **joining,
+            together=[name for name, weight in zip(state.identity, nearest_by) if weight],
+            weights=[float(weight) for weight in nearest_by if weight],
+        )
+
+        def augmented(name: str, part: np.ndarray) -> np.ndarray:
+            def block(start: int, stop: int) -> np.ndarray:
+                return augmented_rows([part], start, stop, rows, scores, **joining)[0]
+
+            return state.kept_rows("augmented", name, part, part.shape[1], block)
+
+        return state.changed(gallery=tuple(map(augmented, names, state.gallery)), identity=names, unit=True)
+
+
+def augmented_rows(
+    gallery: Sequence[np.ndarray],
+    start: int,
+    stop: int,
+    graph_rows: np.ndarray,
+    graph_scores: np.ndarray,
+    *,
+    neighbours: int,
+    kind: str = "average",
+    alpha: float = 3.0,
+) -> list[np.ndarray]:
+    """Return gallery rows start to stop - 1 after augmentation, L arrays (stop - start, D_l) float32, L2-normalised.
+
+    gallery: L arrays or memmaps (n, D_l), untouched; graph_rows and graph_scores (n, >= neighbours): each image's
+    neighbours without itself, as `features.ranking.neighbours` finds them. Every image is joined with its own
+    neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
+    """
+    own, ranks, scores = (
+        [part[start:stop] for part in gallery],
+        graph_rows[start:stop],
+        graph_scores[start:stop],
+    )
+    return expand(
+        own, gallery, np.asarray(ranks), np.asarray(scores), neighbours=neighbours, kind=kind, alpha=alpha
+    )

@@ -1,0 +1,195 @@
+"""The step measure: the similarity measures of the WMFF paper's Table 1, each as an inner product.
+
+Wang et al., Neurocomputing 2020, Table 1: cosine, normalised correlation, Euclidean distance, KL divergence. Every
+measure turns queries and gallery rows into float64 vectors whose inner product is the measure (the negative of a
+distance or divergence), row by row and as they are read; `features.search` then ranks by them exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+
+from competition.errors import ConfigurationError, Top7Error, nearest
+from features.dumps.derived import digest_of
+from features.ranking.state import State
+from features.ranking.steps.step import Step, one_of
+from features.ranking.views import RowView, concatenated, float64_rows, row_norms
+
+KL_UNIFORM_SHARE = 1e-6  # how much of the uniform distribution is mixed into every descriptor
+PER_COMPONENT = ("cosine", "correlation")  # measures of unit rows that know nothing of the weights
+
+Components = Sequence[np.ndarray]
+Measured = tuple[list, list, np.ndarray]
+
+
+def centred(rows: np.ndarray) -> np.ndarray:
+    """Return rows (m, D) with each row's own mean subtracted, then L2-normalised, float64.
+
+    A row whose entries are all equal has no correlation: it becomes zero.
+    """
+    rows = float64_rows(rows)
+    lengths = row_norms(rows)
+    rows -= (np.add.reduce(rows, axis=-1) / rows.shape[1])[:, None]
+    norms = row_norms(rows)
+    flat = norms <= lengths * rows.shape[1] * 2.0**-52  # nothing but rounding is left
+    rows /= np.where(flat, 1.0, norms)[:, None]
+    rows[flat] = 0.0
+    return rows
+
+
+def distribution(rows: np.ndarray) -> np.ndarray:
+    """Return rows (m, D) as probability distributions, float64.
+
+    Negative entries count as zero, each row is divided by its sum, and KL_UNIFORM_SHARE of the uniform distribution is
+    mixed in, so that no entry is zero. A row without a positive entry becomes uniform.
+    """
+    rows = np.maximum(float64_rows(rows), 0.0)
+    sums = np.add.reduce(rows, axis=-1)
+    rows /= np.where(sums > 0, sums, 1.0)[:, None]
+    rows *= np.where(sums > 0, 1.0 - KL_UNIFORM_SHARE, 0.0)[:, None]
+    rows += (np.where(sums > 0, KL_UNIFORM_SHARE, 1.0) / rows.shape[1])[:, None]
+    return rows
+
+
+def _kl_query(rows: np.ndarray) -> np.ndarray:
+    """Σ q log x - Σ q log q, both against the uniform 1/D: smaller numbers, the same difference as Σ q = 1."""
+    p = distribution(rows)
+    logs = np.log(p * p.shape[1])
+    return np.concatenate([p, -np.add.reduce(p * logs, axis=-1)[:, None]], axis=1)
+
+
+def _kl_gallery(rows: np.ndarray) -> np.ndarray:
+    p = distribution(rows)
+    return np.concatenate([np.log(p * p.shape[1]), np.ones((len(p), 1))], axis=1)
+
+
+def _distance_query(rows: np.ndarray) -> np.ndarray:
+    """[2q, -1, -‖q‖²] against [x, ‖x‖², 1] gives -‖q - x‖²."""
+    rows = float64_rows(rows)
+    return np.concatenate([2 * rows, np.full((len(rows), 1), -1.0), -(row_norms(rows)[:, None] ** 2)], axis=1)
+
+
+def _distance_gallery(rows: np.ndarray) -> np.ndarray:
+    rows = float64_rows(rows)
+    return np.concatenate([rows, row_norms(rows)[:, None] ** 2, np.ones((len(rows), 1))], axis=1)
+
+
+def _correlation_concatenated(queries: Components, gallery: Components, weights: np.ndarray) -> Measured:
+    """ρ([√w_l q_l], [√w_l x_l]): one mean over the whole concatenation."""
+
+    def view(components: Components) -> list:
+        joined = concatenated(components, weights)
+        return [RowView(joined.sources, lambda blocks: centred(joined.function(blocks)), joined.shape[1])]
+
+    return view(queries), view(gallery), np.ones(1)
+
+
+def _euclidean_raw(
+    queries: Components,
+    gallery: Components,
+    weights: np.ndarray,
+    query_norms: Components | None,
+    gallery_norms: Components | None,
+) -> Measured:
+    """-Σ w_l ‖Q_l - X_l‖² on the descriptors before L2, rebuilt as norm times stored row.
+
+    norms: L arrays (n,) float32, kept beside the dumps. Inside, both are divided by a power of two near the
+    gallery's largest norm (exact, and undone in the weights), which keeps the search's rounding margin small.
+    """
+    if query_norms is None or gallery_norms is None:
+        raise Top7Error(
+            "Euclidean distance on raw descriptors needs the norms before L2, kept beside the dumps as "
+            ".norms.npy: extract again, or use euclidean_normalised"
+        )
+    largest = [max(float(np.max(norms, initial=0.0)), 2.0**-100) for norms in gallery_norms]
+    scales = 2.0 ** np.ceil(np.log2(largest))
+
+    def view(rows: np.ndarray, norms: np.ndarray, scale: float, function: Callable) -> RowView:
+        def measure(blocks: list[np.ndarray]) -> np.ndarray:
+            return function(float64_rows(blocks[0]) * (float64_rows(blocks[1]) / scale)[:, None])
+
+        return RowView([rows, norms], measure, rows.shape[1] + 2)
+
+    return (
+        [view(*each, _distance_query) for each in zip(queries, query_norms, scales, strict=True)],
+        [view(*each, _distance_gallery) for each in zip(gallery, gallery_norms, scales, strict=True)],
+        weights * np.square(scales),
+    )
+
+
+# of one component: the vector of a query, that of a gallery row, how many dimensions they have more
+_BY_COMPONENT: dict[str, tuple[Callable, Callable, int]] = {
+    "correlation": (centred, centred, 0),  # Σ w_l ρ(q_l, x_l), each descriptor minus its own mean
+    "euclidean_normalised": (
+        _distance_query,
+        _distance_gallery,
+        2,
+    ),  # -Σ w_l ‖q_l - x_l‖², ranks as cosine does
+    "kl_divergence": (_kl_query, _kl_gallery, 1),  # -Σ w_l KL(q_l ‖ x_l), see `distribution`
+}
+MEASURES = ("cosine", "correlation", "correlation_concatenated", "euclidean_raw", *list(_BY_COMPONENT)[1:])
+
+
+def measured(
+    name: str,
+    queries: Components,
+    gallery: Components,
+    weights: np.ndarray,
+    *,
+    query_norms: Components | None = None,
+    gallery_norms: Components | None = None,
+) -> Measured:
+    """Return queries, gallery and weights for `features.search.search`, which then ranks by measure `name`.
+
+    Nothing is computed until rows are read. Raises ConfigurationError for an unknown name, Top7Error where a
+    measure needs norms and there are none.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if name == "cosine":  # Σ w_l cos(q_l, x_l): the stored L2-normalised descriptors as they are
+        return list(queries), list(gallery), weights
+    if name == "correlation_concatenated":
+        return _correlation_concatenated(queries, gallery, weights)
+    if name == "euclidean_raw":
+        return _euclidean_raw(queries, gallery, weights, query_norms, gallery_norms)
+    if name not in _BY_COMPONENT:
+        raise ConfigurationError(f"unknown measure {name!r}: {nearest(name, MEASURES)}")
+    of_query, of_gallery, more = _BY_COMPONENT[name]
+
+    def views(components: Components, function: Callable) -> list:
+        return [RowView([c], lambda blocks: function(blocks[0]), c.shape[1] + more) for c in components]
+
+    return views(queries, of_query), views(gallery, of_gallery), weights
+
+
+class Measure(Step, frozen=True):
+    """Another measure of Wang et al.'s Table 1 in place of the cosine."""
+
+    name: Annotated[str, one_of("measure", MEASURES)]
+
+    @property
+    def independent(self) -> bool:
+        return self.name in PER_COMPONENT
+
+    @property
+    def parts_photos(self) -> bool:
+        return self.name not in PER_COMPONENT
+
+    def __call__(self, state: State) -> State:
+        norms = {"query_norms": state.query_norms, "gallery_norms": state.gallery_norms}
+        _, gallery, weights = measured(self.name, state.queries, state.gallery, state.weights, **norms)
+        joined = len(gallery) != len(state.gallery)
+        names = state.identity_after(self.name)
+        if self.parts_photos:
+            state = replace(state, photos=None)  # `check_steps` lets nothing learn from them afterwards
+        return state.changed(
+            **state.asked(lambda parts: measured(self.name, parts, state.gallery, state.weights, **norms)[0]),
+            gallery=tuple(gallery),
+            weights=weights,
+            groups=(0,) if joined else state.groups,
+            identity=(digest_of([self.name, state.identity, state.weights.tolist()]),) if joined else names,
+            unit=state.unit and self.name in (*PER_COMPONENT, "correlation_concatenated"),
+        )

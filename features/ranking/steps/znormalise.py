@@ -1,0 +1,62 @@
+"""The step znormalise: every dimension of mean 0 and deviation 1."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from features.ranking.principal_axes import (
+    Projection,
+    learning_rows,
+    projected,
+    seen_queries,
+    statistics_blocks,
+)
+from features.ranking.state import State
+from features.ranking.steps.step import Step, Truth
+from features.ranking.views import RowView
+
+
+class ZNormalise(Step, frozen=True):
+    """(x - mean) / standard deviation per dimension, then L2, for each component (GAN, AI Meets Beauty 2018)."""
+
+    centres: ClassVar[bool] = True
+    transductive: Truth = False
+
+    @property
+    def independent(self) -> bool:
+        return True
+
+    def __call__(self, state: State) -> State:
+        learnt = [
+            learn_znormalisation(rows, excluded) for rows, excluded in learning_rows(state, self.transductive)
+        ]
+        return state.changed(
+            **state.asked(lambda parts: list(map(projected, parts, learnt))),
+            gallery=tuple(map(_view, state.gallery, learnt)),
+            unit=True,
+            identity=state.identity_after("znormalise", seen=seen_queries(state, self.transductive)),
+        )
+
+
+def _view(part: np.ndarray, learnt: Projection) -> RowView:
+    return RowView([part], lambda blocks: projected(blocks[0], learnt), part.shape[1], np.float32)
+
+
+def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -> Projection:
+    """Return the z-normalisation of rows (n, D): (x - mean) / standard deviation, per dimension.
+
+    excluded (n,) bool: rows that are left out. A dimension that never varies becomes zero.
+    """
+    total, count = np.zeros(rows.shape[1]), 0
+    for block in statistics_blocks(rows, excluded):
+        total += np.add.reduce(block, axis=0)
+        count += len(block)
+    mean = total / max(count, 1)
+    squares = np.zeros(rows.shape[1])
+    for block in statistics_blocks(rows, excluded):
+        squares += np.add.reduce(np.square(block - mean), axis=0)
+    deviation = np.sqrt(squares / max(count, 1))
+    flat = deviation <= np.abs(mean) * 2.0**-40
+    return Projection(mean, np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation)))
