@@ -182,7 +182,7 @@ class Run:
 
     def submit(self, split: str = "test", recipe: str | Path | None = None, out: Path | None = None) -> Path:
         """Write the submission of a recipe, by default the one with the best validated figure; returns its file."""
-        from features.recipes.recipe import find_recipe
+        from features.recipes.kept import find_recipe
         from submissions.submitting import submit
 
         named = None if recipe is None else str(recipe)

@@ -17,7 +17,7 @@ from submissions.outcome import Outcome, configuration_of, splits_of
 
 def submit(options: Namespace) -> Outcome:
     """Write the submission of a recipe."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.submitting import submit as write
 
     configuration = configuration_of(options)
@@ -141,7 +141,7 @@ def show_leaderboard(options: Namespace) -> Outcome:
 
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.predicting import predict as answer
 
     if options.bundle is not None and options.config is None:
@@ -174,7 +174,7 @@ def _predict_from_bundle(options: Namespace) -> Outcome:
 
 def bundle(options: Namespace) -> Outcome:
     """Make the bundle of a recipe."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.bundling import bundle as make
 
     configuration = configuration_of(options)

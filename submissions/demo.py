@@ -14,8 +14,8 @@ from competition.images import split_images
 from competition.messages import log
 from competition.standings import render
 from features.descriptors import gallery_ids
-from features.recipes.kept import ranked_among
-from features.recipes.recipe import Recipe, find_recipe, read_recipe, write_recipe
+from features.recipes.kept import find_recipe, ranked_among
+from features.recipes.recipe import Recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
 from submissions.report import write_report
 from submissions.report.data_health import note_extraction

@@ -5,9 +5,15 @@ from __future__ import annotations
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.standings import table
-from features.recipes.kept import choose, is_of_this_data, kept_recipes
-from features.recipes.patterns import named_recipe, recipe_names
-from features.recipes.recipe import Recipe, find_recipe
+from features.recipes.kept import (
+    choose,
+    find_recipe,
+    is_of_this_data,
+    kept_recipes,
+    named_recipe,
+    recipe_names,
+)
+from features.recipes.recipe import Recipe
 
 PARTS = ("validated", "public", "private", "all")
 

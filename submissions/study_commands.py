@@ -21,7 +21,7 @@ def tune(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     recipe = None
     if options.recipe is not None:
-        from features.recipes.recipe import find_recipe
+        from features.recipes.kept import find_recipe
 
         recipe = find_recipe(configuration, options.recipe)
     if options.recipes:
@@ -52,8 +52,7 @@ def tune(options: Namespace) -> Outcome:
 
 def _tune_named(configuration: Configuration, options: Namespace) -> None:
     """Tune each recipe that ships with top7, with as many trials as the study has."""
-    from features.recipes.patterns import recipe_names
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe, recipe_names
     from tuning.tune import tune as run_study
 
     for name in recipe_names():
@@ -74,8 +73,7 @@ def _tune_named(configuration: Configuration, options: Namespace) -> None:
 
 def compare(options: Namespace) -> Outcome:
     """Rank the labelled queries under several recipes."""
-    from features.recipes.patterns import recipe_names
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe, recipe_names
     from submissions.comparing import compare_recipes, comparison_table, comparison_values
 
     configuration = configuration_of(options)

@@ -23,7 +23,7 @@ from competition.errors import Top7Error
 from competition.labels import read_labels
 from features.dumps.dump import FORMAT, open_dump
 from features.extraction.earlier_dumps import settings_by_row
-from features.recipes.patterns import FOLDER, read_named_recipe, resolve
+from features.recipes.kept import FOLDER, resolve
 from features.recipes.recipe import read_recipe
 from submissions.checking import check_submission
 from tuning.step_choices import configured_steps
@@ -253,7 +253,7 @@ def _recipe(folder: Path, rng: random.Random) -> None:
         read_recipe(path)
         return
     path.write_bytes(_json_file(rng, rng.choice(NAMED)))
-    resolve(read_named_recipe(path), RESOLVED_ON)
+    resolve(read_recipe(path), RESOLVED_ON)
 
 
 STUDIED = {

@@ -14,9 +14,8 @@ from competition.messages import log
 from competition.metrics import list_depth, query_figures
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
-from features.recipes.kept import data_identity, keep_recipe, readable
-from features.recipes.patterns import recipe_names
-from features.recipes.recipe import NAMED, Recipe, find_recipe
+from features.recipes.kept import data_identity, find_recipe, keep_recipe, readable, recipe_names
+from features.recipes.recipe import NAMED, Recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 from tuning.landscape import LARGE_GALLERY
 

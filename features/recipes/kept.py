@@ -1,4 +1,4 @@
-"""The recipes kept under work: the data their figures come from, and which of them is the best."""
+"""Which recipe to take: by name or file, or the best of those kept under work, whose figures say of which data they are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,115 @@ from dataclasses import replace
 from pathlib import Path
 
 from competition.configuration import Configuration
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.images import split_images
 from competition.labels import measured_by, validation_labels
 from competition.messages import log
 from features.components import Component
-from features.recipes.recipe import Recipe, read_recipe, write_recipe
+from features.ranking.state import spread
+from features.ranking.steps import with_index
+from features.recipes.patterns import matches
+from features.recipes.recipe import NAMED, Recipe, read_recipe, write_recipe
 
+FOLDER = Path(__file__).resolve().parent  # of the recipes that come with the program
 OF_QUERIES = ("gallery", "labels", "top_k", "metric")  # figures compare where these agree
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with the program."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+def named_recipe(name: str) -> Recipe:
+    """Return the recipe `name` that comes with the program, or the one in the file of that name, as it is written."""
+    path = FOLDER / f"{name}.json" if name in recipe_names() else Path(name)
+    if not path.is_file():
+        raise ConfigurationError(f"no recipe and no file {name!r}: {nearest(name, recipe_names())}")
+    return read_recipe(path)
+
+
+def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
+    """Return the recipe with the components of `configuration` in place of patterns.
+
+    A pattern's weight is shared equally among the components it finds; those of optional patterns that find nothing
+    fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
+    """
+    if not recipe.patterns:
+        return recipe
+    found: dict[Component, int] = {}
+    notes: list[str] = []
+    where = f"{configuration.path}: recipe {recipe.name}"
+    for group, pattern in enumerate(recipe.patterns):
+        for component in matches(pattern, configuration, where, notes):
+            found.setdefault(component, group)
+    if not found:
+        raise ConfigurationError(f"{where} finds no component at all")
+    groups = tuple(found.values())
+    weights = tuple(spread(recipe.weights, groups).tolist())
+    return replace(
+        recipe, components=tuple(found), weights=weights, groups=groups, patterns=(), notes=tuple(notes)
+    )
+
+
+def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
+    """Return a recipe by name or file: a study's own (work/recipes), one that ships with top7, or any file of either.
+
+    None: the best by validated figure of those evaluated on this data, and a message says which. Another message says
+    what the configuration has not quite as the recipe asks. index: a kind of approximate index, see `indexed`.
+    """
+    recipe, why = _best(configuration) if named is None else (_found(configuration, named), None)
+    recipe = recipe if index is None else indexed(recipe, index)
+    if why is not None:
+        log.info(f"top7: {why}")
+    return recipe
+
+
+def indexed(recipe: Recipe, kind: str) -> Recipe:
+    """Return the recipe with an index of `kind` in place of its exact search, under a name that says so.
+
+    Its figures are marked as those of the exact search. ConfigurationError: an unknown kind, no search to replace.
+    """
+    steps = with_index(recipe.steps, kind, recipe.name)
+    if steps == recipe.steps:
+        return recipe
+    provenance = {**recipe.provenance, "figures of": "the exact search"}
+    return replace(recipe, name=f"{recipe.name}-{kind}", steps=tuple(map(dict, steps)), provenance=provenance)
+
+
+def _found(configuration: Configuration, named: str) -> Recipe:
+    folder = Path(configuration.competition.work) / "recipes"
+    own, shipped = folder / f"{named}.json", named in recipe_names()
+    kept = read_recipe(own) if Path(named).name == named and own.is_file() else None
+    if kept is not None and (not shipped or kept.provenance.get("source") != NAMED):
+        return kept
+    if not shipped and not Path(named).is_file():
+        known = [*recipe_names(), *sorted(path.stem for path in folder.glob("*.json"))]
+        raise ConfigurationError(f"no recipe and no file {named!r}: {nearest(named, known)}")
+    written = named_recipe(named)
+    if not written.patterns:
+        return written
+    provenance = {"source": NAMED if shipped else Path(named).name}
+    recipe = replace(resolve(written, configuration), name=Path(named).stem, provenance=provenance)
+    for note in recipe.notes:
+        log.info(f"top7: recipe {named}: {note}")
+    return recipe if kept is None else _with_figures(configuration, recipe, kept)
+
+
+def _best(configuration: Configuration) -> tuple[Recipe, str]:
+    last = Path(configuration.competition.work) / "recipes" / "best.json"
+    kept = [recipe for recipe in kept_recipes(configuration) if is_of_this_data(configuration, recipe)]
+    if kept:
+        return choose(kept)
+    return read_recipe(last), f"recipe best, the last study's: no figure under {last.parent} is of this data"
+
+
+def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
+    """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
+    if not _same_recipe(recipe, kept) or recipe.groups != kept.groups:
+        return recipe
+    if not is_of_this_data(configuration, kept):
+        return recipe
+    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
 
 def data_identity(configuration: Configuration, components: Sequence[Component]) -> dict[str, object]:

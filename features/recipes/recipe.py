@@ -1,20 +1,29 @@
-"""A recipe: everything that turns dumps into ranked lists, as one small JSON file a person can read."""
+"""A recipe: everything that turns dumps into ranked lists, as one small JSON file a person can read.
+
+{"name": …, "source": …, "components": […], "weights": [one for each], "steps": [step, …]}
+
+Components are patterns (see features/recipes/patterns.py), which a configuration resolves, or, where the file says
+"format": 1 as those that top7 writes do, the components of one configuration, with choice, scores, provenance, groups.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from competition.atomic import write_json
-from competition.configuration import Configuration
-from competition.errors import ConfigurationError, nearest
-from competition.messages import log
+from competition.errors import ConfigurationError
+from features.arguments import Weights, argument_fault
 from features.components import Component, component_from
+from features.ranking.steps import check_steps
+from features.recipes.patterns import Pattern
 
 FORMAT = 1
 NAMED = "named recipe"
@@ -26,7 +35,9 @@ class Recipe:
 
     `choice`: the study's discrete choices; `scores`: figures by name (public, private, ...);
     `provenance`: region, sums S_l, study, trial, query split; `steps`: what happens to descriptors and lists after
-    fusion (features/ranking/steps.py; none: exact search); `groups`: for cascades, the entry each component stems from.
+    fusion (features/ranking/steps; none: exact search); `groups`: for steps with weights of their own, the entry each
+    component stems from. As read from a file of patterns: `patterns` with a weight each in place of components;
+    `source`: where the recipe is from, in words; `notes`: what a configuration has not quite as the patterns ask.
     """
 
     name: str
@@ -37,11 +48,33 @@ class Recipe:
     provenance: dict[str, Any] = field(default_factory=dict)
     steps: tuple[dict, ...] = ()
     groups: tuple[int, ...] = ()
+    patterns: tuple[Mapping[str, Any], ...] = ()
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_array(self) -> np.ndarray:
         """The weights as float64, (n_components,)."""
         return np.array(self.weights, dtype=np.float64)
+
+
+class _File(msgspec.Struct):
+    """What a recipe file may hold."""
+
+    components: Annotated[list[dict], Meta(min_length=1, description="a list of objects")]
+    format: Annotated[
+        int, Meta(ge=FORMAT, le=FORMAT, description=f"{FORMAT}: write it with ./run.sh tune")
+    ] = FORMAT
+    name: Annotated[str, Meta(description="a name without / or \\ and without a leading dot")] = ""
+    source: Annotated[str, Meta(description="a text")] = ""
+    weights: Weights = []
+    choice: Annotated[dict, Meta(description="an object")] = {}
+    scores: Annotated[dict[str, float], Meta(description="an object of numbers by name")] = {}
+    provenance: Annotated[dict, Meta(description="an object")] = {}
+    steps: Any = ()
+    groups: Annotated[
+        list[Annotated[int, Meta(ge=0, lt=10_000)]], Meta(description="a list of whole numbers")
+    ] = []
 
 
 def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
@@ -61,111 +94,17 @@ def write_recipe(path: Path, recipe: Recipe) -> Path:
     components = [
         {key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components
     ]
+    kept = {key: getattr(recipe, key) for key in ("choice", "scores", "provenance")}
     return write_json(
         path,
-        {
-            "format": FORMAT,
-            "name": recipe.name,
-            "components": components,
-            "weights": list(recipe.weights),
-            "choice": recipe.choice,
-            "scores": recipe.scores,
-            "provenance": recipe.provenance,
-            "steps": list(recipe.steps),
-            "groups": list(recipe.groups),
-        },
+        {"format": FORMAT, "name": recipe.name, "components": components, "weights": list(recipe.weights)}
+        | kept
+        | {"steps": list(recipe.steps), "groups": list(recipe.groups)},
     )
-
-
-def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
-    """Return a recipe by name or file: a study's own (work/recipes), one that ships with top7, or any file of either.
-
-    None: the best by validated figure of those evaluated on this data, and which is said. Notes on what the
-    configuration has not quite as the recipe asks are said on stderr.
-    index: a kind of approximate index to search with, see `indexed`.
-    """
-    recipe, why = _best(configuration) if named is None else (_found(configuration, named), None)
-    recipe = recipe if index is None else indexed(recipe, index)
-    if why is not None:
-        log.info(f"top7: {why}")
-    return recipe
-
-
-def indexed(recipe: Recipe, kind: str) -> Recipe:
-    """Return the recipe with an index of `kind` in place of its exact search, under a name that says so.
-
-    Its figures are marked as those of the exact search. ConfigurationError: an unknown kind, no search to replace.
-    """
-    from features.ranking.steps import with_index
-
-    steps = with_index(recipe.steps, kind, recipe.name)
-    if steps == recipe.steps:
-        return recipe
-    provenance = {**recipe.provenance, "figures of": "the exact search"}
-    return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, provenance=provenance)
-
-
-def _found(configuration: Configuration, named: str) -> Recipe:
-    from features.recipes.patterns import named_recipe, recipe_names, resolve
-
-    folder = Path(configuration.competition.work) / "recipes"
-    own = folder / f"{named}.json"
-    kept = read_recipe(own) if Path(named).name == named and own.is_file() else None
-    if kept is not None and (named not in recipe_names() or kept.provenance.get("source") != NAMED):
-        return kept
-    if named not in recipe_names():
-        if not Path(named).is_file():
-            known = [*recipe_names(), *sorted(path.stem for path in folder.glob("*.json"))]
-            raise ConfigurationError(f"no recipe and no file {named!r}: {nearest(named, known)}")
-        if _is_own_format(Path(named)):
-            return read_recipe(Path(named))
-    found = resolve(named_recipe(named), configuration)
-    for note in found.notes:
-        log.info(f"top7: recipe {named}: {note}")
-    recipe = Recipe(
-        Path(named).stem,
-        found.components,
-        found.weights,
-        {},
-        {},
-        {"source": NAMED if named in recipe_names() else Path(named).name},
-        tuple(map(dict, found.steps)),
-        found.groups,
-    )
-    return recipe if kept is None else _with_figures(configuration, recipe, kept)
-
-
-def _best(configuration: Configuration) -> tuple[Recipe, str]:
-    from features.recipes.kept import choose, is_of_this_data, kept_recipes
-
-    last = Path(configuration.competition.work) / "recipes" / "best.json"
-    kept = [recipe for recipe in kept_recipes(configuration) if is_of_this_data(configuration, recipe)]
-    if kept:
-        return choose(kept)
-    return read_recipe(last), f"recipe best, the last study's: no figure under {last.parent} is of this data"
-
-
-def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
-    """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
-    from features.recipes.kept import is_of_this_data
-
-    same = [(each.components, each.weights, each.steps, each.groups) for each in (recipe, kept)]
-    if same[0] != same[1] or not is_of_this_data(configuration, kept):
-        return recipe
-    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
-
-
-def _is_own_format(path: Path) -> bool:
-    try:
-        return "format" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False  # the reader of named recipes says what is wrong
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file; ConfigurationError in one line where it is absent or not one."""
-    from features.ranking.steps import check_steps
-
+    """Read a recipe file; ConfigurationError, in one line that names it, where it is absent or not one."""
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -175,60 +114,45 @@ def read_recipe(path: Path) -> Recipe:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path}: not a recipe (JSON expected): {error}") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ConfigurationError(f"{path}: not a recipe of format {FORMAT}: write it anew with ./run.sh tune")
-    for key, (fits, words) in VALUES.items():
-        if not fits(values.get(key, [] if key in ("steps", "groups") else {})):
-            raise ConfigurationError(
-                f"{path}: not a recipe: {key} = {values.get(key)!r:.60}: expected {words}"
-            )
-    try:
-        components = tuple(component_from(part) for part in values["components"])
-        check_weights(np.array(values["weights"], dtype=np.float64), len(components), str(path))
-        check_steps(values.get("steps", []))
-    except (ConfigurationError, OverflowError) as error:
-        raise ConfigurationError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    if not isinstance(values, dict) or not values.get("components"):
+        raise ConfigurationError(f"{path}: not a recipe: expected an object with a list of components")
+    fault = argument_fault(_File, values)
+    name = values.get("name", path.stem)
+    if fault is None and not _can_name_a_file(name):
+        fault = f"has name = {name!r:.60}: expected a name without / or \\ and without a leading dot"
+    if fault is not None:
+        raise ConfigurationError(f"{path}: {fault}")
+    check_steps(values.get("steps", []), str(path))
+    entries, resolved = values["components"], "format" in values
+    weights = [float(weight) for weight in values.get("weights", [1.0] * len(entries))]
+    if len(weights) != len(entries) or not any(weights):
+        raise ConfigurationError(
+            f"{path}: {len(weights)} weights for {len(entries)} components: give one each, or none; not all 0"
+        )
+    for number, entry in enumerate(entries, start=1):
+        if not resolved and (fault := argument_fault(Pattern, entry)):
+            raise ConfigurationError(f"{path}: component {number} {fault}")
+    components = ()
+    if resolved:
+        check_weights(np.array(weights), len(entries), str(path))
+        try:
+            components = tuple(map(component_from, entries))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from None
     return Recipe(
-        values["name"],
+        name,
         components,
-        tuple(map(float, values["weights"])),
+        tuple(weights),
         dict(values.get("choice", {})),
         dict(values.get("scores", {})),
         dict(values.get("provenance", {})),
-        tuple(values.get("steps", ())),
+        tuple(map(dict, values.get("steps", ()))),
         tuple(values.get("groups", ())),
+        patterns=() if resolved else tuple(entries),
+        source=values.get("source", ""),
     )
 
 
-def _is_name(value: Any) -> bool:
+def _can_name_a_file(name: str) -> bool:
     """Whether it can stand in the name of a file: a recipe's submissions are named after it."""
-    if not isinstance(value, str) or not value.isprintable() or {"/", "\\"} & set(value):
-        return False
-    return 0 < len(value) <= 100 and not value.startswith(".")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _are_scores(scores: Any) -> bool:
-    figures = ("all", "public", "private", "cross-validated")
-    return isinstance(scores, dict) and all(_is_number(scores.get(name, 0.0)) for name in figures)
-
-
-def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda values: isinstance(values, list) and all(map(fits, values))
-
-
-VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "name": (_is_name, "a name without / or \\ and without a leading dot"),
-    "components": (
-        lambda parts: _are(lambda part: isinstance(part, dict))(parts) and parts,
-        "a list of objects",
-    ),
-    "weights": (_are(_is_number), "a list of numbers"),
-    "choice": (lambda choice: isinstance(choice, dict), "an object"),
-    "scores": (_are_scores, "an object of numbers by name"),
-    "provenance": (lambda provenance: isinstance(provenance, dict), "an object"),
-    "groups": (_are(lambda group: type(group) is int and 0 <= group < 10_000), "a list of whole numbers"),
-}
+    return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name) <= 100 and name[0] != "."

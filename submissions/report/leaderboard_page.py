@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from competition.leaderboard import Row, official_correlation, read_rows
 from competition.metrics import CONVENTIONS
 from competition.published import PUBLISHED
-from features.recipes.kept import is_of_this_data, ranked_among
-from features.recipes.patterns import named_recipe, recipe_names
+from features.recipes.kept import is_of_this_data, named_recipe, ranked_among, recipe_names
 from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
 

@@ -31,7 +31,8 @@ from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank
-from features.recipes.patterns import NamedRecipe, named_recipe, recipe_names, resolve
+from features.recipes.kept import named_recipe, recipe_names, resolve
+from features.recipes.recipe import Recipe
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
 
 TOP_K = 7
@@ -58,7 +59,7 @@ class Pool:
             ]
         )
 
-    def precisions(self, recipe: NamedRecipe) -> tuple[np.ndarray, float, list[str]]:
+    def precisions(self, recipe: Recipe) -> tuple[np.ndarray, float, list[str]]:
         """Return AP@7 (Q,) of a recipe on all queries, the seconds its rankings took, and its notes."""
         values, seconds, notes = [], 0.0, []
         for contest in self.contests:
@@ -100,7 +101,7 @@ class Pool:
         return [self.opened[contest.name, component, split] for component in components]
 
 
-def without(recipe: NamedRecipe) -> dict[str, NamedRecipe]:
+def without(recipe: Recipe) -> dict[str, Recipe]:
     """Return the recipe with one step, or one component, less at a time, and with no step; names say which."""
     found = {
         f"- step {number + 1}, {words(step)}": replace(
@@ -110,11 +111,11 @@ def without(recipe: NamedRecipe) -> dict[str, NamedRecipe]:
     }
     if len(recipe.steps) > 1:
         found["- all steps"] = replace(recipe, steps=())
-    for number, pattern in enumerate(recipe.components if len(recipe.components) > 1 else ()):
-        keep = [place for place in range(len(recipe.components)) if place != number]
+    for number, pattern in enumerate(recipe.patterns if len(recipe.patterns) > 1 else ()):
+        keep = [place for place in range(len(recipe.patterns)) if place != number]
         found[f"- component {number + 1}, {words(pattern)}"] = replace(
             recipe,
-            components=tuple(recipe.components[place] for place in keep),
+            patterns=tuple(recipe.patterns[place] for place in keep),
             weights=tuple(recipe.weights[place] for place in keep),
             steps=tuple(step for step in recipe.steps if step["step"] != "cascade"),  # weights of its own
         )
@@ -158,7 +159,7 @@ def columns(pool: Pool, chosen: Sequence[int]) -> dict[str, np.ndarray]:
     return {name: among for name, among in found.items() if among.any()}
 
 
-def table(pool: Pool, recipes: Mapping[str, NamedRecipe], base: str, chosen: Sequence[int]) -> list[str]:
+def table(pool: Pool, recipes: Mapping[str, Recipe], base: str, chosen: Sequence[int]) -> list[str]:
     """Return the lines of the pooled table, of the rows by seed, and of the notes; the first recipe is `base`."""
     among = columns(pool, chosen)
     compared = [name for name in ("held out", "private", "all") if name in among]

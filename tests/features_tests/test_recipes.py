@@ -11,7 +11,7 @@ import pytest
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
 from features.ranking.steps.expand import neighbour_weights
-from features.recipes.patterns import named_recipe, read_named_recipe, recipe_names, resolve
+from features.recipes.kept import named_recipe, recipe_names, resolve
 from features.recipes.recipe import read_recipe
 from tests.benchmarks.recipes import without
 
@@ -167,12 +167,12 @@ def test_a_file_of_ones_own(tmp_path):
 def test_a_wrong_file_is_one_line(values, words, tmp_path):
     path = written(tmp_path, **values)
     with pytest.raises(ConfigurationError, match=words) as caught:
-        read_named_recipe(path)
+        read_recipe(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_layer_that_is_not_there(tmp_path):
-    recipe = read_named_recipe(written(tmp_path, components=[{"layer": -9, "pooling": "mac"}]))
+    recipe = read_recipe(written(tmp_path, components=[{"layer": -9, "pooling": "mac"}]))
     with pytest.raises(ConfigurationError, match="which the configuration does not have"):
         resolve(recipe, configuration(backbone("a")))
 
@@ -180,9 +180,9 @@ def test_a_layer_that_is_not_there(tmp_path):
 def test_an_ablation_takes_one_thing_at_a_time(tmp_path):
     components = [{"layer": -1, "pooling": ["rmac", "mac"]}, {"parts": "*", "count": 9}]
     steps = [{"step": "whiten", "dim": 4}, {"step": "expand", "neighbours": 2}]
-    recipe = read_named_recipe(written(tmp_path, components=components, weights=[1, 3], steps=steps))
+    recipe = read_recipe(written(tmp_path, components=components, weights=[1, 3], steps=steps))
     found = {
-        name: (list(less.components), list(less.weights), list(less.steps))
+        name: (list(less.patterns), list(less.weights), list(less.steps))
         for name, less in without(recipe).items()
     }
     assert found == {
@@ -211,7 +211,7 @@ OWN = {
         ({"scores": {"all": "0.5"}}, "scores = .* expected an object of numbers"),
         ({"scores": [1]}, "scores = "),
         ({"weights": ["1"]}, "weights = .* expected a list of numbers"),
-        ({"weights": [10**400]}, "too large"),
+        ({"weights": [10**400]}, "weights = .* expected a list of numbers"),
         ({"steps": [{"step": "expand", "neighbours": [1]}]}, "neighbours = "),
         ({"steps": "expand"}, "steps"),
         ({"components": [{**OWN["components"][0], "layer": [1]}]}, "layer = .* a whole number or a text"),
@@ -234,6 +234,5 @@ def test_a_studys_recipe_with_wrong_types_is_one_line(tmp_path, change, words):
 def test_a_recipe_nested_without_end_is_one_line(tmp_path):
     path = tmp_path / "r.json"
     path.write_text("[" * 100_000, encoding="utf-8")
-    for reader in (read_recipe, read_named_recipe):
-        with pytest.raises(ConfigurationError, match="JSON expected"):
-            reader(path)
+    with pytest.raises(ConfigurationError, match="JSON expected"):
+        read_recipe(path)

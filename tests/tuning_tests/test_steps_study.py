@@ -15,7 +15,8 @@ from competition.metrics import query_figures
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.pipeline import rank
-from features.recipes.recipe import Recipe, find_recipe, read_recipe, write_recipe
+from features.recipes.kept import find_recipe
+from features.recipes.recipe import Recipe, read_recipe, write_recipe
 from submissions.__main__ import main
 from submissions.submitting import submit
 from tuning import study as studies

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from competition.errors import ConfigurationError, nearest
+from features.arguments import argument_fault
 from features.ranking.faiss_indexes import check_parameters
 from features.ranking.state import State
 from features.ranking.steps.approximate import Approximate
@@ -26,7 +27,7 @@ from features.ranking.steps.expand import Expand
 from features.ranking.steps.measure import Measure
 from features.ranking.steps.photo_whiten import PhotoWhiten
 from features.ranking.steps.reciprocal import Reciprocal
-from features.ranking.steps.step import Step, argument_fault
+from features.ranking.steps.step import Step
 from features.ranking.steps.whiten import Whiten
 from features.ranking.steps.znormalise import ZNormalise
 

@@ -12,9 +12,10 @@ import numpy as np
 from competition.atomic import scratch_folder
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
+from features.arguments import Seed, one_of, whole
 from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check_parameters, without_notes
 from features.ranking.state import State
-from features.ranking.steps.step import Seed, Step, one_of, whole
+from features.ranking.steps.step import Step
 from features.ranking.views import concatenated
 from features.search import rescored, search
 

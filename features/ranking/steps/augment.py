@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from features.arguments import Weights, number, one_of, whole
 from features.ranking.state import State, spread
 from features.ranking.steps.expand import WEIGHTINGS, expand
-from features.ranking.steps.step import LISTED, Step, Weights, number, one_of, whole
+from features.ranking.steps.step import LISTED, Step
 
 
 class Augment(Step, frozen=True):

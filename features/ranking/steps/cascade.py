@@ -9,8 +9,9 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from features.arguments import Weights, whole
 from features.ranking.state import State, spread
-from features.ranking.steps.step import Step, Weights, whole
+from features.ranking.steps.step import Step
 from features.search import rescored
 
 

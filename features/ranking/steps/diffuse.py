@@ -9,8 +9,9 @@ import numpy as np
 from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
+from features.arguments import number, whole
 from features.ranking.state import State
-from features.ranking.steps.step import LISTED, Step, number, whole
+from features.ranking.steps.step import LISTED, Step
 from features.similarity import best_first
 
 if TYPE_CHECKING:  # other recipes start without it

@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from features.arguments import number, one_of, whole
 from features.ranking.state import State
-from features.ranking.steps.step import LISTED, Step, number, one_of, whole
+from features.ranking.steps.step import LISTED, Step
 from features.ranking.views import normalised
 
 

@@ -14,9 +14,10 @@ from typing import Annotated
 import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error, nearest
+from features.arguments import one_of
 from features.dumps.derived import digest_of
 from features.ranking.state import State
-from features.ranking.steps.step import Step, one_of
+from features.ranking.steps.step import Step
 from features.ranking.views import RowView, concatenated, float64_rows, row_norms
 
 KL_UNIFORM_SHARE = 1e-6  # how much of the uniform distribution is mixed into every descriptor

@@ -11,6 +11,7 @@ from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
+from features.arguments import Seed, Truth, number, whole
 from features.dumps.derived import digest_of
 from features.ranking.principal_axes import (
     STATISTICS_ROWS,
@@ -22,7 +23,7 @@ from features.ranking.principal_axes import (
     project_components,
 )
 from features.ranking.state import Photos, State
-from features.ranking.steps.step import Seed, Step, Truth, number, whole
+from features.ranking.steps.step import Step
 from features.ranking.views import RowView, concatenated, float64_rows
 from features.whitening import inverse_root, within_scatter
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from competition.errors import ConfigurationError
 from competition.progress import Progress
+from features.arguments import Truth, number, whole
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.state import State
-from features.ranking.steps.step import Step, Truth, number, whole
+from features.ranking.steps.step import Step
 from features.ranking.views import RowStack
 from features.similarity import fuse, fused_score
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from features.arguments import Seed, Truth, number, whole
 from features.ranking.principal_axes import (
     PrincipalAxes,
     Projection,
@@ -16,7 +17,7 @@ from features.ranking.principal_axes import (
     seen_queries,
 )
 from features.ranking.state import State
-from features.ranking.steps.step import Seed, Step, Truth, number, whole
+from features.ranking.steps.step import Step
 
 
 class Whiten(Step, frozen=True):

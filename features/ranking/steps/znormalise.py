@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from features.arguments import Truth
 from features.ranking.principal_axes import (
     Projection,
     learning_rows,
@@ -14,7 +15,7 @@ from features.ranking.principal_axes import (
     statistics_blocks,
 )
 from features.ranking.state import State
-from features.ranking.steps.step import Step, Truth
+from features.ranking.steps.step import Step
 from features.ranking.views import RowView
 
 
