@@ -10,7 +10,8 @@ queries; memory does not grow with the gallery.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -74,22 +75,60 @@ def search(
     queries = [np.asarray(queries[number]) for number in used]
     for number, query in zip(used, queries):
         check_finite(query, 0, f"component {number} of the queries")
-    gallery, weights = [gallery[number] for number in used], weights[used]
-    bounds = None if norm_bounds is None else np.asarray(norm_bounds, dtype=np.float64)[used]
-    ranks = np.full((count, k), -1, dtype=np.int64)
-    scores = np.full((count, k), -np.inf)
-    size = max(1, min(block_rows, total))
-    batch = max(1, _OUTPUT_BYTES // (4 * size))
-    absent = np.flatnonzero(excluded) if excluded is not None else np.empty(0, np.int64)
+    searched = Gallery(
+        [gallery[number] for number in used],
+        weights[used],
+        used,
+        np.flatnonzero(excluded) if excluded is not None else np.empty(0, np.int64),
+        None if norm_bounds is None else [float(norm_bounds[number]) for number in used],
+        max(1, min(block_rows, total)),
+    )
+    ranks, scores = np.full((count, k), -1), np.full((count, k), -np.inf)
+    batch = max(1, _OUTPUT_BYTES // (4 * searched.block_rows))
     bar = Progress(total=total * count, unit="pair", unit_scale=True, desc="search", shown=progress)
     for start in range(0, count, batch):
         part = slice(start, min(start + batch, count))
         some = [q[part] for q in queries]
-        shard = partial(_search_rows, some, gallery, weights, k, absent, size, bounds, used, device)
+        shard = partial(_search_rows, some, searched, k, device)
         found = list(map_over_shards(shard, total, lambda rows, asked=len(some[0]): bar.update(rows * asked)))
         ranks[part], scores[part] = merged(found, k)
     bar.close()
     return ranks, scores
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What is searched. components: L arrays (n, D_l), used ones alone; weights (L,); numbers: theirs among all, for
+    messages; absent: rows never returned, rising; bounds: of the norms of the rows, where they are known; block_rows:
+    read at once.
+    """
+
+    components: Sequence[np.ndarray]
+    weights: np.ndarray
+    numbers: Sequence[int]
+    absent: np.ndarray
+    bounds: Sequence[float] | None
+    block_rows: int
+
+    def excluded(self, first: int, last: int) -> np.ndarray:
+        """Return which of the rows first to last are never returned, bool."""
+        found = np.zeros(last - first, bool)
+        found[self.absent[(self.absent >= first) & (self.absent < last)] - first] = True
+        return found
+
+    def scores(self, query: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """Return the canonical scores (m,) of one query, L vectors, with rows (m,)."""
+        return fused_score(query, [part[rows] for part in self.components], self.weights)
+
+    def block(
+        self, start: int, stop: int, buffers: Sequence[np.ndarray | None]
+    ) -> Iterator[tuple[np.ndarray, float]]:
+        """Yield of each component the rows start to stop, float32 (m, D_l), and an upper bound of their norms."""
+        for place, (part, buffer) in enumerate(zip(self.components, buffers)):
+            read = part[start:stop]
+            rows = float32_rows(read, buffer)
+            yield rows, self.bounds[place] if self.bounds else _largest_norm(rows, start, self.numbers[place])
+            forget(read)
 
 
 def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,18 +139,21 @@ def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.n
 
 
 def _search_rows(
-    queries, gallery, weights, k, absent, size, bounds, names, device, first, last, done
+    queries: list[np.ndarray],
+    gallery: Gallery,
+    k: int,
+    device: Any,
+    first: int,
+    last: int,
+    done: Callable[[int], object],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks and scores (Q, k) of one batch of queries among rows first to last; absent: rows never returned."""
-    count = len(queries[0])
-    ranks, scores = np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf)
-    excluded = np.zeros(last - first, bool)
-    excluded[absent[(absent >= first) & (absent < last)] - first] = True
+    """Return ranks and scores (Q, k) of one batch of queries among rows first to last."""
+    ranks, scores = np.full((len(queries[0]), k), -1), np.full((len(queries[0]), k), -np.inf)
+    excluded, weights = gallery.excluded(first, last), gallery.weights
     empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
-    if empty.any():
-        allowed = first + np.flatnonzero(~excluded)[:k]
-        ranks[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = allowed
-        scores[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = 0.0
+    allowed = first + np.flatnonzero(~excluded)[:k]
+    ranks[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = allowed
+    scores[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = 0.0
     active = np.flatnonzero(~empty)
     if not len(active):
         done(last - first)
@@ -122,35 +164,31 @@ def _search_rows(
     multiply = [_multiplier(q, device) for q in scaled]
     lengths = [abs(w) * np.sqrt(np.square(q, dtype=np.float64).sum(axis=1)) for q, w in zip(queries, weights)]
     shortlist = Shortlist(
-        len(active),
-        k,
-        lambda query, rows: fused_score([q[query] for q in queries], [g[rows] for g in gallery], weights),
+        len(active), k, lambda query, rows: gallery.scores([q[query] for q in queries], rows)
     )
-    out = np.empty((len(active), size), np.float32)
-    other = np.empty_like(out) if len(gallery) > 1 else None
-    buffers = [None if g.dtype == np.float32 else np.empty((size, g.shape[1]), np.float32) for g in gallery]
-    for start in range(first, last, size):
-        stop = min(start + size, last)
-        if stop - start < size:
+    out = np.empty((len(active), gallery.block_rows), np.float32)
+    other = np.empty_like(out) if len(queries) > 1 else out
+    buffers = [
+        None if g.dtype == np.float32 else np.empty((out.shape[1], g.shape[1]), np.float32)
+        for g in gallery.components
+    ]
+    for start in range(first, last, gallery.block_rows):
+        stop = min(start + gallery.block_rows, last)
+        if stop - start < out.shape[1]:  # the last block: keep the products' output contiguous
             out = np.empty((len(active), stop - start), np.float32)
-            other = np.empty_like(out) if len(gallery) > 1 else None
+            other = np.empty_like(out) if len(queries) > 1 else out
         error = np.zeros(len(active))
-        for number, (g, buffer) in enumerate(zip(gallery, buffers)):
-            rows = float32_rows(g[start:stop], buffer)
-            bound = bounds[number] if bounds is not None else _largest_norm(rows, start, names[number])
-            error += margin(rows.shape[1], lengths[number] * bound, extra=len(gallery))
+        for number, (rows, bound) in enumerate(gallery.block(start, stop, buffers)):
+            error += margin(rows.shape[1], lengths[number] * bound, extra=len(queries))
             error += rows.shape[1] * 2.0**-125 * bound  # weighted queries may underflow
-            multiply[number](rows, out if number == 0 else other)
+            multiply[number](rows, other if number else out)
             if number:
                 out += other
-            forget(g[start:stop])
-        if excluded[start - first : stop - first].any():
-            out[:, excluded[start - first : stop - first]] = -np.inf
+        out[:, excluded[start - first : stop - first]] = -np.inf
         shortlist.add(out, start, error)
         done(stop - start)
-    for query, (rows, values) in enumerate(shortlist.finish()):
-        ranks[active[query], : len(rows)] = rows
-        scores[active[query], : len(rows)] = values
+    for query, (found, values) in zip(active, shortlist.finish()):
+        ranks[query, : len(found)], scores[query, : len(found)] = found, values
     return ranks, scores
 
 
