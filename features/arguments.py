@@ -71,7 +71,6 @@ def fault_of(key: str, value: Any, kind: Any) -> str:
     """Return the words for an argument whose value cannot be used."""
     meta = _meta(kind)
     if meta.extra:
-        return (
-            f"has the unknown {meta.extra['noun']} {value!r:.60}: {nearest(str(value), meta.extra['known'])}"
-        )
+        near = nearest(str(value), meta.extra["known"])
+        return f"has for {key} the unknown {meta.extra['noun']} {value!r:.60}: {near}"
     return f"has {key} = {value!r:.100}: expected {meta.description}"

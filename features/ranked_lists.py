@@ -13,7 +13,7 @@ from features.descriptors import open_components
 from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank_dumps
 from features.ranking.state import Photos
-from features.ranking.steps import check_steps, used_components
+from features.ranking.steps import used_components
 from features.recipes.recipe import Recipe
 
 
@@ -50,7 +50,6 @@ def ranked_lists(
     for those the dumps hold, of "simulated" the photos wanted; left_out: (n,) bool, further rows never listed; photos:
     what the steps learn from, where the configuration is a reduced one.
     """
-    check_steps(recipe.steps)
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
     if split == SIMULATED:

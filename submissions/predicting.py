@@ -14,7 +14,7 @@ from features.components import backbone_named, depth_order
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
-from features.ranking.steps import check_steps, used_components
+from features.ranking.steps import used_components
 from features.recipes.recipe import Recipe
 from submissions.writing import write_submission
 
@@ -61,7 +61,6 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it, and what
     its steps learn from.
     """
-    check_steps(recipe.steps)
     numbers = used_components(recipe.weights, recipe.groups, recipe.steps)
     used = [(recipe.components[number], recipe.weights[number]) for number in numbers]
     outside = [component.name for component, _ in used if component.external is not None]

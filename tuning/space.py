@@ -27,7 +27,6 @@ from features.components import (
     layers_under,
 )
 from features.ranking.state import spread
-from features.ranking.steps import check_steps
 from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED, objective_of
 from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
@@ -147,7 +146,6 @@ def _fixed(
 
 
 def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
-    check_steps(recipe.steps)
     order = shallow_to_deep(configuration, recipe.components)
     groups = recipe.groups or tuple(range(len(recipe.components)))
 

@@ -13,16 +13,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from competition.errors import ConfigurationError
+from features.arguments import Weights, fits, whole
 from features.ranking.steps import STEPS, TUNABLE, check_steps, default_of, step_of
 
 Choice = Mapping[str, Any]
 Step = dict[str, Any]
+Keep = Annotated[int, whole(1)]
+WORDS = {"augment": ("own", "equal"), "cascade": ("own", "equal", "centroid")}  # in place of a step's weights
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,13 @@ def configured_steps(
 ) -> tuple[StepChoices, ...]:
     """Return the steps of `[tuning] steps`; ConfigurationError, one line, for what cannot be."""
     where = f"{path}: [tuning] steps"
-    labels = _labels([str(table["step"]) for table in tables])
     found = []
-    for label, table in zip(labels, tables):
+    for place, (label, table) in enumerate(zip(_labels(tables), tables), start=1):
         name = str(table["step"])
         written = {key: value for key, value in table.items() if key not in ("step", "optional", "tune")}
         if name == "cascade" and not _are_stages(written.get("stages")):
             raise ConfigurationError(
-                f"{where}: cascade has stages = {written.get('stages')!r}: expected a list of tables "
+                f"{where}: step {place}, cascade, has stages = {written.get('stages')!r}: expected a list of tables "
                 'like { weights = "own", keep = 100 }'
             )
         values = {key: _listed(key, value) for key, value in written.items() if key != "stages"}
@@ -153,12 +155,11 @@ def configured_steps(
         if table.get("tune"):
             if name not in TUNABLE:
                 raise ConfigurationError(
-                    f"{where}: tune = true for {name}, which has no list of values worth trying "
+                    f"{where}: step {place}: tune = true for {name}, which has no list of values worth trying "
                     f"(those that have: {', '.join(TUNABLE)}): write its values"
                 )
-            values |= {
-                key: _own_first(name, key, worth) for key, worth in TUNABLE[name].items() if key not in values
-            }
+            worth = TUNABLE[name].items()
+            values |= {key: _own_first(name, key, tried) for key, tried in worth if key not in values}
         found.append(StepChoices(name, label, values, bool(table.get("optional", False))))
     _check(found, where, n_components)
     return tuple(found)
@@ -170,13 +171,13 @@ def recipe_steps(steps: Sequence[Mapping[str, Any]], n_components: int) -> tuple
     n_components: how many vertices a cascade's stages may take their weights from; stages' weights come one a
     component.
     """
-    labels = _labels([str(step["step"]) for step in steps])
     found = []
-    for label, step in zip(labels, steps):
+    for label, step in zip(_labels(steps), steps):
         name = str(step["step"])
-        values: dict[str, tuple] = {
-            key: (value,) for key, value in step.items() if key not in ("step", "stages")
-        }
+        values: dict[str, tuple] = {}
+        for key, value in step.items():
+            if key not in ("step", "stages"):
+                values[key] = (value,)
         for key, worth in TUNABLE.get(name, {}).items():
             values[key] = _own_first(name, key, worth, *values.get(key, ()))
         for number, stage in enumerate(step.get("stages", ()), start=1):
@@ -195,7 +196,9 @@ def _own_first(name: str, key: str, worth: tuple, *own: object) -> tuple:
     return (*first, *(value for value in worth if value not in first))
 
 
-def _labels(names: Sequence[str]) -> list[str]:
+def _labels(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The steps' names, numbered where one stands twice."""
+    names = [str(step["step"]) for step in steps]
     return [
         name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
         for place, name in enumerate(names)
@@ -204,72 +207,51 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _listed(key: str, value: Any) -> tuple:
     """The values an argument may take; a list of numbers for `weights` is one value."""
-    if (
-        not isinstance(value, list)
-        or key == "weights"
-        and all(isinstance(item, (int, float)) for item in value)
-    ):
-        return (value,)
-    return tuple(value)
+    numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+    return tuple(value) if isinstance(value, list) and not (key == "weights" and numbers) else (value,)
 
 
 def _are_stages(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(stage, Mapping) and set(stage) == {"weights", "keep"} for stage in value)
-    )
+    tables = isinstance(value, list) and all(isinstance(stage, Mapping) for stage in value)
+    return tables and bool(value) and all(set(stage) == {"weights", "keep"} for stage in value)
 
 
 def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
     """Check every value each step may take, and the order of the steps, before anything runs."""
-    for step in steps:
+    for number, step in enumerate(steps, start=1):
         if step.name == "approximate":
             raise ConfigurationError(
                 f"{where}: approximate would build an index for the weights of every trial: leave it out, "
                 "trials rank exactly, and give --index to submit, predict or bundle"
             )
         for key, values in step.values.items():
+            place = f"{where}: step {number}, {step.label}.{key}"
             if not values or len(set(map(str, map(parameter_value, values)))) < len(values):
-                raise ConfigurationError(
-                    f"{where}: {step.label}.{key} = {list(values)}: expected at least one value, each once"
-                )
+                raise ConfigurationError(f"{place} = {list(values)}: expected at least one value, each once")
             if key == "pairs" and any(values):
                 raise ConfigurationError(
-                    f"{where}: {step.label}.pairs = {list(values)}: the public queries would judge what they taught: "
-                    "leave it out; a recipe given by --recipe may say it, and its private figure alone is honest"
+                    f"{place} = {list(values)}: the public queries would judge what they taught: leave it out; a recipe "
+                    "given by --recipe may say it, and its private figure alone is honest"
                 )
-            if key.endswith("weights"):
-                words = ("own", "equal", "centroid") if step.name == "cascade" else ("own", "equal")
-                for value in values:
-                    _check_weights(f"{where}: {step.label}.{key}", value, n_components, words)
-            elif key.endswith(".keep"):
-                for value in values:
-                    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                        raise ConfigurationError(
-                            f"{where}: {step.label}.{key} = {value!r}: expected a whole number of at least 1"
-                        )
+            for value in values:
+                if key.endswith("weights") and step.name in WORDS:
+                    _check_weights(place, value, n_components, WORDS[step.name])
+                elif key.endswith(".keep") and not fits(value, Keep):
+                    raise ConfigurationError(f"{place} = {value!r}: expected a whole number of at least 1")
     every = max([len(values) for step in steps for values in step.values.values()], default=1)
-    for place in range(every):  # each value once; those of different arguments side by side
-        drawn = [
-            {
-                key: [1.0] * n_components
-                if key.endswith("weights")  # checked above
-                else values[min(place, len(values) - 1)]
+    for turn in range(every):  # each value once; those of different arguments side by side
+        made = []
+        for step in steps:
+            drawn = {
+                key: [1.0] * n_components  # checked above
+                if key.endswith("weights")
+                else values[min(turn, len(values) - 1)]
                 for key, values in step.values.items()
             }
-            for step in steps
-        ]
-        made = [
-            {"step": step.name, "stages": _stages(values)}
-            if step.name == "cascade"
-            else {"step": step.name, **values}
-            for step, values in zip(steps, drawn)
-        ]
-        try:
-            check_steps(made)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{where}: {error}") from None
+            made.append(
+                {"step": step.name, **({"stages": _stages(drawn)} if step.name == "cascade" else drawn)}
+            )
+        check_steps(made, where)
 
 
 def _check_weights(where: str, value: Any, n_components: int, words: Sequence[str]) -> None:
@@ -279,10 +261,7 @@ def _check_weights(where: str, value: Any, n_components: int, words: Sequence[st
             return
         known = ", ".join([*words, *([f"vertex 1 to vertex {n_components}"] if "centroid" in words else [])])
         raise ConfigurationError(f"{where} = {value!r}: expected numbers, or one of {known}")
-    numbers = isinstance(value, list) and all(
-        isinstance(x, (int, float)) and not isinstance(x, bool) for x in value
-    )
-    if not numbers or len(value) != n_components or min(value) < 0 or sum(value) <= 0:
+    if not fits(value, Weights) or len(value) != n_components or not any(value):
         raise ConfigurationError(
             f"{where} = {value!r}: expected {n_components} numbers >= 0, one a component, not all 0"
         )

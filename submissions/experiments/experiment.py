@@ -165,7 +165,7 @@ def _rows(entry: Mapping[str, Any], where: str) -> list[Row]:
                     f"{where}: published: expected a figure for each data set, or {NOT_AT_HAND!r}"
                 )
             row["not_at_hand"] = True
-        check_steps(row.get("steps", []))
+        check_steps(row.get("steps", []), where)
         for key in ("layers", "weights", "steps"):
             row[key] = tuple(row.get(key, ()))
         if row["weights"] and len(row["weights"]) != len(row["layers"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -17,8 +19,10 @@ from features.ranking.steps.expand import expand
 from features.ranking.steps.reciprocal import pair_scores
 from features.ranking.steps.whiten import learn_whitening
 from features.ranking.steps.znormalise import learn_znormalisation
+from features.recipes.recipe import read_recipe
 from features.search import search
 from features.similarity import component_similarity, fused_score
+from submissions.experiments.experiment import experiments
 from tests.features_tests.ranking_references import (
     all_pairs,
     clustered,
@@ -27,6 +31,7 @@ from tests.features_tests.ranking_references import (
     ranked_with_self_first,
     zhong,
 )
+from tuning.step_choices import configured_steps
 
 WEIGHTS = [0.3, 0.7]
 
@@ -373,3 +378,68 @@ def test_what_a_study_may_try_are_arguments_of_the_steps(data):
         rank(queries, gallery, WEIGHTS, steps, 7, excluded=excluded) for steps in (nothing, [])
     )
     assert (found[0] == expected[0]).all()
+
+
+WRONG_ANYWHERE = [
+    ("augment", "weights", "abc"),
+    ("augment", "weights", [0.0, 0.0]),
+    ("augment", "neighbours", -1),
+    ("augment", "kind", "mean"),
+    ("expand", "neighbours", 1.5),
+    ("whiten", "dim", 0),
+    ("whiten", "exponent", "half"),
+    ("diffuse", "alpha", 2.0),
+    ("cascade", "stages", 5),
+    ("approximate", "links", 1),
+    ("photo_whiten", "pairs", 2),
+    ("reciprocal", "k1", 0),
+]
+
+
+@pytest.mark.parametrize("name, key, value", WRONG_ANYWHERE)
+@pytest.mark.parametrize("kind", ["patterns", "components", "study", "experiment"])
+def test_a_wrong_argument_in_any_file_is_one_line_with_file_step_argument_and_value(
+    kind, name, key, value, tmp_path
+):
+    """In recipes of either kind, in [tuning] steps and in experiments."""
+    steps = [{"step": "znormalise"}, {"step": name, **EVERY[name], key: value}]
+    own = {"name": "v/1/spoc", "chain": "v/spoc", "backbone": "v", "layer": 1, "pooling": "spoc"}
+    path = tmp_path / "a.file"
+    if kind == "patterns":
+        path.write_text(json.dumps({"components": [{"layer": -1}], "steps": steps}))
+    elif kind == "components":
+        path.write_text(
+            json.dumps({"format": 1, "name": "a", "components": [own], "weights": [1.0], "steps": steps})
+        )
+    else:
+        path = tmp_path / "a.toml"
+    with pytest.raises(ConfigurationError) as caught:
+        if kind == "study":
+            configured_steps(steps, path, 2)
+        elif kind == "experiment":
+            table = {"name": "x", "title": "x", "network": {}}
+            path.write_text(
+                "".join(f"{k} = {json.dumps(v)}\n" for k, v in {"data": ["x"], "paper": "x"}.items())
+                + "[[experiment]]\n"
+                + "".join(f"{k} = {json.dumps(v) if v != {} else '{}'}\n" for k, v in table.items())
+                + f'rows = [{{ label = "a", layers = [1], steps = {_toml(steps)} }}]\n'
+            )
+            experiments(tmp_path)
+        else:
+            read_recipe(path)
+    said = str(caught.value)
+    assert str(path) in said and "\n" not in said
+    if kind != "study" or name not in (
+        "approximate",
+        "photo_whiten",
+    ):  # whose study is refused for another reason
+        assert all(each in said for each in ("step 2", name, key, repr(value)))
+        assert "expected" in said or "known: " in said
+
+
+def _toml(value) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
