@@ -55,7 +55,7 @@ def ranked_lists(
     if split == SIMULATED:
         from features.simulated import judging_dumps  # a bundle never gets here, and starts without scipy
 
-        queries = judging_dumps(configuration, components, query_ids)
+        queries = judging_dumps(configuration, components, query_ids or ())
     else:
         queries = open_components(configuration, components, split, query_ids, folder)
     gallery = open_components(configuration, components, "gallery", gallery_ids)

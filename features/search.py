@@ -90,10 +90,14 @@ def search(
         part = slice(start, min(start + batch, count))
         some = [q[part] for q in queries]
         shard = partial(_search_rows, some, searched, k, device)
-        found = list(map_over_shards(shard, total, lambda rows, asked=len(some[0]): bar.update(rows * asked)))
+        found = list(map_over_shards(shard, total, partial(_advance, bar, len(some[0]))))
         ranks[part], scores[part] = merged(found, k)
     bar.close()
     return ranks, scores
+
+
+def _advance(bar: Progress, queries: int, rows: int) -> None:
+    bar.update(rows * queries)
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def rescored(
     return new_ranks, new_scores
 
 
-def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], None]:
+def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], object]:
     """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all
     float32.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.standings import table
@@ -21,22 +23,28 @@ PARTS = ("validated", "public", "private", "all")
 def listed(configuration: Configuration) -> tuple[dict, str]:
     """Return (values, text) of every recipe: its figures, how they were validated, whether they are of this data."""
     kept = {recipe.name: recipe for recipe in kept_recipes(configuration)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted({*kept, *recipe_names()}):
-        recipe = kept.get(name)
-        current = recipe is not None and is_of_this_data(configuration, recipe)
-        scores = {} if recipe is None else {part: recipe.scores.get(part) for part in PARTS}
-        how = "not scored yet" if recipe is None else str(recipe.provenance.get("validated by", "not tuned"))
-        if recipe is not None and not current:
-            how = "figures of other data, or none validated"
-        elif current and "within noise of" in recipe.provenance:
-            how += f", within noise of {recipe.provenance['within noise of']}"
+        if name not in kept:
+            rows.append({"recipe": name, "how": "not scored yet", "of this data": False})
+            continue
+        recipe = kept[name]
+        current, told = is_of_this_data(configuration, recipe), recipe.provenance
+        how = (
+            str(told.get("validated by", "not tuned"))
+            if current
+            else "figures of other data, or none validated"
+        )
+        if current and "within noise of" in told:
+            how += f", within noise of {told['within noise of']}"
+        scores = {part: recipe.scores.get(part) for part in PARTS}
         rows.append({"recipe": name, **scores, "how": how, "of this data": current})
     lines = [["recipe", *PARTS, ""]]
     for row in rows:
         cells = ["-" if row.get(part) is None else f"{row[part]:.4f}" for part in PARTS]
         lines.append([row["recipe"], *cells, row["how"]])
-    values, text = {"recipes": rows}, table(lines, left=(0, 5))
+    values: dict[str, Any] = {"recipes": rows}
+    text = table(lines, left=(0, 5))
     usable = [kept[row["recipe"]] for row in rows if row["of this data"]]
     if usable:
         chosen, why = choose(usable)

@@ -51,7 +51,7 @@ def photos_for(
     starts = [0, *(len(dumps[0].ids) for dumps, _ in found[:-1])]
     pairs = np.concatenate([pairs + [start, 0] for (_, pairs), start in zip(found, starts)])
     real = np.concatenate([np.full(len(pairs), kind is _labelled) for kind, (_, pairs) in zip(kinds, found)])
-    rows = tuple(
+    rows: tuple[Any, ...] = tuple(
         RowStack([dumps[number].descriptors for dumps, _ in found]) for number in range(len(components))
     )
     asked = any(step.get("unlabelled", 0) for step in steps if learns_from_photos(step))

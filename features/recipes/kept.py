@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +128,8 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
     """
     from features.descriptors import component_path, gallery_ids
 
-    ids, labels = gallery_ids(configuration), {"simulated": (repr(configuration.simulate),)}
+    ids = gallery_ids(configuration)
+    labels: Mapping[str, tuple[str, ...]] = {"simulated": (repr(configuration.simulate),)}
     if _has_labels(configuration):
         queries = split_images(configuration, "validation").ids
         labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)

@@ -132,7 +132,7 @@ def read_recipe(path: Path) -> Recipe:
     for number, entry in enumerate(entries, start=1):
         if not resolved and (fault := argument_fault(Pattern, entry)):
             raise ConfigurationError(f"{path}: component {number} {fault}")
-    components = ()
+    components: tuple[Component, ...] = ()
     if resolved:
         check_weights(np.array(weights), len(entries), str(path))
         try:
