@@ -14,12 +14,13 @@ from competition.messages import log
 from competition.metrics import list_depth, query_figures
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
+from features.ranking.steps import STEPS
 from features.recipes.kept import data_identity, find_recipe, keep_recipe, readable, recipe_names
 from features.recipes.recipe import NAMED, Recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 from tuning.landscape import LARGE_GALLERY
 
-WHOLE_GALLERY = ("augment", "diffuse", "reciprocal")
+WHOLE_GALLERY = tuple(name for name, kind in STEPS.items() if kind.whole_gallery)
 
 
 def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:

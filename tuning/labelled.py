@@ -23,16 +23,12 @@ from features.descriptors import open_components
 from features.dumps import Dump
 from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
+from features.ranking.steps import STEPS
 
 DEFAULT_OBJECTIVE = "labels"  # where there are labels; "simulated" where there are none
 HALF_AT = 25  # public groups of labelled queries; measured: BENCHMARKS.md, Few labels
 JUDGING_PHOTOS = 1000  # at most
-NOT_SIMULATED = (
-    "augment",
-    "expand",
-    "reciprocal",
-    "diffuse",
-)  # photos cannot judge what joins gallery images
+NOT_SIMULATED = tuple(name for name, kind in STEPS.items() if kind.shuns_photos)
 
 
 @dataclass(frozen=True)

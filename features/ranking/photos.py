@@ -99,6 +99,7 @@ def _labelled(
     configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
 ) -> tuple[list[Dump], np.ndarray]:
     """The dumps of the validation queries, and (query, gallery row) of the readable public ones."""
+
     ids = split_images(configuration, "validation").ids
     relevant = relevant_rows(
         validation_labels(configuration, query_ids=ids, gallery_ids=gallery_ids), gallery_ids
