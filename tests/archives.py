@@ -42,19 +42,28 @@ def oxford5k(folder: Path, prefix: str = "oxc1_") -> Path:
 
 
 def paris6k(folder: Path) -> Path:
-    """As Oxford's, in the names and sub-folders of Paris."""
+    """As Oxford's, in the names and sub-folders of Paris, one image corrupt as in the original; a query without junk."""
     for number in range(9):
-        draw(folder / "paris" / "louvre" / f"paris_louvre_{number:06d}.jpg", 10 * (number % 3) + number)
-    (folder / "louvre_1_query.txt").write_text("paris_louvre_000000 4 4 60 60\n")
+        extension = ".JPG" if number == 4 else ".jpg"
+        draw(
+            folder / "paris" / "louvre" / f"paris_louvre_{number:06d}{extension}", 10 * (number % 3) + number
+        )
+    (folder / "paris" / "louvre" / "paris_louvre_000008.jpg").write_bytes(b"\xff\xd8 corrupt")
+    (folder / "louvre_1_query.txt").write_text("paris_louvre_000000 4 4 60 60\r\n", newline="")
     for kind, rows in (("good", [0, 3]), ("ok", [6]), ("junk", [])):
-        (folder / f"louvre_1_{kind}.txt").write_text("".join(f"paris_louvre_{row:06d}\n" for row in rows))
+        text = "".join(f"paris_louvre_{row:06d}\r\n" for row in rows)
+        (folder / f"louvre_1_{kind}.txt").write_text(text, newline="")
     return folder
 
 
-def roxford5k(folder: Path) -> Path:
-    """9 gallery images, 2 queries outside it, one without hard positives; a pickle of numpy arrays and lists."""
+def revisited(folder: Path, name: str) -> Path:
+    """9 gallery images (one .JPG, one corrupt), 2 queries outside it, one without hard positives; a pickle of numpy
+    arrays and lists."""
+    stem = "hall" if name == "roxford5k" else "paris_louvre"
     for number in range(11):
-        draw(folder / "jpg" / f"hall_{number:06d}.jpg", 10 * (number % 3) + number)
+        extension = ".JPG" if number == 4 else ".jpg"
+        draw(folder / "jpg" / f"{stem}_{number:06d}{extension}", 10 * (number % 3) + number)
+    (folder / "jpg" / f"{stem}_000008.jpg").write_bytes(b"cut off")
     gnd = [
         {
             "bbx": np.array([4.0, 4.0, 60.0, 60.0]),
@@ -65,28 +74,31 @@ def roxford5k(folder: Path) -> Path:
         {"bbx": [0.5, 0.5, 63.5, 63.5], "easy": [1], "hard": [], "junk": [2, 5]},
     ]
     entry = {
-        "imlist": [f"hall_{row:06d}" for row in range(9)],
-        "qimlist": ["hall_000009", "hall_000010"],
+        "imlist": [f"{stem}_{row:06d}" for row in range(9)],
+        "qimlist": [f"{stem}_000009", f"{stem}_000010"],
         "gnd": gnd,
     }
-    (folder / "gnd_roxford5k.pkl").write_bytes(pickle.dumps(entry, protocol=2))
+    (folder / f"gnd_{name}.pkl").write_bytes(pickle.dumps(entry, protocol=2))
     return folder
 
 
 def holidays(folder: Path) -> Path:
-    """3 groups, 8 images, one of them on its side."""
+    """3 groups, 8 images, one of them .JPG, two on their side; beside them what an archive leaves about."""
     for group, members in ((1000, 3), (1001, 2), (1002, 3)):
         for number in range(members):
-            draw(folder / "jpg" / f"{group}{number:02d}.jpg", 10 * (group % 10) + number)
+            extension = ".JPG" if (group, number) == (1002, 1) else ".jpg"
+            draw(folder / "jpg" / f"{group}{number:02d}{extension}", 10 * (group % 10) + number)
+    (folder / "jpg" / "Thumbs.db").write_bytes(b"of another program")
     (folder / "rotate.yaml").write_text('{\n"100001.jpg": 90,\n"100200.jpg": 270\n}\n')
     return folder
 
 
 def perfect500k(folder: Path, year: int) -> Path:
-    """A gallery in sub-folders, 3 photos, ragged labels with a BOM, a header and CRLF."""
+    """A gallery in sub-folders with an empty file, 3 photos, ragged labels with a BOM, a header and CRLF."""
     name = (lambda n: f"n0001_{n:07d}") if year == 2018 else (lambda n: f"n{n:07d}")
     for number in range(10):
         draw(folder / f"000{number % 2}_180889" / f"{name(number)}.jpg", 10 * (number % 3) + number)
+    (folder / "0001_180889" / f"{name(7)}.jpg").write_bytes(b"")
     for number in range(3):
         draw(folder / "validation" / f"v00000{number + 1}.JPEG", 10 * number + 9)
     rows = [
@@ -100,17 +112,19 @@ def perfect500k(folder: Path, year: int) -> Path:
 
 
 def classes(folder: Path) -> Path:
-    """3 classes; one has a single image, names meet between folders."""
+    """3 classes; one has a single image, names meet between folders, one ends in .JPG."""
     for label, members in (("a", 4), ("b", 3), ("c", 1)):
         for number in range(members):
-            draw(folder / label / f"{number}.jpg", 10 * ord(label) + number)
+            extension = ".JPG" if (label, number) == ("b", 2) else ".jpg"
+            draw(folder / label / f"{number}{extension}", 10 * ord(label) + number)
     return folder
 
 
 ARCHIVES = {
     "oxford5k": oxford5k,
     "paris6k": paris6k,
-    "roxford5k": roxford5k,
+    "roxford5k": lambda folder: revisited(folder, "roxford5k"),
+    "rparis6k": lambda folder: revisited(folder, "rparis6k"),
     "holidays": holidays,
     "perfect500k-2018": lambda folder: perfect500k(folder, 2018),
     "perfect500k-2020": lambda folder: perfect500k(folder, 2020),

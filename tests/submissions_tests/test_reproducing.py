@@ -12,6 +12,7 @@ from competition.average_precision import trapezoid_precision
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError, Top7Error
 from submissions.__main__ import main
+from submissions.experiments import figures
 from submissions.experiments.experiment import FOLDER, experiments
 from submissions.experiments.reproducing import reproduce
 from submissions.experiments.targets import targets
@@ -33,6 +34,9 @@ def small(experiment):
 
 SMALL = {name: small(experiment) for name, experiment in experiments().items()}
 FEW = [SMALL["fcrow-figure4"], SMALL["pwa-table4"]]
+PAPERS = {
+    paper: [each for name, each in SMALL.items() if name.startswith(paper)] for paper in ("fcrow", "pwa")
+}
 
 
 def run(chosen, folder, work, **options):
@@ -40,29 +44,38 @@ def run(chosen, folder, work, **options):
     return reproduce(chosen, targets(folder, None, work), **more)
 
 
-def test_every_experiment_on_oxford_with_paris_beside_it(tmp_path):
+def test_every_experiment_of_pwa_on_oxford_and_paris(tmp_path):
     for name in ("oxford5k", "paris6k"):
         ARCHIVES[name](tmp_path / "data" / name)
-    text, rows = run(list(SMALL.values()), tmp_path / "data" / "oxford5k", tmp_path / "work", variants=True)
-    assert {row["experiment"] for row in rows} == set(SMALL) and {row["data"] for row in rows} == {"oxford5k"}
-    without = [row for row in rows if row["ours"] is None]
-    kinds = ("published alone", "not possible", "not run: a whole-list", "parts.html")
-    assert all(any(kind in row["note"] for kind in kinds) for row in without), without
+    text, rows = run(PAPERS["pwa"], tmp_path / "data" / "oxford5k", tmp_path / "work", variants=True)
+    assert {row["experiment"] for row in rows} == {each.name for each in PAPERS["pwa"]}
+    check_none_is_missing(rows)
     table1 = [row for row in rows if row["experiment"] == "pwa-table1"]
     assert table1[4]["row"] == "N = 150" and table1[4]["published"] == 0.790
     assert table1[4]["difference"] == pytest.approx(table1[4]["ours"] - 0.790)
     assert "M = 3: 9 images" in table1[4]["note"] and "gallery itself" not in table1[4]["note"]
-    assert "claim: 150 detectors are as good as 512: " in text and "perfect500k-2018: not run" in text
+    assert "claim: 150 detectors are as good as 512: " in text and "holidays: not run" in text
+    _, paris = run([SMALL["pwa-table2"]], tmp_path / "data", tmp_path / "work")
+    assert [row["data"] for row in paris] == ["oxford5k"] * 6 + ["paris6k"] * 6
+    assert paris[-1]["published"] == 0.858
+    page = (tmp_path / "work" / "oxford5k" / "parts.html").read_text()
+    assert page.count("<img") > 25 and "data:image" in page
     with open(tmp_path / "work" / "oxford5k" / "reproduce" / "pwa-table1.csv", encoding="utf-8") as stream:
         assert [row["row"] for row in csv.DictReader(stream)] == [row["row"] for row in table1]
-    picture = (tmp_path / "work" / "oxford5k" / "reproduce" / "fcrow-figure4.svg").read_text()
-    assert picture.count("<rect") == 6
 
 
-def test_the_weights_of_table_3_where_labels_give_map_at_7(tmp_path):
+def test_every_experiment_of_fcrow_on_perfect500k(tmp_path):
     folder = ARCHIVES["perfect500k-2018"](tmp_path / "data")
-    text, rows = run([SMALL["fcrow-table3"]], folder, tmp_path / "work")
-    assert "outside the region" in text or "in the region" in text
+    text, rows = run(PAPERS["fcrow"], folder, tmp_path / "work", variants=True)
+    assert {row["experiment"] for row in rows} == {each.name for each in PAPERS["fcrow"]}
+    check_none_is_missing(rows)
+    for figure, bars in (("figure3a", 20), ("figure3b", 8), ("figure4", 6)):
+        picture = (tmp_path / "work" / "perfect500k-2018" / "reproduce" / f"fcrow-{figure}.svg").read_text()
+        assert picture.count("<rect") == bars
+    lines = {line.split("  ")[0]: line for line in reversed(text.splitlines())}  # the first of a name
+    assert "0.279" in lines["cosine"] and "not at hand" in lines["KL divergence"]
+    assert lines["equal weights"].split()[2] == "-"
+    assert "outside the region" in lines["No. 6"] or "in the region" in lines["No. 6"]
     optimum = next(row for row in rows if row["row"] == "certified optimum, similarity")
     points = [
         row for row in rows if row["experiment"] == "fcrow-table3" and row["row"].startswith("100 random")
@@ -71,13 +84,32 @@ def test_the_weights_of_table_3_where_labels_give_map_at_7(tmp_path):
     assert text.splitlines()[0].endswith("on perfect500k-2018 (MAP@7)")
 
 
-@pytest.mark.parametrize("name", ["roxford5k", "holidays", "perfect500k-2020", "folders"])
+def check_none_is_missing(rows):
+    """Every row has a figure, but for those that say why not."""
+    without = [row for row in rows if row["ours"] is None]
+    kinds = ("published alone", "not possible", "parts.html")
+    assert all(any(kind in row["note"] for kind in kinds) for row in without), without
+
+
+def test_random_points_where_whole_lists_are_ranked(tmp_path, monkeypatch):
+    """With all points on one vertex, the deepest layer alone, the mean is that of the row of conv5_3."""
+    monkeypatch.setattr(figures, "random_coordinates", lambda count, vertices, _: np.eye(vertices)[[-1] * 3])
+    folder = ARCHIVES["oxford5k"](tmp_path / "data")
+    _, rows = run([SMALL["fcrow-table3"]], folder, tmp_path / "work")
+    ours = {row["row"]: row["ours"] for row in rows}
+    for region in ("similarity", "distance", "simplex"):
+        assert ours[f"100 random points, {region}"] == pytest.approx(ours["No. 2: conv5_3"], abs=1e-12)
+    assert ours["certified optimum, similarity"] is None
+    assert "a whole-list mAP has no certificate" in rows[-1]["note"]
+
+
+@pytest.mark.parametrize("name", ["roxford5k", "rparis6k", "holidays", "perfect500k-2020", "folders"])
 def test_every_layout(tmp_path, name):
     text, rows = run(FEW, ARCHIVES[name](tmp_path / "data"), tmp_path / "work")
-    levels = {"easy", "medium", "hard"} if name == "roxford5k" else {"all"}
+    levels = {"easy", "medium", "hard"} if name.startswith("r") else {"all"}
     assert {row["level"] for row in rows} == levels
     assert all(row["ours"] is None or 0 <= row["ours"] <= 1 for row in rows)
-    assert ("(mAP)" in text) == (name in ("roxford5k", "holidays"))
+    assert ("(mAP)" in text) == (name in ("roxford5k", "rparis6k", "holidays"))
 
 
 def test_the_figure_is_the_protocol_applied_to_the_dumps(tmp_path):
