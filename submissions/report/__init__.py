@@ -36,6 +36,8 @@ def write_report(
 
     folder = Path(out) if out is not None else Path(configuration.competition.work) / "report"
     _check(folder)
+    for asset in sorted(ASSETS.iterdir()):  # first: what is interrupted is known as a report's folder
+        write_bytes(folder / "assets" / asset.name, asset.read_bytes())
     scene = look(configuration)
     pictures = Pictures(folder / "pictures")
     pages: dict[str, tuple[str, str, dict]] = {
@@ -66,8 +68,6 @@ def write_report(
             key = "health" if name == "data" else name
             pages[f"{name}.html"] = (title, f"{name}.html", {key: found, **values})
             _write_data(folder, name, {"charts": found["charts"]})
-    for asset in sorted(ASSETS.iterdir()):
-        write_bytes(folder / "assets" / asset.name, asset.read_bytes())
     write_text(folder / "assets" / "plotly.min.js", get_plotlyjs())
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     navigation = [(file, title) for file, (title, _, _) in pages.items()]

@@ -11,6 +11,7 @@ import optuna
 from competition.errors import Top7Error
 from competition.messages import log
 from features.components import Component, short_names
+from features.ranking.descriptor_steps import centres
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
@@ -30,7 +31,7 @@ def study_page(scene: Scene) -> dict[str, object] | None:
         return None
     trials = _trials(scene, recipe)
     components = recipe.components
-    tried = [_weights(recipe, trial) for trial in trials]
+    tried = [trial_weights(recipe, trial) for trial in trials]
     tried = np.array([each for each in tried if each is not None]).reshape(-1, len(components))
     maps = weight_maps(scene, recipe, tried) if len(components) >= 3 else {}
     charts = {f"map-{number}": chart for number, chart in enumerate(maps.values())}
@@ -79,12 +80,14 @@ def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:
     return uniform_coordinates(np.array([trial.params[f"u{number}"] for number in range(count)]))
 
 
-def _weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | None:
+def trial_weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | None:
     """A trial's weights in the region as the recipe's choices make it; None where a step joined the components."""
     coordinates, sums = _coordinates(trial), np.array(recipe.provenance.get("sums", ()))
     if not len(coordinates) == len(sums) == len(recipe.components):
         return None
-    chains = region_chains([part.chain for part in recipe.components], str(recipe.provenance["region"]))
+    ordered = str(recipe.provenance["region"])
+    region = "simplex" if any(map(centres, recipe.steps)) else ordered  # sums of centred rows order nothing
+    chains = region_chains([part.chain for part in recipe.components], region)
     return coordinates @ vertices(sums, chains)
 
 

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from competition.configuration import load_configuration
-from features.components import layer_component, short_names
+from features.components import Component, layer_component, short_names
 from features.descriptors import open_components
+from features.recipes.recipe import Recipe
 from submissions.__main__ import main
-from submissions.report import weight_map
+from submissions.report import weight_map, write_report
 from submissions.report.pulled import pulled_down
 from submissions.report.ranked import look
+from submissions.report.study_page import trial_weights
 from tests.benchmarks.report_screenshots import browser
+from tuning.region import uniform_coordinates
 
 PAGES = [
     "ablations.html",
@@ -121,6 +126,30 @@ def test_every_page_fits_and_is_legible_in_both_colour_schemes(visit, name):
 
 def test_the_folder_holds_these_pages(report):
     assert pages(report) == PAGES
+
+
+def test_a_report_that_was_interrupted_is_written_by_the_next_call(config, report, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    configuration = load_configuration(config, work=report.parent)
+    with monkeypatch.context() as patched:
+        patched.setattr("submissions.report.study_page.study_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(configuration, tmp_path / "pages")
+    assert write_report(configuration, tmp_path / "pages").is_file()
+
+
+def test_a_trial_after_a_whitening_has_the_weights_of_a_region_without_order():
+    components = tuple(Component(f"net/{layer}/spoc", "net/spoc", "net", layer, "spoc") for layer in (1, 2))
+    provenance = {"sums": [-0.1, 0.2], "region": "similarity"}
+    recipe = Recipe(
+        "best", components, (0.5, 0.5), provenance=provenance, steps=({"step": "whiten", "dim": 8},)
+    )
+    distributions = {name: FloatDistribution(0, 1) for name in ("u0", "u1")}
+    trial = create_trial(params={"u0": 0.2, "u1": 0.7}, distributions=distributions, value=0.5)
+    shares = uniform_coordinates(np.array([0.2, 0.7]))
+    assert trial_weights(recipe, trial).tolist() == shares.tolist()
 
 
 def test_the_leaderboard_is_sorted_by_a_click_and_says_a_recipe_in_words(visit):
