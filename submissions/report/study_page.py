@@ -11,7 +11,7 @@ import optuna
 from competition.errors import Top7Error
 from competition.messages import log
 from features.components import Component, short_names
-from features.ranking.descriptor_steps import centres
+from features.ranking.steps import step_of
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
@@ -86,7 +86,9 @@ def trial_weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray
     if not len(coordinates) == len(sums) == len(recipe.components):
         return None
     ordered = str(recipe.provenance["region"])
-    region = "simplex" if any(map(centres, recipe.steps)) else ordered  # sums of centred rows order nothing
+    region = (
+        "simplex" if any(step_of(step).centres for step in recipe.steps) else ordered
+    )  # sums of centred rows order nothing
     chains = region_chains([part.chain for part in recipe.components], region)
     return coordinates @ vertices(sums, chains)
 
