@@ -59,7 +59,7 @@ class Disk:
     def read_at(self, path: Path, offset: int, size_bytes: int) -> bytes:
         return os.pread(self._descriptor(path), size_bytes, offset)
 
-    def append(self, path: Path, data: bytes) -> None:
+    def add_lines(self, path: Path, data: bytes) -> None:
         """Append to `path` (created if absent) and sync it; a full disk leaves what stood there before."""
         view = memoryview(data)
         try:

@@ -157,7 +157,7 @@ class RowWriter:
         try:
             for name, file in self.written.items():
                 self.disk.allocate(self.partial(name), file.size_bytes, file.head)
-            self.disk.append(self.journal, journal_line(self.header))
+            self.disk.add_lines(self.journal, journal_line(self.header))
         except Top7Error:  # no room for all of them
             self.discard()
             raise
@@ -222,7 +222,7 @@ class RowWriter:
             return
         for name in self.written:
             self.disk.sync(self.partial(name))
-        self.disk.append(self.journal, b"".join(map(journal_line, self._waiting)))
+        self.disk.add_lines(self.journal, b"".join(map(journal_line, self._waiting)))
         for line in self._waiting:
             self.note(line)
         self._waiting, self._committed = [], time.monotonic()
@@ -240,7 +240,7 @@ class RowWriter:
             names.append(name)
         useless = [self.partial(name).name for name in self.files if name not in names]
         line = {"finish": names, "gone": [*gone, *useless]}
-        self.disk.append(self.journal, journal_line(line))
+        self.disk.add_lines(self.journal, journal_line(line))
         complete(self.journal, self.disk, check=False)
 
     def discard(self) -> None:

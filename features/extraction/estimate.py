@@ -147,7 +147,7 @@ def seconds_of(
     """Seconds of each pass of one backbone; the forward passes to learn part detectors from count to the first."""
     seconds = [planned.images * an_image_s / jobs for planned in passes]
     for table in tables:
-        seconds[0] += left_to_learn(table).passes * len(table.sample_ids()) * an_image_s
+        seconds[0] += left_to_learn(table).passes * len(table.ids) * an_image_s
     return seconds
 
 

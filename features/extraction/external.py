@@ -2,69 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar, write_dump
-from features.dumps.layout import external_dump_path, external_recipe, ids_path, whole_folder
+from features.dumps.layout import ids_path
 
 
-def external_bytes(
-    configuration: Configuration, external: External, split: str, images: ImageSet, folder: Path
-) -> int:
+@dataclass(frozen=True)
+class ExternalDump:
+    """The matrix of a split of an [[external]], `source`, and the dump to make of it.
+
+    sampled: the matrix may have rows for other images, too.
+    """
+
+    name: str
+    split: str
+    source: Path
+    images: ImageSet
+    path: Path
+    recipe: dict
+    sampled: bool
+
+
+def external_bytes(dump: ExternalDump) -> int:
     """Bytes that `write_external` would write, 0 if the dump is there; reads no descriptor.
 
     Top7Error: as `write_external`, so that hours of extraction do not end with it.
     """
-    source = getattr(external, split)
-    if not Path(source).is_file():
-        raise Top7Error(
-            f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
-        )
-    if _is_complete(external_dump_path(configuration, split, external, folder), images):
+    if _is_complete(dump.path, dump.images):
         return 0
-    matrix = _matrix(source)
-    _order(source, len(matrix), images, folder != whole_folder(configuration, split))
-    return len(images) * (4 * matrix.shape[1] + 8) + sum(len(image_id) + 4 for image_id in images.ids)
+    matrix = _matrix(dump.source)
+    _order(dump, len(matrix))
+    return len(dump.images) * (4 * matrix.shape[1] + 8) + sum(len(name) + 4 for name in dump.images.ids)
 
 
-def write_external(
-    configuration: Configuration, external: External, split: str, images: ImageSet, folder: Path
-) -> Path:
-    """Write the dump of one split of an [[external]], unless it is there; returns its path.
+def write_external(dump: ExternalDump) -> None:
+    """Write the dump of one split of an [[external]], unless it is there.
 
     The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
     marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many (but for a sample),
     another shape.
     """
-    path = external_dump_path(configuration, split, external, folder)
-    if external_bytes(configuration, external, split, images, folder):
-        matrix = _matrix(getattr(external, split))
-        sampled = folder != whole_folder(configuration, split)
-        order = _order(getattr(external, split), len(matrix), images, sampled)
+    if _is_complete(dump.path, dump.images):
+        return
+    matrix = _matrix(dump.source)
+    order = _order(dump, len(matrix))
 
-        def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            given = np.asarray(matrix[order[start:stop]], dtype=np.float64)
-            norms = np.sqrt(np.square(given).sum(1))
-            good = np.isfinite(norms) & (norms > 0)
-            return np.where(good[:, None], given / np.where(good, norms, 1)[:, None], 0), np.where(
-                good, norms, 0
-            )
+    def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        given = np.asarray(matrix[order[start:stop]], dtype=np.float64)
+        norms = np.sqrt(np.square(given).sum(1))
+        good = np.isfinite(norms) & (norms > 0)
+        unit = np.where(good[:, None], given / np.where(good, norms, 1)[:, None], 0)
+        return unit, np.where(good, norms, 0)
 
-        write_dump(
-            path,
-            rows,
-            shape=(len(images), matrix.shape[1]),
-            dtype="float32",
-            ids=images.ids,
-            recipe=external_recipe(external, split),
-            unreadable=f"the row of [[external]] {external.name} is zero or not finite",
-        )
-    return path
+    write_dump(
+        dump.path,
+        rows,
+        shape=(len(dump.images), matrix.shape[1]),
+        dtype="float32",
+        ids=dump.images.ids,
+        recipe=dump.recipe,
+        unreadable=f"the row of [[external]] {dump.name} is zero or not finite",
+    )
 
 
 def _is_complete(path: Path, images: ImageSet) -> bool:
@@ -93,9 +97,9 @@ def _matrix(source: Path) -> np.ndarray:
     return found
 
 
-def _order(source: Path, rows: int, images: ImageSet, sampled: bool) -> np.ndarray:
-    """The matrix row of each image, (n,) int64; sampled: the matrix may have rows for other images, too."""
-    path = ids_path(source)
+def _order(dump: ExternalDump, rows: int) -> np.ndarray:
+    """The matrix row of each image, (n,) int64."""
+    source, images, path = dump.source, dump.images, ids_path(dump.source)
     try:
         ids = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -109,7 +113,7 @@ def _order(source: Path, rows: int, images: ImageSet, sampled: bool) -> np.ndarr
                 f"{path}: line {row + 1}: the id {image_id!r} stands on line {row_of[image_id] + 1} too"
             )
     missing = [image_id for image_id in images.ids if image_id not in row_of]
-    if missing or (len(ids) != len(images) and not sampled):
+    if missing or (len(ids) != len(images) and not dump.sampled):
         raise Top7Error(
             f"{path}: {len(ids)} ids for {len(images)} images: {len(missing)} images have none"
             + (f" (such as {missing[0]!r})" if missing else "")

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from competition.atomic import remove_abandoned
-from competition.configuration import SIMULATED, Backbone, Configuration, External
+from competition.configuration import SIMULATED, Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from competition.messages import log
@@ -25,6 +25,7 @@ from features.dumps.layout import (
     Target,
     backbone_recipe,
     external_dump_path,
+    external_recipe,
     sample_record,
     targets_of,
     whole_folder,
@@ -42,15 +43,13 @@ from features.extraction.estimate import (
     seconds_an_image,
     seconds_of,
 )
-from features.extraction.external import external_bytes, write_external
+from features.extraction.external import ExternalDump, external_bytes, write_external
 from features.extraction.learn_parts import (
     PartTable,
-    check_part_tables,
+    drawn_tables,
     learn_part_models,
     learning_bytes,
     left_to_learn,
-    part_tables,
-    record_sample,
 )
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import (
@@ -133,13 +132,12 @@ def extract(
         report = _run(plan_, dumps, images, engines, whole, progress, jobs, cluster)
         if any(planned.split == SIMULATED for planned in plan_.passes):
             write_contact_sheet(images[SIMULATED].folder, images[SIMULATED].images)
-        for external, found, _ in externals:
-            path = write_external(configuration, external, found.split, found.images, found.folder)
-            report.paths.append(path)
-            report.unreadable += [
-                (found.split, entry["id"], entry["reason"]) for entry in read_sidecar(path)["unreadable"]
-            ]
-        if whole is not None and len(images["gallery"].images) < len(whole):
+        for external in externals:
+            write_external(external)
+            report.paths.append(external.path)
+            unreadable = read_sidecar(external.path)["unreadable"]
+            report.unreadable += [(external.split, entry["id"], entry["reason"]) for entry in unreadable]
+        if whole is not None and images["gallery"].sampled:
             report.limited = len(images["gallery"].images)
             use_sample(
                 sample_record(configuration), images["gallery"].images.ids, _whole_dumps(configuration)
@@ -225,11 +223,8 @@ def _dumps(
             remove_abandoned(folder)
     found = []
     for backbone in configuration.backbones:
-        check_part_tables(backbone)
         recipe = backbone_recipe(configuration, backbone)
-        tables = part_tables(work, backbone, recipe)
-        for table in tables:
-            record_sample(table, whole)
+        tables = drawn_tables(work, backbone, recipe, whole)
         targets = {split: targets_of(configuration, backbone, of.folder) for split, of in images.items()}
         if recovering:
             for split, of in images.items():
@@ -238,16 +233,21 @@ def _dumps(
     return found
 
 
-def _externals(
-    configuration: Configuration, images: dict[str, SplitImages]
-) -> list[tuple[External, SplitImages, int]]:
-    """Every [[external]] matrix of the splits, with the bytes still to be written."""
-    return [
-        (external, found, external_bytes(configuration, external, split, found.images, found.folder))
-        for external in configuration.externals
-        for split, found in images.items()
-        if getattr(external, split, None) is not None
-    ]
+def _externals(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
+    """Every [[external]] matrix of the splits; a missing file is said before anything is run."""
+    dumps = []
+    for external in configuration.externals:
+        for split, of in images.items():
+            if (source := getattr(external, split, None)) is None:
+                continue
+            if not Path(source).is_file():
+                raise Top7Error(
+                    f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
+                )
+            path = external_dump_path(configuration, split, external, of.folder)
+            recipe = external_recipe(external, split)
+            dumps.append(ExternalDump(external.name, split, source, of.images, path, recipe, of.sampled))
+    return dumps
 
 
 def _whole_dumps(configuration: Configuration) -> Iterator[Path]:
@@ -262,7 +262,7 @@ def _planned(
     dumps: Sequence[BackboneDumps],
     images: dict[str, SplitImages],
     engines: Engines,
-    externals: Sequence[tuple[External, SplitImages, int]] = (),
+    externals: Sequence[ExternalDump] = (),
     *,
     check_content: bool = False,
     measure: bool = True,
@@ -270,7 +270,8 @@ def _planned(
 ) -> Plan:
     """The passes with something to do; measure: time a few images for the hours."""
     passes: list[PlannedPass] = []
-    needed = sum(size_bytes for *_, size_bytes in externals)
+    sizes = [external_bytes(external) for external in externals]
+    needed = sum(sizes)
     for each in dumps:
         missing = {}
         for split, found in images.items():
@@ -293,7 +294,9 @@ def _planned(
     needed += sum(planned.bytes_needed for planned in passes)
     free = free_bytes(next(iter(images.values())).folder) if images else 0
     copied = tuple(
-        (external.name, of.split, len(of.images)) for external, of, size_bytes in externals if size_bytes
+        (external.name, external.split, len(external.images))
+        for external, size in zip(externals, sizes, strict=True)
+        if size
     )
     return Plan(tuple(passes), needed, free, copied)
 
@@ -325,8 +328,9 @@ def _run(
 
                 targets, widths = columns_of(planned.groups)
                 cores = None if cluster else max(1, available_cores() // jobs)
+                tables = tuple(replace(table, ids=()) for table in each.tables)  # only learning needs them
                 assignment = Assignment(
-                    each.backbone, engine.settings, cores, each.tables, tuple(targets), tuple(widths)
+                    each.backbone, engine.settings, cores, tables, tuple(targets), tuple(widths)
                 )
                 elsewhere = partial(computed_elsewhere, assignment, found, jobs=jobs, cluster=cluster)
             done = run_pass(

@@ -35,9 +35,10 @@ HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the
 
 @dataclass(frozen=True)
 class PartTable:
-    """A parts table of a backbone, and where what it learns lies: the record of its sample, and models in `folder`.
+    """A parts table of a backbone, with the images it is learnt from, and the folder its model lies in.
 
-    recipe: what decides the model but for the images of the sample.
+    recipe: what decides the model but for the images; record: the file that names them; sample: their digest, ids
+    those of the images: none before they are drawn.
     """
 
     backbone: str
@@ -45,58 +46,62 @@ class PartTable:
     recipe: Mapping
     record: Path
     folder: Path
+    sample: str | None
+    ids: tuple[str, ...]
 
-    def sample_ids(self) -> list[str]:
-        """The ids of the recorded sample; none before it is drawn."""
-        learnt = read_learnt(self.record)
-        return learnt["ids"] if learnt else []
-
+    @property
     def model(self) -> dict[str, Any]:
         """Folder, name and provenance of the model."""
-        learnt = read_learnt(self.record)
-        return {
-            "folder": self.folder,
-            "name": file_label(self.backbone, self.parts.layer),
-            "provenance": {**self.recipe, "learnt": learnt["sample"] if learnt else None},
-        }
+        name = file_label(self.backbone, self.parts.layer)
+        return {"folder": self.folder, "name": name, "provenance": {**self.recipe, "learnt": self.sample}}
 
 
-def part_tables(work: Path | str, backbone: Backbone, recipe: Mapping) -> tuple[PartTable, ...]:
-    """The parts tables of a backbone; recipe: its `backbone_recipe`."""
-    return tuple(_table(work, backbone, recipe, parts) for parts in backbone.parts)
+def part_table(work: Path | str, backbone: str, recipe: Mapping, parts: Parts) -> PartTable:
+    """A parts table with its recorded sample; recipe: the `backbone_recipe`. Top7Error: a damaged record."""
+    record = learnt_path(Path(work), backbone, recipe, parts)
+    learnt = read_learnt(record) or {"sample": None, "ids": []}
+    own = learning_recipe(recipe, parts)
+    return PartTable(
+        backbone, parts, own, record, Path(work) / "parts", learnt["sample"], tuple(learnt["ids"])
+    )
 
 
-def _table(work: Path | str, backbone: Backbone, recipe: Mapping, parts: Parts) -> PartTable:
-    record = learnt_path(Path(work), backbone.name, recipe, parts)
-    return PartTable(backbone.name, parts, learning_recipe(recipe, parts), record, Path(work) / "parts")
+def drawn_tables(
+    work: Path, backbone: Backbone, recipe: Mapping, gallery: ImageSet | None
+) -> tuple[PartTable, ...]:
+    """Every parts table of a backbone; the images to learn from are decided where they are not yet, and recorded.
 
-
-def check_part_tables(backbone: Backbone) -> None:
-    """Raise ConfigurationError for a parts table that cannot be learnt whatever the images."""
+    ConfigurationError: a table that cannot be learnt whatever the images.
+    """
+    tables = []
     for parts in backbone.parts:
         where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
         check_parts(parts, where)
         if parts.layer not in backbone.layers:
             listed = ", ".join(map(str, backbone.layers))
             raise ConfigurationError(f"{where}: the layer is not among layers = [{listed}]: add it there")
+        record = learnt_path(work, backbone.name, recipe, parts)
+        try:
+            known = read_learnt(record) is not None
+        except Top7Error as error:  # the same sample is drawn again
+            log.warning(f"{error}: drawn again")
+            known = False
+        if not known:
+            _draw(record, backbone.name, parts, gallery)
+        tables.append(part_table(work, backbone.name, recipe, parts))
+    return tuple(tables)
 
 
-def record_sample(table: PartTable, gallery: ImageSet | None) -> None:
-    """Decide the images to learn from, where that is not decided yet, and record them."""
-    try:
-        if read_learnt(table.record) is not None:
-            return
-    except Top7Error as error:  # the same sample is drawn again
-        log.warning(f"{error}: drawn again")
-    images = list_images(table.parts.training) if table.parts.training else gallery
+def _draw(record: Path, backbone: str, parts: Parts, gallery: ImageSet | None) -> None:
+    images = list_images(parts.training) if parts.training else gallery
     if images is None:
         raise Top7Error(
-            f"{table.record}: no such file: the part detectors of {table.backbone} have not been learnt yet: run "
+            f"{record}: no such file: the part detectors of {backbone} have not been learnt yet: run "
             "./run.sh extract for the gallery first"
         )
-    rows = sample_rows(table.parts, len(images), np.ones(len(images), dtype=bool))
+    rows = sample_rows(parts, len(images), np.ones(len(images), dtype=bool))
     ids = [images.ids[row] for row in rows]
-    write_json(table.record, {"sample": ids_digest(ids)[:16], "ids": ids})
+    write_json(record, {"sample": ids_digest(ids)[:16], "ids": ids})
 
 
 def learn_part_models(
@@ -109,9 +114,7 @@ def learn_part_models(
     held: dict[tuple, list[torch.Tensor]] = {}
     for table in tables:
         maps = partial(_sample_maps, engine, table, gallery, held)
-        engine.part_models[table.parts] = _of_targets(
-            learn_parts(table.parts, maps, **table.model()), targets
-        )
+        engine.part_models[table.parts] = _of_targets(learn_parts(table.parts, maps, **table.model), targets)
 
 
 def part_models(tables: Sequence[PartTable], targets: Sequence[Target]) -> dict[Parts, PartModel]:
@@ -122,13 +125,15 @@ def part_models(tables: Sequence[PartTable], targets: Sequence[Target]) -> dict[
 def open_part_model(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartModel:
     """The model that `extract` learnt. Top7Error: there is none yet."""
     recipe = backbone_recipe(configuration, backbone)
-    return _opened(_table(configuration.competition.work, backbone, recipe, parts))
+    return _opened(part_table(configuration.competition.work, backbone.name, recipe, parts))
 
 
 def part_folder(configuration: Configuration, backbone: Backbone, parts: Parts) -> Path:
     """Where the model of one table lies, learnt or not."""
     recipe = backbone_recipe(configuration, backbone)
-    return model_folder(parts, **_table(configuration.competition.work, backbone, recipe, parts).model())
+    return model_folder(
+        parts, **part_table(configuration.competition.work, backbone.name, recipe, parts).model
+    )
 
 
 def _opened(table: PartTable) -> PartModel:
@@ -138,7 +143,7 @@ def _opened(table: PartTable) -> PartModel:
             "./run.sh extract"
         )
 
-    return learn_parts(table.parts, absent, **table.model())
+    return learn_parts(table.parts, absent, **table.model)
 
 
 def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:
@@ -148,7 +153,7 @@ def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:
 
 def left_to_learn(table: PartTable) -> Remaining:
     """What `learn_part_models` would still do for one table."""
-    return remaining(table.parts, **table.model())
+    return remaining(table.parts, **table.model)
 
 
 def learning_bytes(engine: Engine, table: PartTable) -> int:
@@ -161,15 +166,15 @@ def learning_bytes(engine: Engine, table: PartTable) -> int:
     parts, side = table.parts, engine.backbone.image_size or SIDE_PX
     maps = engine.maps(np.zeros((2, side, side, 3), dtype=np.uint8))
     channels = maps[engine.network.layers.index(parts.layer)].shape[1]
-    return len(table.sample_ids()) * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
+    return len(table.ids) * (2 * channels * left.aggregated + 8 * max(parts.dims) * left.counts)
 
 
 def _sample_maps(
     engine: Engine, table: PartTable, gallery: ImageSet | None, held: dict[tuple, list[torch.Tensor]]
 ) -> Iterator[torch.Tensor]:
     """`layer_maps` of a sample; what fits in HELD_BYTES is kept in `held`, so that the tables of a layer share one pass."""
-    ids = table.sample_ids()
-    key = (table.parts.layer, ids_digest(ids))
+    ids = table.ids
+    key = (table.parts.layer, ids)
     if key in held:
         yield from held[key]
         return

@@ -26,15 +26,16 @@ DESCRIBED = (*SPLITS, SIMULATED)
 
 @dataclass(frozen=True)
 class SplitImages:
-    """Images to describe and the folder of their dumps; whole: all of the gallery, where `images` is a sample of it.
+    """Images to describe and the folder of their dumps.
 
-    source: the folder of the images, as the configuration has it.
+    source: where the images lie, as the configuration has it; sampled: whether they are of a sample of the gallery.
     """
 
     split: str
     images: ImageSet
     folder: Path
     source: object = None
+    sampled: bool = False
 
 
 def images_to_describe(
@@ -55,24 +56,23 @@ def images_to_describe(
         queries = images.get("validation") or split_images(configuration, "validation")
         labels = validation_labels(configuration, queries.ids, whole.ids)  # wrong ones: now, not later
         positives = {image_id for relevant in labels.values() for image_id in relevant}
-    folders = {split: whole_folder(configuration, split) for split in images}
-    if whole is not None and limit is not None and limit < len(whole):
-        images["gallery"] = _sample(whole, limit, configuration.tuning.seed, positives)
-        folders["gallery"] = sample_folder(configuration, images["gallery"].ids)
+    gallery = whole
+    sampled = whole is not None and limit is not None and limit < len(whole)
+    if whole is not None and limit is not None and sampled:
+        gallery = images["gallery"] = _sample(whole, limit, configuration.tuning.seed, positives)
     if SIMULATED in splits and configuration.simulate.images and configuration.backbones:
-        gallery = images.get("gallery") or extracted_images(configuration, "gallery")
+        if gallery is None:
+            gallery = extracted_images(configuration, "gallery")
+            sampled = sampled_ids(configuration) is not None
         images[SIMULATED] = simulated_images(gallery, configuration.simulate)
-        sampled = sampled_ids(configuration) is not None if whole is None else len(gallery) < len(whole)
-        folders[SIMULATED] = (
-            sample_folder(configuration, gallery.ids, SIMULATED)
-            if sampled
-            else whole_folder(configuration, SIMULATED)
-        )
-    competition = configuration.competition
-    found = {
-        split: SplitImages(split, images[split], folders[split], getattr(competition, split, None))
-        for split in images
-    }
+    found = {}
+    for split, of in images.items():
+        source = getattr(configuration.competition, split, None)
+        if sampled and gallery is not None and split in ("gallery", SIMULATED):
+            folder = sample_folder(configuration, gallery.ids, split)
+            found[split] = SplitImages(split, of, folder, source, sampled=True)
+        else:
+            found[split] = SplitImages(split, of, whole_folder(configuration, split), source)
     return found, whole
 
 

@@ -286,7 +286,7 @@ def test_reserving_space_names_the_full_disk(tmp_path, monkeypatch):
 def test_a_disk_that_fills_up_within_a_journal_line_leaves_the_lines_before(tmp_path):
     """A limit on the file's size stands for the disk: the system takes a part, then refuses."""
     path = tmp_path / "x.journal"
-    Disk().append(path, journal_line({"window": 0}))
+    Disk().add_lines(path, journal_line({"window": 0}))
     before = path.read_bytes()
     code = f"""
 import resource, signal
@@ -295,12 +295,12 @@ from features.dumps.disk import Disk
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 5}, {len(before) + 5}))
 try:
-    Disk().append(Path({str(path)!r}), b"{"x" * 40}\\n")
+    Disk().add_lines(Path({str(path)!r}), b"{"x" * 40}\\n")
 except OSError as error:
     print(type(error).__name__)
 """
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == "OSError\n", found.stderr
     assert path.read_bytes() == before
-    Disk().append(path, journal_line({"window": 1}))
+    Disk().add_lines(path, journal_line({"window": 1}))
     assert [line["window"] for line in read_journal(path)[0]] == [0, 1]

@@ -67,13 +67,13 @@ class ForgetfulDisk(Disk):
         self._tick()
         super().write_at(path, offset, data)
 
-    def append(self, path, data):
+    def add_lines(self, path, data):
         self._tick()
         if path not in self.identity:
             file = object()
             self.identity[path] = file
             self.pending.append(("name", path, file))
-        super().append(path, data)
+        super().add_lines(path, data)
         self.safe[self._file(path)] = path.read_bytes()
 
     def truncate(self, path, size_bytes):
