@@ -1,4 +1,4 @@
-"""`torch.compile` on a GPU: tried once for each network, kept where it is faster and gives the same maps.
+"""The engine of each backbone; on a GPU `torch.compile` is tried once, and kept where it is faster to the same maps.
 
 Which of the two ran is part of the settings, fixed at the first run like the batch size: a later run on the same work
 folder does not measure again.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from competition.configuration import Backbone
+from competition.messages import log
 from features.extraction.engine import Engine
+from features.extraction.settings import available_cores, fixed_settings, keep_settings
 
 COMPILED_FROM = 20_000  # images: fewer are done before the compiler is
 WORTH = 1.05  # times as fast, or compiling is not worth its minutes
@@ -22,11 +26,41 @@ ROUNDS = 8
 TOLERANCE = 1e-2  # of a layer's largest value: half precision rounds otherwise where operations are fused
 
 
+class Engines:
+    """Engines as they are asked for; the last one is kept, since a single backbone needs it only once.
+
+    images: to be run; keep: the settings chosen now are those of later runs, too.
+    """
+
+    def __init__(self, device: str, images: int, *, jobs: int = 1, keep: bool = True) -> None:
+        self.device, self.few, self.keep = device, images < COMPILED_FROM, keep
+        self.threads = max(1, available_cores() // jobs) if jobs > 1 else None
+        self._last: Engine | None = None
+
+    def of(self, backbone: Backbone, path: Path) -> Engine:
+        """The engine of a backbone, whose settings are kept at `path`; compiled where there are many images."""
+        if self._last is None or self._last.backbone is not backbone:
+            settings = fixed_settings(path, backbone, self.device, threads=self.threads, keep=self.keep)
+            engine = Engine(backbone, replace(settings, compiled=None) if self.few else settings)
+            if self.device == "cuda" and settings.compiled is None and not self.few:
+                compiled, why = compiling_helps(engine)
+                log.info(why)
+                settings = replace(settings, compiled=compiled)
+                if self.keep:
+                    keep_settings(path, settings)
+                engine = Engine(backbone, settings)
+            self._last = engine
+        return self._last
+
+
 def compiling_helps(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> tuple[bool, str]:
     """Whether the network of `engine` is to be compiled, and why in one line; a failure is a reason, not an error."""
     backbone, rows = engine.backbone, engine.settings.batch_rows
     if backbone.resize == "keep":
-        return False, f"{backbone.name}: not compiled: each of the images' many shapes would be compiled anew"
+        return (
+            False,
+            f"{backbone.name}: not compiled: each of the images' many shapes would be compiled by itself",
+        )
     shape = (rows, backbone.image_size, backbone.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     plain, plain_s = _timed(engine, pixels, clock)

@@ -32,8 +32,7 @@ from features.dumps.layout import (
 )
 from features.extraction.backbone_pass import columns_of, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
-from features.extraction.compiling import COMPILED_FROM, compiling_helps
-from features.extraction.engine import Engine
+from features.extraction.compiling import Engines
 from features.extraction.estimate import (
     Plan,
     PlannedPass,
@@ -52,13 +51,7 @@ from features.extraction.learn_parts import (
     left_to_learn,
 )
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
-from features.extraction.settings import (
-    available_cores,
-    choose_device,
-    fixed_settings,
-    keep_settings,
-    settings_path,
-)
+from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover, refuse_lost_rows
 
 
@@ -280,7 +273,7 @@ def _planned(
                 missing[split] = status
         if not missing:
             continue
-        engine = engines.of(each)
+        engine = engines.of(each.backbone, each.settings)
         for note in engine.notes:
             log.info(note)
         planned = [plan_pass(engine, split, images[split].images, found) for split, found in missing.items()]
@@ -318,9 +311,9 @@ def _run(
         left = [left_to_learn(table) for table in each.tables]
         if not passes and any(found.passes or found.counts for found in left):
             log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
-            learn_part_models(engines.of(each), each.tables, whole, [])
+            learn_part_models(engines.of(each.backbone, each.settings), each.tables, whole, [])
         for planned in passes:
-            engine, found = engines.of(each), images[planned.split].images
+            engine, found = engines.of(each.backbone, each.settings), images[planned.split].images
             learn_part_models(engine, each.tables, whole, planned.targets)
             elsewhere = None
             if jobs > 1 or cluster:
@@ -345,33 +338,3 @@ def _run(
         if split != SIMULATED:  # photos of unreadable images: they are named already
             report.unreadable += [(split, *entry) for entry in unreadable]
     return report
-
-
-class Engines:
-    """Engines as they are asked for; the last one is kept, since a single backbone needs it only once.
-
-    images: to be run; keep: the settings chosen now are those of later runs, too.
-    """
-
-    def __init__(self, device: str, images: int, *, jobs: int = 1, keep: bool = True) -> None:
-        self.device, self.few, self.keep = device, images < COMPILED_FROM, keep
-        self.threads = max(1, available_cores() // jobs) if jobs > 1 else None
-        self._last: tuple[BackboneDumps, Engine] | None = None
-
-    def of(self, dumps: BackboneDumps) -> Engine:
-        """The engine of a backbone; on a GPU it is compiled where there are many images and that is faster."""
-        if self._last is not None and self._last[0] is dumps:
-            return self._last[1]
-        settings = fixed_settings(
-            dumps.settings, dumps.backbone, self.device, threads=self.threads, keep=self.keep
-        )
-        engine = Engine(dumps.backbone, replace(settings, compiled=None) if self.few else settings)
-        if self.device == "cuda" and settings.compiled is None and not self.few:
-            compiled, why = compiling_helps(engine)
-            log.info(why)
-            settings = replace(settings, compiled=compiled)
-            if self.keep:
-                keep_settings(dumps.settings, settings)
-            engine = Engine(dumps.backbone, settings)
-        self._last = dumps, engine
-        return engine
