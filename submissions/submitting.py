@@ -69,7 +69,7 @@ def submit(
 def record_expected(work: Path, values: Mapping, data: Mapping) -> None:
     """Note a submission on the leaderboard with the figures on the validation queries that are expected of it, if known.
 
-    data: what those were measured by (`kept_recipes.data_identity`).
+    data: what those were measured by (`features.recipes.kept.data_identity`).
     """
     expected = values["expected"]
     if "all" not in expected:
