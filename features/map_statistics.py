@@ -139,7 +139,8 @@ class _Reading:
         self.bands, self.shape = bands, tuple(maps.shape[2:])
         count, channels, positions = len(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
         scratch = scratch[: maps.numel()]
-        if maps.is_contiguous():
+        self.channels_last = not maps.is_contiguous()  # strides say nothing: a map of one position has both
+        if not self.channels_last:
             self.flat, self.scratch = maps.flatten(2), scratch.view(count, channels, positions)
         else:
             self.flat = maps.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
@@ -151,7 +152,7 @@ class _Reading:
 
     @cached_property
     def maximum(self) -> Tensor:
-        if self.bands is None or self.flat.stride(2) == 1:
+        if self.bands is None or not self.channels_last:
             return self.flat.amax(2)
         return self.bands.flatten(1, 2).amax(1)  # fewer than the maps
 

@@ -279,3 +279,14 @@ def test_positions_may_be_permuted(seed, channels, height, width):
     pooled, permuted = pool_maps(maps, POSITIONAL), pool_maps(mixed, POSITIONAL)
     for name in POSITIONAL:
         np.testing.assert_allclose(permuted[name].numpy(), pooled[name].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_maps_of_one_position_have_both_layouts():
+    """Such as a deep layer of a small image, of a network that runs channels-last."""
+    values = torch.rand(2, 5)
+    maps = values.as_strided((2, 5, 1, 1), (5, 1, 5, 5))
+    assert maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+    found = pool_maps(maps, ["mac", "rmac", "rmac-whole"])
+    torch.testing.assert_close(found["mac"], values)
+    unit = values / values.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(found["rmac-whole"], found["rmac"] + unit)
