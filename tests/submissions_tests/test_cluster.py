@@ -11,7 +11,7 @@ import pytest
 
 from features import search, sharding
 from submissions.__main__ import main
-from tuning import combination
+from tuning import gallery_pass
 
 COMMANDS = {
     "tune": ("tune", "--folds", "0", "--trials", "12"),
@@ -86,7 +86,7 @@ def test_commands_on_a_cluster_give_what_one_machine_gives(
             yield found
 
     monkeypatch.setattr(search, "map_over_shards", killing)
-    monkeypatch.setattr(combination, "map_over_shards", killing)
+    monkeypatch.setattr(gallery_pass, "map_over_shards", killing)
     address = dask_cluster.scheduler_address
     for name, command in COMMANDS.items():
         before = len(maps)
