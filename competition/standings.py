@@ -8,6 +8,7 @@ from competition.errors import ConfigurationError, nearest
 from competition.leaderboard import Row, official_correlation
 from competition.metrics import CONVENTIONS
 from competition.published import PUBLISHED
+from competition.tables import table
 
 
 def render(rows: Sequence[Row], *, published: str | None = None) -> str:
@@ -62,7 +63,7 @@ def _local_table(rows: Sequence[Row]) -> str:
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    return table([head, *body], left=(1, 2, 3, 11, 12))
+    return table([head, *body], left=(1, 2, 3, 11, 12), spare=(12, 5, 11, 2, 9, 8, 10))
 
 
 def _measured(row: Row) -> str:
@@ -115,15 +116,3 @@ def _published_table(name: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def table(lines: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
-    """Lines of cells as aligned text; columns in `left` are flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from competition.configuration import Competition, Configuration
 from competition.metrics import figure_name
-from competition.standings import table
+from competition.tables import table
 from features.descriptors import gallery_ids
 from features.recipes.recipe import Recipe
 from tuning.evaluating import keep_named, labelled_precisions

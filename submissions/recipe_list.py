@@ -6,7 +6,7 @@ from typing import Any
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
-from competition.standings import table
+from competition.tables import table
 from features.recipes.kept import (
     choose,
     find_recipe,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from competition.standings import table
+from competition.tables import table
 from submissions.experiments.experiment import NOT_AT_HAND, Experiment, Row
 from submissions.experiments.figures import Figure
 from submissions.experiments.targets import Target

@@ -5,7 +5,8 @@ import pytest
 from competition.errors import ConfigurationError
 from competition.leaderboard import Row
 from competition.published import PUBLISHED
-from competition.standings import render, table
+from competition.standings import render
+from competition.tables import table
 
 
 def row(name, score, **more):
