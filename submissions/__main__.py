@@ -7,28 +7,30 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TextIO
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import on_stderr
-from competition.printable import PrintableStream
+from competition.printable import PrintableStream, printable
 from submissions import interruption
 from submissions.arguments import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, 1 or 2. A traceback only with --debug. No file's name steers the terminal."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    options, terminal = parse(sys.argv[1:] if arguments is None else arguments), sys.stdout
     with (
         contextlib.redirect_stdout(PrintableStream(sys.stdout)),
         contextlib.redirect_stderr(PrintableStream(sys.stderr)),
         on_stderr(),
     ):
-        return _run(options)
+        return _run(options, terminal)
 
 
-def _run(options: Namespace) -> int:
+def _run(options: Namespace, terminal: TextIO) -> int:
     try:
         from features.sharding import on_cluster
         from submissions.commands import COMMANDS
@@ -41,6 +43,8 @@ def _run(options: Namespace) -> int:
             outcome = COMMANDS[options.command](options)
         if options.json:
             print(json.dumps(outcome.values, ensure_ascii=False, sort_keys=True))
+        elif outcome.text and terminal.isatty():
+            _show(outcome.text, terminal)
         elif outcome.text:
             print(outcome.text)
         sys.stdout.flush()
@@ -67,6 +71,29 @@ def _run(options: Namespace) -> int:
             return 1
         print(f"top7: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _show(text: str, terminal: TextIO) -> None:
+    """Print a result on a terminal: lines broken between words, figures and warnings in colour (unless NO_COLOR)."""
+    from rich.console import Console
+    from rich.highlighter import RegexHighlighter
+
+    class Marked(RegexHighlighter):
+        highlights = [
+            r"(?P<bold>(?<![\w.])[01]\.\d{4}(?!\d))",
+            r"(?P<yellow>^WARNING.*|(?<=\n)WARNING.*|not comparable|within noise of.*)",
+            r"(?P<red>\bline \d+:|\bdamaged\b|\bmissing\b$)",
+            r"(?P<green>\baccepted\b|\bwhole$|nothing is wrong)",
+        ]
+
+    console = Console(file=terminal, highlighter=Marked(), markup=False, emoji=False)
+    lines = [
+        textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+        if len(line) > console.width
+        else line  # of a table, perhaps
+        for line in printable(text).splitlines()
+    ]
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def _os_error(error: OSError, options: Namespace) -> str:

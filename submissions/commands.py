@@ -1,23 +1,15 @@
-"""What each command of run.sh does: stages exchange paths, results come back as values and as text."""
+"""What each command of run.sh does: options in, a result as plain values and as text out. Stages exchange files."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 
-from submissions.answer_commands import blend, bundle, check, predict, score, show_leaderboard, submit
-from submissions.data_commands import clean, duplicates, extract, init, parts, verify
+from competition.errors import ConfigurationError, Top7Error
+from competition.messages import log
 from submissions.experiment_commands import doctor, reproduce
-from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
-from submissions.study_commands import compare, recipes, tune
-
-
-def report(options: Namespace) -> Outcome:
-    """Write the report."""
-    from submissions.report import write_report
-
-    page = write_report(configuration_of(options), options.out, labels=options.labels)
-    return Outcome({"page": str(page)}, str(page))
+from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration, splits_of
 
 
 def demo(options: Namespace) -> Outcome:
@@ -28,25 +20,283 @@ def demo(options: Namespace) -> Outcome:
     return Outcome(*walk(mini_configuration(work, options.seed), trials=options.trials))
 
 
+def init(options: Namespace) -> Outcome:
+    """Look at a folder and write its first configuration."""
+    from submissions.first_configuration import write_first_configuration
+    from submissions.folder_contents import look
+
+    out = options.out or Path(f"{options.folder.resolve().name or 'competition'}.toml")
+    if out.exists():
+        raise ConfigurationError(f"{out} is there already: it stays as it is; give another --out FILE")
+    found = look(options.folder)
+    seen, unsure = write_first_configuration(found, out, model=options.model, weights=options.weights)
+    for line in unsure:
+        log.warning(f"top7: please check: {line}")
+    values = {"configuration": str(out), "found": seen, "unsure": unsure}
+    return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
+
+
+def extract(options: Namespace) -> Outcome:
+    """Fill the dumps."""
+    from features.extraction import extract as run_extraction
+    from submissions.dump_table import extraction_outcome
+    from submissions.report.data_health import note_extraction
+    from tuning.space import space_of
+
+    configuration = configuration_of(options)
+    space_of(configuration)  # a step that cannot be is said now, not after the hours of the extraction
+    report = run_extraction(
+        configuration,
+        device=options.device,
+        limit=options.limit,
+        jobs=options.jobs,
+        cluster=options.cluster,
+        check_content=options.check_content,
+        drop_gone=options.drop_gone,
+    )
+    note_extraction(configuration, report)
+    return extraction_outcome(configuration, report)
+
+
+def verify(options: Namespace) -> Outcome:
+    """Check every dump against its checksums."""
+    from features.extraction import verify as check_dumps
+    from submissions.dump_table import verification_outcome
+
+    return verification_outcome(check_dumps(configuration_of(options)))
+
+
+def duplicates(options: Namespace) -> Outcome:
+    """Group exact duplicates of the gallery, or near ones by descriptor."""
+    from submissions.duplicate_groups import duplicates as find
+
+    return Outcome(*find(configuration_of(options), options.near))
+
+
+def parts(options: Namespace) -> Outcome:
+    """Write the page of the part detectors."""
+    from submissions.parts_page import write_parts_page
+
+    shown = {"top": options.top, "images": options.images, "device": options.device}
+    page = write_parts_page(configuration_of(options), options.out, **shown)
+    return Outcome({"page": str(page)}, str(page))
+
+
+def clean(options: Namespace) -> Outcome:
+    """Remove what is not needed."""
+    from submissions.cleaning import clean as remove
+
+    report = remove(configuration_of(options), dry_run=options.dry_run)
+    removed = "would be removed" if options.dry_run else "removed"
+    lines = [f"{kind}: {of['files']} files, {of['bytes'] / 1e6:.1f} MB" for kind, of in report.items()]
+    total = sum(of["bytes"] for of in report.values())
+    values = {"dry_run": options.dry_run, "removed": report, "bytes": total}
+    return Outcome(values, "\n".join([*lines, f"{total / 1e6:.1f} MB {removed}"]))
+
+
+def tune(options: Namespace) -> Outcome:
+    """Run the study and report."""
+    from features.recipes.kept import choose, is_of_this_data, kept_recipes
+    from features.recipes.patterns import recipe_names
+    from features.recipes.recipe import find_recipe
+    from tuning.evaluating import score_named
+    from tuning.report import report, report_values
+    from tuning.tune import tune as run_study
+
+    configuration = configuration_of(options)
+    settings = {key: getattr(options, key) for key in ("trials", "seed", "folds", "repeats")}
+    recipe = None if options.recipe is None else find_recipe(configuration, options.recipe)
+    for name in recipe_names() if options.recipes else ():
+        log.info(f"top7: tuning recipe {name}")
+        try:
+            run_study(configuration, recipe=find_recipe(configuration, name), **settings)
+        except (ConfigurationError, Top7Error) as error:
+            log.warning(f"top7: recipe {name} was not tuned: {error}")
+    tuned = run_study(
+        configuration,
+        recipe=recipe,
+        certify_seconds=options.certify,
+        certify_all=options.certify_all,
+        **settings,
+    )
+    values = report_values(tuned)
+    text = report(tuned, configuration.competition.top_k, configuration.competition.metric)
+    values["named_recipes"] = score_named(configuration)
+    kept = [each for each in kept_recipes(configuration) if is_of_this_data(configuration, each)]
+    if kept:
+        chosen, why = choose(kept)
+        values["submits"] = chosen.name
+        text += f"\nsubmit takes {why}"
+    return Outcome(values, text)
+
+
+def submit(options: Namespace) -> Outcome:
+    """Write the submission of a recipe."""
+    from features.recipes.recipe import find_recipe
+    from submissions.expectation import expectation
+    from submissions.submitting import submit as write
+
+    configuration = configuration_of(options)
+    recipe = find_recipe(configuration, options.recipe, options.index)
+    written = write(configuration, recipe, options.split, options.out, distinct=options.distinct)
+    return Outcome(written, f"{written['file']}\n{expectation(configuration, written, recipe)}")
+
+
+def check(options: Namespace) -> Outcome:
+    """List every fault of a CSV."""
+    from submissions.checking import check_submission
+
+    configuration = configuration_of(options)
+    checked = check_submission(options.file, **splits_of(configuration).form(configuration))
+    values = {
+        "file": str(options.file),
+        "accepted": not checked.faults,
+        "split": checked.split,
+        "faults": [{"line": fault.line, "fault": fault.text} for fault in checked.faults],
+    }
+    if checked.faults:
+        log.info(f"top7: {options.file}: {len(checked.faults)} fault{'s' * (len(checked.faults) > 1)}")
+        return Outcome(values, "\n".join(map(str, checked.faults)), exit_code=1)
+    answered = f"{len(checked.answers)} queries of {checked.split}"
+    ids = f"{configuration.competition.top_k} gallery ids each"
+    return Outcome(values, f"{options.file}: accepted, {answered}, {ids}")
+
+
+def score(options: Namespace) -> Outcome:
+    """Score a CSV and record it."""
+    from competition.labels import validation_labels
+    from submissions.scoring import score_and_record, score_text
+
+    configuration = configuration_of(options)
+    found, labels = splits_of(configuration), options.labels or configuration.competition.labels
+    if labels is None and configuration.competition.format is not None:
+        labels = validation_labels(configuration, found.queries["validation"], found.gallery)
+    if labels is None:
+        raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
+    values = score_and_record(configuration, options.file, labels, found.queries, found.gallery)
+    return Outcome(values, score_text(values, configuration.competition))
+
+
+def leaderboard(options: Namespace) -> Outcome:
+    """Show the leaderboard, after recording an official score of a checked CSV if asked."""
+    from competition.leaderboard import read_rows, record_official
+    from competition.standings import render
+    from features.recipes.kept import ranked_among
+    from submissions.scoring import read_submission
+
+    configuration = configuration_of(options)
+    work = configuration.competition.work
+    if options.record is not None:
+        file, text = options.record
+        try:
+            official = float(text)
+        except ValueError:
+            raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
+        checked = read_submission(file, **splits_of(configuration).form(configuration))
+        if not record_official(work, file, official, checked.split):
+            log.info(
+                f"top7: {file} is recorded; no local figure is known of it: score it where it has labels"
+            )
+    rows = read_rows(work, ranked_among(configuration))
+    text = render(rows, published=configuration.competition.published)
+    return Outcome({"rows": list(map(vars, rows))}, text)
+
+
+def predict(options: Namespace) -> Outcome:
+    """Answer unseen query images, from a bundle where one is given and no configuration."""
+    from features.recipes.recipe import find_recipe
+    from submissions.bundle import open_bundle
+    from submissions.predicting import predict as answer
+
+    if options.bundle is None or options.config is not None:
+        configuration = configuration_of(options)
+        recipe = find_recipe(configuration, options.recipe, options.index)
+    else:
+        for option, value in (("--recipe", options.recipe), ("--index", options.index)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{option} {value}: the bundle {options.bundle} holds one recipe, searched as it was "
+                    f"bundled: leave {option} out, or give it to ./run.sh bundle"
+                )
+        configuration, recipe = open_bundle(Path(options.bundle), check_content=options.check_content)
+    written = answer(configuration, recipe, options.input_dir, options.output_csv, device=options.device)
+    return Outcome(written, written["file"])
+
+
+def bundle(options: Namespace) -> Outcome:
+    """Make the bundle of a recipe."""
+    from features.recipes.recipe import find_recipe
+    from submissions.make_bundle import make_bundle
+
+    configuration = configuration_of(options)
+    recipe = find_recipe(configuration, options.recipe, options.index)
+    made = make_bundle(configuration, recipe, options.out or Path(configuration.competition.work) / "bundle")
+    values = {
+        "bundle": str(made.path),
+        "files": made.files,
+        "bytes": made.size_bytes,
+        "gallery": made.gallery,
+    }
+    size = f"{made.files} files, {made.size_bytes / 1e6:.1f} MB"
+    return Outcome(values, f"{made.path}: {size}, {made.gallery} gallery images")
+
+
+def compare(options: Namespace) -> Outcome:
+    """Rank the labelled queries under several recipes."""
+    from features.recipes.patterns import recipe_names
+    from features.recipes.recipe import find_recipe
+    from submissions.comparing import compare_recipes, comparison_table
+
+    configuration = configuration_of(options)
+    own = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
+    recipes = []
+    for name in options.recipes or [*(path.stem for path in own), *recipe_names()]:
+        try:
+            recipes.append(find_recipe(configuration, name, options.index))
+        except ConfigurationError as error:
+            if options.recipes:
+                raise
+            log.warning(f"top7: left out: {error}")
+    if not recipes:
+        raise ConfigurationError(
+            f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
+        )
+    rows = compare_recipes(configuration, recipes)
+    return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition))
+
+
+def blend(options: Namespace) -> Outcome:
+    """Average finished submissions."""
+    from submissions.blend import write_blend
+    from submissions.expectation import expectation
+
+    configuration = configuration_of(options)
+    written = write_blend(
+        configuration, options.files, options.weights, options.method, options.out, splits_of(configuration)
+    )
+    return Outcome(written, f"{written['file']}\n{expectation(configuration, written)}")
+
+
+def recipes(options: Namespace) -> Outcome:
+    """List the recipes by name and those kept under work, or explain one."""
+    from submissions.recipe_list import explained, listed
+
+    configuration = configuration_of(options)
+    return Outcome(*(explained(configuration, options.name) if options.name else listed(configuration)))
+
+
+def report(options: Namespace) -> Outcome:
+    """Write the report."""
+    from submissions.report import write_report
+
+    page = write_report(configuration_of(options), options.out, labels=options.labels)
+    return Outcome({"page": str(page)}, str(page))
+
+
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
-    "demo": demo,
-    "init": init,
-    "extract": extract,
-    "tune": tune,
-    "submit": submit,
-    "check": check,
-    "score": score,
-    "leaderboard": show_leaderboard,
-    "predict": predict,
-    "bundle": bundle,
-    "compare": compare,
-    "blend": blend,
-    "recipes": recipes,
-    "parts": parts,
-    "report": report,
-    "clean": clean,
-    "verify": verify,
-    "duplicates": duplicates,
-    "reproduce": reproduce,
-    "doctor": doctor,
+    command.__name__: command
+    for command in (
+        *(demo, init, extract, tune, submit, check, score, leaderboard, predict, bundle, compare, blend),
+        *(recipes, parts, report, clean, verify, duplicates, reproduce, doctor),
+    )
 }

@@ -19,7 +19,8 @@ from features.recipes.recipe import Recipe, read_recipe, write_recipe
 from submissions.checking import check_submission
 from submissions.report import write_report
 from submissions.report.data_health import note_extraction
-from submissions.submitting import score_and_record, submit
+from submissions.scoring import score_and_record
+from submissions.submitting import submit
 
 
 def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[dict, str]:

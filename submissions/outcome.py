@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from competition.configuration import Configuration, load_configuration
 from competition.images import split_images
@@ -23,15 +24,21 @@ class Outcome:
 
 
 @dataclass
-class _Splits:
+class Splits:
     """Query ids by split and gallery ids, as the files on disk have them now."""
 
     queries: dict[str, tuple[str, ...]] = field(default_factory=dict)
     gallery: tuple[str, ...] = ()
 
+    def form(self, configuration: Configuration) -> dict[str, Any]:
+        """Return what a submission of the configuration is checked against, as arguments of `check_submission`."""
+        competition = configuration.competition
+        form = {"top_k": competition.top_k, "form": competition.submission}
+        return {"splits": self.queries, "gallery_ids": self.gallery, **form}
+
 
 def configuration_of(options: Namespace) -> Configuration:
-    """Load --config, or draw the embedded mini competition (said aloud) and load its configuration."""
+    """Load --config, or draw the embedded mini competition and load its configuration."""
     if options.config is not None:
         return load_configuration(options.config, work=options.work)
     return mini_configuration(options.work or MINI_WORK)
@@ -47,11 +54,11 @@ def mini_configuration(work: Path, seed: int = 0) -> Configuration:
     return load_configuration(build(folder, seed=seed), work=work)
 
 
-def splits_of(configuration: Configuration) -> _Splits:
+def splits_of(configuration: Configuration) -> Splits:
     """List the queries of every configured split and the gallery."""
     from features.descriptors import gallery_ids
 
-    found = _Splits(gallery=gallery_ids(configuration))
+    found = Splits(gallery=gallery_ids(configuration))
     for split in ("validation", "test"):
         if getattr(configuration.competition, split) is not None:
             found.queries[split] = tuple(split_images(configuration, split).ids)

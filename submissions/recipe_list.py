@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.tables import table
+from features.components import short_names
 from features.recipes.kept import (
     choose,
     find_recipe,
@@ -16,56 +17,54 @@ from features.recipes.kept import (
     recipe_names,
 )
 from features.recipes.recipe import Recipe
+from tuning.report import step_in_words
 
-PARTS = ("validated", "public", "private", "all")
+FIGURES: Mapping[str, str] = {
+    "public": "on the labelled queries that the study saw",
+    "private": "on those it did not see",
+    "all": "on all labelled queries",
+    "simulated": "on simulated photos",
+    "validated": "validated, on queries that did not choose it",
+}
+PARTS = ("validated", "public", "private", "all", "simulated")
 
 
 def listed(configuration: Configuration) -> tuple[dict, str]:
     """Return (values, text) of every recipe: its figures, how they were validated, whether they are of this data."""
     kept = {recipe.name: recipe for recipe in kept_recipes(configuration)}
-    rows: list[dict[str, Any]] = []
+    usable = [recipe for recipe in kept.values() if is_of_this_data(configuration, recipe)]
+    rows, lines = [], [["recipe", *PARTS, "how"]]
     for name in sorted({*kept, *recipe_names()}):
-        if name not in kept:
-            rows.append({"recipe": name, "how": "not scored yet", "of this data": False})
-            continue
-        recipe = kept[name]
-        current, told = is_of_this_data(configuration, recipe), recipe.provenance
-        how = (
-            str(told.get("validated by", "not tuned"))
-            if current
-            else "figures of other data, or none validated"
-        )
-        if current and "within noise of" in told:
-            how += f", within noise of {told['within noise of']}"
-        scores = {part: recipe.scores.get(part) for part in PARTS}
-        rows.append({"recipe": name, **scores, "how": how, "of this data": current})
-    lines = [["recipe", *PARTS, ""]]
-    for row in rows:
-        cells = ["-" if row.get(part) is None else f"{row[part]:.4f}" for part in PARTS]
-        lines.append([row["recipe"], *cells, row["how"]])
-    values: dict[str, Any] = {"recipes": rows}
-    text = table(lines, left=(0, 5))
-    usable = [kept[row["recipe"]] for row in rows if row["of this data"]]
-    if usable:
-        chosen, why = choose(usable)
-        values["submits"] = chosen.name
-        text += f"\nsubmit takes {why}"
-    return values, text
+        recipe, how = kept.get(name), "not scored yet"
+        scores = {} if recipe is None else {part: recipe.scores.get(part) for part in PARTS}
+        if recipe is not None:
+            how = _validated_by(recipe) if recipe in usable else "figures of other data, or none validated"
+        rows.append({"recipe": name, **scores, "how": how, "of this data": recipe in usable})
+        figures = [scores.get(part) for part in PARTS]
+        lines.append([name, *("-" if figure is None else f"{figure:.4f}" for figure in figures), how])
+    values, text = {"recipes": rows}, table(lines, left=(0, len(PARTS) + 1), spare=(5, 4))
+    if not usable:
+        return values, text
+    chosen, why = choose(usable)
+    return {**values, "submits": chosen.name}, f"{text}\nsubmit takes {why}"
+
+
+def _validated_by(recipe: Recipe) -> str:
+    told = str(recipe.provenance.get("validated by", "not tuned"))
+    noise = recipe.provenance.get("within noise of")
+    return told if noise is None else f"{told}, within noise of {noise}"
 
 
 def explained(configuration: Configuration, name: str) -> tuple[dict, str]:
     """Return (values, text): what a recipe weighs, does after fusion, and where it comes from."""
-    source = named_recipe(name).source if name in recipe_names() else ""
+    source = _source(name)
     try:
         recipe = find_recipe(configuration, name)
     except ConfigurationError as error:
         if not source:
             raise
-        return {
-            "recipe": name,
-            "source": source,
-            "lacks": str(error),
-        }, f"{name}: {source}\nnot usable here: {error}"
+        lacks = {"recipe": name, "source": source, "lacks": str(error)}
+        return lacks, f"{name}: {source}\nnot usable here: {error}"
     values = {
         "recipe": recipe.name,
         "source": source,
@@ -74,19 +73,24 @@ def explained(configuration: Configuration, name: str) -> tuple[dict, str]:
         "scores": recipe.scores,
         "provenance": recipe.provenance,
     }
-    return values, "\n".join(in_words(recipe, source))
+    return values, "\n".join(in_words(recipe))
 
 
-def in_words(recipe: Recipe, source: str) -> list[str]:
-    lines = [
-        f"{recipe.name}: {source or 'made by a study of ' + str(recipe.provenance.get('competition', 'yours'))}"
-    ]
-    lines.append("similarities of these descriptors, weighed and added:")
-    lines += [f"  {weight:7.4f}  {part.name}" for part, weight in zip(recipe.components, recipe.weights)]
-    for step in recipe.steps:
-        told = ", ".join(f"{key} {value}" for key, value in step.items() if key != "step")
-        lines.append(f"then {step['step']}" + (f" ({told})" if told else ""))
-    lines += [f"{name}: {value:.4f}" for name, value in recipe.scores.items()]
+def _source(name: str) -> str:
+    return named_recipe(name).source if name in recipe_names() else ""
+
+
+def in_words(recipe: Recipe) -> list[str]:
+    """Return what a recipe does, a line each: weights by component, steps, figures."""
+    made = f"made by a study of {recipe.provenance.get('competition', 'yours')}"
+    lines = [f"{recipe.name}: {_source(recipe.name) or made}"]
+    backbones = sorted({part.backbone for part in recipe.components if part.backbone})
+    of = f" of {backbones[0]}" if len(backbones) == 1 else ""  # several stand with each component
+    lines.append(f"similarities of these descriptors{of}, weighed and added:")
+    names = short_names(recipe.components)
+    lines += [f"  {weight:7.4f}  {name}" for name, weight in zip(names, recipe.weights)]
+    lines += [f"then {step_in_words(step)}" for step in recipe.steps]
+    lines += [f"{FIGURES.get(name, name)}: {value:.4f}" for name, value in recipe.scores.items()]
     if "validated by" in recipe.provenance:
         lines.append(f"validated by {recipe.provenance['validated by']}")
     return lines

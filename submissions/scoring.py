@@ -1,4 +1,4 @@
-"""MAP@k of a submission file against a label file, by both conventions."""
+"""MAP@k of a submission file against a label file, by both conventions, and its line of the leaderboard."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.atomic import unless_read_only
+from competition.configuration import Competition, Configuration
 from competition.errors import Top7Error
-from competition.labels import read_labels, relevant_rows
-from competition.leaderboard import file_digest
-from competition.metrics import CONVENTIONS, query_figures
+from competition.labels import measured_by, read_labels, relevant_rows
+from competition.leaderboard import file_digest, read_rows, record_score
+from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures
+from competition.splits import private_mask, query_groups
 from submissions.checking import Check, check_submission
 
 RATES = ("recall", "precision")
@@ -19,8 +22,7 @@ RATES = ("recall", "precision")
 
 @dataclass(frozen=True)
 class Score:
-    """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's
-    order.
+    """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's order.
 
     average_precisions: convention -> (n labelled queries,) float64, in the order of `labels`; n_unlabelled:
     queries of the split that the label file leaves out and that therefore count nowhere; rates: recall and precision.
@@ -84,11 +86,11 @@ def score_submission(
     split out (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
     """
     check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
-    labels = labels_path
-    if not isinstance(labels_path, Mapping):
-        labels = read_labels(
-            labels_path, query_ids=splits[check.split], gallery_ids=gallery_ids, complete=False
-        )
+    split = str(check.split)
+    if isinstance(labels_path, Mapping):
+        labels = labels_path
+    else:
+        labels = read_labels(labels_path, query_ids=splits[split], gallery_ids=gallery_ids, complete=False)
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
     ranks = np.array(
         [[row_of[gallery_id] for gallery_id in check.answers[query]] for query in labels], dtype=np.int64
@@ -100,12 +102,86 @@ def score_submission(
     return Score(
         Path(path),
         file_digest(path),
-        check.split,
+        split,
         top_k,
         labels,
         values,
-        len(splits[check.split]) - len(labels),
+        len(splits[split]) - len(labels),
         {metric: float(query_figures(ranks, relevant, top_k, metric).mean()) for metric in RATES}
         if len(ranks)
         else {},
     )
+
+
+def score_and_record(
+    configuration: Configuration,
+    file: Path,
+    labels: Path | str,
+    queries: Mapping[str, Sequence[str]],
+    gallery: Sequence[str],
+) -> dict:
+    """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
+
+    A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
+    """
+    competition = configuration.competition
+    scored = score_submission(
+        file,
+        labels,
+        splits=queries,
+        gallery_ids=gallery,
+        top_k=competition.top_k,
+        form=competition.submission,
+    )
+    values = {
+        "file": str(file),
+        "sha256": scored.sha256,
+        "split": scored.split,
+        "queries": len(scored.labels),
+        "top_k": competition.top_k,
+        "maps": scored.maps,
+        "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
+        "unlabelled": scored.n_unlabelled,
+    }
+    if competition.metric in scored.rates:
+        values["metric"] = scored.rates[competition.metric]
+    if scored.split == "validation" and not scored.n_unlabelled:
+        groups = query_groups(relevant_rows(scored.labels, gallery))
+        private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
+        values["public"] = scored.mean(mask=~private)
+        if np.any(private):
+            values["private"] = scored.mean(mask=private)
+    known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
+    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
+    if known is not None:
+        noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
+        entry = {
+            **{key: value for key, value in known.details.items() if key != "figures_of"},
+            **{part: value for part, value in noted.items() if value is not None},
+            **entry,
+        }
+    record(competition.work, entry)
+    return values
+
+
+def record(work: Path, entry: Mapping) -> None:
+    """Note `entry` on the leaderboard, or say that the work folder is read-only."""
+    with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
+        record_score(work, entry)
+
+
+def score_text(values: Mapping, competition: Competition) -> str:
+    """Return what `score_and_record` found, in words."""
+    top_k = competition.top_k
+    lines = [f"{values['file']}: {values['split']}, {values['queries']} labelled queries"]
+    lines += [f"MAP@{top_k} {value:.4f}  ({convention})" for convention, value in values["maps"].items()]
+    if "metric" in values:
+        lines.append(f"{figure_label(competition.metric, top_k)} {values['metric']:.4f}")
+    elif competition.metric == WHOLE_LISTS:
+        lines.append("mAP is of whole lists, which this file does not hold: ./run.sh compare RECIPE gives it")
+    if "public" in values:
+        private = f", private {values['private']:.4f}" if "private" in values else ""
+        lines.append(
+            f"public {values['public']:.4f}{private}  (min(m,k); what the study saw and did not see)"
+        )
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Write the submission of a recipe, and score files against labels, with what the leaderboard keeps of both."""
+"""Write the submission of a recipe, and note it on the leaderboard with the figures that are expected of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.atomic import unless_read_only
 from competition.configuration import Configuration
 from competition.images import split_images
-from competition.labels import measured_by, relevant_rows
-from competition.leaderboard import file_digest, read_rows, record_score
+from competition.leaderboard import file_digest
 from competition.messages import log
-from competition.splits import private_mask, query_groups
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import OF_QUERIES
 from features.recipes.recipe import Recipe
-from submissions.blending import write_scores
-from submissions.scoring import score_submission
-from submissions.writing import write_submission
+from submissions.scoring import record
+from submissions.writing import write_scores, write_submission
 
 
 def submit(
@@ -80,7 +76,7 @@ def record_expected(work: Path, values: Mapping, data: Mapping) -> None:
     if "cross-validated" in expected:
         entry["cross_validated"] = expected["cross-validated"]
     entry |= {"measured_on": "validation", "maps": {"min(m,k)": expected["all"]}}
-    _record(
+    record(
         work,
         {**entry, "data": {key: data[key] for key in OF_QUERIES if key in data}, "top_k": data.get("top_k")},
     )
@@ -108,60 +104,3 @@ def _lists(
     _, dump = look_dump(configuration, ids)
     listable = int((~(repeated | dump.unreadable)).sum())
     return distinct_looks(lists_of, dump, distinct, configuration.competition.top_k, listable)
-
-
-def score_and_record(
-    configuration: Configuration,
-    file: Path,
-    labels: Path | str,
-    queries: Mapping[str, Sequence[str]],
-    gallery: Sequence[str],
-) -> dict:
-    """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
-
-    A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
-    """
-    competition = configuration.competition
-    scored = score_submission(
-        file,
-        labels,
-        splits=queries,
-        gallery_ids=gallery,
-        top_k=competition.top_k,
-        form=competition.submission,
-    )
-    values = {
-        "file": str(file),
-        "sha256": scored.sha256,
-        "split": scored.split,
-        "queries": len(scored.labels),
-        "top_k": competition.top_k,
-        "maps": scored.maps,
-        "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
-        "unlabelled": scored.n_unlabelled,
-    }
-    if competition.metric in scored.rates:
-        values["metric"] = scored.rates[competition.metric]
-    if scored.split == "validation" and not scored.n_unlabelled:
-        groups = query_groups(relevant_rows(scored.labels, gallery))
-        private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-        values["public"] = scored.mean(mask=~private)
-        if np.any(private):
-            values["private"] = scored.mean(mask=private)
-    known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
-    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
-    if known is not None:
-        noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
-        entry = {
-            **{key: value for key, value in known.details.items() if key != "figures_of"},
-            **{part: value for part, value in noted.items() if value is not None},
-            **entry,
-        }
-    _record(competition.work, entry)
-    return values
-
-
-def _record(work: Path, entry: Mapping) -> None:
-    """Note `entry` on the leaderboard, or say that the work folder is read-only."""
-    with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
-        record_score(work, entry)

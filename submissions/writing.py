@@ -74,3 +74,39 @@ def _check(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, n_gall
                 f"{path}: query {query!r} is answered by one gallery image twice: expected {top_k} "
                 "distinct images"
             )
+
+
+def scores_path(path: Path | str) -> Path:
+    """Return where the scores of the submission `path` stand."""
+    return Path(path).with_name(Path(path).name + ".scores.csv")
+
+
+def write_scores(path: Path | str, query_ids: Sequence[str], scores: np.ndarray) -> Path:
+    """Write the scores (Q, k) of the submission `path` beside it, every bit kept (repr); return the file."""
+    lines = (
+        ",".join([query, *map(repr, map(float, row))]) for query, row in zip(query_ids, scores, strict=True)
+    )
+    return write_text(scores_path(path), "".join(f"{line}\n" for line in lines))
+
+
+def read_scores(path: Path | str, query_ids: Sequence[str], k: int) -> np.ndarray | None:
+    """Return the scores (Q, k) kept beside the submission `path`, or None; Top7Error if they are not of its
+    queries.
+    """
+    beside = scores_path(path)
+    if not beside.exists():
+        return None
+    try:
+        rows = [line.split(",") for line in beside.read_text(encoding="utf-8").splitlines()]
+        values = {row[0]: [float(value) for value in row[1:]] for row in rows}
+        scores = np.array([values[query] for query in query_ids], dtype=np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise Top7Error(
+            f"{beside}: not the scores of {path} ({error!r}): remove the file and blend by rank"
+        ) from None
+    if scores.shape != (len(query_ids), k) or len(values) != len(query_ids):
+        raise Top7Error(
+            f"{beside}: scores of shape {scores.shape} for {len(query_ids)} queries of {k} answers: remove "
+            "the file and blend by rank"
+        )
+    return scores

@@ -66,7 +66,7 @@ def _recipe(tuned: Tuned) -> list[str]:
         f"  {'weight':>7}  component",
         *(f"  {weight:7.4f}  {name}" for weight, name in named),
         f"  ratio {ratio_form(recipe.weights)}",
-        *(f"  then {_step(step)}" for step in recipe.steps),
+        *(f"  then {step_in_words(step)}" for step in recipe.steps),
     ]
 
 
@@ -164,8 +164,8 @@ def _plain(component: Component) -> str:
     return f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
 
 
-def _step(step: Mapping[str, object]) -> str:
-    """A step in words: its name and its settings."""
+def step_in_words(step: Mapping[str, object]) -> str:
+    """Return a step in words: its name and its settings."""
     settings = ", ".join(f"{key} {value}" for key, value in step.items() if key != "step")
     return f"{step['step']} ({settings})" if settings else str(step["step"])
 

@@ -44,8 +44,11 @@ class Result:
 
 @dataclass
 class PassReport:
+    """limit: what bounded the rate, in words; "" where no image was run."""
+
     images: int = 0
     bytes_written: int = 0
+    limit: str = ""
 
 
 def run_pass(
@@ -88,7 +91,8 @@ def run_pass(
             report.images += len(result.task.needed)
             if result.task.needed:  # rows taken over wait for no image
                 waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
-                bar.set_postfix_str(limit_named(waited_s / max(1e-9, taken_s)), refresh=False)
+                report.limit = limit_named(waited_s / max(1e-9, taken_s))
+                bar.set_postfix_str(report.limit, refresh=False)
             bar.update(len(result.task.rows) - (len(result.task.needed) if here else 0))
             writer.put(result)
         writer.close()

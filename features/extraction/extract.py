@@ -57,7 +57,10 @@ from features.extraction.status import dump_statuses, recover, refuse_lost_rows
 
 @dataclass
 class ExtractionReport:
-    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason)."""
+    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason).
+
+    limits: (backbone, split, what bounded the rate) of every pass that ran images.
+    """
 
     paths: list[Path] = field(default_factory=list)
     images: int = 0
@@ -65,6 +68,7 @@ class ExtractionReport:
     bytes_written: int = 0
     seconds: float = 0.0
     limited: int | None = None
+    limits: list[tuple[str, str, str]] = field(default_factory=list)
 
     def say(self) -> None:
         """What was left out, and whether the gallery is a sample."""
@@ -331,6 +335,8 @@ def _run(
             )
             report.images += done.images
             report.bytes_written += done.bytes_written
+            if done.limit:
+                report.limits.append((planned.backbone, planned.split, done.limit))
     for split, of in images.items():
         paths = [target.path for each in dumps for target in each.targets[split]]
         report.paths += paths

@@ -113,7 +113,8 @@ def _layout(title: str) -> dict:
 def note_extraction(configuration: Configuration, report: ExtractionReport) -> None:
     """Keep what an extraction did, for the page; one that had nothing to do replaces nothing."""
     if report.images:
-        found = {key: getattr(report, key) for key in ("images", "seconds", "bytes_written", "limited")}
+        keys = ("images", "seconds", "bytes_written", "limited", "limits")
+        found = {key: getattr(report, key) for key in keys}
         found["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
         write_json(Path(configuration.competition.work) / LAST, found)
 
@@ -121,6 +122,6 @@ def note_extraction(configuration: Configuration, report: ExtractionReport) -> N
 def _last(configuration: Configuration) -> dict | None:
     try:
         found = json.loads((Path(configuration.competition.work) / LAST).read_text(encoding="utf-8"))
-        return {**found, "rate": found["images"] / max(found["seconds"], 1e-9)}
+        return {"limits": [], **found, "rate": found["images"] / max(found["seconds"], 1e-9)}
     except (OSError, ValueError, KeyError, TypeError):
         return None

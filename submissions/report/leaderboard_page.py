@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from competition.leaderboard import Row, official_correlation, read_rows
 from competition.metrics import CONVENTIONS
 from competition.published import PUBLISHED
-from features.recipes.kept import is_of_this_data, named_recipe, ranked_among, recipe_names
+from features.recipes.kept import is_of_this_data, ranked_among
 from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
 
+CONVENTION = CONVENTIONS[0]
 SAME = 5e-5  # figures that print alike
 
 
@@ -36,7 +37,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
     return {
         "rows": rows,
-        "recipes": [{"name": recipe.name, "words": _words(recipe)} for recipe in scene.recipes],
+        "recipes": [{"name": recipe.name, "words": in_words(recipe)} for recipe in scene.recipes],
         "published": sorted(published, key=lambda each: -each.map7),
         "chosen": scene.chosen,
         "pairs": pairs,
@@ -72,6 +73,7 @@ def _submission(
         "private": _with_interval(row.private, measured.get(recipe, {}).get("private")),
         "cross_validated": _with_interval(row.cross_validated, None),
         "official": row.official,
+        "simulated": scores.get(recipe, {}).get("simulated"),
         "moved": row.moved,
         "date": (row.recorded or "").replace("T", " ")[:16],
         "comparable": not row.unlike and row.local is not None,
@@ -93,6 +95,7 @@ def _recipe(scene: Scene, recipe, measured: Mapping[str, Mapping]) -> dict[str, 
         **parts,
         "cross_validated": _with_interval(found["cross-validated"], None),
         "official": None,
+        "simulated": recipe.scores.get("simulated"),
         "moved": None,
         "date": "",
         "comparable": current,
@@ -105,11 +108,3 @@ def _with_interval(value: float | None, measured: Mapping | None) -> dict | None
         return None if measured is None else dict(measured)
     same = measured is not None and abs(measured["mean"] - value) < SAME
     return {"mean": value, "interval": measured["interval"] if same else None}
-
-
-def _words(recipe) -> list[str]:
-    source = named_recipe(recipe.name).source if recipe.name in recipe_names() else ""
-    return in_words(recipe, source)
-
-
-CONVENTION = CONVENTIONS[0]

@@ -15,11 +15,11 @@ from competition.leaderboard import file_digest, read_rows
 from competition.messages import log
 from competition.metrics import query_figures
 from features.extraction import extracted_images
-from submissions.blending import read_scores
 from submissions.report.pictures import Pictures
 from submissions.report.pulled import pulled_down
 from submissions.report.ranked import Scene
 from submissions.scoring import read_submission
+from submissions.writing import read_scores
 
 SHOWN = 20  # images of a list; further ones are only counted
 MOST_LISTS = 8  # submissions and recipes on a sheet

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import optuna
 
-from competition.errors import Top7Error
-from competition.messages import log
 from features.components import Component, short_names
 from features.ranking.steps import step_of
 from features.recipes.recipe import Recipe
+from submissions.expectation import fold_figures, study_of
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
 from tuning.region import region_chains, uniform_coordinates, vertices
 from tuning.report import readable_names
-from tuning.storage import open_storage
+from tuning.study import completed
 from tuning.verdict import near_best_share
 
 SLICED = 6  # parameters that Optuna's slices show
@@ -29,7 +28,8 @@ def study_page(scene: Scene) -> dict[str, object] | None:
     recipe = next((each for each in scene.recipes if each.name == "best" and each.choice), None)
     if scene.labelled is None or recipe is None or recipe.name not in scene.ranked:
         return None
-    trials = _trials(scene, recipe)
+    study = study_of(scene.configuration, recipe)
+    trials = () if study is None else completed(study)
     components = recipe.components
     tried = [trial_weights(recipe, trial) for trial in trials]
     tried = np.array([each for each in tried if each is not None]).reshape(-1, len(components))
@@ -49,6 +49,7 @@ def study_page(scene: Scene) -> dict[str, object] | None:
         "bound": recipe.provenance.get("certified bound"),
         "region": recipe.provenance.get("region"),
         "near": _near(scene, recipe),
+        "folds": fold_figures(scene.configuration, recipe),
     }
 
 
@@ -60,19 +61,6 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
     if made.scene is None:
         return None
     return near_best_share(made, made.average_precisions(recipe.weight_array), scene.labelled)
-
-
-def _trials(scene: Scene, recipe: Recipe) -> list[optuna.trial.FrozenTrial]:
-    """The finished trials of the recipe's study; none where it is gone, which is said."""
-    name = recipe.provenance.get("study")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = open_storage(scene.configuration.tuning.storage, scene.work)
-        study = optuna.load_study(study_name=str(name), storage=storage)
-    except (KeyError, Top7Error) as error:
-        log.warning(f"top7: the report has no trials of study {name}: {error}")
-        return []
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
 
 
 def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:

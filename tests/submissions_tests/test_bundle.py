@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from submissions import bundling
+from submissions import make_bundle
 from submissions.__main__ import main
 from submissions.bundle import content_digest
 
@@ -279,15 +279,15 @@ def test_a_bundle_is_replaced_without_a_moment_in_which_none_is_there(tmp_path, 
             raise Killed
         rename(source, target)
 
-    monkeypatch.setattr(bundling.os, "rename", rename)
+    monkeypatch.setattr(make_bundle.os, "rename", rename)
     if swaps:
-        bundling._put(new, out)
+        make_bundle._put(new, out)
         assert (out / "a").read_text() == "new"
         return
-    monkeypatch.setattr(bundling, "_swap", lambda a, b: False)  # a system that cannot
+    monkeypatch.setattr(make_bundle, "_swap", lambda a, b: False)  # a system that cannot
     with pytest.raises(Killed):
-        bundling._put(new, out)
-    with bundling._staging(out):
+        make_bundle._put(new, out)
+    with make_bundle._staging(out):
         assert (out / "a").read_text() == "old", "the next run puts it back"
 
 

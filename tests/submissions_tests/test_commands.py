@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -268,13 +270,51 @@ def test_extract_ends_with_a_table_and_submit_with_what_to_expect(done, capsys, 
     config, work = done
     common = ("--config", config, "--work", work)
     _, out, _ = run(capsys, "extract", *common)
-    header, *rows = out.splitlines()[1:]
-    assert header.split()[1:5] == ["dims", "gallery", "validation", "test"] and len(rows) == 8
-    assert rows[0].split()[:5] == ["test_resnet.0.spoc", "32", "24", "8", "8"]
+    backbone, header, *rows, last = out.splitlines()
+    assert backbone == "test_resnet" and "dumps complete in" in last
+    assert header.split()[:6] == ["layer", "pooling", "dims", "gallery", "validation", "test"]
+    assert rows[0].split()[:6] == ["0", "spoc", "32", "24", "8", "8"] and len(rows) == 8
     _, out, _ = run(capsys, "submit", *common, "--recipe", "best", "--out", tmp_path / "s.csv")
     expected = json.loads((work / "recipes" / "best.json").read_text())["scores"]["validated"]
     assert out.splitlines()[0] == str(tmp_path / "s.csv")
     assert f"8 queries of test by recipe best; expected MAP@7 {expected:.4f}" in out.splitlines()[1]
+    _, out, _ = run(capsys, "submit", *common, "--recipe", "untuned", "--out", tmp_path / "u.csv")
+    figure, low, high = map(
+        float, re.search(r"expected MAP@7 (\S+) \(.*95 % (\S+) to (\S+)", out.splitlines()[1]).groups()
+    )
+    assert low < figure < high
+
+
+def test_on_a_terminal_of_80_columns_tables_fit_and_are_in_colour_and_names_steer_nothing(
+    done, capsys, monkeypatch, tmp_path
+):
+    config, work = done[0], tmp_path / "work"
+    shutil.copytree(done[1], work, ignore=shutil.ignore_patterns("leaderboard.jsonl"))
+    common = ["--config", str(config), "--work", str(work)]
+    for recipe in ("best", "untuned"):
+        assert run(capsys, "submit", *common, "--recipe", recipe)[0] == 0
+    hostile = work / "submissions" / "red\x1b[31m-and-a-very-long-name-that-no-column-has-room-for.csv"
+    shutil.copy(work / "submissions" / "best-test.csv", hostile)
+    hostile.write_text("\n".join(reversed(hostile.read_text().splitlines())) + "\n")
+    assert run(capsys, "leaderboard", *common, "--record", hostile, "0.5")[0] == 0
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for name, value in {"COLUMNS": "80", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for command in (["leaderboard"], ["recipes"], ["compare", "untuned", "best"], ["extract"]):
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            assert main([*command, *common]) == 0
+        text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+        assert "\x1b" not in text and "\x1b[31m" not in terminal.getvalue()
+        assert all(len(line) <= 80 for line in text.splitlines() if "/" not in line), command
+        assert ("\x1b[1m" in terminal.getvalue()) == (command != ["extract"])
+    assert "\x1b" not in run(capsys, "leaderboard", *common)[1]  # plain where it is piped
 
 
 def test_check_lists_every_fault(done, capsys, tmp_path):

@@ -163,6 +163,7 @@ def test_the_leaderboard_is_sorted_by_a_click_and_says_a_recipe_in_words(visit):
     assert values()[0] == "0.2500"
     page.click("th button:text-is('official')")
     assert values()[-1] == "0.2500"
+    assert page.locator("th button:text-is('simulated')").count() == 1
     page.click("button[data-recipe=best] >> nth=0")
     words = page.inner_text("dialog[open]")
     assert "test_resnet" in words and "{" not in words
@@ -311,6 +312,10 @@ def test_sizes_unreadable_and_equal_files_are_listed(visit, report):
     page = visit("data.html")
     text = page.inner_text("main")
     assert "All 24 images looked at have 48 × 48 pixels" in text and "images a second" in text
+    limits = page.locator("ul.limits li").all_inner_texts()  # one a pass: gallery, validation, test
+    assert len(limits) == 3
+    assert all("% of the time waiting for images" in limit for limit in limits)
+    assert all(limit.split(": ")[1].startswith(("network", "decoding")) for limit in limits)
 
 
 def test_what_pulled_a_missed_image_down_adds_up(config, report):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from competition.errors import ConfigurationError, Top7Error
-from submissions.blending import METHODS, blend, blend_files, read_scores, write_scores
-from submissions.writing import write_submission
+from submissions.blend import METHODS, blend, blend_files
+from submissions.writing import read_scores, write_scores, write_submission
 
 A, B = np.array([[4, 2, 7]]), np.array([[2, 9, 4]])
 

@@ -49,7 +49,7 @@ class Bundle:
     gallery: int
 
 
-def bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress: bool = True) -> Bundle:
+def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress: bool = True) -> Bundle:
     """Copy what `recipe` needs to answer new images into the folder `out`, replacing only an earlier bundle.
 
     The size is said first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
@@ -142,7 +142,7 @@ def _derived_files(
     from features.dumps.derived import noting_files
     from features.ranking.pipeline import rank_dumps
 
-    steps = []
+    steps: list[dict] = []
     for step in recipe.steps:
         if step.get("transductive"):
             log.info(
@@ -241,9 +241,9 @@ def _write(
     write_text(folder / CONFIGURATION, configuration_text(configuration))
     write_recipe(folder / RECIPE, recipe)
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in noted:
-            noted[name] = _noted(blocks_of(path))
+        within = path.relative_to(folder).as_posix()
+        if path.is_file() and within not in noted:
+            noted[within] = _noted(blocks_of(path))
     import timm
     import torch
 

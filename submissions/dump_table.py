@@ -1,0 +1,81 @@
+"""What `extract` and `verify` say of the dumps: one line a backbone, layer and pooling, and what is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.messages import log
+from competition.tables import table
+from features.dumps.layout import dumps_folder, targets_of
+from features.extraction import ExtractionReport
+from features.extraction.verify import VerifyReport
+from submissions.outcome import Outcome
+
+NAMED = 20  # bad rows of a dump
+
+
+def extraction_outcome(configuration: Configuration, report: ExtractionReport) -> Outcome:
+    """Return what an extraction did, with the table of the dumps that are there."""
+    values = {
+        "dumps": [str(path) for path in report.paths],
+        "images": report.images,
+        "seconds": round(report.seconds, 3),
+        "bytes_written": report.bytes_written,
+        "limited": report.limited,
+        "unreadable": [
+            {"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable
+        ],
+    }
+    folder = Path(configuration.competition.work) / "dumps"
+    unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
+    done = f"{report.images} images run in {report.seconds:.1f} s{unreadable}"
+    return Outcome(
+        values, f"{dump_table(configuration)}\n{len(report.paths)} dumps complete in {folder}; {done}"
+    )
+
+
+def dump_table(configuration: Configuration) -> str:
+    """Return a table a backbone: of each layer and pooling its dimensions and how many images each split has."""
+    folders = {split: dumps_folder(configuration, split) for split in (*SPLITS, SIMULATED)}
+    splits = [split for split, folder in folders.items() if folder.is_dir()]
+    tables = []
+    for backbone in configuration.backbones:
+        rows: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+        for split in splits:
+            for target in targets_of(configuration, backbone, folders[split]):
+                named = str(target.layer), target.pooling or f"{target.count} part detectors"
+                if target.path.exists():
+                    shape = np.load(target.path, mmap_mode="r", allow_pickle=False).shape
+                    rows.setdefault(named, {})[split] = shape
+        lines = [["layer", "pooling", "dims", *splits]]
+        for named, shapes in rows.items():
+            counts = [str(shapes[split][0]) if split in shapes else "-" for split in splits]
+            lines.append([*named, str(next(iter(shapes.values()))[1]), *counts])
+        tables.append(f"{backbone.name}\n{table(lines, left=(0, 1))}")
+    return "\n".join(tables)
+
+
+def verification_outcome(report: VerifyReport) -> Outcome:
+    """Return what a comparison of the dumps with their checksums found; exit code 1 where something is damaged."""
+    values = {
+        "dumps": report.dumps,
+        "rows": report.rows,
+        "files": report.files,
+        "missing": [str(path) for path in report.missing],
+        "damaged": {str(path): ids for path, ids in report.damaged.items()},
+    }
+    if report.whole:
+        made = f"{report.files} files made from them"
+        return Outcome(values, f"{report.dumps} dumps, {report.rows} rows, {made}: whole")
+    lines = [f"{path}: missing" for path in report.missing]
+    for path, ids in report.damaged.items():
+        named = f"{len(ids)} bad rows: {', '.join(ids[:NAMED])}{' …' * (len(ids) > NAMED)}"
+        lines.append(f"{path}: {named if ids else 'damaged'}")
+    log.warning(
+        f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} files damaged: ./run.sh extract repairs them; "
+        "candidates and what steps keep are made again when next asked for"
+    )
+    return Outcome(values, "\n".join(lines), exit_code=1)
