@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def report(config, tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("work")
     common = ("--config", str(config), "--work", str(work))
     assert main(["extract", *common]) == 0
-    assert main(["tune", *common, "--folds", "0"]) == 0
+    assert main(["tune", *common, "--folds", "2", "--repeats", "1"]) == 0
     for recipe in ("best", "untuned"):
         assert main(["submit", *common, "--recipe", recipe]) == 0
     assert main(["submit", *common, "--recipe", "best", "--split", "validation"]) == 0
@@ -306,6 +307,23 @@ def test_the_ablations_show_what_each_component_earns_alone(config, report):
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :7]
     values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
     assert lines["spoc"]["y"][2] == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_the_study_page_says_how_the_figure_spreads_over_the_folds(config, report, capsys):
+    recipe = json.loads((report.parent / "recipes" / "best.json").read_text())
+    page = (report / "study.html").read_text()
+    mean, low, high, spread = map(
+        float,
+        re.search(
+            r"scored on the rest: (\S+) \(95 % (\S+) to (\S+)\); .* spreads by (\S+) \(standard", page
+        ).groups(),
+    )
+    assert mean == pytest.approx(recipe["scores"]["cross-validated"], abs=1e-4)
+    assert low < mean < high and 0 < spread < 1
+    capsys.readouterr()
+    common = ["--config", str(config), "--work", str(report.parent)]
+    assert main(["submit", *common, "--recipe", "best", "--out", str(report.parent / "again.csv")]) == 0
+    assert f"cross-validated {mean:.4f}, 95 % {low:.4f} to {high:.4f}" in capsys.readouterr().out
 
 
 def test_sizes_unreadable_and_equal_files_are_listed(visit, report):
