@@ -96,9 +96,7 @@ def clean(options: Namespace) -> Outcome:
 
 def tune(options: Namespace) -> Outcome:
     """Run the study and report."""
-    from features.recipes.kept import choose, is_of_this_data, kept_recipes
-    from features.recipes.patterns import recipe_names
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import choose, find_recipe, is_of_this_data, kept_recipes, recipe_names
     from tuning.evaluating import score_named
     from tuning.report import report, report_values
     from tuning.tune import tune as run_study
@@ -132,7 +130,7 @@ def tune(options: Namespace) -> Outcome:
 
 def submit(options: Namespace) -> Outcome:
     """Write the submission of a recipe."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.expectation import expectation
     from submissions.submitting import submit as write
 
@@ -204,7 +202,7 @@ def leaderboard(options: Namespace) -> Outcome:
 
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images, from a bundle where one is given and no configuration."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.bundle import open_bundle
     from submissions.predicting import predict as answer
 
@@ -225,7 +223,7 @@ def predict(options: Namespace) -> Outcome:
 
 def bundle(options: Namespace) -> Outcome:
     """Make the bundle of a recipe."""
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe
     from submissions.make_bundle import make_bundle
 
     configuration = configuration_of(options)
@@ -243,8 +241,7 @@ def bundle(options: Namespace) -> Outcome:
 
 def compare(options: Namespace) -> Outcome:
     """Rank the labelled queries under several recipes."""
-    from features.recipes.patterns import recipe_names
-    from features.recipes.recipe import find_recipe
+    from features.recipes.kept import find_recipe, recipe_names
     from submissions.comparing import compare_recipes, comparison_table
 
     configuration = configuration_of(options)
