@@ -33,11 +33,14 @@ class PathList(Sequence):
         return Path(self.texts[item])
 
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
 @dataclass(frozen=True)
 class Region:
     """What of an image file is described: quarter turns counter-clockwise first, then the box left, top, right, bottom."""
 
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     turns: int = 0
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int] | None:

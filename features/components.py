@@ -21,8 +21,18 @@ EMBEDDINGS = ("cls", "head")  # the network's own: its class token; its pooled o
 
 
 @dataclass(frozen=True)
+class PartsSetting:
+    """One setting of a backbone's part detectors: the table's number, and a count, a dimension and an exponent of it."""
+
+    table: int
+    count: int
+    dim: int
+    exponent: float
+
+
+@dataclass(frozen=True)
 class Component:
-    """One term of the fused score; `chain` groups the layers that eq. 3 orders, in the order they stand."""
+    """One term of the fused score; `chain` groups the layers that eq. 3 orders, in their order in the recipe."""
 
     name: str
     chain: str
@@ -35,16 +45,32 @@ class Component:
     exponent: float | None = None
     external: str | None = None
 
+    @property
+    def pooled(self) -> tuple[int | str, str]:
+        """The layer and the pooling of a component that has them; ConfigurationError for another."""
+        if self.layer is None or self.pooling is None:
+            raise ConfigurationError(f"the component {self.name} has no layer or no pooling: expected both")
+        return self.layer, self.pooling
+
+    @property
+    def setting(self) -> PartsSetting | None:
+        """The setting of part detectors; None for a component without. ConfigurationError: some of it is missing."""
+        if self.parts is None:
+            return None
+        if self.count is None or self.dim is None or self.exponent is None:
+            raise ConfigurationError(
+                f"the component {self.name} has parts = {self.parts}: expected a count, a dim and an exponent beside it"
+            )
+        return PartsSetting(self.parts, self.count, self.dim, self.exponent)
+
 
 def depth_order(layers: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Return `layers` shallow to deep: timm indices and the papers' VGG names are sorted, module names kept."""
     if all(isinstance(layer, int) for layer in layers):
         return tuple(sorted(layers))
     matches = [re.fullmatch(r"(?:conv(\d)_(\d)|pool(\d))", str(layer)) for layer in layers]
-    if all(matches):
-        keys = {str(l): (int(m[1] or m[3]), int(m[2] or 9)) for l, m in zip(layers, matches)}
-        return tuple(sorted(layers, key=lambda layer: keys[str(layer)]))
-    return layers
+    keys = {str(l): (int(m[1] or m[3]), int(m[2] or 9)) for l, m in zip(layers, matches) if m is not None}
+    return tuple(sorted(layers, key=lambda layer: keys[str(layer)])) if all(matches) else layers
 
 
 def layers_under(backbone: Backbone, pooling: str) -> tuple[int | str, ...]:
@@ -155,14 +181,14 @@ def _short(component: Component) -> str:
     return f"{component.count} parts of {component.layer} ({component.dim} dims, exponent {component.exponent:g})"
 
 
-def backbone_named(configuration: Configuration, name: str) -> Backbone:
-    """Return the backbone `name`, or raise ConfigurationError naming the nearest."""
+def backbone_of(configuration: Configuration, component: Component) -> Backbone:
+    """Return the backbone that a component names, or raise ConfigurationError naming the nearest."""
     for backbone in configuration.backbones:
-        if backbone.name == name:
+        if backbone.name == component.backbone:
             return backbone
     raise ConfigurationError(
-        f"{configuration.path}: no backbone {name!r}: "
-        f"{nearest(name, [b.name for b in configuration.backbones])}"
+        f"{configuration.path}: no backbone {component.backbone!r}: "
+        f"{nearest(component.backbone, [b.name for b in configuration.backbones])}"
     )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError
-from features.components import Component, backbone_named, external_named
+from features.components import Component, backbone_of, external_named
 from features.dumps import Dump, open_dump
-from features.dumps.layout import component_dump_path, external_dump_path
+from features.dumps.layout import external_dump_path, layer_dump_path
 
 
 def gallery_ids(configuration: Configuration) -> tuple[str, ...]:
@@ -60,20 +60,18 @@ def component_path(
                 "take a recipe without [[external]] components"
             )
         return external_dump_path(configuration, split, external_named(configuration, component.external))
-    backbone = backbone_named(configuration, component.backbone)
-    if component.parts is None:
-        return component_dump_path(
-            configuration, split, backbone, component.layer, component.pooling, folder=folder
-        )
+    backbone = backbone_of(configuration, component)
+    if (setting := component.setting) is None:
+        return layer_dump_path(configuration, split, backbone, *component.pooled, folder=folder)
     from features.parts.whitened import whitened_dump
 
     return whitened_dump(
         configuration,
         split,
         backbone,
-        backbone.parts[component.parts],
-        component.count,
-        component.dim,
-        component.exponent,
+        backbone.parts[setting.table],
+        setting.count,
+        setting.dim,
+        setting.exponent,
         folder=folder,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 from competition.atomic import abandoned
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import ConfigurationError, Top7Error
-from features.components import backbone_named
+from features.components import Component, backbone_of
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
-from features.dumps.layout import component_dump_path, dumps_folder, whole_folder
+from features.dumps.layout import dumps_folder, layer_dump_path, parts_dump_path, whole_folder
 from features.extraction.dump_group import unfinished_names
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
@@ -107,9 +107,11 @@ def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) ->
             continue  # not of images
         paths = [path for path in _files(folder) if path.parent == folder]
         going_on = {
-            UNFINISHED.fullmatch(path.name)[1]
+            unfinished[1]
             for path in paths
-            if path.suffix == ".journal" and needed & _targets(path)
+            if path.suffix == ".journal"
+            and (unfinished := UNFINISHED.fullmatch(path.name))
+            and needed & _targets(path)
         }
         if folder not in used and not going_on and not folder.name.endswith(tuple(f"-{s}" for s in samples)):
             unneeded += paths
@@ -139,19 +141,21 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
     }
     for recipe in recipes:
         needed |= {Path(name).stem for name in recipe.provenance.get("data", {}).get("dumps", [])}
-        for part in recipe.components:
-            try:
-                backbone = backbone_named(configuration, part.backbone) if part.external is None else None
-                table = backbone.parts[part.parts] if backbone and part.parts is not None else None
-            except (ConfigurationError, IndexError):  # of another configuration
-                continue
-            if table is not None:
-                named = {"count": part.count, "dim": part.dim, "exponent": part.exponent}
-                needed.add(component_dump_path(configuration, "gallery", backbone, parts=table, **named).stem)
-            elif backbone is not None:
-                path = component_dump_path(configuration, "gallery", backbone, part.layer, part.pooling)
-                needed.add(path.stem)
+        for component in recipe.components:
+            if component.external is None:
+                with suppress(ConfigurationError, IndexError):  # of another configuration
+                    needed.add(_dump_path(configuration, component).stem)
     return needed
+
+
+def _dump_path(configuration: Configuration, component: Component) -> Path:
+    backbone, setting = backbone_of(configuration, component), component.setting
+    if setting is None:
+        return layer_dump_path(configuration, "gallery", backbone, *component.pooled)
+    table = backbone.parts[setting.table]
+    return parts_dump_path(
+        configuration, "gallery", backbone, table, setting.count, setting.dim, setting.exponent
+    )
 
 
 def _targets(journal: Path) -> set[str]:

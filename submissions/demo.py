@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from competition import leaderboard
 from competition.configuration import Configuration
@@ -13,6 +12,7 @@ from competition.errors import Top7Error
 from competition.images import split_images
 from competition.messages import log
 from competition.standings import render
+from features.components import layer_component, layers_under
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, ranked_among
 from features.recipes.recipe import Recipe, read_recipe, write_recipe
@@ -32,6 +32,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
 
     begun = time.perf_counter()
     competition = configuration.competition
+    assert competition.labels is not None  # the embedded competition has them
     _say(1, "extract: every layer and pooling in one pass, into memory-mapped dumps")
     note_extraction(configuration, extract(configuration))
     _say(2, "tune: weights inside the region, pooling, part detectors")
@@ -42,7 +43,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
         "submit, check and score four recipes: best single layer, equal weights, tuned, and what submit takes",
     )
     recipes = {
-        "best single layer": read_recipe(_best_single_layer(configuration, tuned)),
+        "best single layer": read_recipe(_best_single_layer(configuration)),
         "equal weights": read_recipe(tuned.paths["untuned"]),
         "tuned fusion": read_recipe(tuned.paths["recipe"]),
     }
@@ -93,44 +94,26 @@ def _say(number: int, text: str) -> None:
     log.info(f"\n[{number}/3] {text}")
 
 
-def _best_single_layer(configuration: Configuration, tuned) -> Path:
+def _best_single_layer(configuration: Configuration) -> Path:
     """The recipe of the layer that is best alone on the public queries, over all poolings."""
-    from tuning.combination import full_precisions
-    from tuning.landscape import Landscape
+    from tuning.evaluating import figures, labelled_precisions
+    from tuning.labelled import labelled_queries
 
-    landscape = Landscape(configuration, progress=False)
-    public = landscape.labelled.public
-    best = (-1.0, None, None)
-    default = {name: values[0] for name, values in landscape.choice_lists.items()}
-    for choice in _pooling_choices(default, landscape.choice_lists):
-        queries, gallery = landscape.dumps(choice)
-        components = landscape.combination(choice).components
-        for number, component in enumerate(components):
-            if component.pooling is not None:
-                values = full_precisions(
-                    [queries[number]],
-                    [gallery[number]],
-                    np.ones(1),
-                    landscape.labelled.relevant,
-                    configuration.competition.top_k,
+    labelled = labelled_queries(configuration, gallery_ids(configuration))
+    best: tuple[float, Recipe] | None = None
+    for backbone in configuration.backbones:
+        for pooling in backbone.pooling:
+            for layer in layers_under(backbone, pooling):
+                component = layer_component(backbone, layer, pooling)
+                recipe = Recipe(
+                    "single-layer", (component,), (1.0,), provenance={"component": component.name}
                 )
-                if values[public].mean() > best[0]:
-                    scores = {
-                        "public": float(values[public].mean()),
-                        "private": float(values[~public].mean()),
-                        "all": float(values.mean()),
-                    }
-                    best = (values[public].mean(), component, scores)
-    recipe = Recipe("single-layer", (best[1],), (1.0,), {}, best[2], {"component": best[1].name})
-    return write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", recipe)
-
-
-def _pooling_choices(default: dict, choice_lists: dict) -> list[dict]:
-    found = [default]
-    for name, values in choice_lists.items():
-        if name.endswith(".pooling"):
-            found += [{**default, name: value} for value in values[1:]]
-    return found
+                values = labelled_precisions(configuration, recipe, labelled)
+                scores = figures(values, labelled)
+                if best is None or scores["public"] > best[0]:
+                    best = scores["public"], replace(recipe, scores=scores)
+    assert best is not None
+    return write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", best[1])
 
 
 def _closing(configuration: Configuration, figures: dict, values: dict) -> str:

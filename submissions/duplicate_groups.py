@@ -27,7 +27,9 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
     ids = gallery_ids(configuration)
     if near is None:
         first = exact_duplicates(configuration)
-        pairs = ((int(earlier), row, 1.0) for row, earlier in enumerate(first) if earlier != row)
+        pairs: Iterable[tuple[int, int, float]] = (
+            (int(earlier), row, 1.0) for row, earlier in enumerate(first) if earlier != row
+        )
         name, alike = "exact", "files of the same content"
     else:
         component, dump = look_dump(configuration, ids)
@@ -49,8 +51,8 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
         for row in rows:
             writer.writerow([number, ids[row]] + [f"{cosines[row]:.6f}"] * (near is not None))
     path = Path(configuration.competition.work) / "duplicates" / f"{name}.csv"
-    values["csv"] = str(write_text(path, text.getvalue()))
-    lines = [f"{alike}: {len(groups)} group{'s' * (len(groups) > 1)}, {images} images", values["csv"]]
+    values["csv"] = written = str(write_text(path, text.getvalue()))
+    lines = [f"{alike}: {len(groups)} group{'s' * (len(groups) > 1)}, {images} images", written]
     for rows in groups[:SHOWN_GROUPS]:
         more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""
         lines.append(f"  {len(rows):>5}  {', '.join(ids[row] for row in rows[:SHOWN_IDS])}{more}")
@@ -64,7 +66,8 @@ def grouped(pairs: Iterable[tuple[int, int, float]]) -> tuple[list[list[int]], d
 
     Memory: what is in a group, not the pairs.
     """
-    joined, cosines = DisjointSet(), {}
+    joined = DisjointSet()
+    cosines: dict[int, float] = {}
     for first, second, cosine in pairs:
         for row in (first, second):
             joined.add(row)

@@ -10,7 +10,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import list_images
 from competition.messages import log
-from features.components import backbone_named, depth_order
+from features.components import backbone_of, depth_order
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
@@ -73,21 +73,20 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     backbones, tables_of = [], {}
     for name in dict.fromkeys(component.backbone for component, _ in used):
         own = [component for component, _ in used if component.backbone == name]
-        backbone = backbone_named(configuration, name)
-        layered = [component for component in own if component.parts is None]
-        tables_of[name] = sorted({component.parts for component in own if component.parts is not None})
-        counts = {number: {c.count for c in own if c.parts == number} for number in tables_of[name]}
+        backbone = backbone_of(configuration, own[0])
+        layers = {component.layer for component in own}
+        poolings = [component.pooled[1] for component in own if component.parts is None]
+        settings = [component.setting for component in own if component.setting is not None]
+        tables_of[name] = tables = sorted({setting.table for setting in settings})
+        counts = {number: {each.count for each in settings if each.table == number} for number in tables}
         backbones.append(
             replace(
                 backbone,
-                layers=tuple(
-                    layer for layer in backbone.layers if layer in {component.layer for component in own}
-                )
+                layers=tuple(layer for layer in backbone.layers if layer in layers)
                 or depth_order(backbone.layers)[-1:],
-                pooling=tuple(dict.fromkeys(component.pooling for component in layered)),
+                pooling=tuple(dict.fromkeys(poolings)),
                 parts=tuple(
-                    replace(backbone.parts[number], counts=tuple(sorted(counts[number])))
-                    for number in tables_of[name]
+                    replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables
                 ),
             )
         )

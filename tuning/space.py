@@ -19,7 +19,7 @@ from competition.messages import log
 from features.components import (
     Choice,
     Component,
-    backbone_named,
+    backbone_of,
     check_choice,
     choices,
     components_of,
@@ -182,7 +182,7 @@ def shallow_to_deep(configuration: Configuration, components: tuple[Component, .
     for chain in dict.fromkeys(component.chain for component in components):
         places = [number for number, component in enumerate(components) if component.chain == chain]
         if len(places) > 1:
-            depth = depth_order(backbone_named(configuration, str(components[places[0]].backbone)).layers)
+            depth = depth_order(backbone_of(configuration, components[places[0]]).layers)
             members = sorted(places, key=lambda number: depth.index(components[number].layer))
             for place, member in zip(places, members):
                 order[place] = member

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from competition.errors import Top7Error
-from competition.images import ImageSet, PathList, Region, list_images
+from competition.images import Box, ImageSet, PathList, Region, list_images
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,16 @@ def require(named: Collection[str], there: Collection[str], folder: Path, source
     )
 
 
-def boxed_queries(
-    images: ImageSet, queries: Sequence[tuple[str, str, tuple[float, ...] | None]], source: str
-) -> ImageSet:
+def boxed_queries(images: ImageSet, queries: Sequence[tuple[str, str, Box | None]], source: str) -> ImageSet:
     """Return one row a query, (query id, image id, box or None), in the order given; checks each box against its image.
 
-    images: where the files are. Top7Error: a box that is not inside its image, or has no four numbers.
+    images: where the files are. Top7Error: a box that is not inside its image.
     """
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     paths, regions = [], []
     for query, image_id, box in queries:
         path = images.paths.texts[row_of[image_id]]
-        region = None if box is None else Region(tuple(map(float, box)))
+        region = None if box is None else Region(box)
         if region is not None and (size := image_size(path)) and region.pixels(*size) is None:
             raise Top7Error(
                 f"{source}: query {query}: the box {region.box} is not inside {path}, {size[0]} × {size[1]} pixels: "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from competition.datasets.dataset import Dataset, Truth, boxed_queries, images_of, require
 from competition.errors import Top7Error
-from competition.images import ImageSet
+from competition.images import Box, ImageSet
 
 KINDS = ("good", "ok", "junk")
 PREFIX = "oxc1_"  # stands before every image in Oxford's query files
@@ -58,17 +58,15 @@ def _source(named: dict[str, str], images: ImageSet) -> str:
     return f"the ground truth ({named[unknown[0]]} and others)" if unknown else "the ground truth"
 
 
-def _query(path: Path) -> tuple[str, tuple[float, ...]]:
+def _query(path: Path) -> tuple[str, Box]:
     fields = _text(path).split()
     try:
-        box = tuple(map(float, fields[1:]))
-        if len(box) != 4:
-            raise ValueError
+        left, top, right, bottom = map(float, fields[1:])
     except ValueError:
         raise Top7Error(
             f"{path}: {' '.join(fields)!r:.80}: expected one line, an image and the four numbers of its box"
         ) from None
-    return fields[0].removeprefix(PREFIX), box
+    return fields[0].removeprefix(PREFIX), (left, top, right, bottom)
 
 
 def _names(path: Path) -> set[str]:

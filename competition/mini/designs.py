@@ -14,7 +14,9 @@ from competition.mini.products import Colour, Product
 @functools.lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return Pillow's embedded font at `size` pixels (no font files of the system: the bytes must not depend on it)."""
-    return ImageFont.load_default(size)
+    found = ImageFont.load_default(size)
+    assert isinstance(found, ImageFont.FreeTypeFont)  # Pillow's wheels carry FreeType
+    return found
 
 
 def fitted_text(
@@ -137,7 +139,8 @@ def draw_pattern(
 
 def between(first: Colour, second: Colour, share: float) -> Colour:
     """Return the mixture with that share of `second`."""
-    return tuple(round((1 - share) * a + share * b) for a, b in zip(first, second))
+    red, green, blue = (round((1 - share) * a + share * b) for a, b in zip(first, second))
+    return red, green, blue
 
 
 def draw_label(product: Product, width: int, height: int, around: int) -> Image.Image:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
 from competition.atomic import FULL, reserve, sync_data, sync_folder, write_bytes
 from competition.errors import Top7Error
 
@@ -47,7 +45,7 @@ class Disk:
             path.unlink(missing_ok=True)
             raise _clear(error, path, size_bytes) from None
 
-    def write_at(self, path: Path, offset: int, data: bytes | memoryview | np.ndarray) -> None:
+    def write_at(self, path: Path, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
         try:
             while len(view):

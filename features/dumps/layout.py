@@ -204,7 +204,7 @@ def _target(
     parts: Parts | None = None,
     count: int | None = None,
 ) -> Target:
-    middle = pooling if parts is None else f"parts-N{count}"
+    middle = f"parts-N{count}" if pooling is None else pooling
     return Target(
         dump_path(folder, backbone.name, layer, middle, recipe), recipe, layer, pooling, parts, count
     )
@@ -214,34 +214,43 @@ def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Ma
     return folder / f"{file_label(name, layer, middle)}-{recipe_digest(recipe)}.npy"
 
 
-def component_dump_path(
+def layer_dump_path(
     configuration: Configuration,
     split: str,
     backbone: Backbone,
-    layer: int | str | None = None,
-    pooling: str | None = None,
+    layer: int | str,
+    pooling: str,
     *,
-    parts: Parts | None = None,
-    count: int | None = None,
-    dim: int | None = None,
-    exponent: float | None = None,
     folder: Path | None = None,
 ) -> Path:
-    """Where the dump of one component lies, there or not.
+    """Where the dump of one layer under one pooling lies, there or not.
 
-    Either layer and pooling, or parts and count: the unwhitened projection, with dim and exponent the
-    whitened component that is made from it. folder: instead of the split's folder under `work` (images given
-    to predict).
+    folder: instead of the split's folder under `work` (images given to predict).
     """
     folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
-    base = backbone_recipe(configuration, backbone)
-    if parts is None:
-        if layer is None or pooling is None:
-            raise ConfigurationError(
-                "component_dump_path: expected a layer and a pooling, or parts and a count"
-            )
-        return dump_path(folder, backbone.name, layer, pooling, pooling_recipe(base, layer, pooling))
+    recipe = pooling_recipe(backbone_recipe(configuration, backbone), layer, pooling)
+    return dump_path(folder, backbone.name, layer, pooling, recipe)
+
+
+def parts_dump_path(
+    configuration: Configuration,
+    split: str,
+    backbone: Backbone,
+    parts: Parts,
+    count: int,
+    dim: int | None = None,
+    exponent: float | None = None,
+    *,
+    folder: Path | None = None,
+) -> Path:
+    """Where the dump of one detector count lies, there or not.
+
+    It is the unwhitened projection; with dim and exponent the whitened component that is made from it. folder:
+    instead of the split's folder under `work` (images given to predict).
+    """
+    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
     middle = f"parts-N{count}" + ("" if dim is None else f"-M{dim}-t{exponent:g}")
+    base = backbone_recipe(configuration, backbone)
     recipe = parts_recipe(configuration, backbone, base, parts, count, dim, exponent)
     return dump_path(folder, backbone.name, parts.layer, middle, recipe)
 

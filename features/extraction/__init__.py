@@ -2,7 +2,7 @@
 interrupted.
 """
 
-from features.dumps.layout import component_dump_path, dumps_folder, external_dump_path
+from features.dumps.layout import dumps_folder, external_dump_path, layer_dump_path, parts_dump_path
 from features.extraction.duplicates import exact_duplicates, near_duplicates
 from features.extraction.estimate import Plan
 from features.extraction.extract import ExtractionReport, describe, extract, plan
@@ -13,14 +13,15 @@ __all__ = [
     "ExtractionReport",
     "Plan",
     "VerifyReport",
-    "component_dump_path",
     "describe",
     "dumps_folder",
     "exact_duplicates",
     "external_dump_path",
     "extract",
     "extracted_images",
+    "layer_dump_path",
     "near_duplicates",
+    "parts_dump_path",
     "plan",
     "verify",
 ]

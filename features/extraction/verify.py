@@ -19,10 +19,10 @@ from competition.progress import Progress
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
 from features.dumps.layout import (
     backbone_recipe,
-    component_dump_path,
     dumps_folder,
     external_dump_path,
     learnt_path,
+    parts_dump_path,
     read_learnt,
     targets_of,
 )
@@ -136,9 +136,7 @@ def whitened_dumps(configuration: Configuration, split: str) -> list[Path]:
     if not _asked_for(configuration, split):
         return []
     return [
-        component_dump_path(
-            configuration, split, backbone, parts=parts, count=count, dim=dim, exponent=exponent
-        )
+        parts_dump_path(configuration, split, backbone, parts, count, dim, exponent)
         for backbone in configuration.backbones
         for parts in backbone.parts
         for count, dim, exponent in product(parts.counts, parts.dims, parts.exponents)

@@ -90,7 +90,7 @@ def top7_vgg16_quarter(pretrained: bool = False, **kwargs) -> nn.Module:
         **kwargs,
     )
     if isinstance(model, VGG):
-        model.pre_logits = nn.Identity()
+        model.register_module("pre_logits", nn.Identity())
         model.num_features = model.head_hidden_size = WIDTH
         model.head.in_features = WIDTH
         model.head.reset(kwargs["num_classes"])

@@ -31,7 +31,7 @@ def whitened_dump(
 
     Top7Error: the projection for this count was not extracted, or the part detectors were not learnt.
     """
-    from features.dumps.layout import component_dump_path
+    from features.dumps.layout import parts_dump_path
     from features.extraction.learn_parts import open_part_model
 
     where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
@@ -39,9 +39,8 @@ def whitened_dump(
         raise ConfigurationError(
             f"{where}: dimension {dim} exceeds the largest of its dims, {max(parts.dims)}"
         )
-    named = {"parts": parts, "count": count, "folder": folder}
-    path = component_dump_path(configuration, split, backbone, dim=dim, exponent=exponent, **named)
-    projection = component_dump_path(configuration, split, backbone, **named)
+    path = parts_dump_path(configuration, split, backbone, parts, count, dim, exponent, folder=folder)
+    projection = parts_dump_path(configuration, split, backbone, parts, count, folder=folder)
     if not beside(projection, ".json").exists():
         if beside(
             path, ".json"

@@ -9,7 +9,7 @@ import numpy as np
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.components import Component, layer_component, layers_under, parts_component, parts_label
-from features.dumps.layout import component_dump_path
+from features.dumps.layout import parts_dump_path
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.evaluating import LARGE_GALLERY, labelled_precisions
@@ -22,7 +22,8 @@ def ablations(scene: Scene) -> dict[str, object] | None:
     """Return charts and tables, all on all labelled queries; None without labels or dumps."""
     if scene.labelled is None:
         return None
-    charts, tables = {}, []
+    charts: dict[str, dict] = {}
+    tables: list[dict] = []
     for number, backbone in enumerate(scene.configuration.backbones):
         rows = {
             pooling: [
@@ -94,14 +95,14 @@ def _half(figure: dict) -> float:
 
 
 def _figure(values: np.ndarray, scene: Scene) -> dict:
-    return {"mean": float(values.mean()), "interval": group_interval(values, scene.labelled.groups)}
+    return {"mean": float(values.mean()), "interval": group_interval(values, scene.judged.groups)}
 
 
 def _alone(scene: Scene, component: Component) -> dict | None:
     """A component's own figure; None where its dump is not there."""
     recipe = Recipe(component.name, (component,), (1.0,))
     try:
-        return _figure(labelled_precisions(scene.configuration, recipe, scene.labelled), scene)
+        return _figure(labelled_precisions(scene.configuration, recipe, scene.judged), scene)
     except Top7Error as error:
         log.warning(f"top7: left out of the ablations: {error}")
         return None
@@ -114,8 +115,7 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
         for exponent in table.exponents:
             line = []
             for dim in table.dims:
-                named = {"parts": table, "count": count, "dim": dim, "exponent": exponent}
-                path = component_dump_path(scene.configuration, "gallery", backbone, **named)
+                path = parts_dump_path(scene.configuration, "gallery", backbone, table, count, dim, exponent)
                 if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
                     line.append(
                         (str(dim), _alone(scene, parts_component(backbone, number, count, dim, exponent)))
@@ -126,13 +126,15 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
 
 def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
     """The recipe's figure with none of its steps, the first, the first two, ..."""
-    recipe, labelled, line = scene.ranked[name].recipe, scene.labelled, []
+    ranked, line = scene.ranked[name], []
+    recipe = ranked.recipe
     for count in range(len(recipe.steps)):
         part = replace(recipe, steps=recipe.steps[:count])
         try:
-            values = labelled_precisions(scene.configuration, part, labelled)
+            values = labelled_precisions(scene.configuration, part, scene.judged)
         except (ConfigurationError, Top7Error) as error:
             log.warning(f"top7: {name} after {count} steps is left out: {error}")
             continue
         line.append((str(count), _figure(values, scene)))
-    return [*line, (str(len(recipe.steps)), _figure(scene.ranked[name].precisions, scene))]
+    whole = None if ranked.precisions is None else _figure(ranked.precisions, scene)
+    return [*line, (str(len(recipe.steps)), whole)]

@@ -27,7 +27,8 @@ LAST = "last_extraction.json"  # under work
 
 def data_health(configuration: Configuration) -> dict[str, object]:
     """Return what the page shows, and its charts."""
-    splits, charts = [], {}
+    splits: list[dict] = []
+    charts: dict[str, dict] = {}
     for split in SPLITS:
         if getattr(configuration.competition, split) is None:
             continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from competition.leaderboard import Row, official_correlation, read_rows
 from competition.metrics import CONVENTIONS
 from competition.published import PUBLISHED
 from features.recipes.kept import is_of_this_data, ranked_among
+from features.recipes.recipe import Recipe
 from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
 
@@ -54,7 +56,7 @@ def _scale(rows: list[dict], published) -> float:
 
 def _submission(
     row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping], by_map: bool
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
     remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
@@ -81,7 +83,7 @@ def _submission(
     }
 
 
-def _recipe(scene: Scene, recipe, measured: Mapping[str, Mapping]) -> dict[str, object]:
+def _recipe(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> dict[str, Any]:
     """A kept recipe that no submission was written of."""
     current = is_of_this_data(scene.configuration, recipe) or bool(measured)
     found = {part: recipe.scores.get(part) for part in ("all", "public", "private", "cross-validated")}
@@ -106,5 +108,6 @@ def _recipe(scene: Scene, recipe, measured: Mapping[str, Mapping]) -> dict[str, 
 def _with_interval(value: float | None, measured: Mapping | None) -> dict | None:
     if value is None:
         return None if measured is None else dict(measured)
-    same = measured is not None and abs(measured["mean"] - value) < SAME
-    return {"mean": value, "interval": measured["interval"] if same else None}
+    if measured is not None and abs(measured["mean"] - value) < SAME:
+        return {"mean": value, "interval": measured["interval"]}
+    return {"mean": value, "interval": None}

@@ -51,9 +51,9 @@ class Pictures:
         wanted = {place / f"{stem}.jpg": asked for stem, asked in self._asked.items()}
         kept = set(self.folder.glob("*/*.jpg"))
         sizing = Sizing(image_size=self.side, resize="keep")
-        missing = [(file, *asked) for file, asked in wanted.items() if file not in kept]
+        missing = [(file, path, view) for file, (path, view) in wanted.items() if file not in kept]
         with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
-            made = pool.map(lambda each: write_bytes(each[0], _jpeg(*each[1:], sizing)), missing)
+            made = pool.map(lambda each: write_bytes(each[0], _jpeg(each[1], each[2], sizing)), missing)
             shown = Progress(made, total=len(missing), unit="image", desc="pictures", shown=progress)
             for _ in shown:
                 pass

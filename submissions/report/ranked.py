@@ -45,6 +45,12 @@ class Scene:
     left_out: dict[str, str]
 
     @property
+    def judged(self) -> Labelled:
+        """The labelled queries, for what is only shown where there are labels."""
+        assert self.labelled is not None
+        return self.labelled
+
+    @property
     def work(self) -> Path:
         """Where everything of the competition lies."""
         return Path(self.configuration.competition.work)

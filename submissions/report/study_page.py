@@ -31,8 +31,8 @@ def study_page(scene: Scene) -> dict[str, object] | None:
     study = study_of(scene.configuration, recipe)
     trials = () if study is None else completed(study)
     components = recipe.components
-    tried = [trial_weights(recipe, trial) for trial in trials]
-    tried = np.array([each for each in tried if each is not None]).reshape(-1, len(components))
+    points = [trial_weights(recipe, trial) for trial in trials]
+    tried = np.array([each for each in points if each is not None]).reshape(-1, len(components))
     maps = weight_maps(scene, recipe, tried) if len(components) >= 3 else {}
     charts = {f"map-{number}": chart for number, chart in enumerate(maps.values())}
     charts |= optuna_charts(trials, components, scene.metric) if len(trials) > 1 else {}
@@ -60,7 +60,7 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
     made = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
     if made.scene is None:
         return None
-    return near_best_share(made, made.average_precisions(recipe.weight_array), scene.labelled)
+    return near_best_share(made, made.average_precisions(recipe.weight_array), scene.judged)
 
 
 def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:

@@ -15,6 +15,7 @@ from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.combination import Combination, make_combination
 from tuning.evaluating import LARGE_GALLERY
+from tuning.objective import Scene as Candidates
 from tuning.objective import mean_average_precision
 from tuning.region import contains, layer_sums, region_chains, vertices
 
@@ -55,7 +56,7 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
 
 def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combination:
     """Return the combination of some components in a region; what the study has made of it is read."""
-    ids, labelled = scene.gallery_ids, scene.labelled
+    ids, labelled = scene.gallery_ids, scene.judged
     return make_combination(
         parts,
         open_components(scene.configuration, parts, "validation", labelled.query_ids),
@@ -69,6 +70,11 @@ def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combin
     )
 
 
+def _public(scene: Scene, made: Combination) -> Candidates:
+    assert made.scene is not None  # weight_maps passes over the others
+    return made.scene.of_queries(scene.judged.public)
+
+
 def _grid() -> np.ndarray:
     """The points of the triangle, (n, 3), each >= 0 and of sum 1."""
     return (
@@ -80,7 +86,7 @@ def _grid() -> np.ndarray:
 
 
 def _alone(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarray) -> dict:
-    public, points = made.scene.of_queries(scene.labelled.public), _grid()
+    public, points = _public(scene, made), _grid()
     values = np.array([mean_average_precision(public, point) for point in points])
     names = short_names(made.components)
     traces = [_field(points, values, names, scene.metric)]
@@ -106,7 +112,7 @@ def _alone(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarra
 
 
 def _slice(scene: Scene, whole: Combination, triple: tuple[int, ...], weights: np.ndarray) -> dict:
-    public, points = whole.scene.of_queries(scene.labelled.public), _grid()
+    public, points = _public(scene, whole), _grid()
     share = weights[list(triple)].sum()
     shown, values = [], []
     for point in points:

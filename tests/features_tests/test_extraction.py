@@ -23,9 +23,10 @@ from features.decoding import decode
 from features.dumps import open_dump
 from features.extraction import (
     backbone_pass,
-    component_dump_path,
     describe,
     extracted_images,
+    layer_dump_path,
+    parts_dump_path,
     plan,
 )
 from features.extraction.engine import Engine
@@ -65,7 +66,7 @@ def test_dumps_hold_what_timm_and_the_pooling_give(folder):
             for layer, maps in zip((0, 3), network(values[None])):
                 for pooling in ("spoc", "mac"):
                     dump = open_dump(
-                        component_dump_path(configuration, "gallery", backbone, layer, pooling),
+                        layer_dump_path(configuration, "gallery", backbone, layer, pooling),
                         ids=gallery.ids,
                     )
                     expected = POOLING[pooling](maps)[0]
@@ -213,12 +214,12 @@ def test_described_images_have_the_bytes_that_extract_gives(folder):
     for layer in (0, 3):
         for pooling in ("spoc", "mac"):
             ours = open_dump(
-                component_dump_path(
+                layer_dump_path(
                     configuration, "queries", backbone, layer, pooling, folder=folder / "described"
                 ),
                 ids=queries.ids,
             )
-            theirs = open_dump(component_dump_path(configuration, "gallery", backbone, layer, pooling))
+            theirs = open_dump(layer_dump_path(configuration, "gallery", backbone, layer, pooling))
             assert np.array_equal(ours.descriptors, theirs.descriptors[[7, 19, 30]])
 
 
@@ -258,10 +259,7 @@ def test_parts_are_learnt_once_and_projected(folder):
     report = run(configuration)
     backbone = configuration.backbones[0]
     assert len(report.paths) == 12
-    paths = [
-        component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=n)
-        for n in (4, 8)
-    ]
+    paths = [parts_dump_path(configuration, "gallery", backbone, backbone.parts[0], n) for n in (4, 8)]
     first = [open_dump(path) for path in paths]
     assert [dump.descriptors.shape for dump in first] == [(37, 6)] * 2
     assert first[0].recipe["learnt"] == first[1].recipe["learnt"]
@@ -279,13 +277,9 @@ def test_described_parts_equal_extracted_ones(folder):
         configuration, list_images(folder / "queries"), folder / "described", device="cpu", progress=False
     )
     ours = open_dump(
-        component_dump_path(
-            configuration, "queries", backbone, parts=backbone.parts[0], count=4, folder=folder / "described"
-        )
+        parts_dump_path(configuration, "queries", backbone, backbone.parts[0], 4, folder=folder / "described")
     )
-    theirs = open_dump(
-        component_dump_path(configuration, "gallery", backbone, parts=backbone.parts[0], count=4)
-    )
+    theirs = open_dump(parts_dump_path(configuration, "gallery", backbone, backbone.parts[0], 4))
     assert np.array_equal(ours.descriptors[0], theirs.descriptors[7])
 
 
@@ -346,6 +340,6 @@ def test_embeddings_are_dumps_of_their_own(folder):
     with torch.inference_mode():
         expected = dict(zip(network.layers, network.forward(((pixels - mean) / std)[None]), strict=True))
     for name in ("cls", "head"):
-        dump = open_dump(component_dump_path(configuration, "validation", backbone, name, name))
+        dump = open_dump(layer_dump_path(configuration, "validation", backbone, name, name))
         row = expected[name].flatten()
         assert np.allclose(dump.descriptors[dump.ids.index("v0")], row / row.norm(), atol=1e-5)

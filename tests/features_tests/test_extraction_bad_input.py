@@ -18,10 +18,10 @@ from features.dumps.disk import Disk, DiskFull
 from features.dumps.journal import journal_line, read_journal
 from features.extraction import (
     backbone_pass,
-    component_dump_path,
     external_dump_path,
     extract,
     extracted_images,
+    layer_dump_path,
     plan,
 )
 from features.extraction.extract import alone
@@ -59,7 +59,7 @@ def test_unreadable_images_are_named_and_leave_their_neighbours_alone(folder, ca
     said = capsys.readouterr().err
     assert all(f"gallery {name}" in said for name in reasons)
     for layer in (0, 3):
-        path = component_dump_path(configuration, "gallery", configuration.backbones[0], layer, "mac")
+        path = layer_dump_path(configuration, "gallery", configuration.backbones[0], layer, "mac")
         dump, whole = open_dump(path), open_dump(healthy.competition.work / path.relative_to(folder / "work"))
         rows = [int(name[1:]) for name in reasons]
         assert np.flatnonzero(dump.unreadable).tolist() == rows

@@ -7,7 +7,7 @@ import pytest
 
 from competition.errors import ConfigurationError
 from features.dumps import open_dump
-from features.extraction import backbone_pass, component_dump_path, dumps_folder, extracted_images, verify
+from features.extraction import backbone_pass, dumps_folder, extracted_images, layer_dump_path, verify
 from tests.features_tests.conftest import BACKBONE
 from tests.features_tests.extraction_competition import Stops, stopping_after
 
@@ -17,7 +17,7 @@ EXTERNAL = '[[external]]\nname = "clip"\ngallery = "clip.npy"\n'
 
 def ids_of(configuration) -> tuple[str, ...]:
     """The row ids of the dump that commands open."""
-    path = component_dump_path(configuration, "gallery", configuration.backbones[0], 0, "spoc")
+    path = layer_dump_path(configuration, "gallery", configuration.backbones[0], 0, "spoc")
     return open_dump(path, ids=extracted_images(configuration, "gallery").ids).ids
 
 

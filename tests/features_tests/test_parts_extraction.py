@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import open_dump
-from features.extraction import component_dump_path, extract
+from features.extraction import extract, parts_dump_path
 from features.extraction.learn_parts import open_part_model
 from features.parts.whitened import whitened_dump
 
@@ -59,9 +59,7 @@ def run(configuration):
 
 def dump(configuration, count, split="gallery"):
     backbone = configuration.backbones[0]
-    return open_dump(
-        component_dump_path(configuration, split, backbone, parts=backbone.parts[0], count=count)
-    )
+    return open_dump(parts_dump_path(configuration, split, backbone, backbone.parts[0], count))
 
 
 def whitened(configuration, count, dim, exponent, split="gallery"):
@@ -189,5 +187,5 @@ def test_tables_of_one_layer_share_one_pass_over_the_sample(folder, monkeypatch)
     run(together)
     assert passes == [3]
     parts = together.backbones[0].parts[1]
-    path = component_dump_path(together, "gallery", together.backbones[0], parts=parts, count=4)
+    path = parts_dump_path(together, "gallery", together.backbones[0], parts, 4)
     assert path.read_bytes() == dump(alone, 4).path.read_bytes()

@@ -13,7 +13,7 @@ from features.components import external_component, layer_component
 from features.decoding import Sizing, decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
-from features.extraction import backbone_pass, component_dump_path, describe, dumps_folder, plan, verify
+from features.extraction import backbone_pass, describe, dumps_folder, layer_dump_path, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
 from features.simulated import open_judging, open_teaching
 from features.simulated_photos import simulated_photo
@@ -40,7 +40,7 @@ def simulating(folder, work="work", images=IMAGES, views=3, seed=0, backbone=BAC
 
 
 def photos(configuration, pooling="spoc", split=SIMULATED):
-    return open_dump(component_dump_path(configuration, split, configuration.backbones[0], 3, pooling))
+    return open_dump(layer_dump_path(configuration, split, configuration.backbones[0], 3, pooling))
 
 
 def components(configuration):
