@@ -5,39 +5,36 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from competition.messages import log
 
-try:
-    import fcntl
-except ImportError:  # a system without these locks: what is left there is not removed
-    fcntl = None  # type: ignore[assignment]
-
 WRITING = ".writing"
-SCRATCH, OWNER = "top7-", ".owner"  # temporary folders, and the file in each that a living owner holds locked
+ABANDONED_S = 3600.0  # a small file is written in much less
 BLOCK_BYTES = 1 << 22  # where room is reserved by writing
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none left to this user
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write `data` to `path` through a synced temporary file beside it and a rename; returns `path`."""
+    """Write `data` to `path` through a synced temporary file beside it and a rename; returns `path`.
+
+    A process that is killed meanwhile leaves the temporary file there; `clean` and `extract` remove it (`abandoned`).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
-    handle, temporary = _locked(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
@@ -47,36 +44,21 @@ def write_bytes(path: Path, data: bytes) -> Path:
     return path
 
 
-def _locked(path: Path) -> tuple[int, str]:
-    """A new temporary file beside `path`, held by a lock that the system drops when the process dies."""
-    while True:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=WRITING)
-        with suppress(OSError):  # a file system without locks: what is left there is not removed
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_SH)
-        if os.fstat(handle).st_nlink:
-            return handle, temporary
-        os.close(handle)  # taken for an abandoned one before it was locked
+def abandoned(folder: Path) -> list[Path]:
+    """Return the temporary files in `folder` that a killed process left: those that nobody wrote to for ABANDONED_S."""
+    found = []
+    for path in Path(folder).glob(f".*{WRITING}"):
+        with suppress(FileNotFoundError):  # it has got its name
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                found.append(path)
+    return found
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files in `folder` that processes left there when they were killed."""
+    """Remove the temporary files in `folder` that killed processes left there."""
     for path in abandoned(folder):
         with suppress(OSError):
             path.unlink()
-
-
-def abandoned(folder: Path) -> Iterator[Path]:
-    """The temporary files in `folder` that no living process writes, each locked while it is looked at."""
-    if fcntl is None:
-        return
-    for path in Path(folder).glob(f".*{WRITING}"):
-        try:
-            with open(path, "rb+") as stream:  # network file systems lock nothing that is only read
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield path
-        except OSError:  # it has got its name, or is being written, or cannot be locked
-            continue
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -131,36 +113,3 @@ def unless_read_only(consequence: str) -> Iterator[None]:
         if error.errno not in READ_ONLY:
             raise
         log.warning(f"top7: {error.strerror}: {consequence}")
-
-
-@contextmanager
-def temporary(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, to be written and given that name; removed at the end, or by the next writer there."""
-    remove_abandoned(path.parent)
-    handle, name = _locked(path)
-    try:
-        os.chmod(name, 0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-        os.close(handle)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder among the system's temporary ones, removed at the end; those of killed processes are removed first."""
-    for owner in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*/{OWNER}") if fcntl is not None else ():
-        with (
-            suppress(OSError),
-            open(owner, "rb+") as stream,
-        ):  # OSError: its owner lives, or it is another user's
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(owner.parent, ignore_errors=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as folder,
-        open(Path(folder, f"{OWNER}-to-be"), "wb") as stream,
-    ):
-        if fcntl is not None:
-            fcntl.flock(stream, fcntl.LOCK_SH)
-        os.replace(stream.name, Path(folder, OWNER))  # seen by others only once it is locked
-        yield Path(folder)

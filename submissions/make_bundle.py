@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from competition.atomic import scratch_folder, sync_folder, write_json, write_text
+from competition.atomic import sync_folder, write_json, write_text
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
@@ -366,11 +367,11 @@ def _answer_once(folder: Path) -> None:
     """Prove that nothing is missing: a grey picture, answered from the bundle alone."""
     from PIL import Image
 
-    with scratch_folder() as scratch:
-        images = scratch / "images"
+    with TemporaryDirectory(prefix="top7-") as scratch:
+        images = Path(scratch, "images")
         images.mkdir()
         Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
-        predict(*open_bundle(folder), images, scratch / "answer.csv", device="cpu")
+        predict(*open_bundle(folder), images, Path(scratch, "answer.csv"), device="cpu")
 
 
 def _put(folder: Path, out: Path) -> None:

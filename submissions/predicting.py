@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from competition.atomic import scratch_folder
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.images import list_images
@@ -38,7 +38,8 @@ def predict(
     images = list_images(input_dir, ids=configuration.competition.ids)
     for other in images.others:
         log.warning(f"top7: {other} is no image by its extension: passed over")
-    with scratch_folder() as folder:
+    with TemporaryDirectory(prefix="top7-", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
         describe(configuration, images, folder, device=device)
         lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder, photos=photos)
     for query in lists.unreadable:

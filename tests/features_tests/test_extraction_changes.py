@@ -347,5 +347,6 @@ def test_what_a_killed_run_left_half_written_is_removed(tiny):
     whole, work = tiny.contents(configuration), tiny.folder / "work"
     for folder in (work, work / "dumps" / "gallery", work / "dumps" / "settings"):
         (folder / ".x.json.ab12cd34.writing").write_bytes(b"half")
+        os.utime(folder / ".x.json.ab12cd34.writing", (0, 0))
     assert tiny.run(configuration).images == 0
     assert not list(work.rglob("*.writing")) and tiny.contents(configuration) == whole

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,10 @@ def test_what_nothing_needs_goes_and_the_rest_stays_byte_for_byte(copied):
     for path in (work / "recipes").glob("*.json"):
         path.unlink()  # their dumps are nobody's now
     (work / "submissions").mkdir()
-    (work / "submissions" / ".best.csv.x.writing").write_bytes(b"half")
+    for name, age_s in (("x", 7200), ("y", 0)):  # left by a killed process; being written
+        path = work / "submissions" / f".best.csv.{name}.writing"
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age_s,) * 2)
     before = tree(work)
     said = clean(configuration, dry_run=True)
     assert tree(work) == before
@@ -64,7 +69,7 @@ def test_what_nothing_needs_goes_and_the_rest_stays_byte_for_byte(copied):
         if name.startswith(("candidates/", "ranking/"))
         or ".fcrow-" in name
         or ".parts-N4-" in name
-        or name.endswith(".writing")
+        or name.endswith(".x.writing")
     }
     assert gone == expected and any(".fcrow-" in name for name in gone) and any("N4-M" in n for n in gone)
     assert said[TEMPORARY] == {"files": 1, "bytes": 4} and said[CACHES]["files"] and said[DUMPS]["files"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from competition.atomic import scratch_folder
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.arguments import Seed, one_of, whole
@@ -61,12 +62,12 @@ class Approximate(Step, frozen=True):
     def __call__(self, state: State) -> State:
         weighed = np.flatnonzero(state.weights).tolist()
         used = state.of(weighed, state.weights[weighed]) if weighed else state
-        with nullcontext(state.folder) if state.folder else scratch_folder() as folder:
+        with nullcontext(state.folder) if state.folder else TemporaryDirectory(prefix="top7-") as folder:
             built = build_index(
                 used.gallery,
                 used.weights,
                 self.index,
-                folder,
+                Path(folder),
                 excluded=used.excluded,
                 identity=used.identity,
                 seed=self.seed,
