@@ -109,8 +109,8 @@ def bare_decode(images: ImageSet, sizings: tuple, threads: int) -> None:
 class Extraction:
     """Extractions of the gallery from nothing; only the pass itself is timed, set-up and planning are not."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        self.configuration, self.written = configuration, 0
+    def __init__(self, configuration: Configuration, device: str = "cpu") -> None:
+        self.configuration, self.device, self.written = configuration, device, 0
         self.took = (0.0, 0.0)
 
     def run(self) -> tuple[float, float]:
@@ -128,7 +128,7 @@ class Extraction:
         shutil.rmtree(dumps, ignore_errors=True)
         running.run_pass = timed
         try:
-            extract(self.configuration, splits=("gallery",), device="cpu", progress=False)
+            extract(self.configuration, splits=("gallery",), device=self.device, progress=False)
         finally:
             running.run_pass = run_pass
         return self.took

@@ -1,0 +1,1 @@
+"""The acceptance on a GPU, one file a section; `python -m tests.benchmarks.gpu` runs it."""

@@ -1,0 +1,132 @@
+"""Descriptors of the CPU in float32 beside the device's: every pooling, part detectors, `cls` and `head`.
+
+The part detectors are learnt once, on the CPU, so that both sides project onto the same axes. On `--device cpu` what
+stands for the card is the CPU with convolutions as timm has them and batches of another size.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+
+from competition.configuration import Backbone, Configuration
+from features.components import EMBEDDINGS
+from features.dumps import open_dump
+from features.dumps.layout import dumps_folder, targets_of
+from features.extraction import compiling, extract
+from tests.benchmarks.gpu.made_up import configured, networks, pictures, preset
+from tests.benchmarks.gpu.rows import Row, Task, judged, skipped
+
+# precision: (largest difference of a value of a unit descriptor, least cosine, least share of places of the top 7)
+GOALS = {"float32": (1e-5, 1 - 1e-6, 0.99), "float16": (1.0, 0.999, 0.9), "bfloat16": (1.0, 0.99, 0.7)}
+# poolings with a threshold: what lies on it by a hair is in or out, and single rows are far apart; their mean is judged
+THRESHOLD = ("ramac", "ramac-whole", "grmac", "grmac-whole", "amac")
+MEAN_COSINE = {"float32": 0.9999, "float16": 0.999, "bfloat16": 0.99}
+TOP = 7
+
+
+def rows(task: Task) -> Iterator[Row]:
+    """A row for each network, precision, compiled or not, and kind of descriptor."""
+    compiling.COMPILED_FROM = 0  # else few images are not worth the compiler
+    side, count = (64, 40) if task.small else (224, 256)
+    images = pictures(task.folder / "images", count, side)
+    plain = [(precision, False) for precision in GOALS]
+    chosen = networks(side, small=task.small)
+    variants = [(each, *variant) for variant in plain for each in chosen]
+    compiled = [(each, "float16", True) for each in chosen]
+    if not task.on_card:
+        reason = "the compiler for a CPU is another one, and a pass on a CPU is never compiled"
+        yield skipped("compiled networks", reason, _goal("float16"))
+        compiled = []
+    expected = {}
+    for backbone, precision, whether in [*variants, *compiled]:
+        what = f"{backbone.name}, {precision}{', compiled' if whether else ''}"
+        if task.left_s() < (60 if whether else 10):
+            yield skipped(what, "no time left for it", _goal(precision))
+            continue
+        reference = configured(images, task.folder / f"cpu-{backbone.name}", backbone)
+        if backbone.name not in expected:
+            extract(reference, device="cpu", splits=("gallery",), progress=False)
+            expected[backbone.name] = _descriptors(reference, backbone)
+        work = task.folder / f"{backbone.name}-{precision}-{whether}"
+        found = configured(images, work, backbone)
+        if backbone.parts:
+            shutil.copytree(reference.competition.work / "parts", work / "parts")
+        changes = {"precision": precision, "compiled": whether}
+        if not task.on_card:
+            changes |= {"batch_rows": 4, "fused": False, "compiled": None}
+        preset(found, backbone, task.device, **changes)
+        extract(found, device=task.device, splits=("gallery",), progress=False)
+        yield from _compared(what, precision, expected[backbone.name], _descriptors(found, backbone))
+        shutil.rmtree(work)
+
+
+def _descriptors(configuration: Configuration, backbone: Backbone) -> dict[str, np.ndarray]:
+    """{"layer/pooling", "cls", "head" or "parts N": (n, D) float32} of the gallery."""
+    found = {}
+    for target in targets_of(configuration, backbone, dumps_folder(configuration, "gallery")):
+        label = f"parts {target.count}" if target.parts else f"{target.layer}/{target.pooling}"
+        name = target.pooling if target.pooling in EMBEDDINGS else label
+        found[name] = np.array(open_dump(target.path).descriptors)
+    return found
+
+
+def _kind(name: str) -> str:
+    if name in EMBEDDINGS or name.startswith("parts"):
+        return name.split()[0]
+    return "poolings with a threshold" if name.split("/")[1] in THRESHOLD else "poolings"
+
+
+def _compared(what: str, precision: str, expected: dict, found: dict) -> Iterator[Row]:
+    """A row for each kind of descriptor; its places are those of all its layers and poolings together."""
+    kinds: dict[str, list[str]] = {}
+    for name in expected:
+        kinds.setdefault(_kind(name), []).append(name)
+    most, least_cosine, least_places = GOALS[precision]
+    for kind, names in kinds.items():
+        each = {name: _difference(expected[name], found[name]) for name in names}
+        worst = max(each, key=lambda name: each[name]["largest"])
+        largest, least = each[worst]["largest"], min(one["cosine"] for one in each.values())
+        mean, places = (float(np.mean([one[key] for one in each.values()])) for key in ("mean", "places"))
+        close = largest <= most and least >= least_cosine
+        if "threshold" in kind:
+            close = mean >= MEAN_COSINE[precision]
+        yield judged(
+            f"{what}: {len(names)} {kind}" if len(names) > 1 else f"{what}: {kind}",
+            f"{largest:.1e} ({worst}), cosine {least:.6f} (mean {mean:.6f}), places {100 * places:.1f} %",
+            _goal(precision, kind),
+            close and places >= least_places,
+            largest_difference=largest,
+            least_cosine=least,
+            mean_cosine=mean,
+            same_places=places,
+            each=each,
+        )
+
+
+def _goal(precision: str, kind: str = "") -> str:
+    most, cosine, places = GOALS[precision]
+    close = f"cosine >= {cosine:g}" if most == 1 else f"<= {most:.0e}"
+    if "threshold" in kind:
+        close = f"mean cosine >= {MEAN_COSINE[precision]:g}"
+    return f"{close}, places >= {100 * places:.0f} %"
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Largest difference of a value, least and mean cosine of a row, share of the places of all top 7 with one row."""
+    cosines = np.einsum("nd,nd->n", expected.astype(np.float64), found)
+    return {
+        "largest": float(np.abs(expected - found).max()),
+        "cosine": float(cosines.min()),
+        "mean": float(cosines.mean()),
+        "places": float(np.mean(_ranks(expected) == _ranks(found))),
+    }
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    """(n, 7) numbers of each row's nearest others, by float64 products, ties to the lower number."""
+    scores = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    np.fill_diagonal(scores, -np.inf)
+    return np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
