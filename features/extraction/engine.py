@@ -70,6 +70,7 @@ class Engine:
         self.device = torch.device(settings.device)
         if settings.device == "cuda":  # by number: the current device differs from thread to thread
             self.device = torch.device("cuda", torch.cuda.current_device())
+            torch.backends.cudnn.allow_tf32 = False  # where float32 is asked for, its 24 bits are meant
         self.format: torch.memory_format = getattr(torch, settings.memory_format)
         self.network.module.to(self.device).to(memory_format=self.format)
         if settings.fused:

@@ -70,7 +70,7 @@ def networks(side_px: int, *, small: bool) -> list[Backbone]:
     vit, layers = ("test_vit", (1, 3)) if small else ("vit_small_patch16_224", (5, 11))
     cnn, of = ("test_resnet", (1, 3)) if small else ("resnet50", (2, 4))
     return [
-        embedded(side_px),
+        replace(embedded(side_px), layers=(1, 4) if small else LAYERS),
         random(cnn, of, side_px, (*POOLINGS, "head")),
         random(vit, layers, side_px, (*POOLINGS, *EMBEDDINGS)),
     ]

@@ -33,8 +33,8 @@ NETWORKS = (  # model, layers, poolings
     ("vit_small_patch16_224", (11,), ("gem", "cls")),
 )
 SMALL_NETWORKS = (
-    ("top7_vgg16_quarter", LAYERS, POOLINGS),
-    ("test_resnet", (1, 2, 3), POOLINGS),
+    ("top7_vgg16_quarter", (4,), POOLINGS),
+    ("test_resnet", (3,), POOLINGS),
     ("test_vit", (3,), ("gem", "cls")),
 )
 

@@ -1,0 +1,188 @@
+"""The exact search of SCALING.md's 10-million column: in one process, and in shards on a Dask cluster of two.
+
+    python -m tests.benchmarks.shards [--rows 10000000] [--dims 16 32 64 128 128] [--folder /tmp]
+
+Made-up unit rows, one float32 file a layer as dumps are (the default: the embedded network's five layers, 1472 bytes a
+row), written block by block to a temporary folder and removed afterwards. Some rows stand once more at the far end, and
+queries lie beside them, so that lists have ties across shards. Each run: 100 queries, top 7, with the files dropped from
+the page cache before ("cold"), and again as they are then ("warm", where they fit in half of the free memory). The
+lists of the cluster must equal those of the one process, numbers and float64 scores.
+
+Beside them: SCALING.md's model (2 s for 100 queries, 520,000 rows and 1472 values, in proportion), the same with the
+constant measured on the first 520,000 of these rows in memory, and the bare reading of the files, cold. Anonymous memory
+is that of this process and all it started, sampled every 0.1 s; of it what was there before the search is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from features.search import search
+from features.sharding import on_cluster
+from features.similarity import UNIT_NORM
+from tests.benchmarks.half_million import memory_of
+
+QUERIES, K = 100, 7
+WRITTEN_ROWS = 65_536
+TWINS = 50  # rows that stand at either end
+MODEL_S, MODEL_ROWS, MODEL_VALUES = 2.0, 520_000, 1472  # of SCALING.md's constants
+WORKERS = 2
+
+
+def write_rows(path: Path, rows: int, dimension: int) -> np.ndarray:
+    """Write (rows, dimension) float32 unit rows, the last TWINS equal to the first; return them mapped."""
+    out = np.lib.format.open_memmap(path, "w+", np.float32, (rows, dimension))
+    for start in range(0, rows, WRITTEN_ROWS):
+        rng = np.random.default_rng([dimension, start])
+        block = rng.standard_normal((min(WRITTEN_ROWS, rows - start), dimension), dtype=np.float32)
+        block /= np.sqrt(np.einsum("nd,nd->n", block, block))[:, None]
+        out[start : start + len(block)] = block
+    out[-TWINS:] = out[:TWINS]
+    out.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def dropped(paths: list[Path]) -> None:
+    """Drop files from the page cache."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bare_read(paths: list[Path]) -> None:
+    buffer = bytearray(16 << 20)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+@contextmanager
+def watched(found: dict) -> Iterator[None]:
+    """Note seconds, the highest anonymous memory and what it was before, and the bytes read from the disk."""
+    own, stop = psutil.Process(), threading.Event()
+
+    def read() -> int:
+        return sum(each.io_counters().read_bytes for each in [own, *own.children(recursive=True)])
+
+    found["anonymous_before"] = found["anonymous"] = memory_of(own)[0]
+
+    def sample() -> None:
+        while not stop.wait(0.1):
+            found["anonymous"] = max(found["anonymous"], memory_of(own)[0])
+
+    sampler, before, begin = threading.Thread(target=sample), read(), time.perf_counter()
+    sampler.start()
+    try:
+        yield
+    finally:
+        found["seconds"], found["disk_bytes"] = time.perf_counter() - begin, read() - before
+        found["load"] = os.getloadavg()[0]
+        stop.set()
+        sampler.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--dims", type=int, nargs="+", default=[16, 32, 64, 128, 128], help="of each layer")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes (default: the system's)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="shards-") as folder:
+        print(json.dumps(measure(Path(folder), options.rows, options.dims)))
+
+
+def measure(folder: Path, rows: int, dims: list[int]) -> dict:
+    """Write the rows, run all, print a line each, and return the figures. AssertionError: lists that differ."""
+    from dask.distributed import LocalCluster
+
+    paths = [folder / f"layer-{number}.npy" for number in range(len(dims))]
+    begin = time.perf_counter()
+    gallery = [write_rows(path, rows, dimension) for path, dimension in zip(paths, dims, strict=True)]
+    size = sum(path.stat().st_size for path in paths)
+    print(
+        f"{rows} rows x {dims} float32, {size / 1e9:.1f} GB, written in {time.perf_counter() - begin:.0f} s",
+        flush=True,
+    )
+    rng = np.random.default_rng(0)
+    near = np.sort(
+        np.concatenate([np.arange(QUERIES // 2) % TWINS, rng.integers(TWINS, rows, QUERIES - QUERIES // 2)])
+    )
+    queries = []
+    for part in gallery:
+        noisy = (
+            part[near]
+            + 0.3 * rng.standard_normal((QUERIES, part.shape[1]), dtype=np.float32) / part.shape[1] ** 0.5
+        )
+        queries.append(noisy / np.linalg.norm(noisy, axis=1, keepdims=True))
+    weights = np.full(len(dims), 1 / len(dims))
+
+    def lists(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return search(queries, parts, weights, K, norm_bounds=[UNIT_NORM] * len(dims))
+
+    share = MODEL_ROWS / rows
+    first = [part[: min(MODEL_ROWS, rows)] for part in gallery]
+    lists(first)
+    constant: dict = {}
+    with watched(constant):
+        lists(first)
+    dropped(paths)
+    bare: dict = {}
+    with watched(bare):
+        bare_read(paths)
+    result = {
+        "rows": rows,
+        "dims": dims,
+        "bytes": size,
+        "model_s": MODEL_S / share * sum(dims) / MODEL_VALUES,
+        "constant_s": constant["seconds"],
+        "model_own_constant_s": constant["seconds"] / min(1.0, share),
+        "bare_read_s": bare["seconds"],
+    }
+    warm = size < psutil.virtual_memory().available / 2
+    expected = None
+    with LocalCluster(
+        n_workers=WORKERS, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        for where in ("one process", f"{WORKERS} workers"):
+            address = None if where == "one process" else cluster.scheduler_address
+            for how in ("cold", "warm") if warm else ("cold",):
+                if how == "cold":
+                    dropped(paths)
+                found: dict = {}
+                with on_cluster(address), watched(found):
+                    ranks, scores = lists(gallery)
+                expected = expected or (ranks, scores)
+                assert np.array_equal(ranks, expected[0]) and np.array_equal(scores, expected[1]), (
+                    f"{where}: other lists"
+                )
+                result[f"{where}, {how}"] = found
+                print(
+                    f"{where}, {how}: {found['seconds']:.1f} s ({size / found['seconds'] / 1e6:.0f} MB/s, "
+                    f"{found['disk_bytes'] / 1e9:.1f} GB of them from the disk), model {result['model_s']:.1f} s, with the "
+                    f"constant of now {result['model_own_constant_s']:.1f} s, bare read {result['bare_read_s']:.1f} s; "
+                    f"anonymous peak {found['anonymous'] / 2**20:.0f} MiB, {found['anonymous_before'] / 2**20:.0f} before; "
+                    f"load {found['load']:.1f}",
+                    flush=True,
+                )
+    ties = int((np.diff(expected[1], axis=1) == 0).sum())
+    print(f"lists equal, numbers and scores; {ties} ties between neighbours in the lists")
+    return result | {"ties": ties}
+
+
+if __name__ == "__main__":
+    main()
