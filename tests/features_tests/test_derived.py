@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 
 import numpy as np
 import pytest
 
-from competition.errors import Top7Error
 from features.dumps.derived import content_digest, derived
 
 
@@ -72,21 +69,6 @@ def test_what_an_interrupted_call_left_damaged_is_computed_again(tmp_path, harm)
     found = derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls), block_rows=3)
     assert calls == ([0, 6, 9] if harm == "rows" else [0, 3, 6, 9])
     assert (found["powers"] == np.arange(10)[:, None] ** np.arange(1, 3)).all()
-
-
-def test_room_is_reserved_before_anything_is_computed(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    calls = []
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(
-        Top7Error, match="x-.*: the disk is full: make room there .0.00 GB are needed.*the same command again"
-    ):
-        derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls))
-    assert not calls and not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-    monkeypatch.delattr(os, "posix_fallocate")  # where there is none, zeros are written
-    assert derived(tmp_path, "x", {}, 10, COLUMNS, squares(calls))["numbers"].tolist() == list(range(10))
 
 
 def test_an_empty_matrix_is_kept_too(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import torch
 
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import open_dump
-from features.dumps.disk import Disk, DiskFull
-from features.dumps.journal import journal_line, read_journal
+from features.dumps.disk import DiskFull
 from features.extraction import (
     backbone_pass,
     external_dump_path,
@@ -271,36 +269,3 @@ def test_an_external_row_of_zeros_is_unreadable(folder):
     dump = open_dump(external_dump_path(configuration, "validation", configuration.externals[0]))
     assert dump.unreadable.tolist() == [False, True, True, False, False]
     assert np.allclose(dump.descriptors[4], [0.6, 0.8])
-
-
-def test_reserving_space_names_the_full_disk(tmp_path, monkeypatch):
-    def full(*_arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskFull, match="x.partial: the disk is full"):
-        Disk().allocate(tmp_path / "x.partial", 100, b"")
-    assert not (tmp_path / "x.partial").exists()
-
-
-def test_a_disk_that_fills_up_within_a_journal_line_leaves_the_lines_before(tmp_path):
-    """A limit on the file's size stands for the disk: the system takes a part, then refuses."""
-    path = tmp_path / "x.journal"
-    Disk().add_lines(path, journal_line({"window": 0}))
-    before = path.read_bytes()
-    code = f"""
-import resource, signal
-from pathlib import Path
-from features.dumps.disk import Disk
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 5}, {len(before) + 5}))
-try:
-    Disk().add_lines(Path({str(path)!r}), b"{"x" * 40}\\n")
-except OSError as error:
-    print(type(error).__name__)
-"""
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert found.stdout == "OSError\n", found.stderr
-    assert path.read_bytes() == before
-    Disk().add_lines(path, journal_line({"window": 1}))
-    assert [line["window"] for line in read_journal(path)[0]] == [0, 1]

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from competition.errors import Top7Error
 from features import dumps
 from features.dumps import beside, open_dump, row_sums, sidecar_for
 from features.parts import whitened
@@ -62,18 +61,3 @@ def test_made_again_only_if_the_projection_changed_or_damage(tmp_path):
     assert not whitened._is_there(path, other)
     path.write_bytes(path.read_bytes()[:100])
     assert not whitened._is_there(path, source)
-
-
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    import errno
-    import os
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    _, source = write_dump(tmp_path)
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(Top7Error, match="disk is full"):
-        write_whitened(source, tmp_path / "made.npy", {}, np.ones(3))
-    assert sorted(tmp_path.iterdir()) == before
