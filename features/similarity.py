@@ -19,6 +19,7 @@ from competition.errors import Top7Error
 
 BLOCK_ROWS = 4096
 _PRODUCT_BYTES = 16 << 20  # float64 products held at once by the kernel
+_PAIR_BYTES = 1 << 20  # and for pairs of rows, which are read one by one: they stay in the processor's cache
 UNIT_NORM = 1.001  # bounds the norm of a unit vector that was rounded to float16
 _F32, _F64 = 2.0**-24, 2.0**-53  # unit roundoffs
 _TINY = 2.0**-125  # what one product may lose to underflow, flushing to zero included
@@ -67,6 +68,26 @@ def fused_score(
     if not used:
         return np.zeros(len(rows[0]))
     return fuse([component_similarity(q, r) for q, r, _ in used], [w for _, _, w in used])
+
+
+def pair_scores(
+    gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """Return the canonical scores (p,) float64 of rows left (p,) with rows right (p,) of one gallery."""
+    result = np.empty(len(left))
+    step = max(1, _PAIR_BYTES // (8 * max(1, *(part.shape[1] for part in gallery))))
+    for start in range(0, len(left), step):
+        a, b = left[start : start + step], right[start : start + step]
+        similarities = []
+        for part, weight in zip(gallery, weights, strict=True):
+            if weight == 0:
+                similarities.append(np.zeros(len(a)))
+                continue
+            products = part[a].astype(np.float64, order="C")
+            products *= part[b]
+            similarities.append(np.add.reduce(products, axis=-1))
+        result[start : start + len(a)] = fuse(similarities, weights)
+    return result
 
 
 def best_first(scores: np.ndarray, rows: np.ndarray, k: int | None = None) -> np.ndarray:

@@ -24,13 +24,12 @@ from features.ranking.neighbours import neighbour_graph
 from features.ranking.state import State
 from features.ranking.steps.step import Step
 from features.ranking.views import RowStack
-from features.similarity import fuse, fused_score
+from features.similarity import fused_score, pair_scores
 
 if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse
 
 ENCODED_ROWS = 512
-COMPARED_PAIRS = 2048
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> their similarities (p,)
 
 
@@ -112,26 +111,6 @@ class Reciprocal(Step, frozen=True):
             excluded=excluded,
             progress=state.progress,
         )
-
-
-def pair_scores(
-    gallery: Sequence[np.ndarray], weights: np.ndarray, left: np.ndarray, right: np.ndarray
-) -> np.ndarray:
-    """Return the canonical scores (p,) float64 of rows left (p,) with rows right (p,) of one gallery."""
-    result = np.empty(len(left))
-    for start in range(0, len(left), COMPARED_PAIRS):
-        a, b = left[start : start + COMPARED_PAIRS], right[start : start + COMPARED_PAIRS]
-        used, position = np.unique(np.concatenate([a, b]), return_inverse=True)
-        similarities = []
-        for part, weight in zip(gallery, weights):
-            if weight == 0:
-                similarities.append(np.zeros(len(a)))
-                continue
-            rows = np.asarray(part[used], dtype=np.float64)
-            products = rows[position[: len(a)]] * rows[position[len(a) :]]
-            similarities.append(np.add.reduce(products, axis=-1))
-        result[start : start + len(a)] = fuse(similarities, weights)
-    return result
 
 
 def reciprocal_mask(graph: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,200 @@
+"""The neighbour graph of a large gallery by half of its products: one score serves both of its rows.
+
+A window of rows is multiplied with all rows that no earlier window of this run was multiplied with. What later windows
+learn from it stays in memory, some 8 (4 k + 64) bytes a row; a run that starts in the middle computes again what it
+lacks. Products are rounded ones (features/factors.py); every pair that their bounds leave is scored canonically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from features.factors import TILE_ROWS, Factors, chosen
+from features.ranking.contenders import Contenders, best
+from features.similarity import pair_scores
+
+SAMPLED_ROWS = 4096  # every row's k-th best of these is its first threshold
+STRIP_ROWS = 16  # whose scores with one row are looked at together
+STRIPS = 1 << 16  # with something in them, handled at once
+BEST_ROWS = 512  # scored canonically by one thread at once
+SHORT = 1e-15  # no longer than that are rows of zeros
+
+Spread = Callable[[Callable[[Any], Any], Iterable], Iterator]
+
+
+@contextmanager
+def threads() -> Iterator[Spread]:
+    """Give a map that runs on as many threads as torch has, one processor for each."""
+    import torch
+
+    count = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(count)
+
+
+class SymmetricGraph:
+    """The windows of a neighbour graph, asked for in rising order.
+
+    windows: row ranges that make up the gallery; excluded (n,) bool; spread: as `threads` gives it; device: as in
+    features/factors.py; others as in `neighbour_graph`.
+    """
+
+    def __init__(
+        self,
+        gallery: Sequence[np.ndarray],
+        weights: np.ndarray,
+        k: int,
+        windows: Sequence[range],
+        excluded: np.ndarray,
+        spread: Spread = map,
+        device: Any = None,
+    ):
+        used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
+        self.gallery, self.weights = [gallery[number] for number in used], weights[used]
+        self.k, self.excluded, self.spread = k, excluded, spread
+        self.windows, self.later = {window.start: window for window in windows}, {}
+        self.covered: set[int] = set()  # first rows of windows whose products with all others were made
+        self.factors = chosen(self.gallery, self.weights, excluded, device)[0]
+        tiles = [tile for window in windows for tile in tiles_of(window)]
+        found = list(spread(lambda tile: self.factors.lengths(tile.start, tile.stop), tiles))
+        lengths, lost = (np.concatenate(parts) for parts in zip(*found))
+        self.errors = self.factors.errors(lengths, lost)
+        self.empty = ~excluded & self._empty(lengths)
+        self.thresholds = np.where(excluded | self.empty, np.float32(np.inf), np.float32(-np.inf))
+        self._sample(tiles)
+        for window in windows:
+            self.later[window.start] = self._contenders(window)
+
+    def _empty(self, lengths: np.ndarray) -> np.ndarray:
+        """Return which rows are zero in every component, (n,) bool: they score 0 with all."""
+        if not self.weights.any():
+            return np.ones(len(lengths), bool)
+        found = np.zeros(len(lengths), bool)
+        for row in np.flatnonzero(lengths < SHORT):
+            found[row] = not any(np.any(part[row : row + 1]) for part in self.gallery)
+        return found
+
+    def _floors(self, start: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Return what the canonical scores reach where approximate ones are values, of rows counted from start."""
+        return values - self.factors.spacing * np.abs(values) - self.errors[start + rows]
+
+    def _thresholds(self, start: int, rows: np.ndarray, floors: np.ndarray) -> np.ndarray:
+        """Return what approximate scores reach where canonical ones reach floors, of rows counted from start."""
+        return self.factors.rounded_down(floors - self.errors[start + rows])
+
+    def _sample(self, tiles: Sequence[range]) -> None:
+        """Set first thresholds from a seeded sample of the gallery."""
+        allowed = np.flatnonzero(~self.excluded)
+        size = min(len(allowed), max(SAMPLED_ROWS, 4 * self.k))
+        if size <= self.k:
+            return
+        sample = np.sort(np.random.default_rng(0).choice(allowed, size, replace=False))
+        right = self.factors.rounded(self.factors.read(sample))
+
+        def look(tile: range) -> None:
+            keys = self.factors.keys(self.factors.left(self.factors.read(slice(tile.start, tile.stop))), right)
+            place = size - self.k - 1  # the row itself may be among those above
+            keys.partition(place, axis=1)
+            known = np.flatnonzero((keys[:, place] > 0) & (self.thresholds[tile.start : tile.stop] == -np.inf))
+            values = self.factors.values(keys[known, place]).astype(np.float64)
+            floors = self._floors(tile.start, known, values)
+            self.thresholds[tile.start + known] = self._thresholds(tile.start, known, floors)
+
+        list(self.spread(look, tiles))
+
+    def _contenders(self, window: range) -> Contenders:
+        return Contenders(
+            window.start,
+            self.k,
+            self.thresholds[window.start : window.stop],
+            partial(self._thresholds, window.start),
+            partial(self._floors, window.start),
+            partial(pair_scores, self.gallery, self.weights),
+        )
+
+    def window(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the graph's rows (m, k) int32 and scores (m, k) float64 of the window of rows start to stop."""
+        left = [Left(self.factors, tile, self.thresholds) for tile in tiles_of(self.windows[start])]
+        right = [
+            (tile, window.start)
+            for window in self.windows.values()
+            if window.start not in self.covered
+            for tile in tiles_of(window)
+        ]
+        list(self.spread(lambda one: self._multiply(left, start, *one), right))
+        self.covered.add(start)
+        own, others = self.later.pop(start).left()
+        parts = [range(stop - start)[first : first + BEST_ROWS] for first in range(0, stop - start, BEST_ROWS)]
+
+        def rank(part: range) -> tuple[np.ndarray, np.ndarray]:
+            pairs = slice(*np.searchsorted(own, (part.start, part.stop)))
+            scores = pair_scores(self.gallery, self.weights, start + own[pairs], others[pairs])
+            return best(own[pairs] - part.start, others[pairs], scores, len(part), self.k)
+
+        rows, scores = (np.concatenate(found) for found in zip(*self.spread(rank, parts)))
+        allowed = np.flatnonzero(~self.excluded)[: self.k + 1]
+        for row in np.flatnonzero(self.empty[start:stop]):
+            first = allowed[allowed != start + row][: self.k]
+            rows[row, : len(first)], scores[row, : len(first)] = first, 0.0
+        return rows, scores
+
+    def _multiply(self, lefts: Sequence[Left], start: int, tile: range, window: int) -> None:
+        """Let the window at `start` and, if it comes later, the window of a tile learn from their products."""
+        factors = self.factors
+        rows = factors.rounded(factors.read(slice(tile.start, tile.stop)))
+        for left in lefts:
+            if window == start and left.first > tile.start:
+                continue  # the same pairs as with the tiles exchanged
+            both = tile.start > left.first
+            strips = factors.keys(left.rows, rows).reshape(-1, STRIP_ROWS, len(tile))
+            least = np.where(left.real, self.thresholds[left.rows_of], np.float32(np.inf))
+            keys = factors.threshold_keys(least).reshape(-1, STRIP_ROWS).min(axis=1)[:, None]
+            theirs = self.thresholds[tile.start : tile.stop].copy()
+            if both:
+                keys = np.minimum(keys, factors.threshold_keys(theirs))
+            found = np.flatnonzero(strips.max(axis=1) >= keys)
+            for first in range(0, len(found), STRIPS):
+                strip, column = np.divmod(found[first : first + STRIPS], len(tile))
+                values = factors.values(strips[strip, :, column])
+                hit, lane = np.nonzero(values >= least.reshape(-1, STRIP_ROWS)[strip])
+                own, other = left.rows_of[strip[hit] * STRIP_ROWS + lane], tile.start + column[hit]
+                self._add(start, own, other, values[hit, lane])
+                if both:
+                    hit, lane = np.nonzero(values >= theirs[column, None])
+                    place = strip[hit] * STRIP_ROWS + lane
+                    real = left.real[place]
+                    other = left.rows_of[place]
+                    self._add(window, (tile.start + column[hit])[real], other[real], values[hit, lane][real])
+
+    def _add(self, window: int, own: np.ndarray, others: np.ndarray, values: np.ndarray) -> None:
+        matter = np.flatnonzero((own != others) & ~self.excluded[others])
+        self.later[window].add(own[matter] - window, others[matter], values[matter])
+
+
+class Left:
+    """One tile of a window as the left side of products, by rising threshold, so that a strip's thresholds are alike.
+
+    rows_of (m,): gallery rows, the last one again until STRIP_ROWS divides m; real (m,) bool: not such a copy; first:
+    the tile's first row.
+    """
+
+    def __init__(self, factors: Factors, tile: range, thresholds: np.ndarray):
+        order = np.argsort(thresholds[tile.start : tile.stop], kind="stable")
+        self.real = np.arange(len(order) + -len(order) % STRIP_ROWS) < len(order)
+        order = np.pad(order, (0, -len(order) % STRIP_ROWS), mode="edge")
+        self.first, self.rows_of = tile.start, tile.start + order
+        self.rows = factors.left(factors.read(slice(tile.start, tile.stop))[order])
+
+
+def tiles_of(window: range) -> list[range]:
+    """Return a window in pieces of at most TILE_ROWS."""
+    return [window[first : first + TILE_ROWS] for first in range(0, len(window), TILE_ROWS)]
