@@ -37,7 +37,7 @@ _TINY = 2.0**-125  # what one factor or product may lose to underflow, flushing 
 class Factors:
     """The rows of a gallery as a product takes them: components side by side, each scaled by the root of its weight.
 
-    components: L arrays (n, D_l); weights (L,); excluded (n,) bool: zero rows in their place; kind: BFLOAT16 or FLOAT32,
+    components: L arrays (n, D_l); weights (L,), of which no component has 0 beside another one; excluded (n,) bool: zero rows in their place; kind: BFLOAT16 or FLOAT32,
     the number format; device: of torch.
     """
 
@@ -98,7 +98,7 @@ class Factors:
         """Return numbers of the product's format, float32, at most thresholds float64, and no lower than it takes."""
         found = np.nextafter(thresholds.astype(np.float32), np.float32(-np.inf))
         if self.kind == BFLOAT16:  # cutting bits off goes towards zero
-            found = np.where(found < 0, found * np.float32(1 + 2.0**-6), found)
+            found = np.where(found < 0, found * np.float32(1 + 2.0**-6) - np.float32(2.0**-123), found)
             found = (np.ascontiguousarray(found).view(np.int32) & np.int32(-65536)).view(np.float32)
         return found
 
@@ -157,9 +157,13 @@ def chosen(
 ) -> tuple[Factors, float]:
     """Return factors in the format whose products are fastest here, and the operations a second that it reaches.
 
-    device: None for cuda where torch has one, else the processor. Results are the same in each format.
+    Components of weight 0 are left out, but for the first where all are. device: None for cuda where torch has one, else
+    the processor. What is found by the products' bounds is the same in each format.
     """
     import torch
+
+    used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
+    components, weights = [components[number] for number in used], np.asarray(weights, np.float64)[used]
 
     if torch.get_float32_matmul_precision() != "highest":
         raise Top7Error(

@@ -58,19 +58,9 @@ def search(
     all rows and gets the first ones. Raises Top7Error for shapes that do not fit and for descriptors that are
     not finite, naming the row.
     """
-    check_components(queries, gallery)
     weights = np.asarray(weights, dtype=np.float64)
-    if weights.shape != (len(gallery),) or not np.isfinite(weights).all():
-        raise Top7Error(
-            f"{len(gallery)} components but weights {weights.tolist()}: expected one finite weight each"
-        )
-    if k < 1:
-        raise Top7Error(f"k = {k}: expected at least 1")
+    check_arguments(queries, gallery, weights, k, excluded)
     total, count = len(gallery[0]), len(queries[0])
-    if excluded is not None and np.shape(excluded) != (total,):
-        raise Top7Error(
-            f"excluded has shape {np.shape(excluded)}, expected one flag for each of {total} gallery rows"
-        )
     used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
     queries = [np.asarray(queries[number]) for number in used]
     for number, query in zip(used, queries):
@@ -249,6 +239,28 @@ def _largest_norm(rows: np.ndarray, start: int, component: int) -> float:
         )
     dimension = rows.shape[1]
     return float(np.sqrt(largest * (1 + 2 * margin(dimension, 1.0)) + dimension * 2.0**-125))
+
+
+def check_arguments(
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    weights: np.ndarray,
+    k: int,
+    excluded: np.ndarray | None,
+) -> None:
+    """Raise Top7Error unless these are arguments of one `search`."""
+    check_components(queries, gallery)
+    if weights.shape != (len(gallery),) or not np.isfinite(weights).all():
+        raise Top7Error(
+            f"{len(gallery)} components but weights {weights.tolist()}: expected one finite weight each"
+        )
+    if k < 1:
+        raise Top7Error(f"k = {k}: expected at least 1")
+    total = len(gallery[0])
+    if excluded is not None and np.shape(excluded) != (total,):
+        raise Top7Error(
+            f"excluded has shape {np.shape(excluded)}, expected one flag for each of {total} gallery rows"
+        )
 
 
 def check_finite(rows: np.ndarray, start: int, name: str) -> None:

@@ -59,6 +59,11 @@ def on_cluster(address: str | None) -> Iterator[None]:
         _ON_CLUSTER.reset(token)
 
 
+def shared_out(total: int) -> bool:
+    """Return whether `map_over_shards` gives parts of `total` rows to a cluster's workers."""
+    return _ON_CLUSTER.get() and total >= 2 * SHARD_ROWS
+
+
 def map_over_shards(function: Shard, total: int, done: Done = lambda rows: None) -> Iterator[Any]:
     """Yield function(start, stop, done) for row ranges that make up `total` rows, in rising order.
 
@@ -66,7 +71,7 @@ def map_over_shards(function: Shard, total: int, done: Done = lambda rows: None)
     SENT_BYTES of what the function holds lies in no file; `done` hears how many rows are finished. A worker's
     Top7Error is raised here.
     """
-    sent = _by_path(function) if _ON_CLUSTER.get() and total >= 2 * SHARD_ROWS else None
+    sent = _by_path(function) if shared_out(total) else None
     if sent is None or len(sent) > SENT_BYTES:
         if sent is not None:
             log.info(f"{len(sent) / 2**20:.0f} MiB would go to each worker, which lie in no file: done here")

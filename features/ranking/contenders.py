@@ -41,7 +41,9 @@ class Contenders:
         self.others = np.empty((len(thresholds), room(k)), np.int32)
         self.values = np.empty((len(thresholds), room(k)), np.float32)
         self.count = np.zeros(len(thresholds), np.int64)
-        self.due = np.full(len(thresholds), 2 * k + 16)  # contenders with which the threshold is looked at again
+        self.due = np.full(
+            len(thresholds), 2 * k + 16
+        )  # contenders with which the threshold is looked at again
         self.lock = Lock()
 
     def add(self, own: np.ndarray, others: np.ndarray, values: np.ndarray) -> None:

@@ -4,18 +4,24 @@ dump.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from competition.messages import log
 from features.dumps.derived import content_digest, derived
-from features.search import search
-from features.similarity import BLOCK_ROWS, float32_rows
+from features.factors import Factors, chosen
+from features.ranking.symmetric import SymmetricGraph, threads
+from features.search import check_arguments, search
+from features.sharding import shared_out
 
-QUERY_ROWS = 1024  # gallery images looked up in one pass over the gallery
+WINDOW_ROWS = 8192  # gallery images whose neighbours are looked up in one pass over the gallery
+LARGE = 20_000  # gallery images from which on half of the products pays for what it takes to share them
+PAIR_S = 2.5e-6  # one contender's way from a product to its place on one processor
 
 
 def neighbour_graph(
@@ -27,7 +33,8 @@ def neighbour_graph(
     folder: Path | None = None,
     identity: Sequence[str] | None = None,
     norm_bounds: Sequence[float] | None = None,
-    query_rows: int = QUERY_ROWS,
+    window_rows: int = WINDOW_ROWS,
+    device: Any = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each gallery image's k nearest others by canonical score: rows (n, k) int32 and scores (n, k)
@@ -36,37 +43,56 @@ def neighbour_graph(
     gallery: L arrays or memmaps (n, D_l); weights (L,); best first, ties to the lower row, -1 and -inf where
     there are no more; excluded (n,) bool: neither rows nor neighbours. The image itself is left out by its
     number, not by its score, so an exact duplicate is a neighbour. folder: where the graph is kept as
-    memmaps, resumed block by block (None: in memory only); identity: a text for each component that says
-    which rows these are (default: a digest of their bytes). Queries take no part: these are statistics of the
+    memmaps, resumed window by window (None: in memory only); identity: a text for each component that says
+    which rows these are (default: a digest of their bytes); device: of torch, for the products of a large gallery
+    (None: cuda where there is one, else the processor). Queries take no part: these are statistics of the
     gallery.
     """
-    total = len(gallery[0])
     weights = np.asarray(weights, dtype=np.float64)
+    check_arguments(gallery, gallery, weights, k, excluded)
+    total = len(gallery[0])
+    absent = np.zeros(total, bool) if excluded is None else np.asarray(excluded, bool)
+    windows = [range(total)[start : start + window_rows] for start in range(0, total, window_rows)]
 
     recipe = {"kind": "neighbour graph", "k": k, "weights": weights.tolist(), "format": 1}
     if folder is not None:
         recipe["components"] = (
             list(identity) if identity is not None else [content_digest(part) for part in gallery]
         )
-        recipe["excluded"] = [] if excluded is None else np.flatnonzero(excluded).tolist()
-    if progress and total > 20_000:
+        recipe["excluded"] = np.flatnonzero(absent).tolist()
+    fast = total >= LARGE and not shared_out(total)
+
+    @cache
+    def factors() -> tuple[Factors, float]:
+        return chosen(gallery, weights, absent, device)
+
+    if progress and total >= LARGE:
+        time = f"about {duration(estimated_seconds(*factors(), k))}" if fast else "by the cluster's workers,"
         log.info(
-            f"top7: neighbour graph of {total} images, {k} neighbours: about "
-            f"{duration(estimated_seconds(gallery, query_rows))} and {total * k * 12 / 1e6:.0f} MB if it is not there "
-            "yet; an interrupted run resumes"
+            f"top7: neighbour graph of {total} images, {k} neighbours: {time} and {total * k * 12 / 1e6:.0f} MB if it "
+            "is not there yet; an interrupted run resumes"
         )
-    found = derived(
-        folder,
-        "neighbours",
-        recipe,
-        total,
-        {"rows": (k, "int32"), "scores": (k, "float64")},
-        lambda start, stop: graph_block(
-            gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds
-        ),
-        block_rows=query_rows,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+
+        @cache
+        def graph() -> SymmetricGraph:
+            return SymmetricGraph(factors()[0], k, windows, stack.enter_context(threads()))
+
+        def computed(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            if fast:
+                return graph().window(start, stop)
+            return graph_block(gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds)
+
+        found = derived(
+            folder,
+            "neighbours",
+            recipe,
+            total,
+            {"rows": (k, "int32"), "scores": (k, "float64")},
+            computed,
+            block_rows=window_rows,
+            progress=progress,
+        )
     return found["rows"], found["scores"]
 
 
@@ -112,18 +138,13 @@ def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.
     return ranks[keep].reshape(shape), scores[keep].reshape(shape)
 
 
-def estimated_seconds(gallery: Sequence[np.ndarray], query_rows: int) -> float:
-    """Return the seconds that all products of the gallery with itself take, from timing one block of them."""
-    total = len(gallery[0])
-    queries = [float32_rows(part[: min(query_rows, total)]) for part in gallery]
-    rows = [float32_rows(part[: min(BLOCK_ROWS, total)]) for part in gallery]
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        for q, r in zip(queries, rows):
-            np.matmul(q, r.T)
-        times.append(time.perf_counter() - begin)
-    return min(times[1:]) * total / len(queries[0]) * total / len(rows[0])
+def estimated_seconds(factors: Factors, rate: float, k: int) -> float:
+    """Return about how long the graph takes by half of the products, from `chosen`'s rate of them, operations a second."""
+    import torch
+
+    total, dimension = len(factors.excluded), sum(part.shape[1] for part in factors.components)
+    contenders = total * (20 + 2 * k)
+    return 1.1 * total**2 * dimension / rate + contenders * PAIR_S / torch.get_num_threads()
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from features.factors import TILE_ROWS, Factors, chosen
+from features.factors import TILE_ROWS, Factors
 from features.ranking.contenders import Contenders, best
 from features.similarity import pair_scores
 
@@ -42,28 +42,17 @@ def threads() -> Iterator[Spread]:
 
 
 class SymmetricGraph:
-    """The windows of a neighbour graph, asked for in rising order.
+    """The windows of a neighbour graph with k neighbours, asked for in rising order.
 
-    windows: row ranges that make up the gallery; excluded (n,) bool; spread: as `threads` gives it; device: as in
-    features/factors.py; others as in `neighbour_graph`.
+    factors: the gallery; windows: row ranges that make it up; spread: a map, such as `threads` gives.
     """
 
-    def __init__(
-        self,
-        gallery: Sequence[np.ndarray],
-        weights: np.ndarray,
-        k: int,
-        windows: Sequence[range],
-        excluded: np.ndarray,
-        spread: Spread = map,
-        device: Any = None,
-    ):
-        used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
-        self.gallery, self.weights = [gallery[number] for number in used], weights[used]
-        self.k, self.excluded, self.spread = k, excluded, spread
-        self.windows, self.later = {window.start: window for window in windows}, {}
+    def __init__(self, factors: Factors, k: int, windows: Sequence[range], spread: Spread = map):
+        self.factors, self.k, self.spread = factors, k, spread
+        self.windows = {window.start: window for window in windows}
         self.covered: set[int] = set()  # first rows of windows whose products with all others were made
-        self.factors = chosen(self.gallery, self.weights, excluded, device)[0]
+        self.excluded = excluded = factors.excluded
+        self.scores = partial(pair_scores, factors.components, factors.weights)
         tiles = [tile for window in windows for tile in tiles_of(window)]
         found = list(spread(lambda tile: self.factors.lengths(tile.start, tile.stop), tiles))
         lengths, lost = (np.concatenate(parts) for parts in zip(*found))
@@ -71,16 +60,15 @@ class SymmetricGraph:
         self.empty = ~excluded & self._empty(lengths)
         self.thresholds = np.where(excluded | self.empty, np.float32(np.inf), np.float32(-np.inf))
         self._sample(tiles)
-        for window in windows:
-            self.later[window.start] = self._contenders(window)
+        self.later = {window.start: self._contenders(window) for window in windows}
 
     def _empty(self, lengths: np.ndarray) -> np.ndarray:
         """Return which rows are zero in every component, (n,) bool: they score 0 with all."""
-        if not self.weights.any():
+        if not self.factors.weights.any():
             return np.ones(len(lengths), bool)
         found = np.zeros(len(lengths), bool)
         for row in np.flatnonzero(lengths < SHORT):
-            found[row] = not any(np.any(part[row : row + 1]) for part in self.gallery)
+            found[row] = not any(np.any(part[row : row + 1]) for part in self.factors.components)
         return found
 
     def _floors(self, start: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -101,10 +89,14 @@ class SymmetricGraph:
         right = self.factors.rounded(self.factors.read(sample))
 
         def look(tile: range) -> None:
-            keys = self.factors.keys(self.factors.left(self.factors.read(slice(tile.start, tile.stop))), right)
+            keys = self.factors.keys(
+                self.factors.left(self.factors.read(slice(tile.start, tile.stop))), right
+            )
             place = size - self.k - 1  # the row itself may be among those above
             keys.partition(place, axis=1)
-            known = np.flatnonzero((keys[:, place] > 0) & (self.thresholds[tile.start : tile.stop] == -np.inf))
+            known = np.flatnonzero(
+                (keys[:, place] > 0) & (self.thresholds[tile.start : tile.stop] == -np.inf)
+            )
             values = self.factors.values(keys[known, place]).astype(np.float64)
             floors = self._floors(tile.start, known, values)
             self.thresholds[tile.start + known] = self._thresholds(tile.start, known, floors)
@@ -118,7 +110,7 @@ class SymmetricGraph:
             self.thresholds[window.start : window.stop],
             partial(self._thresholds, window.start),
             partial(self._floors, window.start),
-            partial(pair_scores, self.gallery, self.weights),
+            self.scores,
         )
 
     def window(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,11 +125,13 @@ class SymmetricGraph:
         list(self.spread(lambda one: self._multiply(left, start, *one), right))
         self.covered.add(start)
         own, others = self.later.pop(start).left()
-        parts = [range(stop - start)[first : first + BEST_ROWS] for first in range(0, stop - start, BEST_ROWS)]
+        parts = [
+            range(stop - start)[first : first + BEST_ROWS] for first in range(0, stop - start, BEST_ROWS)
+        ]
 
         def rank(part: range) -> tuple[np.ndarray, np.ndarray]:
             pairs = slice(*np.searchsorted(own, (part.start, part.stop)))
-            scores = pair_scores(self.gallery, self.weights, start + own[pairs], others[pairs])
+            scores = self.scores(start + own[pairs], others[pairs])
             return best(own[pairs] - part.start, others[pairs], scores, len(part), self.k)
 
         rows, scores = (np.concatenate(found) for found in zip(*self.spread(rank, parts)))

@@ -1,15 +1,15 @@
-"""The rate of the neighbour graph of a large gallery, from a slice of its rows, beside the bare matrix product.
+"""The time of a large gallery's whole neighbour graph, beside the products that it cannot do without.
 
-    python -m tests.benchmarks.graph_rate --rows 520000 --dimensions 1472 --graph-rows 4096
+    python -m tests.benchmarks.graph_rate --rows 100000 --dimensions 512 --folder /tmp
 
-Made-up descriptors, about ten around each centre, are written block by block to a temporary folder in the current one
-(4 bytes a row and dimension: 3.1 GB) and removed afterwards. The slice is as many whole blocks of rows as the graph is
-computed in, spread over the gallery, each looked up in all of it, as `neighbour_graph` does; block and bare product take
-turns, so that other work on the machine meets both. Peak memory is anonymous memory, sampled in one more block that is not
-timed; the gallery is mapped.
+Made-up descriptors, about ten around each centre, are written block by block to a temporary folder (4 bytes a row and
+dimension and a tenth more), removed afterwards with the graph that `neighbour_graph` keeps there. Peak memory is
+anonymous memory; the gallery is mapped. Some rows are looked up by the exact search too, which looks at every pair
+twice: their lists must be equal.
 
-Physical limit: the bare float32 product of those rows with the whole gallery, 2 * rows * dimensions operations a row,
-same blocks, gallery memory-mapped. (All pairs are looked at twice, once from either side; half would do.)
+Physical limit: rows^2 * dimensions operations, half of all products, as the matrix is symmetric; at the rate of bare
+float32 products (numpy) and of bare bfloat16 ones (torch), both of tiles in the processor's cache, timed before and after
+the graph on all processors. Other work on the machine slows all of them; processor seconds say how much.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from features.ranking.neighbours import QUERY_ROWS, duration, graph_block
+from features.factors import BFLOAT16, TILE_ROWS, Factors
+from features.ranking.neighbours import duration, graph_block, neighbour_graph
+from features.ranking.symmetric import threads
 from features.similarity import UNIT_NORM
-from tests.benchmarks.search_speed import AnonymousPeak, bare_product
+from tests.benchmarks.search_speed import AnonymousPeak
 
 WRITTEN_ROWS = 8192
 A_CENTRE = 10  # descriptors around each
@@ -50,11 +52,30 @@ def write_clustered(folder: Path, rows: int, dimensions: int, dtype: str) -> np.
     return np.load(folder / "gallery.npy", mmap_mode="r")
 
 
-def clocked(work) -> np.ndarray:
-    """(wall, processor) seconds of a call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return np.array([time.perf_counter() - wall, time.process_time() - cpu])
+CHECKED_ROWS = 64
+BARE_S = 4.0  # each kind of bare product is repeated
+
+
+def bare_rates(gallery: np.ndarray) -> dict[str, float]:
+    """Return operations a second of bare products of one tile with another one, the median over BARE_S."""
+    rows = np.array(gallery[:TILE_ROWS], np.float32)
+    operations = 2 * len(rows) ** 2 * rows.shape[1]
+    factors = Factors([rows], np.ones(1), np.zeros(len(rows), bool), BFLOAT16)
+    low = factors.rounded(rows)
+
+    def repeated(work) -> float:
+        times, end = [], time.perf_counter() + BARE_S
+        while time.perf_counter() < end:
+            begin = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - begin)
+        return operations / np.median(times)
+
+    rates = {"float32": repeated(lambda: rows @ rows.T)}
+    with threads() as spread:  # one product a processor, as the graph makes them
+        together = range(os.cpu_count() or 1)
+        rates["bfloat16"] = sum(spread(lambda _: repeated(lambda: factors.keys(low, low)), together))
+    return rates
 
 
 def main() -> None:
@@ -62,69 +83,49 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=520_000)
-    parser.add_argument("--dimensions", type=int, default=1472)
-    parser.add_argument(
-        "--graph-rows", type=int, default=4096, help=f"rows looked up, in blocks of {QUERY_ROWS}"
-    )
+    parser.add_argument("--dimensions", type=int, default=512)
     parser.add_argument("--neighbours", type=int, default=20)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16"])
+    parser.add_argument("--folder", default=".", help="where the temporary folder is made (default: here)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".", prefix="graph-rate-") as temporary:
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="graph-rate-") as temporary:
         gallery = write_clustered(Path(temporary), options.rows, options.dimensions, options.dtype)
-        size = min(QUERY_ROWS, options.rows)
-        blocks = max(1, min(options.graph_rows, options.rows) // size)
-        starts = np.linspace(0, options.rows - size, blocks).astype(int)
-        graph, bare = np.zeros(2), np.zeros(2)
-
-        def block(start: int) -> None:
-            graph_block(
-                [gallery], np.ones(1), options.neighbours, start, start + size, norm_bounds=[UNIT_NORM]
+        before, load = bare_rates(gallery), os.getloadavg()[0]
+        with AnonymousPeak(0.1) as memory:
+            wall, cpu = time.perf_counter(), time.process_time()
+            rows, scores = neighbour_graph(
+                [gallery],
+                [1.0],
+                options.neighbours,
+                folder=Path(temporary),
+                identity=["made up"],
+                progress=True,
             )
-
-        with AnonymousPeak() as memory:  # on a block of its own: sampling takes time
-            block(0)
-        for start in map(int, starts):
-            graph += clocked(lambda: block(start))
-            queries = np.array(gallery[start : start + size])
-            if options.dtype == "float32":
-                bare += clocked(lambda: bare_product([queries], [gallery]))
-        report(options, len(starts) * size, graph, bare, memory.peak_bytes)
-
-
-def report(
-    options: argparse.Namespace, looked_up: int, graph: np.ndarray, bare: np.ndarray, peak_bytes: int
-) -> None:
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        after = bare_rates(gallery)
+        start = options.rows // 3
+        checked = slice(start, start + CHECKED_ROWS)
+        expected = graph_block(
+            [gallery], np.ones(1), options.neighbours, start, start + CHECKED_ROWS, norm_bounds=[UNIT_NORM]
+        )
+        equal = all(a[checked].tobytes() == b.tobytes() for a, b in zip((rows, scores), expected))
+    operations = options.rows**2 * options.dimensions
+    limits = {kind: [operations / rates[kind] for rates in (before, after)] for kind in before}
     print(
-        f"{looked_up} of {options.rows} rows x {options.dimensions} {options.dtype}, {options.neighbours} neighbours; "
-        f"load at the end {os.getloadavg()[0]:.1f}; anonymous peak {peak_bytes / 2**30:.2f} GiB"
+        f"{options.rows} rows x {options.dimensions} {options.dtype}, {options.neighbours} neighbours: "
+        f"{duration(wall)} ({wall:.1f} s; {cpu:.1f} processor seconds), {options.rows / wall:.0f} rows/s, "
+        f"{operations / wall / 1e9:.0f} GFLOP/s; anonymous peak {memory.peak_bytes / 2**30:.2f} GiB; load "
+        f"{load:.1f} before, {os.getloadavg()[0]:.1f} after"
     )
-    found = {}
-    for name, (wall, cpu) in (("neighbour graph", graph), ("bare product", bare)):
-        if not wall:
-            continue
-        whole = options.rows / looked_up
-        operations = 2 * looked_up * options.rows * options.dimensions
+    for kind, seconds in limits.items():
+        rates = ", ".join(f"{operations / limit / 1e9:.0f}" for limit in seconds)
         print(
-            f"{name:16} {looked_up / wall:8.1f} rows/s ({looked_up / cpu:8.1f} a processor second), "
-            f"{operations / wall / 1e9:6.1f} GFLOP/s, {wall / bare[0] if bare[0] else np.nan:5.2f} x the bare product "
-            f"(processor {cpu / bare[1] if bare[1] else np.nan:5.2f} x); all rows: {duration(wall * whole)}"
+            f"bare {kind} products of half the pairs: {seconds[0]:.0f} s before, {seconds[1]:.0f} s after "
+            f"({rates} GFLOP/s); the graph takes {2 * wall / sum(seconds):.2f} x"
         )
-        found[name] = {
-            "rows_s": looked_up / wall,
-            "rows_cpu_s": looked_up / cpu,
-            "hours": wall * whole / 3600,
-        }
-    print(
-        json.dumps(
-            {
-                "rows": options.rows,
-                "dimensions": options.dimensions,
-                "graph_rows": looked_up,
-                "peak_bytes": peak_bytes,
-                **found,
-            }
-        )
-    )
+    print(f"{CHECKED_ROWS} rows {'equal' if equal else 'DIFFER FROM'} the exact search's, bit by bit")
+    found = {"rows": options.rows, "dimensions": options.dimensions, "seconds": wall, "processor_s": cpu}
+    print(json.dumps({**found, "peak_bytes": memory.peak_bytes, "limits_s": limits, "equal": equal}))
 
 
 if __name__ == "__main__":

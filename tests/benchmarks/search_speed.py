@@ -41,7 +41,10 @@ def unit_file(path: Path, rows: int, dimension: int, dtype: str) -> np.ndarray:
 
 
 class AnonymousPeak:
-    """The largest anonymous memory of this process while the block runs, sampled every 5 ms, in bytes."""
+    """The largest anonymous memory of this process while the block runs, sampled every `every_s`, in bytes."""
+
+    def __init__(self, every_s: float = 0.005):
+        self.every_s = every_s
 
     def __enter__(self):
         self.peak_bytes, self.stop = 0, threading.Event()
@@ -50,7 +53,7 @@ class AnonymousPeak:
         return self
 
     def sample(self):
-        while not self.stop.wait(0.005):
+        while not self.stop.wait(self.every_s):
             for line in open("/proc/self/status", encoding="ascii"):
                 if line.startswith("RssAnon"):
                     self.peak_bytes = max(self.peak_bytes, int(line.split()[1]) * 1024)

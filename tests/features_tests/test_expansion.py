@@ -95,7 +95,7 @@ def test_the_graph_equals_a_loop(total, k, tmp_path):
         for threads in (1, 2):
             with threadpool_limits(threads):
                 found = neighbour_graph(
-                    gallery, [0.3, 0.7], k, excluded=excluded, folder=folder, query_rows=7
+                    gallery, [0.3, 0.7], k, excluded=excluded, folder=folder, window_rows=7
                 )
             assert found[0].dtype == np.int32 and found[1].dtype == np.float64
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
