@@ -67,10 +67,12 @@ def neighbour_graph(
         return chosen(gallery, weights, absent, device)
 
     if progress and total >= LARGE:
-        time = f"about {duration(estimated_seconds(*factors(), k))}" if fast else "by the cluster's workers,"
+        time = (
+            f"about {duration(estimated_seconds(*factors(), k))} and" if fast else "by the cluster's workers,"
+        )
         log.info(
-            f"top7: neighbour graph of {total} images, {k} neighbours: {time} and {total * k * 12 / 1e6:.0f} MB if it "
-            "is not there yet; an interrupted run resumes"
+            f"top7: neighbour graph of {total} images, {k} neighbours: {time} {total * k * 12 / 1e6:.0f} MB if it is "
+            "not there yet; an interrupted run resumes"
         )
     with ExitStack() as stack:
 

@@ -132,7 +132,7 @@ def test_there_may_be_fewer_others_than_asked_for(total, k, kind, small):
         same(graph_of(gallery, [1.0], k, excluded, kind), naive_graph(gallery, [1.0], k, excluded))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_the_graph_equals_all_canonical_scores_whatever_the_rows(data):
     total = data.draw(st.integers(1, 60))
@@ -220,8 +220,23 @@ def test_the_graph_of_stacked_rows(small):
     same(found, naive_graph([stacked[0][:]], [1.0], 4, np.zeros(130, bool)))
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cluster_shares_out_the_exact_search(fast, small, monkeypatch, caplog):
+    gallery, made = [clustered(130, 7, 1)], []
+    make = SymmetricGraph.__init__
+    monkeypatch.setattr(
+        SymmetricGraph, "__init__", lambda self, *more: (made.append(1), make(self, *more))[1]
+    )
+    monkeypatch.setattr(neighbours, "shared_out", lambda total: not fast)
+    with caplog.at_level("INFO", "top7"):
+        found = neighbour_graph(gallery, [1.0], 4, progress=True)
+    same(found, naive_graph(gallery, [1.0], 4, np.zeros(130, bool)))
+    assert len(made) == fast
+    assert ("about" if fast else "by the cluster's workers") in caplog.text
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_products_lie_within_their_bounds(kind, data):
     dimension = data.draw(st.sampled_from([1, 2, 5, 64]))
