@@ -265,31 +265,36 @@ def test_thresholds_are_rounded_down_a_little(numbers):
     assert (torch.from_numpy(found).bfloat16().float().numpy() == found).all()
 
 
-def test_coarse_products_are_not_used(monkeypatch):
-    rows = clustered(300, 64, 1)
-    keys = Factors.keys
+class Clock:
+    """Stands for the module `time`: a product takes a second, those of the slow kind two."""
 
-    def coarse(self, left, right):
-        found = keys(self, left, right)
-        return found + np.int16(40) if self.kind == BFLOAT16 else (factors_module.time.sleep(0.01), found)[1]
+    def __init__(self, monkeypatch, slow, change=0):
+        self.now, keys = 0.0, Factors.keys
 
-    monkeypatch.setattr(Factors, "keys", coarse)
-    factors, rate = chosen([rows], np.ones(1), np.zeros(300, bool), "cpu")
-    assert factors.kind == FLOAT32 and rate > 0
+        def timed(factors, left, right):
+            self.now += 2 if factors.kind == slow else 1
+            found = keys(factors, left, right)
+            return found + np.int16(change) if factors.kind == BFLOAT16 else found
+
+        monkeypatch.setattr(Factors, "keys", timed)
+        monkeypatch.setattr(factors_module, "time", self)
+
+    def perf_counter(self):
+        return self.now
 
 
 @pytest.mark.parametrize("slow", KINDS)
 def test_the_faster_products_are_chosen(slow, monkeypatch):
-    keys = Factors.keys
-
-    def slowly(self, left, right):
-        if self.kind == slow:
-            factors_module.time.sleep(0.02)
-        return keys(self, left, right)
-
-    monkeypatch.setattr(Factors, "keys", slowly)
-    factors, _ = chosen([clustered(300, 64, 1)] * 2, np.array([0.0, 1.0]), np.zeros(300, bool), "cpu")
+    Clock(monkeypatch, slow)
+    factors, rate = chosen([clustered(300, 64, 1)] * 2, np.array([0.0, 1.0]), np.zeros(300, bool), "cpu")
     assert factors.kind != slow and len(factors.components) == 1
+    assert rate == 2 * 300 * 300 * 64
+
+
+def test_coarse_products_are_not_used(monkeypatch):
+    Clock(monkeypatch, FLOAT32, change=40)
+    factors, rate = chosen([clustered(300, 64, 1)], np.ones(1), np.zeros(300, bool), "cpu")
+    assert factors.kind == FLOAT32 and rate == 300 * 300 * 64
 
 
 def test_rows_that_are_not_finite_are_named(small):
