@@ -22,6 +22,7 @@ class Progress(tqdm):
         self.on_terminal = bool(stream.isatty())
         if not self.on_terminal:  # short stages say nothing there
             settings.setdefault("mininterval", EVERY_S)
+            settings.setdefault("maxinterval", settings["mininterval"])  # tqdm's monitor waits as long
             settings.setdefault("delay", EVERY_S)
         self.counted = shown and not Progress._open
         Progress._open += self.counted
@@ -33,6 +34,7 @@ class Progress(tqdm):
         if not self.disable and not self.on_terminal:
             if self.last_print_t >= self.start_t + self.delay:  # something of it was said: its end is, too
                 self.display(pos=0)
+            self.sp = lambda line: None  # tqdm's own close says it once more
             self.fp = io.StringIO()  # no carriage returns and blank lines in a file
         super().close()
         if self.counted:

@@ -167,18 +167,26 @@ def external_component(external: External) -> Component:
 def short_names(components: Sequence[Component]) -> list[str]:
     """Return the components' names in words, with their backbone where they have several."""
     several = len({component.backbone for component in components}) > 1
-    return [
-        _short(component) + (f" {component.backbone}" if several and component.backbone else "")
-        for component in components
-    ]
+    return [full_name(component) if several else _short(component) for component in components]
+
+
+def full_name(component: Component) -> str:
+    """Return a component's name in words with its backbone: "mobilenetv1_100 layer 4 rmac"."""
+    return f"{component.backbone} {_short(component)}" if component.backbone else _short(component)
+
+
+def layer_in_words(layer: int | str | None) -> str:
+    """Return a layer's name, an index as "layer 4"."""
+    return f"layer {layer}" if str(layer).isdigit() else str(layer)
 
 
 def _short(component: Component) -> str:
     if component.external is not None:
         return component.external
+    layer = layer_in_words(component.layer)
     if component.parts is None:
-        return f"{component.layer} {component.pooling}"
-    return f"{component.count} parts of {component.layer} ({component.dim} dims, exponent {component.exponent:g})"
+        return layer if component.layer == component.pooling else f"{layer} {component.pooling}"
+    return f"{component.count} parts of {layer} ({component.dim} dims, exponent {component.exponent:g})"
 
 
 def backbone_of(configuration: Configuration, component: Component) -> Backbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -55,6 +56,7 @@ class Landscape:
         self.space = space_of(configuration, recipe)
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
+        self._making_s: dict[str, float] = {}
         self._prepared: dict[str, Prepared] = {}
 
     def dumps(self, choice: Choice) -> tuple[list[Dump], list[Dump]]:
@@ -96,9 +98,16 @@ class Landscape:
         """Return the combination of `choice`; without candidates where steps or metric need the whole gallery."""
         key = _key(self.space.components_of(choice), self.space.steps_of(choice))
         if key not in self._made:
+            begun = time.perf_counter()
             self._made[key] = self._combination(choice)
+            self._making_s[key] = time.perf_counter() - begun
             _within_memory(self._made)
         return self._made[key]
+
+    def making_s(self, choice: Choice) -> float:
+        """Return the seconds that making the combination of `choice` last took."""
+        self.combination(choice)
+        return self._making_s[_key(self.space.components_of(choice), self.space.steps_of(choice))]
 
     def _combination(self, choice: Choice) -> Combination:
         prepared, (_, after) = self.prepared(choice), self.steps(choice)
@@ -231,7 +240,9 @@ class Landscape:
                 [part.name for part in self.space.recipe.components],
                 list(self.space.recipe.weights),
             ]
-        return f"{competition.name}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+        studied = [] if self.space.recipe is None else [self.space.recipe.name]
+        return "-".join([competition.name, *studied, digest])
 
     def _dump_names(self) -> list[str]:
         """The dump files of the first choice, whose names hold the digest of what made them, and the boxes cut out."""

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from competition.metrics import figure_name
-from features.components import Component, short_names
+from competition.tables import table
+from features.components import short_names
 from tuning.evaluating import figures
 from tuning.misses import misses_text
-from tuning.region import chain_members
+from tuning.parameter_names import parameter_name
 from tuning.tune import Tuned
 from tuning.validation import Comparison
 
-NAME_WIDTH = 46  # of a table that fits 80 columns
 SHOWN_IMPORTANCES = 6
 
 
@@ -62,34 +62,36 @@ def _queries(tuned: Tuned) -> list[str]:
 def _recipe(tuned: Tuned) -> list[str]:
     recipe = tuned.recipe
     named = zip(recipe.weights, short_names(recipe.components))
+    rows = [["weight", "component"], *([f"{weight:.4f}", name] for weight, name in named)]
     return [
-        f"  {'weight':>7}  component",
-        *(f"  {weight:7.4f}  {name}" for weight, name in named),
-        f"  ratio {ratio_form(recipe.weights)}",
-        *(f"  then {step_in_words(step)}" for step in recipe.steps),
+        table(rows, left=[1]),
+        f"ratio {ratio_form(recipe.weights)}",
+        *(f"then {step_in_words(step)}" for step in recipe.steps),
     ]
 
 
 def _figures(tuned: Tuned, title: str) -> list[str]:
     """The table of figures: tuned, untuned, and the named points, best first."""
-    photos = "" if tuned.labelled.real.all() else "  simulated"
+    photos = not tuned.labelled.real.all()
+    columns = ["public", "private", "all", *(["simulated"] if photos else [])]
     studied = tuned.untuned.provenance.get("studied")
     untuned = "untuned (equal weights)" if studied is None else f"untuned ({studied} as it is)"
-    lines = [
-        f"  {title:<{NAME_WIDTH}}   public  private      all{photos}",
-        _row("tuned", tuned.recipe.scores),
-        _row(untuned, tuned.untuned.scores),
+    rows = [
+        [title, *columns],
+        _row("tuned", tuned.recipe.scores, columns),
+        _row(untuned, tuned.untuned.scores, columns),
     ]
     parts = tuned.combination.components
     words = dict(zip((part.name for part in parts), short_names(parts)))
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         name = words.get(point.name, point.name) + ("" if point.inside else " *")
-        lines.append(_row(name, figures(point.average_precisions, tuned.labelled)))
+        rows.append(_row(name, figures(point.average_precisions, tuned.labelled), columns))
+    lines = [table(rows, left=[0])]
     if any(not point.inside for point in tuned.named):
-        lines.append("  * weights that the region rules out: for comparison only")
+        lines.append("* weights that the region rules out: for comparison only")
     if photos:
         lines.append(
-            "  simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
+            "simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
             "whitening, and tell neither how well real photos do nor whether joining gallery images helps"
         )
     return lines
@@ -116,9 +118,8 @@ def _what_mattered(tuned: Tuned) -> list[str]:
 
 def named_importances(tuned: Tuned) -> dict[str, float]:
     """Return what each parameter explains of the figure's variance, by names that say what it is."""
-    shares = readable_names(tuned.recipe.components)
-    names = {f"u{number}": name for number, name in enumerate(shares)}
-    return {names.get(name, name): value for name, value in tuned.importances.items()}
+    components = tuned.recipe.components
+    return {parameter_name(name, components): value for name, value in tuned.importances.items()}
 
 
 def _missed(tuned: Tuned, top_k: int) -> list[str]:
@@ -144,24 +145,6 @@ def _costs(tuned: Tuned) -> list[str]:
             "configurations too; deleted ones are made again"
         )
     return lines
-
-
-def readable_names(components: Sequence[Component]) -> list[str]:
-    """Return what each coordinate of a trial says: the share of weight that goes to a layer and all deeper ones."""
-    names = [_plain(component) for component in components]
-    for members in chain_members([component.chain for component in components]):
-        for member in members[:-1]:
-            names[member] += " and deeper"
-    if len({component.backbone for component in components}) > 1:
-        names = [f"{name}, {component.backbone or 'external'}" for name, component in zip(names, components)]
-    return [f"share of {name}" for name in names]
-
-
-def _plain(component: Component) -> str:
-    """A component without its choices, which are parameters of their own."""
-    if component.external is not None:
-        return component.external
-    return f"layer {component.layer}" if component.parts is None else f"part detectors of {component.layer}"
 
 
 def step_in_words(step: Mapping[str, object]) -> str:
@@ -262,8 +245,5 @@ def report_values(tuned: Tuned) -> dict:
     return values
 
 
-def _row(name: str, scores: dict[str, float]) -> str:
-    cells = [
-        f"{scores[part]:8.4f}" if part in scores else "       -" for part in ("public", "private", "all")
-    ] + [f"{scores[part]:10.4f}" for part in ("simulated",) if part in scores]
-    return f"  {name[:NAME_WIDTH]:<{NAME_WIDTH}}" + "".join(f" {cell}" for cell in cells)
+def _row(name: str, scores: Mapping[str, float], columns: Sequence[str]) -> list[str]:
+    return [name, *(f"{scores[part]:.4f}" if part in scores else "-" for part in columns)]

@@ -62,10 +62,19 @@ class Plan:
     def named_points(self, study: optuna.Study) -> list[Parameters]:
         """Return the distinct points that take the study's first places: a third of those it was first to hold."""
         if "named places" not in study.user_attrs:
-            study.set_user_attr("named places", max(1, self.total // 3))
+            study.set_user_attr("named places", self.places)
+        return self.first(study.user_attrs["named places"])
+
+    @property
+    def places(self) -> int:
+        """Return how many of the study's first places are those of named points."""
+        return max(1, self.total // 3)
+
+    def first(self, places: int) -> list[Parameters]:
+        """Return so many distinct named points, or all there are."""
         distinct: dict[str, Parameters] = {}
         for point in chain(self.known, first_points(self.space)):
-            if len(distinct) >= study.user_attrs["named places"]:
+            if len(distinct) >= places:
                 break
             distinct.setdefault(json.dumps(point, sort_keys=True), dict(point))
         return list(distinct.values())

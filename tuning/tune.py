@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,17 @@ from tuning import study as studies
 from tuning.best import Point, best_point, certified, check_certifiable, other_figures
 from tuning.certificate import Certificate
 from tuning.combination import Combination
+from tuning.described import study_attributes, trial_attributes
 from tuning.evaluating import evaluated, figures
-from tuning.forecast import Kind, affordable_folds, kinds_text, measured_kinds, showable_gain
+from tuning.forecast import (
+    Kind,
+    affordable_folds,
+    cost,
+    kinds_of,
+    kinds_text,
+    showable_gain,
+    timed_trials,
+)
 from tuning.gallery_pass import excluded_rows
 from tuning.labelled import Labelled, objective_of
 from tuning.landscape import Landscape
@@ -31,6 +41,8 @@ from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.validation import Comparison, CrossValidated
 from tuning.verdict import Judged, cross_validated, importances, judge, near_best_share, without_luck
+
+NO_FOLDS = "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
 
 
 @dataclass
@@ -86,9 +98,15 @@ def tune(
     if certify_seconds:
         check_certifiable(landscape)
     plan = _plan(landscape, trials, seed)
-    kinds, untuned, untuned_values = _forecast(landscape, plan)
-    study = _open(landscape, plan)
+    study, write_s = _open(landscape, plan)
     before = len(studies.completed(study))
+    if folds is None:
+        folds = affordable_folds(
+            landscape, landscape.combination(landscape.space.default), plan.total * repeats
+        )
+        if folds == 0:
+            log.info(NO_FOLDS)
+    kinds, untuned, untuned_values = _forecast(landscape, plan, before, write_s, folds * repeats)
     mixed = other_figures(landscape, study)
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
@@ -103,8 +121,6 @@ def tune(
         certificate, point = certified(landscape, point, certify_seconds, certify_all, progress)
         written = write(point, certificate)
     named = _named(landscape, point)
-    if folds is None:
-        folds = affordable_folds(landscape, landscape.combination(point.choice), plan.total * repeats)
     if folds >= 2 and lucky is not None:
         found = cross_validated(landscape, plan, folds, repeats, progress)
         study.set_user_attr(studies.CROSS_VALIDATED, found.figures())
@@ -163,14 +179,22 @@ def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
     return [studies.parameters(default, np.exp(-coordinates))]
 
 
-def _forecast(landscape: Landscape, plan: studies.Plan) -> tuple[list[Kind], Recipe, np.ndarray]:
-    """Say what the study costs and what it can show; returns kinds of trials, the untuned recipe and its AP@k (Q,)."""
+def _forecast(
+    landscape: Landscape, plan: studies.Plan, there: int, write_s: float, folds: int
+) -> tuple[list[Kind], Recipe, np.ndarray]:
+    """Say what the study costs and what it can show; returns kinds of trials, the untuned recipe and its AP@k (Q,).
+
+    there: trials that the study holds; write_s: seconds of one entry in its storage; folds: of all repeats.
+    """
     log.info(
         f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
         f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
     )
-    kinds = measured_kinds(landscape)
+    timed = timed_trials(landscape, plan)
+    kinds = kinds_of(landscape, timed)
     log.info(kinds_text(kinds))
+    if there < plan.total:
+        log.info(cost(landscape, plan, timed, there=there, write_s=write_s, folds=folds).sentence())
     untuned, values = _untuned(landscape)
     log.info(showable_gain(landscape, values))
     return kinds, untuned, values
@@ -198,10 +222,17 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     return evaluated(landscape.configuration, made, values, landscape.labelled), values
 
 
-def _open(landscape: Landscape, plan: studies.Plan) -> optuna.Study:
+def _open(landscape: Landscape, plan: studies.Plan) -> tuple[optuna.Study, float]:
+    """Open the study, which says what it is of; returns it and the seconds that one of its entries took to write."""
     storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{plan.seed}"
-    return studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
+    study = studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
+    attributes = {**study_attributes(landscape), "trials": plan.total}
+    new = {key: value for key, value in attributes.items() if study.user_attrs.get(key) != value}
+    begun = time.perf_counter()
+    for key, value in new.items():
+        study.set_user_attr(key, value)
+    return study, (time.perf_counter() - begun) / max(1, len(new))
 
 
 def _run(landscape: Landscape, study: optuna.Study, plan: studies.Plan, progress: bool) -> None:
@@ -211,10 +242,11 @@ def _run(landscape: Landscape, study: optuna.Study, plan: studies.Plan, progress
         return landscape.map_inside(choice, coordinates, landscape.labelled.public)
 
     def noted(choice: studies.Parameters, coordinates: np.ndarray) -> dict[str, object]:
-        """What costs a ranking of the whole gallery is noted with the trial: bias correction asks for it again."""
-        if landscape.combination(choice).scene is not None:
-            return {}
-        return {studies.PRECISIONS: landscape.precisions(choice, coordinates).tolist()}
+        """Weights and private figure, for people; what costs a ranking of the whole gallery, for bias correction."""
+        found: dict[str, object] = dict(trial_attributes(landscape, choice, coordinates))
+        if landscape.combination(choice).scene is None:
+            found[studies.PRECISIONS] = landscape.precisions(choice, coordinates).tolist()
+        return found
 
     def finished(study: optuna.Study) -> None:
         figure = figure_label(landscape.metric, landscape.top_k)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import SIMULATED
+from competition.durations import duration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from features.dumps.disk import Disk
@@ -69,7 +70,7 @@ class Plan:
         parts = any(target.parts is not None for planned in self.passes for target in planned.targets)
         return (
             f"to extract: {named}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
-            f"about {self.seconds / 3600:.2f} hours{', and part detectors' if parts else ''}"
+            f"about {duration(self.seconds)}{', and part detectors' if parts else ''}"
         )
 
 

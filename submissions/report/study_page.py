@@ -14,8 +14,8 @@ from features.recipes.recipe import Recipe
 from submissions.expectation import fold_figures, study_of
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
+from tuning.parameter_names import choice_name, share_names
 from tuning.region import region_chains, uniform_coordinates, vertices
-from tuning.report import readable_names
 from tuning.study import completed
 from tuning.verdict import near_best_share
 
@@ -87,13 +87,12 @@ def optuna_charts(
     """Return Optuna's plots of the trials, their parameters renamed."""
     from optuna import visualization
 
-    names = readable_names(components)
-    backbones = {component.backbone for component in components}
+    names = share_names(components)
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         coordinates = _coordinates(trial)
         choices = {
-            _choice_name(name, backbones): name
+            choice_name(name, components): name
             for name in trial.params
             if not (name.startswith("u") and name[1:].isdigit())
         }
@@ -134,14 +133,6 @@ def optuna_charts(
                 "text": axis["title"]["text"].replace(" and ", "<br>and ").replace(" of ", "<br>of ")
             }
     return charts
-
-
-def _choice_name(name: str, backbones: set[str | None]) -> str:
-    """The parameter's name without a backbone that is the only one."""
-    if len(backbones) == 1:
-        (backbone,) = backbones
-        name = name.removeprefix(f"{backbone}.")
-    return name.replace("parts-", "part detectors of ").replace(".", ": ")
 
 
 def _chart(figure) -> dict:

@@ -69,3 +69,14 @@ def test_a_file_gets_whole_lines_and_short_stages_none():
     text = stream.getvalue()
     assert "\r" not in text and "\n\n" not in text and text.endswith("\n")
     assert text.splitlines()[-1].startswith("long: 100%")
+
+
+def test_a_file_gets_the_end_of_a_stage_once():
+    stream = io.StringIO()
+    with Progress(total=2, desc="gallery", file=stream, delay=0) as bar:
+        bar.update(2)
+    assert [line.split("|")[0] for line in stream.getvalue().splitlines()] == [
+        "gallery:   0%",
+        "gallery: 100%",
+    ]
+    assert bar.maxinterval == bar.mininterval  # tqdm's monitor adds no lines between

@@ -1,0 +1,69 @@
+"""What a study and its trials say of themselves in optuna-dashboard, in plain words and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from competition.configuration import Backbone, Parts
+from competition.leaderboard import file_digest
+from competition.metrics import figure_label
+from features.components import Choice, full_name, layer_in_words
+from tuning.evaluating import figures
+from tuning.labelled import objective_of
+from tuning.landscape import Landscape
+from tuning.parameter_names import share_names
+
+
+def study_attributes(landscape: Landscape) -> dict[str, str]:
+    """Return what a study is of: recipe, region, backbones, labels and what its parameters u0, u1, … mean."""
+    configuration, space = landscape.configuration, landscape.space
+    shares = share_names(space.components_of(space.default))
+    found = {
+        "recipe": "the configuration's choices" if space.recipe is None else space.recipe.name,
+        "region": configuration.tuning.region,
+        "backbones": "; ".join(map(_backbone, configuration.backbones)),
+        "other descriptors": ", ".join(external.name for external in configuration.externals),
+        "labels": _labels(landscape),
+        "figure": f"{figure_label(landscape.metric, landscape.top_k)} of the public queries",
+        "judged by": objective_of(configuration),
+        "u0, u1, … (the smaller, the larger the share)": "; ".join(
+            f"u{number}: {name}" for number, name in enumerate(shares)
+        ),
+    }
+    return {key: text for key, text in found.items() if text}
+
+
+def trial_attributes(landscape: Landscape, choice: Choice, coordinates: np.ndarray) -> dict[str, float]:
+    """Return the weight of each component by its name, and the figure of the private queries where there are any."""
+    components = landscape.space.components_of(choice)
+    weights = landscape.recipe_weights(choice, coordinates)
+    found = {full_name(part): round(float(weight), 4) for part, weight in zip(components, weights)}
+    private = figures(landscape.precisions(choice, coordinates), landscape.labelled).get("private")
+    if private is not None:
+        found[f"private {figure_label(landscape.metric, landscape.top_k)}"] = round(private, 4)
+    return found
+
+
+def _backbone(backbone: Backbone) -> str:
+    layers = ", ".join(map(str, backbone.layers))
+    size = f"{backbone.image_size} px" if backbone.image_size else "original size"
+    described = f"{backbone.name} at {size}, layers {layers}, pooling {', '.join(backbone.pooling)}"
+    return ", ".join([described, *map(_parts, backbone.parts)])
+
+
+def _parts(table: Parts) -> str:
+    return f"{' or '.join(map(str, table.counts))} part detectors of {layer_in_words(table.layer)}"
+
+
+def _labels(landscape: Landscape) -> str:
+    """Where the labels are from, how many queries they answer, and the digest of a file."""
+    labelled, source = landscape.labelled, landscape.configuration.competition.labels
+    real, private = int(labelled.real.sum()), int((labelled.real & labelled.private).sum())
+    photos = len(labelled.real) - real
+    counted = [f"{real} queries, {private} of them private"] if real else ["none"]
+    counted += [f"{photos} simulated photos"] if photos else []
+    if real and isinstance(source, Path) and source.is_file():
+        counted.append(f"{source.name}, SHA-256 {file_digest(source)[:12]}")
+    return "; ".join(counted)
