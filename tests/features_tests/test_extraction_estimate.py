@@ -1,4 +1,4 @@
-"""What a plan says before anything runs: hours by two timed batches, and the bytes of what is learnt."""
+"""What a plan says before anything runs: time by two timed batches, and the bytes of what is learnt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_plan_counts_the_forward_passes_of_images_and_of_learning_once(tiny, m
     configuration = configured(tiny, [4, 8])
     first = plan(configuration, device="cpu")
     assert [found.seconds for found in first.passes] == [21 * 3 + 2 * 21 * 3, 3 * 3]
-    assert "about 0.06 hours, and part detectors" in first.sentence()
+    assert "about 3 min, and part detectors" in first.sentence()
     tiny.run(configuration, splits=("gallery", "validation"))
     tiny.draw(["g001"])
     assert plan(configuration, device="cpu").seconds == 3
