@@ -6,11 +6,11 @@ Made-up unit rows, one float32 file a layer as dumps are (the default: the embed
 row), written block by block to a temporary folder and removed afterwards. Some rows stand once more at the far end, and
 queries lie beside them, so that lists have ties across shards. Each run: 100 queries, top 7, with the files dropped from
 the page cache before ("cold"), and again as they are then ("warm", where they fit in half of the free memory). The
-lists of the cluster must equal those of the one process, numbers and float64 scores.
+lists of all runs must be equal, numbers and float64 scores.
 
-Beside them: SCALING.md's model (2 s for 100 queries, 520,000 rows and 1472 values, in proportion), the same with the
-constant measured on the first 520,000 of these rows in memory, and the bare reading of the files, cold. Anonymous memory
-is that of this process and all it started, sampled every 0.1 s; of it what was there before the search is told apart.
+Beside them: SCALING.md's model (2 s for 100 queries, 520,000 rows and 1472 values, in proportion), the processor time of
+the first 520,000 of these rows in memory, in proportion, and the bare reading of the files, cold. Anonymous memory is
+that of this process and all it started, sampled every 0.1 s; what was there before the search stands beside it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from threadpoolctl import threadpool_limits
 
 from features.search import search
 from features.sharding import on_cluster
@@ -71,11 +72,14 @@ def bare_read(paths: list[Path]) -> None:
 
 @contextmanager
 def watched(found: dict) -> Iterator[None]:
-    """Note seconds, the highest anonymous memory and what it was before, and the bytes read from the disk."""
+    """Note seconds, processor seconds, bytes read from the disk, and the highest anonymous memory beside what it was."""
     own, stop = psutil.Process(), threading.Event()
 
-    def read() -> int:
-        return sum(each.io_counters().read_bytes for each in [own, *own.children(recursive=True)])
+    def so_far() -> tuple[float, int]:
+        tree = [own, *own.children(recursive=True)]
+        return sum(sum(each.cpu_times()[:2]) for each in tree), sum(
+            each.io_counters().read_bytes for each in tree
+        )
 
     found["anonymous_before"] = found["anonymous"] = memory_of(own)[0]
 
@@ -83,12 +87,13 @@ def watched(found: dict) -> Iterator[None]:
         while not stop.wait(0.1):
             found["anonymous"] = max(found["anonymous"], memory_of(own)[0])
 
-    sampler, before, begin = threading.Thread(target=sample), read(), time.perf_counter()
+    sampler, before, begin = threading.Thread(target=sample), so_far(), time.perf_counter()
     sampler.start()
     try:
         yield
     finally:
-        found["seconds"], found["disk_bytes"] = time.perf_counter() - begin, read() - before
+        found["seconds"] = time.perf_counter() - begin
+        found["processor_s"], found["disk_bytes"] = (now - then for now, then in zip(so_far(), before))
         found["load"] = os.getloadavg()[0]
         stop.set()
         sampler.join()
@@ -134,12 +139,16 @@ def measure(folder: Path, rows: int, dims: list[int]) -> dict:
     def lists(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return search(queries, parts, weights, K, norm_bounds=[UNIT_NORM] * len(dims))
 
-    share = MODEL_ROWS / rows
-    first = [part[: min(MODEL_ROWS, rows)] for part in gallery]
-    lists(first)
-    constant: dict = {}
-    with watched(constant):
-        lists(first)
+    def timed(parts: list[np.ndarray], threads: int = 1, address: str | None = None) -> tuple[dict, tuple]:
+        found: dict = {}
+        with threadpool_limits(threads), on_cluster(address), watched(found):
+            lists = search(queries, parts, weights, K, norm_bounds=[UNIT_NORM] * len(dims))
+        return found, lists
+
+    few = min(MODEL_ROWS, rows)
+    first = [part[:few] for part in gallery]
+    timed(first)
+    constant, _ = timed(first)
     dropped(paths)
     bare: dict = {}
     with watched(bare):
@@ -148,35 +157,38 @@ def measure(folder: Path, rows: int, dims: list[int]) -> dict:
         "rows": rows,
         "dims": dims,
         "bytes": size,
-        "model_s": MODEL_S / share * sum(dims) / MODEL_VALUES,
-        "constant_s": constant["seconds"],
-        "model_own_constant_s": constant["seconds"] / min(1.0, share),
+        "model_s": MODEL_S * rows / MODEL_ROWS * sum(dims) / MODEL_VALUES,
+        "model_of_now_processor_s": constant["processor_s"] * rows / few,
         "bare_read_s": bare["seconds"],
     }
+    print(
+        f"SCALING.md's model {result['model_s']:.1f} s; the first {few} rows in memory, one thread: "
+        f"{constant['seconds']:.2f} s ({constant['processor_s']:.2f} of processor time), in proportion "
+        f"{result['model_of_now_processor_s']:.1f} s of processor time; bare read, cold {bare['seconds']:.1f} s",
+        flush=True,
+    )
     warm = size < psutil.virtual_memory().available / 2
-    expected = None
+    expected: tuple = ()
     with LocalCluster(
         n_workers=WORKERS, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
     ) as cluster:
-        for where in ("one process", f"{WORKERS} workers"):
-            address = None if where == "one process" else cluster.scheduler_address
+        for name, threads, address in (
+            ("one process, one thread", 1, None),
+            (f"one process, {WORKERS} threads", WORKERS, None),
+            (f"{WORKERS} workers of one thread", 1, cluster.scheduler_address),
+        ):
             for how in ("cold", "warm") if warm else ("cold",):
                 if how == "cold":
                     dropped(paths)
-                found: dict = {}
-                with on_cluster(address), watched(found):
-                    ranks, scores = lists(gallery)
-                expected = expected or (ranks, scores)
-                assert np.array_equal(ranks, expected[0]) and np.array_equal(scores, expected[1]), (
-                    f"{where}: other lists"
-                )
-                result[f"{where}, {how}"] = found
+                found, lists = timed(gallery, threads, address)
+                expected = expected or lists
+                assert all(map(np.array_equal, lists, expected)), f"{name}: other lists"
+                result[f"{name}, {how}"] = found
                 print(
-                    f"{where}, {how}: {found['seconds']:.1f} s ({size / found['seconds'] / 1e6:.0f} MB/s, "
-                    f"{found['disk_bytes'] / 1e9:.1f} GB of them from the disk), model {result['model_s']:.1f} s, with the "
-                    f"constant of now {result['model_own_constant_s']:.1f} s, bare read {result['bare_read_s']:.1f} s; "
-                    f"anonymous peak {found['anonymous'] / 2**20:.0f} MiB, {found['anonymous_before'] / 2**20:.0f} before; "
-                    f"load {found['load']:.1f}",
+                    f"{name}, {how}: {found['seconds']:.1f} s, {found['processor_s']:.1f} of processor time, "
+                    f"{size / found['seconds'] / 1e6:.0f} MB/s, {found['disk_bytes'] / 1e9:.1f} GB from the disk; anonymous "
+                    f"peak {found['anonymous'] / 2**20:.0f} MiB, {found['anonymous_before'] / 2**20:.0f} before; load "
+                    f"{found['load']:.1f}",
                     flush=True,
                 )
     ties = int((np.diff(expected[1], axis=1) == 0).sum())
