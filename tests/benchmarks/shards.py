@@ -75,11 +75,11 @@ def watched(found: dict) -> Iterator[None]:
     """Note seconds, processor seconds, bytes read from the disk, and the highest anonymous memory beside what it was."""
     own, stop = psutil.Process(), threading.Event()
 
-    def so_far() -> tuple[float, int]:
+    def so_far() -> tuple[float, float, int]:
         tree = [own, *own.children(recursive=True)]
-        return sum(sum(each.cpu_times()[:2]) for each in tree), sum(
-            each.io_counters().read_bytes for each in tree
-        )
+        times = [each.cpu_times() for each in tree]
+        user, system = sum(each.user for each in times), sum(each.system for each in times)
+        return user + system, system, sum(each.io_counters().read_bytes for each in tree)
 
     found["anonymous_before"] = found["anonymous"] = memory_of(own)[0]
 
@@ -93,7 +93,8 @@ def watched(found: dict) -> Iterator[None]:
         yield
     finally:
         found["seconds"] = time.perf_counter() - begin
-        found["processor_s"], found["disk_bytes"] = (now - then for now, then in zip(so_far(), before))
+        spent = [now - then for now, then in zip(so_far(), before, strict=True)]
+        found["processor_s"], found["system_s"], found["disk_bytes"] = spent
         found["load"] = os.getloadavg()[0]
         stop.set()
         sampler.join()
@@ -163,7 +164,7 @@ def measure(folder: Path, rows: int, dims: list[int]) -> dict:
     }
     print(
         f"SCALING.md's model {result['model_s']:.1f} s; the first {few} rows in memory, one thread: "
-        f"{constant['seconds']:.2f} s ({constant['processor_s']:.2f} of processor time), in proportion "
+        f"{constant['seconds']:.2f} s ({constant['processor_s']:.2f} of processor time, {constant['system_s']:.2f} the kernel's), in proportion "
         f"{result['model_of_now_processor_s']:.1f} s of processor time; bare read, cold {bare['seconds']:.1f} s",
         flush=True,
     )
@@ -185,7 +186,7 @@ def measure(folder: Path, rows: int, dims: list[int]) -> dict:
                 assert all(map(np.array_equal, lists, expected)), f"{name}: other lists"
                 result[f"{name}, {how}"] = found
                 print(
-                    f"{name}, {how}: {found['seconds']:.1f} s, {found['processor_s']:.1f} of processor time, "
+                    f"{name}, {how}: {found['seconds']:.1f} s, {found['processor_s']:.1f} of processor time ({found['system_s']:.1f} the kernel's), "
                     f"{size / found['seconds'] / 1e6:.0f} MB/s, {found['disk_bytes'] / 1e9:.1f} GB from the disk; anonymous "
                     f"peak {found['anonymous'] / 2**20:.0f} MiB, {found['anonymous_before'] / 2**20:.0f} before; load "
                     f"{found['load']:.1f}",
