@@ -20,11 +20,11 @@ from competition.configuration import Configuration, Parts, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.components import Component
 from features.dumps import Dump
-from features.extraction.rows import unit_rows
+from features.extraction.unit_descriptors import unit_descriptors
 from features.parts import PartModel, learn_parts
 from features.pooling import pool_maps
 from features.similarity import UNIT_NORM, check_components
-from features.whitening import unit_rows as unit_whitened
+from features.whitening import unit_rows
 from tuning.certificate import certify as branch_and_bound
 from tuning.combination import Combination, make_combination
 
@@ -54,7 +54,7 @@ def pool(maps: Tensor | np.ndarray, name: str = "fcrow") -> Tensor:
     >>> pool(maps, "mac")
     tensor([[0.4472, 0.8944]])
     """
-    return unit_rows(pool_maps(_maps(maps), (name,))[name])[0]
+    return unit_descriptors(pool_maps(_maps(maps), (name,))[name])[0]
 
 
 class PartDetectors:
@@ -94,9 +94,9 @@ class PartDetectors:
         """Return the descriptors (B, dim) float32, L2-normalised, of maps (B, C, H, W)."""
         if self.model is None:
             raise Top7Error("these part detectors have learnt nothing yet: call fit(maps) first")
-        projected, _ = unit_rows(self.model.project(_maps(maps))[self.count])
+        projected, _ = unit_descriptors(self.model.project(_maps(maps))[self.count])
         scales = self.model.scales(self.count, self.dim, self.exponent)
-        return torch.from_numpy(unit_whitened(projected[:, : self.dim].cpu().numpy() * scales)[0])
+        return torch.from_numpy(unit_rows(projected[:, : self.dim].cpu().numpy() * scales)[0])
 
 
 def candidates(
@@ -151,11 +151,11 @@ class Certified(NamedTuple):
 
 def certify(found: Combination, seconds: float = 10) -> Certified:
     """Search the region for the best weights by branch and bound; where bound equals map they are proven best."""
-    if found.scene is None:
+    if found.padded is None:
         raise Top7Error(
             "the region keeps too many candidates for a certificate: give fewer components, or region='similarity'"
         )
-    best = branch_and_bound([found.scene], [found.corners], seconds)
+    best = branch_and_bound([found.padded], [found.corners], seconds)
     return Certified(found.weights(best.coordinates), best.best, best.bound)
 
 

@@ -161,7 +161,7 @@ COMPETITION: dict[str, Parser] = {
     "validation": toml.path,
     "labels": toml.path_or("folders"),
     "test": toml.path,
-    "top_k": toml.whole(1),
+    "top_k": toml.whole_number(1),
     "work": toml.work_path,
     "published": toml.choice("perfect500k"),
     "ids": toml.choice("name", "path"),
@@ -173,16 +173,16 @@ COMPETITION: dict[str, Parser] = {
 
 PARTS: dict[str, Parser] = {
     "layer": toml.layer,
-    "counts": toml.several(toml.whole(1)),
-    "dims": toml.several(toml.whole(1)),
-    "exponents": toml.several(toml.number(0, most=4)),
-    "alpha": toml.number(above=0, most=100),
-    "beta": toml.number(above=0, most=100),
+    "counts": toml.several(toml.whole_number(1)),
+    "dims": toml.several(toml.whole_number(1)),
+    "exponents": toml.several(toml.real_number(0, most=4)),
+    "alpha": toml.real_number(above=0, most=100),
+    "beta": toml.real_number(above=0, most=100),
     "form": toml.text,
     "selection": toml.path_or("variance", "variance-mean", "random"),
-    "training_images": toml.whole(1),
+    "training_images": toml.whole_number(1),
     "training": toml.path,
-    "seed": toml.whole(0),
+    "seed": toml.whole_number(0),
     "variant": toml.text,
     "half": toml.switch,
 }
@@ -211,17 +211,17 @@ BACKBONE: dict[str, Parser] = {
     "name": toml.label,
     "weights": toml.path_or("pretrained", "random"),
     "options": toml.options,
-    "mean": toml.several(toml.number(), distinct=False),
-    "std": toml.several(toml.number(above=0), distinct=False),
-    "image_size": toml.whole(0, LARGEST_SIDE_PX),
+    "mean": toml.several(toml.real_number(), distinct=False),
+    "std": toml.several(toml.real_number(above=0), distinct=False),
+    "image_size": toml.whole_number(0, LARGEST_SIDE_PX),
     "resize": toml.choice("squash", "pad", "keep"),
-    "max_size": toml.whole(1, LARGEST_SIDE_PX),
+    "max_size": toml.whole_number(1, LARGEST_SIDE_PX),
     "layers": toml.several(toml.layer),
     "pooling": toml.several(toml.text),
     "parts": _parts,
     "clamp": toml.switch,
     "flip": toml.switch,
-    "scales": toml.several(toml.number(above=0, most=16)),
+    "scales": toml.several(toml.real_number(above=0, most=16)),
 }
 
 EXTERNAL: dict[str, Parser] = {
@@ -231,17 +231,21 @@ EXTERNAL: dict[str, Parser] = {
     "test": toml.path,
 }
 
-SIMULATE: dict[str, Parser] = {"images": toml.whole(0), "views": toml.whole(1), "seed": toml.whole(0)}
+SIMULATE: dict[str, Parser] = {
+    "images": toml.whole_number(0),
+    "views": toml.whole_number(1),
+    "seed": toml.whole_number(0),
+}
 
 TUNING: dict[str, Parser] = {
-    "trials": toml.whole(1),
+    "trials": toml.whole_number(1),
     "region": toml.choice("similarity", "distance", "simplex"),
-    "private": toml.number(0, below=1),
-    "seed": toml.whole(0),
+    "private": toml.real_number(0, below=1),
+    "seed": toml.whole_number(0),
     "sampler": toml.choice("tpe", "cmaes", "qmc", "random"),
     "storage": toml.text,
     "steps": toml.steps,
-    "cache_gib": toml.number(above=0),
+    "cache_gib": toml.real_number(above=0),
     "objective": toml.choice("labels", "simulated", "both"),
 }
 

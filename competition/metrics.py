@@ -7,7 +7,7 @@ and m the number of correct images of the query, AP@k = sum over i <= k of P(i) 
 - "hits" (the 2018 runner-up's script): the number of hits it has; 0 where it has none.
 
 Recall@k is the share of a query's m correct images among its first k, precision@k the share of hits in k
-places. The metric "trapezoid" is none of these: the mAP of whole lists (`competition.average_precision`).
+places. The metric "trapezoid" is none of these: the mAP of whole lists (`competition.trapezoid`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from competition.average_precision import trapezoid_precisions
 from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.trapezoid import trapezoid_precisions
 
 CONVENTIONS = ("min(m,k)", "hits")
 METRICS = {

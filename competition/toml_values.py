@@ -46,7 +46,7 @@ LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 1e9
 
 
-def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
+def whole_number(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
     """A whole number from `minimum` to `maximum` (true and false are none)."""
 
     def parse(value: Any, place: Place) -> int:
@@ -59,7 +59,7 @@ def whole(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
     return parse
 
 
-def number(
+def real_number(
     minimum: float | None = None,
     *,
     above: float | None = None,

@@ -29,7 +29,7 @@ def one_of(noun: str, known: Collection[str]) -> Meta:
     return Meta(extra={"noun": noun, "known": known})
 
 
-Truth = Annotated[bool, Meta(description="true or false")]
+Flag = Annotated[bool, Meta(description="true or false")]
 Seed = Annotated[int, whole(0)]
 Weights = Annotated[
     list[Annotated[float, number(0, 1e9)]], Meta(description="a list of numbers >= 0, not all 0")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
 from features.components import EMBEDDINGS
-from features.fusing import fuse
+from features.fusing import fuse_convolutions
 from features.models import (
     Layer,
     create_model,
@@ -55,7 +55,7 @@ class Network:
         """The same network on a CPU in fewer passes over the maps (`fusing`); changes the module itself."""
         if self.transformer:
             return self  # no batch norm follows its convolutions
-        replaced, reason = fuse(self.module, self.forward)
+        replaced, reason = fuse_convolutions(self.module, self.forward)
         notes = (
             [f"{name}: its convolutions run as timm has them, which is slower: {reason}"] if reason else []
         )

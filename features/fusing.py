@@ -23,7 +23,7 @@ from competition.errors import Top7Error
 PROBE_SIDE_PX = 64
 TOLERANCE = 1e-4  # of a layer's largest value; rounding alone gives some 1e-6
 NO_FUSING = "this torch has no oneDNN convolutions with an operation after them"
-Kind = TypeVar("Kind", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 # name, numbers and variant of oneDNN's operation after a convolution
 AFTER: dict[type[nn.Module], tuple[str, list[float], str]] = {
     nn.ReLU: ("relu", [], ""),
@@ -86,7 +86,7 @@ def can_fuse() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
-def fuse(
+def fuse_convolutions(
     module: nn.Module, forward: Callable[[Tensor], list[Tensor]]
 ) -> tuple[dict[str, nn.Module], str | None]:
     """Put one module for each convolution with what follows it; ({name: module put there}, why nothing was put).
@@ -170,7 +170,7 @@ class _Flow:
             activation, emptied[following] = after, nn.Identity()
         return {name: FusedConvolution(convolution, norm, activation), **emptied} if emptied else {}
 
-    def _plain(self, name: str | None, *types: type[Kind]) -> Kind | None:
+    def _plain(self, name: str | None, *types: type[Module]) -> Module | None:
         """The module, if it is of exactly these types and called once, and nobody else listens at it."""
         if name is None or self.calls[name] != 1:
             return None

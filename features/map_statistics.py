@@ -81,7 +81,7 @@ def raised_attention(summed: Tensor, power: float) -> Tensor:
     return above > threshold * (1 + 1e-6)
 
 
-def unit_rows(rows: Tensor) -> Tensor:
+def unit_vectors(rows: Tensor) -> Tensor:
     """Rows (..., C) divided by their L2 norm; a zero row stays zero."""
     norms = rows.norm(dim=-1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1)
@@ -123,7 +123,7 @@ def map_statistics(
     height, width = maps.shape[2:]
     if by_region:
         maxima = region_maxima(torch.cat(bands), height, width, channels_last=not maps.is_contiguous())
-        values["regions"] = unit_rows(maxima)
+        values["regions"] = unit_vectors(maxima)
     return MapStatistics(
         height, width, **values, powers={exponent: torch.cat(parts) for exponent, parts in powers.items()}
     )
@@ -178,7 +178,7 @@ class _Reading:
         """Sum over positions of f times `spatial` (g, P): (g, C)."""
         if self.flat.is_cuda:
             return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
-        return torch.stack([torch.mv(_aligned(f), _aligned(s)) for f, s in zip(self.flat, spatial)])
+        return torch.stack([torch.mv(aligned(f), aligned(s)) for f, s in zip(self.flat, spatial)])
 
     def power(self, exponent: float) -> Tensor:
         """The power mean of any exponent; in float64, where no power of a float32 is too large."""
@@ -201,5 +201,6 @@ class _Reading:
         )
 
 
-def _aligned(values: Tensor) -> Tensor:
+def aligned(values: Tensor) -> Tensor:
+    """Return the values at an address that ALIGNMENT_BYTES divides, copied if need be."""
     return values if values.data_ptr() % ALIGNMENT_BYTES == 0 else values.clone()

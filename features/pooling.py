@@ -29,7 +29,7 @@ from features.map_statistics import (
     by_row,
     map_statistics,
     raised_attention,
-    unit_rows,
+    unit_vectors,
 )
 from features.regions import region_squares
 
@@ -110,7 +110,7 @@ def rmac(of: MapStatistics) -> Tensor:
 
 def rmac_whole(of: MapStatistics) -> Tensor:
     """R-MAC with the whole map as one more region, as the programs of cirtorch, GAN (2018) and USTC_NELSLIP have it."""
-    return of.regions.sum(1) + unit_rows(of.maximum)
+    return of.regions.sum(1) + unit_vectors(of.maximum)
 
 
 def ramac(of: MapStatistics) -> Tensor:
@@ -148,7 +148,7 @@ def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool) -> Te
     squares = region_squares(of.height, of.width)
     each = [attended[:, t : t + s, l : l + s].float().mean((1, 2)) for t, l, s in squares]
     if whole:
-        regions = torch.cat([unit_rows(of.maximum)[:, None], regions], 1)
+        regions = torch.cat([unit_vectors(of.maximum)[:, None], regions], 1)
         each = [attended.float().mean((1, 2)), *each]
     shares = torch.stack(each, 1)
     shares = torch.where(shares < ATTENDED_SHARE + (1e-6 if whole else -1e-6), 0.0, shares)

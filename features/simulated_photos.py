@@ -63,7 +63,7 @@ def contact_sheet(
             small.thumbnail((tile - 4, tile - 4))
             at = column * tile + (tile - small.width) // 2, row * tile + (tile - small.height) // 2
             sheet.paste(small, at)
-    return _jpeg(sheet, 85)
+    return jpeg_bytes(sheet, 85)
 
 
 def _viewed(rng: np.random.Generator, width: int, height: int) -> tuple[Quad, tuple[int, int]]:
@@ -178,7 +178,7 @@ def _exposed(rng: np.random.Generator, photo: Image.Image) -> np.ndarray:
         photo = Image.blend(
             photo, noise, float(rng.uniform(0.01, 0.12))
         )  # a standard deviation of 1 to 9 grey levels
-    data = _jpeg(photo, int(rng.integers(40, 96)))
+    data = jpeg_bytes(photo, int(rng.integers(40, 96)))
     return np.asarray(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))
 
 
@@ -213,7 +213,8 @@ def _light(rng: np.random.Generator, size: tuple[int, int], most: int) -> Image.
     return Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def jpeg_bytes(image: Image.Image, quality: int) -> bytes:
+    """Return the image as a JPEG file."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()

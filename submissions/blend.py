@@ -17,12 +17,12 @@ from submissions.outcome import Splits
 from submissions.scoring import read_submission
 from submissions.submitting import record_expected
 from submissions.writing import read_scores, scores_path, write_scores, write_submission
-from tuning.evaluating import figures
+from tuning.evaluating import mean_figures
 from tuning.labelled import labelled_queries
 
 
 @dataclass(frozen=True)
-class Lists:
+class ScoredLists:
     """One submission: its split, query ids, gallery rows (Q, k) best first, and scores (Q, k) float64 if kept."""
 
     path: Path
@@ -121,14 +121,14 @@ def standardised(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 def read_lists(
     path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], **form
-) -> Lists:
+) -> ScoredLists:
     """Read a submission without fault, rows in the order of its split's queries, and its scores if they were kept."""
     check = read_submission(path, splits=splits, gallery_ids=gallery_ids, **form)
     row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
     split = str(check.split)
     query_ids = tuple(splits[split])
     ranks = np.array([[row_of[one] for one in check.answers[query]] for query in query_ids], dtype=np.int64)
-    return Lists(Path(path), split, query_ids, ranks, read_scores(path, query_ids, ranks.shape[1]))
+    return ScoredLists(Path(path), split, query_ids, ranks, read_scores(path, query_ids, ranks.shape[1]))
 
 
 def blend_files(
@@ -137,7 +137,7 @@ def blend_files(
     *,
     method: str = "rank",
     **form,
-) -> Lists:
+) -> ScoredLists:
     """Return the blend of submission files, all of one split; the first names it. form: see `read_submission`."""
     if len(paths) < 2:
         raise ConfigurationError(f"{len(paths)} submission to blend: give at least two")
@@ -158,7 +158,7 @@ def blend_files(
         method=method,
         all_scores=[part.scores for part in lists],
     )
-    return Lists(lists[0].path, lists[0].split, lists[0].query_ids, ranks, points)
+    return ScoredLists(lists[0].path, lists[0].split, lists[0].query_ids, ranks, points)
 
 
 def write_blend(
@@ -200,7 +200,7 @@ def write_blend(
         labelled = labelled_queries(configuration, found.gallery)
         ranks = blend_files(parts, weights, method=method, **form).ranks
         precisions = query_figures(ranks, labelled.relevant, competition.top_k, competition.metric)
-        values["expected"] = figures(precisions, labelled)
+        values["expected"] = mean_figures(precisions, labelled)
     except (ConfigurationError, Top7Error) as error:
         values["unknown"] = str(error)
     record_expected(Path(competition.work), values, data or {})

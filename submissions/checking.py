@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.errors import Top7Error
+from competition.labels import DELIMITERS
 from submissions.writing import KAGGLE_HEADER
 
 BOM = b"\xef\xbb\xbf"
-DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
+SEPARATORS = DELIMITERS | {" ": "blanks"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _line_fault(text: str, form: str) -> str | None:
     if '"' in text:
         return "quotes: expected bare ids, id,id1,…"
     if "," not in text and form == "plain":
-        for mark, name in DELIMITERS.items():
+        for mark, name in SEPARATORS.items():
             if mark in text.strip():
                 return f"the ids are separated by {name}: expected commas"
     return None

@@ -23,12 +23,12 @@ def demo(options: Namespace) -> Outcome:
 def init(options: Namespace) -> Outcome:
     """Look at a folder and write its first configuration."""
     from submissions.first_configuration import write_first_configuration
-    from submissions.folder_contents import look
+    from submissions.folder_contents import contents_of
 
     out = options.out or Path(f"{options.folder.resolve().name or 'competition'}.toml")
     if out.exists():
         raise ConfigurationError(f"{out} is there already: it stays as it is; give another --out FILE")
-    found = look(options.folder)
+    found = contents_of(options.folder)
     seen, unsure = write_first_configuration(found, out, model=options.model, weights=options.weights)
     for line in unsure:
         log.warning(f"top7: please check: {line}")
@@ -203,7 +203,7 @@ def leaderboard(options: Namespace) -> Outcome:
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images, from a bundle where one is given and no configuration."""
     from features.recipes.kept import find_recipe
-    from submissions.bundle import open_bundle
+    from submissions.bundle.opening import open_bundle
     from submissions.predicting import predict as answer
 
     if options.bundle is None or options.config is not None:
@@ -224,7 +224,7 @@ def predict(options: Namespace) -> Outcome:
 def bundle(options: Namespace) -> Outcome:
     """Make the bundle of a recipe."""
     from features.recipes.kept import find_recipe
-    from submissions.make_bundle import make_bundle
+    from submissions.bundle.making import make_bundle
 
     configuration = configuration_of(options)
     recipe = find_recipe(configuration, options.recipe, options.index)

@@ -10,7 +10,7 @@ from competition.metrics import figure_name
 from competition.tables import table
 from features.descriptors import gallery_ids
 from features.recipes.recipe import Recipe
-from tuning.evaluating import figures, keep_named, labelled_precisions
+from tuning.evaluating import keep_named, labelled_precisions, mean_figures
 from tuning.labelled import labelled_queries
 from tuning.validation import compare, holm
 
@@ -27,7 +27,7 @@ def compare_recipes(configuration: Configuration, recipes: Sequence[Recipe]) -> 
     for recipe in recipes:
         begun = time.perf_counter()
         values = labelled_precisions(configuration, recipe, labelled)
-        row = {"recipe": recipe.name, **figures(values, labelled)}
+        row = {"recipe": recipe.name, **mean_figures(values, labelled)}
         row |= {"seconds": round(time.perf_counter() - begun, 3)}
         row |= {key: recipe.scores[key] for key in ("simulated",) if key in recipe.scores}
         keep_named(configuration, recipe, values, labelled)

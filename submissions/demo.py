@@ -96,7 +96,7 @@ def _say(number: int, text: str) -> None:
 
 def _best_single_layer(configuration: Configuration) -> Path:
     """The recipe of the layer that is best alone on the public queries, over all poolings."""
-    from tuning.evaluating import figures, labelled_precisions
+    from tuning.evaluating import labelled_precisions, mean_figures
     from tuning.labelled import labelled_queries
 
     labelled = labelled_queries(configuration, gallery_ids(configuration))
@@ -109,7 +109,7 @@ def _best_single_layer(configuration: Configuration) -> Path:
                     "single-layer", (component,), (1.0,), provenance={"component": component.name}
                 )
                 values = labelled_precisions(configuration, recipe, labelled)
-                scores = figures(values, labelled)
+                scores = mean_figures(values, labelled)
                 if best is None or scores["public"] > best[0]:
                     best = scores["public"], replace(recipe, scores=scores)
     assert best is not None

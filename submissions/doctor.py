@@ -29,7 +29,7 @@ HALF = (
     ".gz",
     ".zip",
 )  # half downloaded, or not unpacked
-LISTED = 10
+SHOWN_LINES = 10
 
 
 def examine_data(folder: Path) -> tuple[list[str], list[str]]:
@@ -137,7 +137,7 @@ def _damaged(images: ImageSet) -> list[str]:
     of = "" if len(rows) == len(images) else f" of {len(rows)} drawn"
     faults = []
     for kind, lines in ((f"cannot be decoded{of}", corrupt), (f"are very small{of}", small)):
-        faults += lines[:LISTED]
-        if len(lines) > LISTED:
-            faults.append(f"{len(lines)} images {kind}, {len(lines) - LISTED} more than are listed here")
+        faults += lines[:SHOWN_LINES]
+        if len(lines) > SHOWN_LINES:
+            faults.append(f"{len(lines)} images {kind}, {len(lines) - SHOWN_LINES} more than are listed here")
     return faults

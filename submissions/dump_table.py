@@ -14,7 +14,7 @@ from features.extraction import ExtractionReport
 from features.extraction.verify import VerifyReport
 from submissions.outcome import Outcome
 
-NAMED = 20  # bad rows of a dump
+SHOWN_ROWS = 20  # bad rows of a dump
 
 
 def extraction_outcome(configuration: Configuration, report: ExtractionReport) -> Outcome:
@@ -72,7 +72,7 @@ def verification_outcome(report: VerifyReport) -> Outcome:
         return Outcome(values, f"{report.dumps} dumps, {report.rows} rows, {made}: whole")
     lines = [f"{path}: missing" for path in report.missing]
     for path, ids in report.damaged.items():
-        named = f"{len(ids)} bad rows: {', '.join(ids[:NAMED])}{' …' * (len(ids) > NAMED)}"
+        named = f"{len(ids)} bad rows: {', '.join(ids[:SHOWN_ROWS])}{' …' * (len(ids) > SHOWN_ROWS)}"
         lines.append(f"{path}: {named if ids else 'damaged'}")
     log.warning(
         f"top7: {len(report.missing)} dumps missing, {len(report.damaged)} files damaged: ./run.sh extract repairs them; "

@@ -12,9 +12,9 @@ from submissions.outcome import Outcome
 
 def reproduce(options: Namespace) -> Outcome:
     """Rerun the papers' experiments, or list them."""
+    from submissions.experiments.evaluation_sets import evaluation_sets
     from submissions.experiments.experiment import chosen, experiments
     from submissions.experiments.reproducing import reproduce as rerun
-    from submissions.experiments.targets import targets
 
     if options.name is None:
         known = experiments()
@@ -32,7 +32,7 @@ def reproduce(options: Namespace) -> Outcome:
     configuration = load_configuration(options.config, work=options.work) if options.config else None
     text, rows = rerun(
         wanted,
-        targets(options.data, configuration, options.work, options.distractors),
+        evaluation_sets(options.data, configuration, options.work, options.distractors),
         variants=options.variants,
         device=options.device,
         cluster=options.cluster,

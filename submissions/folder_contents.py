@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import read_labels
 from features.decoding import FORMATS, set_up_pillow
-from features.extraction.hashing import opened
+from features.extraction.image_files import opened
 
 NAMES = {
     "gallery": ("gallery", "index", "database", "db", "train", "images"),
@@ -43,7 +43,7 @@ class Contents:
     unsure: list[str] = field(default_factory=list)
 
 
-def look(folder: Path) -> Contents:
+def contents_of(folder: Path) -> Contents:
     """Look at `folder`; Top7Error where it holds no images or their names cannot be ids."""
     found = Contents(folder)
     if not folder.is_dir():

@@ -44,7 +44,7 @@ def write_parts_page(
     sections = [
         _section(configuration, backbone, parts, top, images, sample, device) for backbone, parts in tables
     ]
-    html = render(f"{configuration.competition.name}: part detectors", sections)
+    html = parts_html(f"{configuration.competition.name}: part detectors", sections)
     return write_text(Path(out) if out else Path(configuration.competition.work) / "parts.html", html)
 
 
@@ -62,7 +62,7 @@ def _section(
     from features.extraction.engine import Engine
     from features.extraction.learn_parts import open_part_model
     from features.extraction.settings import choose_device, fixed_settings, settings_path
-    from features.parts import sample_rows
+    from features.parts import training_rows
     from features.parts.exciting import most_exciting
 
     model = open_part_model(configuration, backbone, parts)
@@ -70,7 +70,7 @@ def _section(
     path = settings_path(configuration.competition.work, backbone, backbone_recipe(configuration, backbone))
     engine = Engine(backbone, fixed_settings(path, backbone, choose_device(device)))
     gallery = extracted_images(configuration, "gallery")
-    gallery = gallery.rows(sample_rows(replace(parts, training_images=sample), len(gallery)))
+    gallery = gallery.rows(training_rows(replace(parts, training_images=sample), len(gallery)))
     detectors = [int(channel) for channel in model.order[:top]]
     found = most_exciting(engine, gallery, parts, detectors, most)
     variance = about.get("variance") or []
@@ -137,7 +137,7 @@ def curve(variance: Sequence[float], count: int, width: int = 640, height: int =
     }
 
 
-def render(title: str, sections: Sequence[dict]) -> str:
+def parts_html(title: str, sections: Sequence[dict]) -> str:
     """Return the page; every name is escaped."""
     import jinja2
 

@@ -23,7 +23,7 @@ from competition.progress import Progress
 from tuning import study as studies
 from tuning.certificate import Certificate, certify
 from tuning.landscape import Landscape
-from tuning.objective import Scene, ranked_positions
+from tuning.objective import PaddedCandidates, ranked_positions
 
 TIE = 1e-12
 SAME = 1e-9  # figures of one trial further apart than this come from other descriptors or other code
@@ -56,9 +56,9 @@ def best_point(landscape: Landscape, study: optuna.Study) -> Point:
 def _centred(landscape: Landscape, point: Point) -> tuple[Point, float]:
     """Move to the centre of the point's cell where that keeps the figure; returns (point, radius)."""
     combination, public = landscape.combination(point.choice), landscape.labelled.public
-    if combination.scene is None:
+    if combination.padded is None:
         return point, 0.0
-    ball = largest_ball(combination.scene.of_queries(public), point.coordinates, combination.corners)
+    ball = largest_ball(combination.padded.of_queries(public), point.coordinates, combination.corners)
     if landscape.map_inside(point.choice, ball.centre, public) >= point.public - TIE:
         return Point(point.choice, ball.centre, point.public), ball.radius
     return point, 0.0
@@ -95,7 +95,7 @@ def check_certifiable(landscape: Landscape) -> None:
                 f"--certify needs candidates, and {after[0]['step']} depends on the weights of each "
                 "trial, so that the whole gallery is ranked: certify a study without that step"
             )
-    if landscape.combination(landscape.space.default).scene is None:
+    if landscape.combination(landscape.space.default).padded is None:
         raise ConfigurationError(
             f"{PRUNES_BADLY}leave --certify out, or use another region than [tuning] region = "
             f"{landscape.configuration.tuning.region!r}"
@@ -109,11 +109,11 @@ def certified(
     tried = [dict(point.choice)]
     if every_choice:
         tried += [other for other in landscape.all_choices() if other != tried[0]]
-    scenes, corners = [], []
+    padded_lists, corners = [], []
     for made in map(landscape.combination, tried):
-        if made.scene is None:
+        if made.padded is None:
             raise Top7Error(f'{PRUNES_BADLY}use region = "similarity"')
-        scenes.append(made.scene.of_queries(landscape.labelled.public))
+        padded_lists.append(made.padded.of_queries(landscape.labelled.public))
         corners.append(made.corners)
     with Progress(total=round(seconds), unit="s", desc="certify", shown=progress) as bar:
         begun = time.perf_counter()
@@ -122,7 +122,7 @@ def certified(
             bar.n = round(time.perf_counter() - begun, 1)
             bar.set_postfix_str(f"best {best:.4f} bound {bound:.4f}")
 
-        found = certify(scenes, corners, seconds, known=[(0, point.coordinates)], watch=watch)
+        found = certify(padded_lists, corners, seconds, known=[(0, point.coordinates)], watch=watch)
     if found.best <= point.public + TIE:
         return found, point
     better = Point(tried[found.combination], found.coordinates, found.best)
@@ -137,22 +137,22 @@ class Ball:
     radius: float
 
 
-def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
+def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarray:
     """Return s(better) - s(worse) of every pair whose order the average precisions rest on: (P, L) float64.
 
     Inside the top k every relevant item keeps its order to every other kind of item of the top k, and the
     last of the top k stays above the best that is outside of the other kind (an order between two items of
     one kind changes nothing).
     """
-    best, valid = ranked_positions(scene, weights)
-    similarities = np.moveaxis(scene.similarities, 0, -1)
+    best, valid = ranked_positions(padded, weights)
+    similarities = np.moveaxis(padded.similarities, 0, -1)
     pairs = []
-    for query in range(scene.n_queries):
+    for query in range(padded.n_queries):
         top = best[query][valid[query]]
-        hit = scene.relevant[query]
-        inside = np.zeros(scene.rows.shape[1], dtype=bool)
+        hit = padded.relevant[query]
+        inside = np.zeros(padded.rows.shape[1], dtype=bool)
         inside[top] = True
-        outside = np.flatnonzero(~inside & (scene.rows[query] >= 0))
+        outside = np.flatnonzero(~inside & (padded.rows[query] >= 0))
         values = similarities[query]
         for place, item in enumerate(top):
             for other in top[place + 1 :]:
@@ -166,7 +166,7 @@ def cell_differences(scene: Scene, weights: np.ndarray) -> np.ndarray:
     return np.concatenate([np.atleast_2d(pair) for pair in pairs])
 
 
-def largest_ball(scene: Scene, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
+def largest_ball(padded: PaddedCandidates, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
     """Return the largest ball inside the cell of `coordinates` (J,), within the region of vertices `corners` (J, L).
 
     The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell
@@ -176,7 +176,7 @@ def largest_ball(scene: Scene, coordinates: np.ndarray, corners: np.ndarray) -> 
     n = len(coordinates)
     if n == 1:
         return Ball(coordinates, 0.0)
-    differences = cell_differences(scene, coordinates @ corners) @ corners.T
+    differences = cell_differences(padded, coordinates @ corners) @ corners.T
     differences = np.unique(differences[np.abs(differences).max(axis=1) > 0], axis=0)
     planes = np.concatenate([differences, np.eye(n)])  # orders to keep, and coordinates >= 0
     in_plane = planes - planes.mean(axis=1, keepdims=True)

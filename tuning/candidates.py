@@ -179,7 +179,7 @@ def find_candidates(
     return Candidates(tuple(left for left, _ in kept), tuple(values for _, values in kept))
 
 
-def merged(
+def merged_candidates(
     parts: Sequence[Candidates],
     canonical: Canonical,
     corners: np.ndarray,

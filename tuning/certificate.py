@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.objective import Scene
-from tuning.open_pairs import Node, Pairs
+from tuning.objective import PaddedCandidates
+from tuning.open_pairs import Node, OpenPairs
 
 TOLERANCE = 1e-12  # two MAPs nearer than this are equal: they are sums of few fractions
 MEMORY_BYTES = 1 << 30  # of all nodes that wait
@@ -48,7 +48,7 @@ class Certificate:
 class _Best:
     """The best point looked at so far."""
 
-    def __init__(self, pairs: Sequence[Pairs]):
+    def __init__(self, pairs: Sequence[OpenPairs]):
         self.pairs, self.value, self.number = pairs, -1.0, 0
         self.coordinates = np.full(len(pairs[0].corners), 1.0 / len(pairs[0].corners))
 
@@ -59,7 +59,7 @@ class _Best:
 
 
 def certify(
-    scenes: Sequence[Scene],
+    padded_lists: Sequence[PaddedCandidates],
     corners: Sequence[np.ndarray],
     seconds: float,
     *,
@@ -70,12 +70,12 @@ def certify(
 ) -> Certificate:
     """Search the regions of one or more combinations for at most `seconds`; exact when the gap reaches 0.
 
-    scenes, corners: one a combination (public queries only); known: (combination, coordinates) of good points
+    padded_lists, corners: one a combination (public queries only); known: (combination, coordinates) of good points
     to start from; watch(best, bound) is called about ten times a second; memory_bytes: of the nodes that
     wait.
     """
     begun = shown = time.perf_counter()
-    pairs = [Pairs(scene, vertices) for scene, vertices in zip(scenes, corners)]
+    pairs = [OpenPairs(padded, vertices) for padded, vertices in zip(padded_lists, corners)]
     best = _Best(pairs)
     for number, coordinates in known:
         best.look(number, np.asarray(coordinates, dtype=np.float64))

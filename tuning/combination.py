@@ -20,14 +20,13 @@ import numpy as np
 
 from competition import atomic
 from competition.messages import log
-from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump, beside, budget, column_sum, seals
-from features.search import search
 from tuning.candidates import Candidates
 from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
-from tuning.objective import Scene, make_scene
-from tuning.objective import average_precisions as scene_precisions
+from tuning.objective import PaddedCandidates, pad_candidates
+from tuning.objective import average_precisions as padded_precisions
+from tuning.prepared import prepare
 from tuning.region import layer_sums, region_chains, vertices
 
 FORMAT = 1
@@ -41,7 +40,7 @@ class Combination:
     """What a study needs of one combination of choices.
 
     mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it;
-    corners: (J, L) vertices, (J, 1) where steps joined the components; scene: candidates of all labelled
+    corners: (J, L) vertices, (J, 1) where steps joined the components; padded: candidates of all labelled
     queries. It is None where there are none, and `ranking` ranks the whole gallery at each trial.
     """
 
@@ -50,7 +49,7 @@ class Combination:
     sums: np.ndarray
     chains: tuple[str, ...]
     corners: np.ndarray
-    scene: Scene | None = None
+    padded: PaddedCandidates | None = None
     ranking: Ranking | None = None
     mean_candidates: float = 0.0
 
@@ -60,8 +59,8 @@ class Combination:
 
     def average_precisions(self, weights: np.ndarray) -> np.ndarray:
         """Return AP@k of every labelled query under `weights`, (Q,) float64; exact."""
-        if self.scene is not None:
-            return scene_precisions(self.scene, weights)
+        if self.padded is not None:
+            return padded_precisions(self.padded, weights)
         assert self.ranking is not None
         return self.ranking(weights)
 
@@ -84,20 +83,6 @@ def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: 
     return np.array(
         [float(column_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)]
     )
-
-
-def full_precisions(
-    queries: Sequence[Dump],
-    gallery: Sequence[Dump],
-    weights: np.ndarray,
-    relevant: Sequence[np.ndarray],
-    k: int,
-    metric: str = "map",
-) -> np.ndarray:
-    """Return AP@k (or the other metric) of every query by the full ranking, (Q,) float64; any weights."""
-    asked, searched = ([dump.descriptors for dump in dumps] for dumps in (queries, gallery))
-    found, _ = search(asked, searched, weights, k, excluded=excluded_rows(gallery))
-    return query_figures(found, relevant, k, metric)
 
 
 def make_combination(
@@ -131,14 +116,16 @@ def make_combination(
     else:
         candidates = kept[1]
     if candidates is not None:
-        scene = make_scene(candidates, relevant, k, metric)
-        return replace(made, scene=scene, mean_candidates=candidates.mean_count)
+        padded = pad_candidates(candidates, relevant, k, metric)
+        return replace(made, padded=padded, mean_candidates=candidates.mean_count)
     log.info(
         f"the region prunes badly here ({len(components)} components, {region}): each trial ranks the whole gallery"
     )
 
+    prepared = prepare(components, queries, gallery, (), k, None)
+
     def ranking(weights: np.ndarray) -> np.ndarray:
-        return full_precisions(queries, gallery, weights, relevant, k, metric)
+        return prepared.precisions(weights, (), relevant, metric, k=k)
 
     return replace(made, ranking=ranking, mean_candidates=float(len(gallery[0].ids)))
 
@@ -193,7 +180,7 @@ def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates
 
 
 def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
-    if path is None or seals.whole(path.with_suffix(".json")) is None:
+    if path is None or seals.intact(path.with_suffix(".json")) is None:
         return None
     seals.touch(path.with_suffix(".json"))
     try:

@@ -10,7 +10,7 @@ from competition.configuration import Backbone, Parts
 from competition.leaderboard import file_digest
 from competition.metrics import figure_label
 from features.components import Choice, full_name, layer_in_words
-from tuning.evaluating import figures
+from tuning.evaluating import mean_figures
 from tuning.labelled import objective_of
 from tuning.landscape import Landscape
 from tuning.parameter_names import share_names
@@ -40,7 +40,7 @@ def trial_attributes(landscape: Landscape, choice: Choice, coordinates: np.ndarr
     components = landscape.space.components_of(choice)
     weights = landscape.recipe_weights(choice, coordinates)
     found = {full_name(part): round(float(weight), 4) for part, weight in zip(components, weights)}
-    private = figures(landscape.precisions(choice, coordinates), landscape.labelled).get("private")
+    private = mean_figures(landscape.precisions(choice, coordinates), landscape.labelled).get("private")
     if private is not None:
         found[f"private {figure_label(landscape.metric, landscape.top_k)}"] = round(private, 4)
     return found

@@ -63,7 +63,7 @@ class Cost:
         return f"to come: about {duration(self.trials_s)} for {self.trials} trials{folds}"
 
 
-def timed_trials(landscape: Landscape, plan: studies.Plan) -> list[Timed]:
+def timed_trials(landscape: Landscape, plan: studies.TrialPlan) -> list[Timed]:
     """Time one trial, at the centroid, of each kind and, for TIMED_S at most, of each choice that may cost otherwise.
 
     Those are the values of the steps, and what the study tries by name: they are made once, here or there.
@@ -81,7 +81,7 @@ def timed_trials(landscape: Landscape, plan: studies.Plan) -> list[Timed]:
     return found
 
 
-def _named_choices(plan: studies.Plan) -> list[dict[str, Any]]:
+def _named_choices(plan: studies.TrialPlan) -> list[dict[str, Any]]:
     """The distinct choices among the named points of a new study."""
     choices = [studies.point_of(point, plan.space.choice_lists)[0] for point in plan.first(plan.places)]
     return [choice for number, choice in enumerate(choices) if choice not in choices[:number]]
@@ -99,7 +99,7 @@ def kinds_of(landscape: Landscape, timed: Sequence[Timed]) -> list[Kind]:
     found = []
     for name in dict.fromkeys(each.kind for each in timed):
         own = [each for each in timed if each.kind == name]
-        if landscape.combination(own[0].choice).scene is None and not name.startswith("full"):
+        if landscape.combination(own[0].choice).padded is None and not name.startswith("full"):
             name = f"full gallery, for the region prunes badly ({name})"
         firsts = [each.first_s for each in own]
         found.append(Kind(name, float(np.median([each.seconds for each in own])), min(firsts), max(firsts)))
@@ -121,7 +121,7 @@ def _range(least: float, most: float) -> str:
 
 def cost(
     landscape: Landscape,
-    plan: studies.Plan,
+    plan: studies.TrialPlan,
     timed: Sequence[Timed],
     *,
     there: int,
@@ -162,7 +162,7 @@ def _mean_trial_s(landscape: Landscape, timed: Sequence[Timed]) -> float:
     return float(np.mean([known.get(landscape.kind(choice), slowest) for choice in drawn]))
 
 
-def _draw_s(plan: studies.Plan) -> float:
+def _draw_s(plan: studies.TrialPlan) -> float:
     """Seconds of one sampled trial but for its ranking, in the middle of the study: measured on made-up trials."""
     middle = (plan.places + plan.total) // 2
     known = min(middle, MOST_KNOWN)
@@ -205,7 +205,7 @@ def showable_gain(landscape: Landscape, untuned: np.ndarray) -> str:
 def affordable_folds(landscape: Landscape, combination: Combination, trials: int) -> int:
     """Return 5, or 0 where trials rank the whole gallery and folds would take too long."""
     full = any(landscape.kind(choice).startswith("full") for choice in landscape.space.single_changes())
-    if combination.scene is not None and not full:
+    if combination.padded is not None and not full:
         return 5
     width = sum(dump.descriptors.shape[1] for dump in landscape.dumps(landscape.space.default)[1])
     work = 5.0 * trials * len(landscape.labelled.query_ids) * len(landscape.gallery_ids) * width

@@ -12,7 +12,7 @@ from competition.progress import Progress
 from features.dumps import Dump
 from features.sharding import map_over_shards
 from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
-from tuning.candidates import Candidates, find_candidates, merged
+from tuning.candidates import Candidates, find_candidates, merged_candidates
 from tuning.region import chain_members
 from tuning.running_candidates import FastCoordinates, PrunesBadly
 
@@ -55,7 +55,7 @@ def pass_over_gallery(
             own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
             shard = partial(_among_rows, own, arrays, fast, np.flatnonzero(excluded), k, progress)
             try:
-                found = merged(
+                found = merged_candidates(
                     list(map_over_shards(shard, len(excluded), bar.update)),
                     partial(_canonical, own, arrays),
                     corners,

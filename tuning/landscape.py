@@ -17,7 +17,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.images import ids_digest
-from competition.metrics import WHOLE_LISTS, list_depth, query_figures
+from competition.metrics import WHOLE_LISTS, list_depth
 from features.components import Choice, Component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
@@ -30,7 +30,7 @@ from tuning.combination import Combination, in_region, make_combination, mean_si
 from tuning.labelled import objective_of, open_queries, study_queries
 from tuning.prepared import Prepared, prepare
 from tuning.space import space_of
-from tuning.step_choices import Step, with_weights
+from tuning.step_choices import StepEntry, with_weights
 
 SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
@@ -67,7 +67,7 @@ class Landscape:
             open_components(self.configuration, components, "gallery", self.gallery_ids),
         )
 
-    def steps(self, choice: Choice) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    def steps(self, choice: Choice) -> tuple[tuple[StepEntry, ...], tuple[StepEntry, ...]]:
         """Return the steps of a choice that no weights change, and those after them."""
         own, after = split_steps(self.space.steps_of(choice))
         return tuple(map(dict, own)), tuple(map(dict, after))
@@ -132,8 +132,8 @@ class Landscape:
                 )
         if self._joined(choice):  # each of the study's coordinates is the one component that is left
             made = replace(made, corners=np.ones((self.space.n_vertices(choice), 1)))
-        if made.scene is not None:
-            return replace(made, scene=replace(made.scene, weight=self.labelled.weight))
+        if made.padded is not None:
+            return replace(made, padded=replace(made.padded, weight=self.labelled.weight))
         return replace(
             made, ranking=_once(lambda weights: self.full_precisions(choice, weights, made.corners))
         )
@@ -150,8 +150,10 @@ class Landscape:
         weights = np.ones(1) if self._joined(choice) else np.asarray(weights)
         steps = with_weights(self.steps(choice)[1], weights, corners)
         long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
-        ranks = self.prepared(choice).lists(weights, steps, progress=long)
-        return query_figures(ranks, self.labelled.relevant, self.top_k, self.metric, junk=self.labelled.junk)
+        relevant, junk = self.labelled.relevant, self.labelled.junk
+        return self.prepared(choice).precisions(
+            weights, steps, relevant, self.metric, k=self.top_k, junk=junk, progress=long
+        )
 
     def precisions(self, choice: Choice, coordinates: np.ndarray) -> np.ndarray:
         """Return AP@k of every query at a point of the study, (Q,) float64."""
@@ -169,7 +171,7 @@ class Landscape:
             return np.full(self.space.n_vertices(choice), 1.0 / self.space.n_vertices(choice))
         return self.combination(choice).weights(coordinates)
 
-    def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[Step, ...]:
+    def recipe_steps(self, choice: Choice, weights: np.ndarray) -> tuple[StepEntry, ...]:
         """Return the steps of a choice under `weights` as a recipe holds them: numbers only."""
         own, after = self.steps(choice)
         corners = self.combination(choice).corners
@@ -278,11 +280,11 @@ def _once(ranking: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
 
 def _within_memory(made: dict[str, Combination]) -> None:
     """Let go of the oldest combinations with candidates, but not of the last, until they fit KEPT_BYTES."""
-    sizes = {key: each.scene.size_bytes for key, each in made.items() if each.scene is not None}
+    sizes = {key: each.padded.size_bytes for key, each in made.items() if each.padded is not None}
     for key in list(sizes)[:-1]:
         if sum(sizes.values()) > KEPT_BYTES:
             del made[key], sizes[key]
 
 
-def _key(components: Sequence[Component], steps: Sequence[Step]) -> str:
+def _key(components: Sequence[Component], steps: Sequence[StepEntry]) -> str:
     return json.dumps([[component.name for component in components], list(steps)], sort_keys=True)

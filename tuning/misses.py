@@ -15,7 +15,7 @@ from competition.atomic import write_text
 from features.dumps import Dump
 from features.similarity import fuse, similarity_blocks
 from tuning.candidates import exclusion_counts
-from tuning.objective import Scene, ranked_positions
+from tuning.objective import PaddedCandidates, ranked_positions
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Miss:
 
 
 def find_misses(
-    scene: Scene,
+    padded: PaddedCandidates,
     relevant: Sequence[np.ndarray],
     weights: np.ndarray,
     corners: np.ndarray,
@@ -45,25 +45,25 @@ def find_misses(
 ) -> list[Miss]:
     """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
 
-    scene: candidates of all labelled queries, every readable relevant image among them; corners: (J, L)
+    padded: candidates of all labelled queries, every readable relevant image among them; corners: (J, L)
     vertices; queries, gallery: one dump a component; excluded: (n,) bool, rows that take part in nothing.
     """
-    best, valid = ranked_positions(scene, weights)
-    scores = fuse(scene.similarities, weights)
+    best, valid = ranked_positions(padded, weights)
+    scores = fuse(padded.similarities, weights)
     missing: list[tuple[int, int, float, float, bool]] = []
-    for query in range(scene.n_queries):
-        there = np.flatnonzero(scene.rows[query] >= 0)
-        similarities = scene.similarities[:, query, there].T
-        counts = exclusion_counts(similarities @ corners.T, similarities, scene.rows[query, there], scene.k)
+    for query in range(padded.n_queries):
+        there = np.flatnonzero(padded.rows[query] >= 0)
+        similarities = padded.similarities[:, query, there].T
+        counts = exclusion_counts(similarities @ corners.T, similarities, padded.rows[query, there], padded.k)
         top = best[query][valid[query]]
         for row in map(int, np.unique(relevant[query])):
-            position = np.flatnonzero(scene.rows[query, there] == row)
+            position = np.flatnonzero(padded.rows[query, there] == row)
             if not len(position):
                 missing.append((query, row, np.nan, np.nan, False))
             elif there[position[0]] not in top:
                 score = scores[query, there[position[0]]]
                 missing.append(
-                    (query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < scene.k))
+                    (query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < padded.k))
                 )
     places = _places(
         [(query, score) for query, _, score, _, _ in missing], weights, queries, gallery, excluded

@@ -14,7 +14,7 @@ from tuning.candidates import Candidates
 
 
 @dataclass(frozen=True)
-class Scene:
+class PaddedCandidates:
     """The candidates of all queries as padded arrays, ready for thousands of evaluations.
 
     similarities: (L, Q, n) float64, rows: (Q, n) int64 ascending, -1 padding; relevant: (Q, n) bool;
@@ -40,9 +40,9 @@ class Scene:
         """Memory it holds."""
         return self.similarities.nbytes + self.rows.nbytes + self.relevant.nbytes
 
-    def of_queries(self, queries: np.ndarray) -> Scene:
-        """Return the scene of a subset of the queries (mask or indices, repeats allowed)."""
-        return Scene(
+    def of_queries(self, queries: np.ndarray) -> PaddedCandidates:
+        """Return the padded of a subset of the queries (mask or indices, repeats allowed)."""
+        return PaddedCandidates(
             np.ascontiguousarray(self.similarities[:, queries]),
             self.rows[queries],
             self.relevant[queries],
@@ -53,7 +53,9 @@ class Scene:
         )
 
 
-def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int, metric: str = "map") -> Scene:
+def pad_candidates(
+    candidates: Candidates, relevant: Sequence[np.ndarray], k: int, metric: str = "map"
+) -> PaddedCandidates:
     """Pack `candidates` and the relevant gallery rows of each query; a query without any is an error."""
     n_queries, n_components = len(candidates.rows), candidates.similarities[0].shape[1]
     if any(len(rows) == 0 for rows in relevant):
@@ -69,7 +71,7 @@ def make_scene(candidates: Candidates, relevant: Sequence[np.ndarray], k: int, m
         similarities[:, query, : len(found)] = values.T
         hits[query, : len(found)] = np.isin(found, relevant[query])
     counts = np.array([len(np.unique(wanted)) for wanted in relevant], dtype=np.int64)
-    return Scene(similarities, rows, hits, counts, k, metric=metric)
+    return PaddedCandidates(similarities, rows, hits, counts, k, metric=metric)
 
 
 def top_positions(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,25 +88,25 @@ def top_positions(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     return best, there
 
 
-def ranks(scene: Scene, weights: np.ndarray) -> np.ndarray:
+def ranks(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarray:
     """Return the exact top k of every query under `weights`: (Q, k) int64 gallery rows, -1 where there are fewer."""
-    best, valid = ranked_positions(scene, weights)
-    return np.where(valid, np.take_along_axis(scene.rows, best, axis=1), -1)
+    best, valid = ranked_positions(padded, weights)
+    return np.where(valid, np.take_along_axis(padded.rows, best, axis=1), -1)
 
 
-def ranked_positions(scene: Scene, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ranked_positions(padded: PaddedCandidates, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns (Q, k) of the k best candidates of every query, best first, and which are there."""
-    scores = np.where(scene.rows < 0, -np.inf, fuse(scene.similarities, weights))
-    return top_positions(scores, scene.k)
+    scores = np.where(padded.rows < 0, -np.inf, fuse(padded.similarities, weights))
+    return top_positions(scores, padded.k)
 
 
-def average_precisions(scene: Scene, weights: np.ndarray) -> np.ndarray:
-    """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's), or the scene's other metric."""
-    best, valid = ranked_positions(scene, weights)
-    hits = np.take_along_axis(scene.relevant, best, axis=1) & valid
-    return figures_of_hits(hits, scene.n_relevant, scene.k, scene.metric)
+def average_precisions(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarray:
+    """Return AP@k of every query, (Q,) float64, convention min(m, k) (Kaggle's), or the padded's other metric."""
+    best, valid = ranked_positions(padded, weights)
+    hits = np.take_along_axis(padded.relevant, best, axis=1) & valid
+    return figures_of_hits(hits, padded.n_relevant, padded.k, padded.metric)
 
 
-def mean_average_precision(scene: Scene, weights: np.ndarray) -> float:
+def mean_average_precision(padded: PaddedCandidates, weights: np.ndarray) -> float:
     """Return MAP@k of `weights`, each query counted by its own weight."""
-    return float(np.average(average_precisions(scene, weights), weights=scene.weight))
+    return float(np.average(average_precisions(padded, weights), weights=padded.weight))

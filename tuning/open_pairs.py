@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuning.candidates import SCORE_MARGIN
-from tuning.objective import Scene, mean_average_precision
+from tuning.objective import PaddedCandidates, mean_average_precision
 
 SMALLEST_EDGE = 1e-9  # barycentric; a shorter one is not split: what it leaves open is within rounding
 EVERY = 2  # generations between splits that favour long edges
@@ -53,46 +53,48 @@ class Split:
     hopes: tuple[float, ...] = ()
 
 
-class Pairs:
-    """The pairs of one scene over the region of vertices `corners` (J, L).
+class OpenPairs:
+    """The pairs of one padded over the region of vertices `corners` (J, L).
 
     differences: (P, J) float64, relevant less rival at each vertex, of pairs that not the whole region
     decides; slots: (P,) the place of each pair's relevant item in an array (n_queries, most relevant items of
     a query), flattened.
     """
 
-    def __init__(self, scene: Scene, corners: np.ndarray):
-        self.scene, self.corners = scene, np.asarray(corners, dtype=np.float64)
-        there = scene.rows >= 0
-        hits = there & scene.relevant
+    def __init__(self, padded: PaddedCandidates, corners: np.ndarray):
+        self.padded, self.corners = padded, np.asarray(corners, dtype=np.float64)
+        there = padded.rows >= 0
+        hits = there & padded.relevant
         self.width = max(1, int(hits.sum(axis=1).max(initial=0)))
-        counts = np.full((scene.n_queries, self.width), scene.k)  # k rivals: no item, and none that can count
+        counts = np.full(
+            (padded.n_queries, self.width), padded.k
+        )  # k rivals: no item, and none that can count
         differences, slots = [np.zeros((0, len(self.corners)))], [np.zeros(0, dtype=np.int64)]
-        for query in range(scene.n_queries):
-            rivals = np.flatnonzero(there[query] & ~scene.relevant[query])
-            r = scene.similarities[:, query, rivals].T
+        for query in range(padded.n_queries):
+            rivals = np.flatnonzero(there[query] & ~padded.relevant[query])
+            r = padded.similarities[:, query, rivals].T
             for place, item in enumerate(np.flatnonzero(hits[query])):
-                s = scene.similarities[:, query, item]
+                s = padded.similarities[:, query, item]
                 t = (s - r) @ self.corners.T
                 # beaten everywhere: by the margin at all corners, or by monotone sums and an earlier row
                 always = (t < -SCORE_MARGIN).all(axis=1) | ((r >= s).all(axis=1) & (rivals < item))
                 never = (t >= -SCORE_MARGIN).all(axis=1)
-                counts[query, place] = min(always.sum(), scene.k)
+                counts[query, place] = min(always.sum(), padded.k)
                 open_ = t[~always & ~never]
                 differences.append(open_)
                 slots.append(np.full(len(open_), query * self.width + place))
         self.differences, self.slots = np.concatenate(differences), np.concatenate(slots)
-        weight = np.ones(scene.n_queries) if scene.weight is None else scene.weight
+        weight = np.ones(padded.n_queries) if padded.weight is None else padded.weight
         most = {
-            "map": np.minimum(scene.n_relevant, scene.k),
-            "recall": scene.n_relevant,
-            "precision": scene.k,
+            "map": np.minimum(padded.n_relevant, padded.k),
+            "recall": padded.n_relevant,
+            "precision": padded.k,
         }
-        shares = weight / (most[scene.metric] * weight.sum())
+        shares = weight / (most[padded.metric] * weight.sum())
         self._shares, self._share_of_slot = shares, np.repeat(shares, self.width)
-        hit, ahead = np.arange(1, self.width + 1)[:, None], np.arange(scene.k + 1)
-        gains = hit / (hit + ahead) if scene.metric == "map" else 1.0
-        self._gains = np.where(hit + ahead <= scene.k, gains, 0.0)
+        hit, ahead = np.arange(1, self.width + 1)[:, None], np.arange(padded.k + 1)
+        gains = hit / (hit + ahead) if padded.metric == "map" else 1.0
+        self._gains = np.where(hit + ahead <= padded.k, gains, 0.0)
         self._first, self._second = np.triu_indices(len(self.corners), 1)
         whole = counts.ravel().astype(np.int16)
         self.root = Node(
@@ -104,14 +106,14 @@ class Pairs:
 
     def upper(self, counts: np.ndarray) -> np.ndarray:
         """Return the bound on MAP@k where each relevant item has `counts` (..., n_slots) rivals ahead at least."""
-        counts = np.minimum(counts, self.scene.k).reshape(*counts.shape[:-1], -1, self.width)
+        counts = np.minimum(counts, self.padded.k).reshape(*counts.shape[:-1], -1, self.width)
         if self.width > 1:
             counts = np.sort(counts, axis=-1)
         return self._gains[np.arange(self.width), counts].sum(axis=-1) @ self._shares
 
     def value(self, coordinates: np.ndarray) -> float:
         """Return the exact MAP@k at barycentric `coordinates` (J,)."""
-        return mean_average_precision(self.scene, coordinates @ self.corners)
+        return mean_average_precision(self.padded, coordinates @ self.corners)
 
     def split(self, node: Node) -> Split:
         """Cut `node` in two where that decides most; no children where its pairs are all decided or within rounding."""
@@ -119,7 +121,7 @@ class Pairs:
         t = self.differences[node.open] @ node.simplex.T
         behind = t < -SCORE_MARGIN
         n_behind, n = behind.sum(axis=1), len(node.simplex)
-        left = np.flatnonzero((n_behind > 0) & (n_behind < n) & (node.counts[slots] < self.scene.k))
+        left = np.flatnonzero((n_behind > 0) & (n_behind < n) & (node.counts[slots] < self.padded.k))
         open_, slots, t, behind, n_behind = (
             node.open[left],
             slots[left],
@@ -149,7 +151,7 @@ class Pairs:
                 )
             ]
         )
-        decided = np.minimum(decided + node.counts, self.scene.k).astype(np.int16)
+        decided = np.minimum(decided + node.counts, self.padded.k).astype(np.int16)
         first_bound, second_bound, *hopes = map(float, self.upper(decided))
         first, second = node.simplex.copy(), node.simplex.copy()
         first[a] = second[b] = (1 - share) * node.simplex[a] + share * node.simplex[b]

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump
 from features.ranking.pipeline import start_with_dumps
 from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, step_of, used_components
 from tuning.gallery_pass import excluded_rows
-from tuning.step_choices import Step
+from tuning.step_choices import StepEntry
 
 HELD_BYTES = 64 << 20  # of gallery dumps up to which the steps leave no files; four sets are held
 
@@ -33,9 +34,9 @@ class Prepared:
     state: State
     queries: tuple[Dump, ...]
     gallery: tuple[Dump, ...]
-    own: tuple[Step, ...]
+    own: tuple[StepEntry, ...]
 
-    def lists(self, weights: np.ndarray, steps: Sequence[Step], *, progress: bool = False) -> np.ndarray:
+    def lists(self, weights: np.ndarray, steps: Sequence[StepEntry], *, progress: bool = False) -> np.ndarray:
         """Return ranks (Q, k) under `weights` (L,) after the other `steps`, over the whole gallery.
 
         Components that nothing weighs are left out first, as where a submission is written. What depends on
@@ -46,9 +47,23 @@ class Prepared:
         with _scratch(state.folder, steps) as folder:
             return apply_steps(replace(state, folder=folder), steps).lists(state.k)[0]
 
+    def precisions(
+        self,
+        weights: np.ndarray,
+        steps: Sequence[StepEntry],
+        relevant: Sequence[np.ndarray],
+        metric: str,
+        *,
+        k: int,
+        junk: Sequence[np.ndarray] = (),
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Return AP@k (or the other metric) of every query by ranking the whole gallery, (Q,) float64; any weights (L,)."""
+        return query_figures(self.lists(weights, steps, progress=progress), relevant, k, metric, junk=junk)
+
 
 @contextlib.contextmanager
-def _scratch(folder: Path | None, steps: Sequence[Step]) -> Iterator[Path | None]:
+def _scratch(folder: Path | None, steps: Sequence[StepEntry]) -> Iterator[Path | None]:
     if folder is None or not any(step_of(step).keeps_files for step in steps):
         yield folder
         return
@@ -61,9 +76,9 @@ def prepare(
     components: Sequence[Component],
     queries: Sequence[Dump],
     gallery: Sequence[Dump],
-    own: Sequence[Step],
+    own: Sequence[StepEntry],
     k: int,
-    folder: Path,
+    folder: Path | None,
     *,
     photos: Photos | None = None,
     simulated: int = 0,
@@ -71,7 +86,7 @@ def prepare(
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`, as small ones in memory, others in `folder`.
 
-    That is `<work>/ranking`, where submit looks. After whitening and z-normalisation rows are centred: each
+    That is `<work>/ranking`, where submit looks; None: all in memory. After whitening and z-normalisation rows are centred: each
     component is then a chain of its own. A step that joins the components leaves one. photos: what the steps
     learn from; simulated: so many of the last queries are simulated.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from competition.metrics import figure_name
 from competition.tables import table
 from features.components import short_names
-from tuning.evaluating import figures
+from tuning.evaluating import mean_figures
 from tuning.misses import misses_text
 from tuning.parameter_names import parameter_name
 from tuning.tune import Tuned
@@ -85,7 +85,7 @@ def _figures(tuned: Tuned, title: str) -> list[str]:
     words = dict(zip((part.name for part in parts), short_names(parts)))
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         name = words.get(point.name, point.name) + ("" if point.inside else " *")
-        rows.append(_row(name, figures(point.average_precisions, tuned.labelled), columns))
+        rows.append(_row(name, mean_figures(point.average_precisions, tuned.labelled), columns))
     lines = [table(rows, left=[0])]
     if any(not point.inside for point in tuned.named):
         lines.append("* weights that the region rules out: for comparison only")
@@ -131,7 +131,7 @@ def _missed(tuned: Tuned, top_k: int) -> list[str]:
 
 def _costs(tuned: Tuned) -> list[str]:
     lines = []
-    if tuned.combination.scene is not None:
+    if tuned.combination.padded is not None:
         n_queries = len(tuned.labelled.query_ids)
         lines.append(
             f"candidates: {tuned.combination.mean_candidates:.0f} gallery images a query can reach the top places, "
@@ -219,7 +219,7 @@ def report_values(tuned: Tuned) -> dict:
         "gain": gain_values(tuned.comparison),
         "bias_corrected": tuned.bias_corrected,
         "named": {
-            point.name: {**figures(point.average_precisions, tuned.labelled), "inside": point.inside}
+            point.name: {**mean_figures(point.average_precisions, tuned.labelled), "inside": point.inside}
             for point in tuned.named
         },
         "near_best_share": tuned.near_best_share,

@@ -33,7 +33,7 @@ class _Qmc(optuna.samplers.QMCSampler):
 
 
 def _cmaes(seed: int, draw: int) -> optuna.samplers.BaseSampler:
-    sampler = _CmaEs(seed=mixed(seed, draw), warn_independent_sampling=False)
+    sampler = _CmaEs(seed=mixed_seed(seed, draw), warn_independent_sampling=False)
     sampler.draw = draw
     return sampler
 
@@ -50,15 +50,15 @@ def _qmc(seed: int, draw: int) -> optuna.samplers.BaseSampler:
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed, draw: optuna.samplers.TPESampler(
-        seed=mixed(seed, draw), multivariate=True, constant_liar=True
+        seed=mixed_seed(seed, draw), multivariate=True, constant_liar=True
     ),
     "cmaes": _cmaes,
     "qmc": _qmc,
-    "random": lambda seed, draw: optuna.samplers.RandomSampler(seed=mixed(seed, draw)),
+    "random": lambda seed, draw: optuna.samplers.RandomSampler(seed=mixed_seed(seed, draw)),
 }
 
 
-def mixed(seed: int, number: int) -> int:
+def mixed_seed(seed: int, number: int) -> int:
     """Return one seed for a seed and a number."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 

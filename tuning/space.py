@@ -29,7 +29,7 @@ from features.components import (
 from features.ranking.state import spread
 from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED, objective_of
-from tuning.step_choices import Step, StepChoices, concrete_steps, configured_steps, recipe_steps
+from tuning.step_choices import StepChoices, StepEntry, concrete_steps, configured_steps, recipe_steps
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Space:
             for value in values[1:]
         ]
 
-    def steps_of(self, choice: Choice) -> tuple[Step, ...]:
+    def steps_of(self, choice: Choice) -> tuple[StepEntry, ...]:
         """Return the steps of one choice."""
         weights = (1.0,) * self.n_vertices(choice) if self.recipe is None else self.recipe.weights
         return concrete_steps(self.steps, choice, weights)

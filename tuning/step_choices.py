@@ -20,10 +20,10 @@ import numpy as np
 
 from competition.errors import ConfigurationError
 from features.arguments import Weights, fits, whole
+from features.components import Choice
 from features.ranking.steps import STEPS, TUNABLE, check_steps, default_of, step_of
 
-Choice = Mapping[str, Any]
-Step = dict[str, Any]
+StepEntry = dict[str, Any]  # a step as a recipe has it
 Keep = Annotated[int, whole(1)]
 WORDS = {"augment": ("own", "equal"), "cascade": ("own", "equal", "centroid")}  # in place of a step's weights
 
@@ -48,7 +48,7 @@ class StepChoices:
             if len(values) > 1
         }
 
-    def step(self, choice: Choice) -> Step | None:
+    def step(self, choice: Choice) -> StepEntry | None:
         """Return the step as `choice` has it; None where it is left out or joins no neighbours."""
         if not choice.get(f"{self.label}.used", True):
             return None
@@ -89,12 +89,12 @@ def _stages(found: Mapping[str, Any]) -> list[dict]:
 
 def concrete_steps(
     steps: Sequence[StepChoices], choice: Choice, graph_weights: Sequence[float]
-) -> tuple[Step, ...]:
+) -> tuple[StepEntry, ...]:
     """Return the steps of one choice. An augmentation without weights of its own takes `graph_weights`, one for each
     component, so that its neighbours depend on no trial's weights (not after a step that depends on them anyway; not
     where it says weights = "own").
     """
-    found: list[Step] = []
+    found: list[StepEntry] = []
     for place in steps:
         step = place.step(choice)
         if step is None:
@@ -111,7 +111,9 @@ def concrete_steps(
     return tuple(found)
 
 
-def with_weights(steps: Sequence[Step], weights: np.ndarray, corners: np.ndarray) -> tuple[Step, ...]:
+def with_weights(
+    steps: Sequence[StepEntry], weights: np.ndarray, corners: np.ndarray
+) -> tuple[StepEntry, ...]:
     """Return the steps with the words of a cascade's stages as numbers: own (the trial's `weights` (L,)), equal,
     centroid or a vertex of the region `corners` (J, L)."""
     found = []

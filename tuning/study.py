@@ -43,7 +43,7 @@ Noted = Callable[
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialPlan:
     """How trials come about, in the whole study and in each fold: first named points, then the sampler's.
 
     total: trials in all; known: parameters tried before all others.
@@ -55,7 +55,7 @@ class Plan:
     sampler: str
     known: tuple[Parameters, ...] = ()
 
-    def seeded(self, seed: int) -> Plan:
+    def seeded(self, seed: int) -> TrialPlan:
         """Return the same plan with another seed."""
         return replace(self, seed=seed)
 
@@ -159,7 +159,7 @@ def value_of(trial: FrozenTrial) -> float:
 
 def run_trials(
     study: optuna.Study,
-    plan: Plan,
+    plan: TrialPlan,
     evaluate: Evaluate,
     *,
     noted: Noted | None = None,
@@ -196,7 +196,7 @@ def _free_place(study: optuna.Study, total: int, waited_for: set[int]) -> int | 
 
 def _run_at(
     study: optuna.Study,
-    plan: Plan,
+    plan: TrialPlan,
     named: Sequence[Parameters],
     place: int,
     evaluate: Evaluate,

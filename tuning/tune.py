@@ -21,7 +21,7 @@ from tuning.best import Point, best_point, certified, check_certifiable, other_f
 from tuning.certificate import Certificate
 from tuning.combination import Combination
 from tuning.described import study_attributes, trial_attributes
-from tuning.evaluating import evaluated, figures
+from tuning.evaluating import evaluated, mean_figures
 from tuning.forecast import (
     Kind,
     affordable_folds,
@@ -150,9 +150,9 @@ def tune(
     )
 
 
-def _plan(landscape: Landscape, trials: int | None, seed: int | None) -> studies.Plan:
+def _plan(landscape: Landscape, trials: int | None, seed: int | None) -> studies.TrialPlan:
     settings = landscape.configuration.tuning
-    return studies.Plan(
+    return studies.TrialPlan(
         landscape.space,
         settings.trials if trials is None else trials,
         settings.seed if seed is None else seed,
@@ -180,7 +180,7 @@ def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
 
 
 def _forecast(
-    landscape: Landscape, plan: studies.Plan, there: int, write_s: float, folds: int
+    landscape: Landscape, plan: studies.TrialPlan, there: int, write_s: float, folds: int
 ) -> tuple[list[Kind], Recipe, np.ndarray]:
     """Say what the study costs and what it can show; returns kinds of trials, the untuned recipe and its AP@k (Q,).
 
@@ -222,7 +222,7 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     return evaluated(landscape.configuration, made, values, landscape.labelled), values
 
 
-def _open(landscape: Landscape, plan: studies.Plan) -> tuple[optuna.Study, float]:
+def _open(landscape: Landscape, plan: studies.TrialPlan) -> tuple[optuna.Study, float]:
     """Open the study, which says what it is of; returns it and the seconds that one of its entries took to write."""
     storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
     name = f"{landscape.study_name()}-seed{plan.seed}"
@@ -235,7 +235,7 @@ def _open(landscape: Landscape, plan: studies.Plan) -> tuple[optuna.Study, float
     return study, (time.perf_counter() - begun) / max(1, len(new))
 
 
-def _run(landscape: Landscape, study: optuna.Study, plan: studies.Plan, progress: bool) -> None:
+def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan, progress: bool) -> None:
     """Run the trials that the study lacks, with a progress bar."""
 
     def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
@@ -244,7 +244,7 @@ def _run(landscape: Landscape, study: optuna.Study, plan: studies.Plan, progress
     def noted(choice: studies.Parameters, coordinates: np.ndarray) -> dict[str, object]:
         """Weights and private figure, for people; what costs a ranking of the whole gallery, for bias correction."""
         found: dict[str, object] = dict(trial_attributes(landscape, choice, coordinates))
-        if landscape.combination(choice).scene is None:
+        if landscape.combination(choice).padded is None:
             found[studies.PRECISIONS] = landscape.precisions(choice, coordinates).tolist()
         return found
 
@@ -281,7 +281,7 @@ class _Written:
 def _written(
     landscape: Landscape,
     study: optuna.Study,
-    plan: studies.Plan,
+    plan: studies.TrialPlan,
     untuned: Recipe,
     untuned_values: np.ndarray,
     lucky: np.ndarray | None,
@@ -299,7 +299,7 @@ def _written(
         landscape.space.components_of(choice),
         tuple(map(float, weights)),
         dict(choice),
-        figures(values, labelled),
+        mean_figures(values, labelled),
         _provenance(landscape, study, plan, point, certificate),
         tuple(landscape.recipe_steps(choice, weights)),
     )
@@ -318,7 +318,7 @@ def _written(
 def _provenance(
     landscape: Landscape,
     study: optuna.Study,
-    plan: studies.Plan,
+    plan: studies.TrialPlan,
     point: Point,
     certificate: Certificate | None,
 ) -> dict[str, object]:
@@ -357,11 +357,11 @@ def _named(landscape: Landscape, point: Point) -> list[NamedPoint]:
 def _misses(landscape: Landscape, point: Point, paths: dict[str, Path]) -> list[Miss] | None:
     """Write the correct images that the best recipe misses; None where there are no candidates to explain them by."""
     combination, labelled = landscape.combination(point.choice), landscape.labelled
-    if combination.scene is None:
+    if combination.padded is None:
         return None
     prepared, asked = landscape.prepared(point.choice), np.flatnonzero(labelled.reported)
     misses = find_misses(
-        combination.scene.of_queries(asked),  # labelled ones come first
+        combination.padded.of_queries(asked),  # labelled ones come first
         labelled.relevant[: len(asked)],
         combination.weights(point.coordinates),
         combination.corners,

@@ -15,7 +15,7 @@ from tuning.combination import Combination
 from tuning.labelled import Labelled
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
-from tuning.samplers import make_sampler, mixed
+from tuning.samplers import make_sampler, mixed_seed
 from tuning.validation import (
     Comparison,
     CrossValidated,
@@ -48,7 +48,7 @@ def without_luck(landscape: Landscape, study: optuna.Study, seed: int) -> np.nda
 
 
 def cross_validated(
-    landscape: Landscape, plan: studies.Plan, folds: int, repeats: int, progress: bool
+    landscape: Landscape, plan: studies.TrialPlan, folds: int, repeats: int, progress: bool
 ) -> CrossValidated:
     """Run the same study inside each fold of the public queries, and score its best point outside it."""
     public = np.flatnonzero(landscape.labelled.public)
@@ -65,7 +65,7 @@ def cross_validated(
             def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
                 return landscape.map_inside(choice, coordinates, mask)
 
-            studies.run_trials(study, plan.seeded(mixed(plan.seed, fold_seed + 1)), evaluate)
+            studies.run_trials(study, plan.seeded(mixed_seed(plan.seed, fold_seed + 1)), evaluate)
             bar.update()
             best = studies.point_of(study.best_trial.params, landscape.choice_lists)
             return landscape.precisions(*best)[public]
@@ -149,7 +149,7 @@ def near_best_share(combination: Combination, values: np.ndarray, labelled: Labe
     public = labelled.public
     weight = labelled.weight[public]
     error = standard_error(values[public], labelled.groups[public], weight) or 0.0
-    n_points = FULL_NEAR_POINTS if combination.scene is None else NEAR_POINTS
+    n_points = FULL_NEAR_POINTS if combination.padded is None else NEAR_POINTS
     points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
     found = [combination.average_precisions(combination.weights(point)) for point in points]
     maps = [float(np.average(each[public], weights=weight)) for each in [values, *found]]

@@ -76,7 +76,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Drawing:
     """One picture to draw: `name` relative to the folder, without its ending; `seed` of its own generator."""
 
     name: str
@@ -89,7 +89,7 @@ class Picture:
 class Contest:
     """All pictures and the correct gallery ids of every query."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Drawing, ...]
     validation: dict[str, tuple[str, ...]]
     test: dict[str, tuple[str, ...]]
 
@@ -113,7 +113,7 @@ def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
         product, number = shown[index]
         folder = FOLDERS[place * len(FOLDERS) // len(order)]
         gallery_id = f"n{folder[:4]}_{place + 1:07d}"
-        pictures.append(Picture(f"gallery/{folder}/{gallery_id}", product, False, (STREAM, seed, 1, place)))
+        pictures.append(Drawing(f"gallery/{folder}/{gallery_id}", product, False, (STREAM, seed, 1, place)))
         if number >= 0:
             positives.setdefault(number, []).append(gallery_id)
     asked = generator.permutation(len(products))
@@ -129,13 +129,13 @@ def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
         }
         truth.append({query: tuple(sorted(positives[number])) for query, number in named.items()})
         pictures += [
-            Picture(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
+            Drawing(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
             for place, (query, number) in enumerate(named.items())
         ]
     return Contest(tuple(pictures), *truth)
 
 
-def draw(picture: Picture) -> bytes:
+def draw(picture: Drawing) -> bytes:
     """Return the picture as the bytes of a JPEG file; they depend on the picture's own seed alone."""
     generator = np.random.default_rng(picture.seed)
     if picture.photo:
@@ -147,7 +147,7 @@ def draw(picture: Picture) -> bytes:
     return stream.getvalue()
 
 
-def label_file(truth: dict[str, tuple[str, ...]]) -> bytes:
+def label_bytes(truth: dict[str, tuple[str, ...]]) -> bytes:
     """Return a label file as the real competition's: a byte-order mark, a header, ragged rows."""
     rows = [
         "Validation Image ID,Training Image ID",
@@ -191,8 +191,8 @@ def _draw_into(drawing: Path, contest: Contest, seed: int, processes: int | None
             path = drawing / f"{picture.name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        write_bytes(drawing / "val.csv", label_file(contest.validation))
-        write_bytes(drawing / "held_back" / "test.csv", label_file(contest.test))
+        write_bytes(drawing / "val.csv", label_bytes(contest.validation))
+        write_bytes(drawing / "held_back" / "test.csv", label_bytes(contest.test))
         write_bytes(drawing / "config.toml", CONFIGURATION.format(seed=seed).encode())
         write_json(drawing / "competition.json", made_from)
     except BaseException:
@@ -207,7 +207,7 @@ def _made_from(folder: Path) -> object:
         return None
 
 
-def _drawn(pictures: tuple[Picture, ...], processes: int | None):
+def _drawn(pictures: tuple[Drawing, ...], processes: int | None):
     """Yield the files of `pictures` in their order, with a progress bar on stderr."""
     processes = min(os.cpu_count() or 1, 8) if processes is None else processes
     if processes <= 1:

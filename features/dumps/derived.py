@@ -140,7 +140,7 @@ def derived(
 
 def _opened(sidecar: Path, files: Mapping[str, tuple[Path, RowFile]]) -> dict[str, np.ndarray] | None:
     """Return the matrices as memory maps; None where one is missing or damaged."""
-    if seals.whole(sidecar) is None:
+    if seals.intact(sidecar) is None:
         return None
     opened = {}
     for name, (path, file) in files.items():

@@ -60,7 +60,7 @@ def read_seal(sidecar: Path) -> dict | None:
     return found if "files" in found and "checksum" in found else None
 
 
-def whole(sidecar: Path) -> dict | None:
+def intact(sidecar: Path) -> dict | None:
     """Return what the sidecar says if its files are there, with their sizes and, up to CHECKED_BYTES, their sums."""
     found = read_seal(sidecar)
     return found if found is not None and not _differing(sidecar, found, CHECKED_BYTES) else None
@@ -97,9 +97,9 @@ def sum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sum")
 
 
-def is_whole(path: Path) -> bool:
+def file_is_whole(path: Path) -> bool:
     """Whether a file with a sidecar to itself is there and undamaged; one of an earlier version, without, passes."""
-    return path.exists() and (not sum_path(path).exists() or whole(sum_path(path)) is not None)
+    return path.exists() and (not sum_path(path).exists() or intact(sum_path(path)) is not None)
 
 
 def file_sum(path: Path) -> int:

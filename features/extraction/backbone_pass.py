@@ -22,7 +22,7 @@ WAITING_SHARE = 0.1
 
 
 @dataclass
-class Task:
+class PendingWindow:
     """A window to do: its rows that must be computed, and the groups that take its results."""
 
     number: int
@@ -33,9 +33,9 @@ class Task:
 
 @dataclass
 class Result:
-    """A task done; settings: those it was computed with; waited_s: how long of taken_s the network had no images."""
+    """A pending done; settings: those it was computed with; waited_s: how long of taken_s the network had no images."""
 
-    task: Task
+    pending: PendingWindow
     window: Window
     settings: dict
     waited_s: float = 0.0
@@ -57,18 +57,18 @@ def run_pass(
     images: ImageSet,
     groups: Sequence[DumpGroup],
     *,
-    elsewhere: Callable[[Iterator[Task]], Iterator[Result]] | None = None,
+    elsewhere: Callable[[Iterator[PendingWindow]], Iterator[Result]] | None = None,
     progress: bool = True,
 ) -> PassReport:
     """Compute the windows that the journals lack and give the dumps their final names.
 
-    elsewhere: computes tasks in other processes or on other machines; results may come in any order.
+    elsewhere: computes windows in other processes or on other machines; results may come in any order.
     """
     for group in groups:
         group.start()
     targets, widths = columns_of(groups)
     report = PassReport()
-    tasks = pending(groups)
+    windows = pending_windows(groups)
     done = sum(len(groups[0].window(number)) for number in finished_windows(groups))
     bar = Progress(
         total=len(images),
@@ -83,17 +83,17 @@ def run_pass(
     try:
         here = elsewhere is None
         results = (
-            elsewhere(tasks)
+            elsewhere(windows)
             if elsewhere is not None
-            else computed_here(engine, images, targets, widths, groups, tasks, bar)
+            else computed_here(engine, images, targets, widths, groups, windows, bar)
         )
         for result in results:
-            report.images += len(result.task.needed)
-            if result.task.needed:  # rows taken over wait for no image
+            report.images += len(result.pending.needed)
+            if result.pending.needed:  # rows taken over wait for no image
                 waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
                 report.limit = limit_named(waited_s / max(1e-9, taken_s))
                 bar.set_postfix_str(report.limit, refresh=False)
-            bar.update(len(result.task.rows) - (len(result.task.needed) if here else 0))
+            bar.update(len(result.pending.rows) - (len(result.pending.needed) if here else 0))
             writer.put(result)
         writer.close()
         for group in groups:
@@ -117,7 +117,7 @@ def finished_windows(groups: Sequence[DumpGroup]) -> list[int]:
     return [number for number in range(len(groups[0].done)) if all(group.done[number] for group in groups)]
 
 
-def pending(groups: Sequence[DumpGroup]) -> Iterator[Task]:
+def pending_windows(groups: Sequence[DumpGroup]) -> Iterator[PendingWindow]:
     """The windows that some group lacks, in order, with the rows that no group can take over."""
     for number in range(len(groups[0].done)):
         lacking = [group for group in groups if not group.done[number]]
@@ -131,7 +131,7 @@ def pending(groups: Sequence[DumpGroup]) -> Iterator[Task]:
             else:
                 taken = set((group.earlier.take(rows).places + rows.start).tolist())
                 needed.update(row for row in rows if row not in taken)
-        yield Task(number, rows, sorted(needed), lacking)
+        yield PendingWindow(number, rows, sorted(needed), lacking)
 
 
 def computed_here(
@@ -140,10 +140,10 @@ def computed_here(
     targets: Sequence[Target],
     widths: Sequence[int],
     groups: Sequence[DumpGroup],
-    tasks: Iterator[Task],
+    windows: Iterator[PendingWindow],
     bar: Progress,
 ) -> Iterator[Result]:
-    """Compute tasks in this process, decoding ahead; images with the content of a finished row are not run again.
+    """Compute windows in this process, decoding ahead; images with the content of a finished row are not run again.
 
     The last batches of a window are under way while the next one is read, so that no core waits.
     """
@@ -151,23 +151,23 @@ def computed_here(
     for number in finished_windows(groups):
         for _, sha256, row in groups[0].known_contents(number):
             known.setdefault(sha256, row)
-    ahead, tasks = itertools.tee(tasks)
+    ahead, windows = itertools.tee(windows)
     pictures = read_ahead(
         images,
-        (row for task in ahead for row in task.needed),
+        (row for pending in ahead for row in pending.needed),
         engine.sizings(),
         workers=engine.decode_threads,
         ahead=max(2 * engine.decode_threads, 4 * engine.settings.batch_rows),
     )
     timed = Timed(pictures)
-    behind: tuple[Task, StartedWindow] | None = None
+    behind: tuple[PendingWindow, StartedWindow] | None = None
     began, waited_s = time.perf_counter(), 0.0
     try:
-        for task in itertools.chain(tasks, [None]):
+        for pending in itertools.chain(windows, [None]):
             started = None
-            if task is not None:
-                started = StartedWindow(engine, targets, widths, task.rows)
-                started.read(timed, task.needed, known, bar.update)
+            if pending is not None:
+                started = StartedWindow(engine, targets, widths, pending.rows)
+                started.read(timed, pending.needed, known, bar.update)
             if behind is not None:
                 before, window = behind[0], behind[1].finish()
                 taken_s = time.perf_counter() - began
@@ -175,19 +175,19 @@ def computed_here(
                 for sha256, row in _finished_contents(before, window):
                     known.setdefault(sha256, row)
                 began, waited_s = time.perf_counter(), timed.waited_s
-            if task is not None and started is not None:
-                behind = task, started
+            if pending is not None and started is not None:
+                behind = pending, started
     finally:
         pictures.close()
 
 
-def _finished_contents(task: Task, window: Window) -> Iterator[tuple[bytes, int]]:
-    """(content hash, row) of the images that a task computed, and of those that all its groups took over."""
+def _finished_contents(pending: PendingWindow, window: Window) -> Iterator[tuple[bytes, int]]:
+    """(content hash, row) of the images that a pending computed, and of those that all its groups took over."""
     for place in window.computed:
         yield window.pictures[place][2], window.rows.start + place
-    needed, earlier = set(task.needed), task.groups[0].earlier
-    if earlier is not None and len(needed) < len(task.rows):
-        for row in task.rows:
+    needed, earlier = set(pending.needed), pending.groups[0].earlier
+    if earlier is not None and len(needed) < len(pending.rows):
+        for row in pending.rows:
             old = int(earlier.row_of[row])
             if row not in needed and old not in earlier.unreadable:
                 yield earlier.records[old]["sha256"].tobytes(), row
@@ -216,12 +216,12 @@ class _Writer:
             self.behind.pop(0).result()
 
     def _write(self, result: Result) -> None:
-        for group in result.task.groups:
-            group.write_window(result.task.number, result.window, self.columns, result.settings)
+        for group in result.pending.groups:
+            group.write_window(result.pending.number, result.window, self.columns, result.settings)
             if group not in self.groups:
                 self.groups.append(group)
             row_bytes = sum(file.row_bytes for file in group.written.values())
-            self.report.bytes_written += len(result.task.rows) * row_bytes
+            self.report.bytes_written += len(result.pending.rows) * row_bytes
         if time.monotonic() - self.committed >= COMMIT_EVERY_S:
             self._commit()
 

@@ -20,7 +20,7 @@ from competition.configuration import Parts
 from features.dumps.layout import Target
 from features.extraction.decode_ahead import Picture
 from features.extraction.engine import Batch, Engine
-from features.extraction.rows import averaged, unit_rows
+from features.extraction.unit_descriptors import mean_descriptors, unit_descriptors
 
 NOT_FINITE = "the network gives values that are not finite"
 
@@ -223,10 +223,10 @@ class _Projection:
                 )
                 for parts in self.views[0][view]
             }
-            found = [unit_rows(projected[parts][count]) for _, parts, count in self.columns]
+            found = [unit_descriptors(projected[parts][count]) for _, parts, count in self.columns]
             rows.append([unit.cpu().numpy() for unit, _ in found])
             norms.append(torch.stack([lengths for _, lengths in found], 1).cpu().numpy())
-        means, lengths = averaged(rows, norms)
+        means, lengths = mean_descriptors(rows, norms)
         for column, (t, _, _) in enumerate(self.columns):
             self.window.descriptors[t][self.places] = means[column]
             self.window.norms[self.places, t] = lengths[:, column]

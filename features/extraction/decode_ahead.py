@@ -14,7 +14,7 @@ import numpy as np
 
 from competition.images import ImageSet, Region
 from features.decoding import Budget, Sizing, Unreadable, decode
-from features.extraction.hashing import MAX_FILE_BYTES, opened, view_hash
+from features.extraction.image_files import MAX_FILE_BYTES, opened, view_hash
 
 READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time
 

@@ -23,8 +23,8 @@ from competition.messages import log
 from features.backbones import Network, create_network
 from features.decoding import Sizing
 from features.dumps.layout import Target
-from features.extraction.rows import averaged, finite_images, unit_rows
 from features.extraction.settings import Settings
+from features.extraction.unit_descriptors import finite_images, mean_descriptors, unit_descriptors
 from features.fusing import put
 from features.parts import PartModel
 from features.pooling import check_poolings, needs_non_negative, pool_maps
@@ -198,13 +198,13 @@ class Engine:
     def describe(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Batch:
         """Every target's descriptors of a batch. views: the batch at each scale, (B, H, W, 3) uint8 each.
 
-        Several views (scales, flips) are averaged after pooling and L2, and normalised again; the norm kept
+        Several views (scales, flips) are mean_descriptors after pooling and L2, and normalised again; the norm kept
         is the mean of the views'. An image whose maps are not finite even in float32 is marked in `finite`.
         """
         flips = (False, True) if self.backbone.flip else (False,)
         with self._own_stream():
             found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
-        rows, norms = averaged([batch.rows for batch in found], [batch.norms for batch in found])
+        rows, norms = mean_descriptors([batch.rows for batch in found], [batch.norms for batch in found])
         return Batch(
             rows,
             norms,
@@ -224,7 +224,7 @@ class Engine:
         psi = {parts: self._aggregate(parts, by_layer[parts.layer]) for parts in wanted}
         if not results:
             return Batch([], np.zeros((len(pixels), 0), np.float32), finite.cpu().numpy(), [psi])
-        rows, norms = zip(*(unit_rows(results[t]) for t in sorted(results)))
+        rows, norms = zip(*(unit_descriptors(results[t]) for t in sorted(results)))
         return Batch(
             [row.cpu().numpy() for row in rows],
             torch.stack(norms, 1).cpu().numpy(),

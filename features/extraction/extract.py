@@ -32,7 +32,7 @@ from features.dumps.layout import (
 )
 from features.extraction.backbone_pass import columns_of, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
-from features.extraction.compiling import Engines
+from features.extraction.engine_choice import Engines
 from features.extraction.estimate import (
     Plan,
     PlannedPass,

@@ -25,7 +25,7 @@ from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.extraction.decode_ahead import read_ahead
 from features.extraction.engine import Engine
-from features.parts import PartModel, check_parts, learn_parts, sample_rows
+from features.parts import PartModel, check_parts, learn_parts, training_rows
 from features.parts.model import model_folder
 from features.parts.remaining import Remaining, remaining
 
@@ -99,7 +99,7 @@ def _draw(record: Path, backbone: str, parts: Parts, gallery: ImageSet | None) -
             f"{record}: no such file: the part detectors of {backbone} have not been learnt yet: run "
             "./run.sh extract for the gallery first"
         )
-    rows = sample_rows(parts, len(images), np.ones(len(images), dtype=bool))
+    rows = training_rows(parts, len(images), np.ones(len(images), dtype=bool))
     ids = [images.ids[row] for row in rows]
     write_json(record, {"sample": ids_digest(ids)[:16], "ids": ids})
 

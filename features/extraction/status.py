@@ -19,7 +19,7 @@ from features.dumps.layout import Target
 from features.dumps.writer import complete
 from features.extraction.dump_group import IMAGE, DumpGroup, unfinished_names
 from features.extraction.earlier_dumps import EarlierDumps, mapped_rows, rows_of, settings_by_row
-from features.extraction.hashing import content_hash, file_stamp
+from features.extraction.image_files import content_hash, file_stamp
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
-from features.extraction.backbone_pass import Result, Task
+from features.extraction.backbone_pass import PendingWindow, Result
 from features.extraction.batching import Window, blank_window, compute_window
 from features.extraction.decode_ahead import Timed, read_ahead
-from features.extraction.devices import own_device
+from features.extraction.device_claims import own_device
 from features.extraction.engine import Engine
 from features.extraction.learn_parts import PartTable, part_models
 from features.extraction.settings import Settings
@@ -45,32 +45,32 @@ class Assignment:
 
 
 def computed_elsewhere(
-    assignment: Assignment, images: ImageSet, tasks: Iterator[Task], jobs: int, cluster: str | None
+    assignment: Assignment, images: ImageSet, windows: Iterator[PendingWindow], jobs: int, cluster: str | None
 ) -> Iterator[Result]:
-    """Compute tasks in `jobs` processes, or by the workers of the Dask scheduler at `cluster`, in any order.
+    """Compute windows in `jobs` processes, or by the workers of the Dask scheduler at `cluster`, in any order.
 
     Tasks are drawn as they go out, so memory does not grow with the gallery. Twins in one window are run once.
     """
-    again: list[Task] = []
+    again: list[PendingWindow] = []
     failures = 0
     while True:
-        waiting: dict[Future, Task] = {}
+        waiting: dict[Future, PendingWindow] = {}
         try:
             with _executor(jobs, cluster, assignment.settings.threads) as (pool, at_once):
                 while True:
                     while len(waiting) < 2 * at_once:
-                        task = again.pop(0) if again else next(tasks, None)
-                        if task is None:
+                        pending = again.pop(0) if again else next(windows, None)
+                        if pending is None:
                             break
-                        if not task.needed:
-                            blank = blank_window(task.rows, assignment.widths)
-                            yield Result(task, blank, asdict(assignment.settings))
+                        if not pending.needed:
+                            blank = blank_window(pending.rows, assignment.widths)
+                            yield Result(pending, blank, asdict(assignment.settings))
                             continue
-                        window_images = images.rows(task.needed)
+                        window_images = images.rows(pending.needed)
                         sent = pool.submit(
-                            compute_rows, assignment, task.rows, tuple(task.needed), window_images
+                            compute_rows, assignment, pending.rows, tuple(pending.needed), window_images
                         )
-                        waiting[sent] = task
+                        waiting[sent] = pending
                     if not waiting:
                         return
                     for done in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_failed):

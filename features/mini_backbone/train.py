@@ -42,7 +42,7 @@ TRAINING_STREAM = 7_777_777  # first word of every seed here; the competitions' 
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingRecipe:
     """The training recipe; sizes in pixels."""
 
     seed: int = 0
@@ -63,7 +63,7 @@ class Settings:
     bfloat16: bool = True
 
 
-def draw_training_family(settings: Settings, family: int) -> np.ndarray:
+def draw_training_family(settings: TrainingRecipe, family: int) -> np.ndarray:
     """Draw all pictures of one training family: (images, stored_px, stored_px, 3) uint8."""
     generator = np.random.default_rng([TRAINING_STREAM, settings.seed, family])
     images = []
@@ -80,7 +80,7 @@ def draw_training_family(settings: Settings, family: int) -> np.ndarray:
     return np.stack(images)
 
 
-def draw_training_set(settings: Settings, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_training_set(settings: TrainingRecipe, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all images (n, 3, stored_px, stored_px) uint8 and their product numbers (n,) int64."""
     jobs = range(settings.families)
     if processes > 1:
@@ -151,7 +151,7 @@ def save_weights(features: nn.Sequential, path: Path) -> Path:
     return write_bytes(path, save(state, metadata={"model": NAME, "format": "pt"}))
 
 
-def train(settings: Settings, out: Path, *, processes: int = 2, checkpoint_steps: int = 100) -> Path:
+def train(settings: TrainingRecipe, out: Path, *, processes: int = 2, checkpoint_steps: int = 100) -> Path:
     """Train, write the weights to `out` and `recipe.json` beside it; returns `out`.
 
     The weights so far are written each `checkpoint_steps` steps.
@@ -234,13 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--families", type=int, default=Settings.families)
-    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--steps", type=int, default=TrainingRecipe.steps)
+    parser.add_argument("--families", type=int, default=TrainingRecipe.families)
+    parser.add_argument("--seed", type=int, default=TrainingRecipe.seed)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    settings = Settings(seed=arguments.seed, families=arguments.families, steps=arguments.steps)
+    settings = TrainingRecipe(seed=arguments.seed, families=arguments.families, steps=arguments.steps)
     print(train(settings, arguments.out, processes=arguments.processes))
 
 

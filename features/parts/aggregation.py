@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from competition.errors import Top7Error
+from features.map_statistics import aligned
 
 
 def part_weights(
@@ -42,13 +43,8 @@ def aggregate(maps: Tensor, weights: Tensor) -> Tensor:
             positions = image.flatten(1).t()
         else:
             positions = image.permute(1, 2, 0).flatten(0, 1)
-        torch.mm(_aligned(weight), _aligned(positions), out=row)
+        torch.mm(aligned(weight), aligned(positions), out=row)
     return psi
-
-
-def _aligned(matrix: Tensor) -> Tensor:
-    # matrix products round by address: an image must lie as it would alone
-    return matrix if matrix.data_ptr() % 64 == 0 else matrix.clone()
 
 
 def check_maps(maps: Tensor, ids: Sequence[str] = (), *, finite: bool = True) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from competition.errors import Top7Error
 from features.dumps.disk import DiskFull
-from features.dumps.seals import is_whole, remove, sealing, sum_path
+from features.dumps.seals import file_is_whole, remove, sealing, sum_path
 from features.dumps.writer import RowFile, RowWriter, complete, label_of
 
 SCALES = "scales.npy"
@@ -34,7 +34,7 @@ def block_files(folder: Path) -> list[tuple[int, int, Path]]:
     found.sort()
     upto, chain = 0, []
     for first, end, path in found:
-        if first == upto and is_whole(path):
+        if first == upto and file_is_whole(path):
             chain.append((first, end, path))
             upto = end
     return chain

@@ -26,7 +26,7 @@ from competition.configuration import Parts
 from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
-from features.dumps.seals import is_whole, seal, sum_path
+from features.dumps.seals import file_is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
@@ -35,7 +35,7 @@ from features.parts.readings import VARIANTS, beyond_rank, check_parts, selectio
 from features.whitening import column_scales, ledoit_wolf
 
 
-def sample_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
+def training_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
     """Return the sorted int64 rows of the training sample among `n_images`; readable: (n_images,) bool, None: all."""
     readable = np.ones(n_images, dtype=bool) if readable is None else readable
     return selection.sample_rows(n_images, parts.training_images, parts.seed, readable)
@@ -196,7 +196,7 @@ def _order(
 ) -> tuple[tuple[np.ndarray, int | None], int]:
     """Return ((all channels, best first; how many were given or None), images of the sample)."""
     path = home / "order.json"
-    if is_whole(path):
+    if file_is_whole(path):
         try:
             about = json.loads(path.read_bytes())
             return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
@@ -296,7 +296,7 @@ def components_path(home: Path, count: int, form: str, centred: bool) -> Path:
 
 
 def _read_components(path: Path) -> dict[str, np.ndarray] | None:
-    if not is_whole(path):
+    if not file_is_whole(path):
         return None
     try:
         return load_file(path)

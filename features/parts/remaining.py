@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import Parts
-from features.dumps.seals import is_whole
+from features.dumps.seals import file_is_whole
 from features.parts.blocks import block_files
 from features.parts.model import components_path, model_folder
 from features.parts.readings import VARIANTS
@@ -30,8 +30,8 @@ def remaining(parts: Parts, folder: Path, *, name: str, provenance: dict) -> Rem
     lacking = [
         count
         for count in set(parts.counts)
-        if not is_whole(components_path(home, count, parts.form, centred))
+        if not file_is_whole(components_path(home, count, parts.form, centred))
     ]
     aggregated = max(0, max(parts.counts) - held)
-    passes = (not is_whole(home / "order.json")) + (aggregated > 0)
+    passes = (not file_is_whole(home / "order.json")) + (aggregated > 0)
     return Remaining(passes, aggregated, len(lacking))

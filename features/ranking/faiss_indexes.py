@@ -130,11 +130,11 @@ def build_index(
     path = Path(folder) / f"index-{kind}-{digest_of(recipe)}.faiss"
     sidecar = path.with_suffix(".json")
     files = [path, *([lists_of(path)] if kind == "ivf_ondisk" else [])]
-    if seals.whole(sidecar) is None:
+    if seals.intact(sidecar) is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock")
         with FileLock(lock):
-            if seals.whole(sidecar) is None:
+            if seals.intact(sidecar) is None:
                 sidecar.unlink(missing_ok=True)
                 _build(fused, rows, kind, chosen, seed, path, progress)
                 seals.seal(sidecar, files, format=2, recipe=recipe)

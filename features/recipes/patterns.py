@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, nearest
-from features.arguments import Truth, number
+from features.arguments import Flag, number
 from features.components import (
     EMBEDDINGS,
     Component,
@@ -62,7 +62,7 @@ class Pattern(msgspec.Struct):
     dim: _Number | None = None
     exponent: _Number | None = None
     external: Annotated[str | None, Meta(description='"*" or a name')] = None
-    optional: Truth = False
+    optional: Flag = False
 
 
 def matches(

@@ -39,7 +39,7 @@ class PartsRow:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table. layers: shallow to deep, empty for a published figure alone or for parts."""
 
     label: str
@@ -60,7 +60,7 @@ class Row:
         return bool(self.layers) or self.parts is not None
 
 
-ROW = (*(key for key in Row.__dataclass_fields__ if key != "not_at_hand"), "five", "each")
+ROW = (*(key for key in TableRow.__dataclass_fields__ if key != "not_at_hand"), "five", "each")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Experiment:
     paper: str
     data: tuple[str, ...]
     network: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    variants: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...]
+    variants: tuple[TableRow, ...] = ()
     learn: Mapping[str, str] = field(default_factory=dict)
     claims: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
@@ -144,7 +144,7 @@ def _experiment(table: Mapping[str, Any], where: str) -> Experiment:
     )
 
 
-def _rows(entry: Mapping[str, Any], where: str) -> list[Row]:
+def _rows(entry: Mapping[str, Any], where: str) -> list[TableRow]:
     where = f"{where}: row {entry.get('label', '?')!r}"
     _known(entry, ROW, where)
     each: Mapping[str, list[Any]] = entry.get("each", {})
@@ -172,7 +172,7 @@ def _rows(entry: Mapping[str, Any], where: str) -> list[Row]:
             raise ConfigurationError(
                 f"{where}: {len(row['weights'])} weights for {len(row['layers'])} layers: give one each"
             )
-        found.append(Row(**row))
+        found.append(TableRow(**row))
     return found
 
 

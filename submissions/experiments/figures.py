@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from competition.average_precision import trapezoid_precisions
 from competition.configuration import Configuration
+from competition.trapezoid import trapezoid_precisions
 from features.components import Component, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.ranked_lists import ranked_lists
 from features.recipes.recipe import Recipe
-from submissions.experiments.experiment import Experiment, Row
+from submissions.experiments.evaluation_sets import EvaluationSet
+from submissions.experiments.experiment import Experiment, TableRow
 from submissions.experiments.networks import Learning, learning, parts_of_row
-from submissions.experiments.targets import Target
 from tuning.certificate import certify
 from tuning.combination import Combination, make_combination, mean_similarities
 from tuning.evaluating import labelled_precisions
@@ -34,13 +34,15 @@ Values = dict[str, np.ndarray]  # level -> (Q,), one a query
 class Figure:
     """What a row gave on one data set. values: level -> (Q,), one a query; empty with the reason in `note`."""
 
-    row: Row
+    row: TableRow
     values: Mapping[str, np.ndarray]
     seconds: float = 0.0
     note: str = ""
 
 
-def row_figure(experiment: Experiment, row: Row, target: Target, configuration: Configuration) -> Figure:
+def row_figure(
+    experiment: Experiment, row: TableRow, target: EvaluationSet, configuration: Configuration
+) -> Figure:
     """Return the figure of a row; its dumps are there."""
     if not row.ours:
         return Figure(row, {}, note="published alone")
@@ -69,7 +71,7 @@ def row_figure(experiment: Experiment, row: Row, target: Target, configuration: 
 
 
 def _components(
-    row: Row, configuration: Configuration, learnt: Learning
+    row: TableRow, configuration: Configuration, learnt: Learning
 ) -> tuple[list[tuple[Component, ...]], list[str]]:
     """Return the components of each seed of a row, with notes on them; none where the images are too few."""
     backbone = configuration.backbones[0]
@@ -111,8 +113,8 @@ def _mean(each: Sequence[Values], of: str) -> tuple[Values, list[str]]:
 def _values(
     components: Sequence[Component],
     weights: np.ndarray,
-    row: Row,
-    target: Target,
+    row: TableRow,
+    target: EvaluationSet,
     configuration: Configuration,
 ) -> Values:
     """Return the figure of every query by level, each under its data set's protocol."""
@@ -128,7 +130,11 @@ def _values(
 
 
 def _random_points(
-    region: str, row: Row, components: Sequence[Component], target: Target, configuration: Configuration
+    region: str,
+    row: TableRow,
+    components: Sequence[Component],
+    target: EvaluationSet,
+    configuration: Configuration,
 ) -> tuple[Values, list[str]]:
     """Return the mean of random points of a region; for a whole-list mAP each ranks the whole gallery."""
     points = random_coordinates(RANDOM_POINTS, len(components), np.random.default_rng(0))
@@ -143,15 +149,15 @@ def _random_points(
 
 
 def _optimum(
-    region: str, components: Sequence[Component], target: Target, configuration: Configuration
+    region: str, components: Sequence[Component], target: EvaluationSet, configuration: Configuration
 ) -> tuple[Values, list[str]]:
     """Return the certified optimum of a region on these very queries."""
     if target.whole_lists:
         return {}, ["not possible: a whole-list mAP has no certificate"]
     made = _combination(region, components, configuration)
-    if made.scene is None:
+    if made.padded is None:
         return {}, ["not possible: too many candidates to certify"]
-    found = certify([made.scene], [made.corners], OPTIMUM_SECONDS)
+    found = certify([made.padded], [made.corners], OPTIMUM_SECONDS)
     weights = made.weights(found.coordinates)
     text = f"weights {', '.join(f'{w:.3f}' for w in weights)}; bound {found.bound:.4f}"
     return {"all": made.average_precisions(weights)}, [text, "chosen on these queries"]

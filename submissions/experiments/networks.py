@@ -13,8 +13,8 @@ from competition.images import list_images
 from competition.toml_values import Place
 from features.components import Component, depth_order, parts_component
 from features.descriptors import gallery_ids
-from submissions.experiments.experiment import FOLDER, Experiment, PartsRow, Row
-from submissions.experiments.targets import Target
+from submissions.experiments.evaluation_sets import EvaluationSet
+from submissions.experiments.experiment import FOLDER, Experiment, PartsRow, TableRow
 
 LEARNT_FROM = 2000  # images that parts are learnt from, more only where M asks for more
 
@@ -39,7 +39,7 @@ class _Asked:
     exponents: set[float] = field(default_factory=set)
 
 
-def learning(experiment: Experiment, target: Target) -> Learning:
+def learning(experiment: Experiment, target: EvaluationSet) -> Learning:
     """Return where the part detectors of an experiment are learnt: the other data set where it is there."""
     other = experiment.learn.get(target.name)
     if other and target.folder is not None and (target.folder.parent / other).is_dir():
@@ -50,7 +50,7 @@ def learning(experiment: Experiment, target: Target) -> Learning:
 
 
 def network(
-    experiment: Experiment, target: Target, rows: Sequence[Row], options: Mapping[str, Any]
+    experiment: Experiment, target: EvaluationSet, rows: Sequence[TableRow], options: Mapping[str, Any]
 ) -> Backbone:
     """Return the backbone that the rows need: that of --config, else the recipe's.
 
@@ -78,7 +78,7 @@ def network(
     )
 
 
-def _tables(experiment: Experiment, learnt: Learning, rows: Sequence[Row]) -> tuple[Parts, ...]:
+def _tables(experiment: Experiment, learnt: Learning, rows: Sequence[TableRow]) -> tuple[Parts, ...]:
     tables: dict[tuple[Any, ...], _Asked] = {}
     for row in rows:
         if row.parts is not None and (dim := learnt.dim(row.parts)):

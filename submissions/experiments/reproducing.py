@@ -15,17 +15,17 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.extraction import extract
 from submissions.experiments.bars import bars
+from submissions.experiments.evaluation_sets import EvaluationSet
 from submissions.experiments.experiment import Experiment
 from submissions.experiments.figures import Figure, row_figure
 from submissions.experiments.networks import network
 from submissions.experiments.tables import Record, not_run, records_of, text_of
-from submissions.experiments.targets import Target
 from submissions.parts_page import write_parts_page
 
 
 def reproduce(
     chosen: Sequence[Experiment],
-    found: Sequence[Target],
+    found: Sequence[EvaluationSet],
     *,
     variants: bool,
     device: str,
@@ -62,7 +62,7 @@ def reproduce(
 
 def run(
     experiment: Experiment,
-    target: Target,
+    target: EvaluationSet,
     *,
     variants: bool,
     device: str,
@@ -86,7 +86,7 @@ def run(
     return figures
 
 
-def _write_results(experiment: Experiment, target: Target, records: Sequence[Record]) -> list[Path]:
+def _write_results(experiment: Experiment, target: EvaluationSet, records: Sequence[Record]) -> list[Path]:
     """Write the rows as CSV, and for a figure of the paper as a picture; returns the paths."""
     folder = Path(target.configuration.competition.work) / "reproduce"
     rows = [record.values() for record in records]

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from competition.tables import table
-from submissions.experiments.experiment import NOT_AT_HAND, Experiment, Row
+from submissions.experiments.evaluation_sets import EvaluationSet
+from submissions.experiments.experiment import NOT_AT_HAND, Experiment, TableRow
 from submissions.experiments.figures import Figure
-from submissions.experiments.targets import Target
 from tuning.validation import compare, group_interval
 
 OURS_ALONE = "-"  # in the published column: the paper has no such row
@@ -36,14 +36,16 @@ class Record:
         return asdict(self)
 
 
-def records_of(experiment: Experiment, target: Target, figures: Sequence[Figure]) -> list[Record]:
+def records_of(experiment: Experiment, target: EvaluationSet, figures: Sequence[Figure]) -> list[Record]:
     """Return every level of every figure with its interval."""
     levels = list(next((figure.values for figure in figures if figure.values), {"all": None}))
     groups = target.groups()
     return [_record(experiment, target, figure, level, groups) for level in levels for figure in figures]
 
 
-def _record(experiment: Experiment, target: Target, figure: Figure, level: str, groups: np.ndarray) -> Record:
+def _record(
+    experiment: Experiment, target: EvaluationSet, figure: Figure, level: str, groups: np.ndarray
+) -> Record:
     published = figure.row.published.get(target.name)
     values = figure.values.get(level)
     ours = low = high = None
@@ -60,7 +62,7 @@ def _record(experiment: Experiment, target: Target, figure: Figure, level: str, 
 
 def text_of(
     experiment: Experiment,
-    target: Target,
+    target: EvaluationSet,
     figures: Sequence[Figure],
     records: Sequence[Record],
     missing: Sequence[str],
@@ -86,7 +88,7 @@ def text_of(
     return "\n".join([*text, *(f"{name}: not run (no images of it here)" for name in missing)])
 
 
-def _published(row: Row, name: str) -> str:
+def _published(row: TableRow, name: str) -> str:
     if name in row.published:
         return f"{row.published[name]:g}"
     elsewhere = ", ".join(f"{value:g} ({data})" for data, value in row.published.items())

@@ -12,16 +12,15 @@ import numpy as np
 from PIL import Image
 
 from competition.atomic import write_json
-from competition.configuration import Configuration
+from competition.configuration import SPLITS, Configuration
 from competition.images import ImageSet, split_images
 from features.decoding import FORMATS
 from features.dumps.layout import dumps_folder
 from features.extraction import ExtractionReport
-from features.extraction.hashing import opened
+from features.extraction.image_files import opened
 
 SAMPLE = 2_000  # images of a split whose size is looked at
 MOST_ROWS = 200  # unreadable images, groups of equal files
-SPLITS = ("gallery", "validation", "test")
 LAST = "last_extraction.json"  # under work
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from competition.images import ImageSet, Region
 from competition.progress import Progress
 from features.decoding import Sizing
 from features.extraction.decode_ahead import read_picture
+from features.simulated_photos import jpeg_bytes
 
 SIDES = ((1_500, 400), (6_000, 224), (20_000, 128))  # up to so many pictures, the longer side in pixels
 QUALITY = 78
@@ -68,6 +68,4 @@ def _jpeg(path: Path, view: int | Region | None, sizing: Sizing) -> bytes:
 
     found = read_picture(0, path, (sizing,), view).pixels
     picture = Image.new("RGB", (sizing.image_size,) * 2, GREY) if found is None else Image.fromarray(found[0])
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()
+    return jpeg_bytes(picture, QUALITY)

@@ -58,7 +58,7 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
     if recipe.steps:
         return None
     made = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
-    if made.scene is None:
+    if made.padded is None:
         return None
     return near_best_share(made, made.average_precisions(recipe.weight_array), scene.judged)
 

@@ -15,8 +15,7 @@ from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.combination import Combination, make_combination
 from tuning.evaluating import LARGE_GALLERY
-from tuning.objective import Scene as Candidates
-from tuning.objective import mean_average_precision
+from tuning.objective import PaddedCandidates, mean_average_precision
 from tuning.region import contains, layer_sums, region_chains, vertices
 
 STEPS = 24  # points on a side of the triangle
@@ -41,12 +40,12 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
         log.info(f"report: weight map of {', '.join(part.name for part in parts)}")
         made = combination(scene, parts, "simplex")
         title = ", ".join(short_names(parts))
-        if made.scene is not None:
+        if made.padded is not None:
             found[title] = _alone(scene, made, weights[list(triple)], tried[:, list(triple)])
     if len(weights) > 3 and not recipe.steps:
         whole = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
         for triple in triples:
-            if whole.scene is not None and weights[list(triple)].sum() >= LEAST_SHARE:
+            if whole.padded is not None and weights[list(triple)].sum() >= LEAST_SHARE:
                 parts = [recipe.components[number] for number in triple]
                 found[f"slice through the recipe: {', '.join(short_names(parts))}"] = _slice(
                     scene, whole, triple, weights
@@ -70,9 +69,9 @@ def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combin
     )
 
 
-def _public(scene: Scene, made: Combination) -> Candidates:
-    assert made.scene is not None  # weight_maps passes over the others
-    return made.scene.of_queries(scene.judged.public)
+def _public(scene: Scene, made: Combination) -> PaddedCandidates:
+    assert made.padded is not None  # weight_maps passes over the others
+    return made.padded.of_queries(scene.judged.public)
 
 
 def _grid() -> np.ndarray:

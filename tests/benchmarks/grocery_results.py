@@ -19,8 +19,8 @@ import numpy as np
 from competition.configuration import load_configuration
 from features.components import components_of
 from features.extraction import extract
+from tests.benchmarks.full_ranking import full_precisions
 from tests.grocery import SHARED, grocery_configuration
-from tuning.combination import full_precisions
 from tuning.landscape import Landscape
 from tuning.tune import tune
 

@@ -28,16 +28,17 @@ from features.components import Component
 from features.dumps import Dump, column_sum
 from features.extraction import extract
 from features.similarity import component_similarity, similarity_blocks
+from tests.benchmarks.full_ranking import full_precisions
 from tests.benchmarks.search_speed import AnonymousPeak
 from tests.grocery import SHARED, grocery_configuration
 from tuning.certificate import certify
-from tuning.combination import Combination, full_precisions, make_combination
+from tuning.combination import Combination, make_combination
 from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, top_positions
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
 from tuning.space import Space
-from tuning.study import Plan, completed, open_study, run_trials
+from tuning.study import TrialPlan, completed, open_study, run_trials
 
 LAYERS = {"conv1_2": 64, "conv2_2": 128, "conv3_3": 256, "conv4_3": 512, "conv5_3": 512}
 COMMON = (
@@ -204,12 +205,14 @@ def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
     def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:
         nonlocal spent
         begun = time.perf_counter()
-        value = mean_average_precision(combination.scene, coordinates @ combination.corners)
+        value = mean_average_precision(combination.padded, coordinates @ combination.corners)
         spent += time.perf_counter() - begun
         return value
 
     begun = time.perf_counter()
-    run_trials(study, Plan(Space({}, lambda choice: combination.components), n_trials, 0, "tpe"), evaluate)
+    run_trials(
+        study, TrialPlan(Space({}, lambda choice: combination.components), n_trials, 0, "tpe"), evaluate
+    )
     assert len(completed(study)) == n_trials
     return time.perf_counter() - begun, spent
 
@@ -308,14 +311,14 @@ def measure(
             bare_s, pass_s = float(np.median(bare)), float(np.median(passes))
             with AnonymousPeak() as memory:
                 make_combination(*everything)
-            if combination.scene is None:
+            if combination.padded is None:
                 print(f"  {region:<10} prunes badly: exact recombination is streamed")
                 continue
             points = (
                 random_coordinates(trials, len(components), np.random.default_rng(1)) @ combination.corners
             )
             begun = time.perf_counter()
-            values = [mean_average_precision(combination.scene, point) for point in points]
+            values = [mean_average_precision(combination.padded, point) for point in points]
             trial_s = (time.perf_counter() - begun) / trials
             study_s, evaluations_s = overhead(combination, trials)
             print(
@@ -333,7 +336,7 @@ def measure(
                     flush=True,
                 )
             for seconds in certify_seconds:
-                found = certify([combination.scene], [combination.corners], seconds)
+                found = certify([combination.padded], [combination.corners], seconds)
                 print(
                     f"    certificate after {found.seconds:.1f} s: best {found.best:.4f}, bound {found.bound:.4f}, "
                     f"gap {found.gap:.4f}, {found.nodes} sub-simplices",

@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import split_images
 from competition.labels import validation_labels
 from competition.mini import build
-from competition.mini.build import Sizes, draw, label_file, plan_contest
+from competition.mini.build import Sizes, draw, label_bytes, plan_contest
 from competition.mini.products import draw_family
 
 SMALL = Sizes(families=3, members=2, lookalikes=2, strangers=2, queries=5)
@@ -119,7 +119,7 @@ def test_pictures_are_jpegs_that_depend_on_their_own_seed_alone():
 
 
 def test_the_label_file_looks_like_the_real_one():
-    assert label_file({"v000001": ("n0001_0000011",), "v000002": ("n0001_0000001", "n0002_0000002")}) == (
+    assert label_bytes({"v000001": ("n0001_0000011",), "v000002": ("n0001_0000001", "n0002_0000002")}) == (
         b"\xef\xbb\xbfValidation Image ID,Training Image ID\nv000001,n0001_0000011\n"
         b"v000002,n0001_0000001,n0002_0000002\n"
     )

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from features.extraction import devices, workers
-from features.extraction.devices import device_names
+from features.extraction import device_claims, workers
+from features.extraction.device_claims import device_names
 
 CLAIMING = """
 import runpy, sys
@@ -27,7 +27,7 @@ def process(tmp_path):
 
     def start(names: str = "0,1") -> tuple[subprocess.Popen, int]:
         found = subprocess.Popen(
-            [sys.executable, "-c", CLAIMING, devices.__file__, str(tmp_path), names],
+            [sys.executable, "-c", CLAIMING, device_claims.__file__, str(tmp_path), names],
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -86,14 +86,14 @@ def test_a_worker_runs_its_engine_on_the_device_it_claimed(tiny, monkeypatch, tm
     monkeypatch.setattr(
         workers, "Engine", lambda *arguments, **options: type("Engine", (), {"part_models": {}})()
     )
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(device_claims.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    devices.own_device.cache_clear()
+    device_claims.own_device.cache_clear()
     backbone = configuration.backbones[0]
     for cores in (1, 2):  # a second backbone or other settings stay on the device
         workers._engine(workers.Assignment(backbone, settings, cores, (), (), ()))
-    devices.own_device.cache_clear()
+    device_claims.own_device.cache_clear()
     assert chosen == [0, 0] and len(list(tmp_path.glob("top7-devices-*/*.lock"))) == 1
-    while devices._held:
-        devices._held.pop().release()
+    while device_claims._held:
+        device_claims._held.pop().release()
     workers._engines.clear()

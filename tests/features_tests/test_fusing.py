@@ -16,7 +16,7 @@ from features import fusing
 from features.dumps.layout import Target
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings
-from features.fusing import FusedConvolution, can_fuse, fuse, with_norm
+from features.fusing import FusedConvolution, can_fuse, fuse_convolutions, with_norm
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(1))
@@ -47,10 +47,10 @@ def fused_count(module: nn.Module) -> int:
 
 
 def assert_same_maps(module: nn.Module, forward=None, fused: int | None = None) -> dict[str, nn.Module]:
-    """`module` gives the same maps after `fuse`, with so many fused convolutions."""
+    """`module` gives the same maps after `fuse_convolutions`, with so many fused convolutions."""
     forward = forward or (lambda images: [module(images)])
     before = [found.clone() for found in forward(IMAGES)]
-    replaced, reason = fuse(module, forward)
+    replaced, reason = fuse_convolutions(module, forward)
     assert reason is None
     for found, expected in zip(forward(IMAGES), before, strict=True):
         assert expected.abs().max() > 0
@@ -134,7 +134,7 @@ def asks_its_norm(self, images):
 def test_a_network_that_asks_its_norm_for_something_is_put_back():
     block = with_values(Block(asks_its_norm))
     expected = block(IMAGES)
-    replaced, reason = fuse(block, lambda images: [block(images)])
+    replaced, reason = fuse_convolutions(block, lambda images: [block(images)])
     assert replaced == {} and reason.startswith("AttributeError")
     assert torch.equal(block(IMAGES), expected)
 
@@ -189,7 +189,7 @@ def test_what_would_change_the_maps_is_put_back(monkeypatch):
     before, types = [found.clone() for found in module(IMAGES)], Counter(map(type, module.modules()))
     true = fusing.with_norm
     monkeypatch.setattr(fusing, "with_norm", lambda *chain: (1.01 * true(*chain)[0], true(*chain)[1]))
-    replaced, reason = fuse(module, module)
+    replaced, reason = fuse_convolutions(module, module)
     assert replaced == {} and "its maps would differ by" in reason
     assert Counter(map(type, module.modules())) == types
     for found, expected in zip(module(IMAGES), before, strict=True):
@@ -200,7 +200,7 @@ def test_a_network_that_refuses_the_probe_is_left_alone():
     def forward(images):
         raise ValueError("64 x 64 images\nare too small")
 
-    assert fuse(nn.Conv2d(3, 4, 1), forward) == ({}, "ValueError: 64 x 64 images are too small")
+    assert fuse_convolutions(nn.Conv2d(3, 4, 1), forward) == ({}, "ValueError: 64 x 64 images are too small")
 
 
 def settings(fused: bool | None) -> Settings:

@@ -81,7 +81,7 @@ def test_the_heads_sit_on_the_papers_layers():
 
 
 def test_a_short_training_writes_weights_that_load(tmp_path):
-    settings = train.Settings(
+    settings = train.TrainingRecipe(
         families=3, members=2, photos=1, stored_px=48, batch=6, steps=3, small_px=32, large_px=48
     )
     out = train.train(settings, tmp_path / "weights.safetensors", processes=1, checkpoint_steps=2)

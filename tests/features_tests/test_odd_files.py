@@ -17,9 +17,9 @@ from PIL import Image
 from competition.images import list_images
 from features import decoding
 from features.decoding import FORMATS, Budget, Sizing, Unreadable, decode
-from features.extraction import hashing
+from features.extraction import image_files
 from features.extraction.decode_ahead import read_picture
-from features.extraction.hashing import content_hash, file_stamp
+from features.extraction.image_files import content_hash, file_stamp
 
 SIZING = (Sizing(0, "keep"),)
 STARTS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork", "os.spawn", "os.startfile")
@@ -271,7 +271,7 @@ def test_special_files_are_unreadable_by_name_and_nothing_waits(special):
 def test_a_file_is_read_no_further_than_its_size(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(saved(noise(), "PNG"))
-    monkeypatch.setattr(hashing, "MAX_FILE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", path.stat().st_size)
     assert read_picture(0, path, SIZING).reason is None
-    monkeypatch.setattr(hashing, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", path.stat().st_size - 1)
     assert "an image file may have" in read_picture(0, path, SIZING).reason

@@ -8,7 +8,7 @@ from PIL import Image
 
 from competition.images import Region
 from features.decoding import Sizing, Unreadable, decode
-from features.extraction.hashing import view_hash
+from features.extraction.image_files import view_hash
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 64, 3), dtype=np.uint8)
 WHOLE = (Sizing(0, "keep", 1024),)

@@ -11,7 +11,7 @@ from features.ranking.neighbours import neighbour_graph
 from features.ranking.pipeline import rank
 from features.ranking.principal_axes import projected
 from features.ranking.steps.diffuse import diffused, transition
-from features.ranking.steps.reciprocal import jaccard_distances, learn_codes, mixed, query_code
+from features.ranking.steps.reciprocal import jaccard_distances, learn_codes, mixed_scores, query_code
 from features.ranking.steps.whiten import learn_whitening
 from features.ranking.steps.znormalise import learn_znormalisation
 from features.search import search
@@ -71,7 +71,7 @@ def test_a_query_beside_the_gallery():
 
 
 def test_mixed_distance_by_hand():
-    assert mixed(np.array([0.2, 1.0]), np.array([0.5, 0.9]), 0.3) == pytest.approx(
+    assert mixed_scores(np.array([0.2, 1.0]), np.array([0.5, 0.9]), 0.3) == pytest.approx(
         [-(0.14 + 0.15), -(0.7 + 0.03)]
     )
 

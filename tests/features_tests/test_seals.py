@@ -30,7 +30,7 @@ def test_a_seal_tells_any_single_byte_that_differs(tmp_path):
     path, sidecar = tmp_path / "a.bin", tmp_path / "a.json"
     path.write_bytes(bytes(range(40)))
     seals.seal(sidecar, [path], recipe={"checksum": 'a ", "checksum": "0'})
-    assert seals.whole(sidecar)["recipe"] and seals.bad_files(sidecar) == []
+    assert seals.intact(sidecar)["recipe"] and seals.bad_files(sidecar) == []
     for file in (path, sidecar):
         good = file.read_bytes()
         for place in range(len(good)):

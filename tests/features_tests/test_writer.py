@@ -21,7 +21,7 @@ from features.dumps.derived import derived
 from features.dumps.disk import Disk, DiskFull
 from features.dumps.journal import journal_line, read_journal
 from features.dumps.layout import Target
-from features.extraction.backbone_pass import pending
+from features.extraction.backbone_pass import pending_windows
 from features.extraction.batching import blank_window
 from features.extraction.status import dump_statuses, groups_for, recover
 from features.parts.blocks import block_files, write_blocks
@@ -54,7 +54,7 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
     for group in groups:
         group.start()
     columns = {target.path.name: column for column, target in enumerate(targets)}
-    for task in pending(groups):
+    for task in pending_windows(groups):
         window = blank_window(task.rows, WIDTHS)
         for row in task.needed:
             place = row - task.rows.start

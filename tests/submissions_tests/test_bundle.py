@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from submissions import make_bundle
 from submissions.__main__ import main
-from submissions.bundle import content_digest
+from submissions.bundle import making
+from submissions.bundle.opening import manifest_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,7 +236,7 @@ def altered(bundle: Path, change) -> None:
     path = bundle / "bundle.json"
     manifest = json.loads(path.read_text())
     change(manifest["files"])
-    path.write_text(json.dumps(manifest | {"sha256": content_digest(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "work/../../outside", "work/link"])
@@ -279,15 +279,15 @@ def test_a_bundle_is_replaced_without_a_moment_in_which_none_is_there(tmp_path, 
             raise Killed
         rename(source, target)
 
-    monkeypatch.setattr(make_bundle.os, "rename", rename)
+    monkeypatch.setattr(making.os, "rename", rename)
     if swaps:
-        make_bundle._put(new, out)
+        making._put(new, out)
         assert (out / "a").read_text() == "new"
         return
-    monkeypatch.setattr(make_bundle, "_swap", lambda a, b: False)  # a system that cannot
+    monkeypatch.setattr(making, "_swap", lambda a, b: False)  # a system that cannot
     with pytest.raises(Killed):
-        make_bundle._put(new, out)
-    with make_bundle._staging(out):
+        making._put(new, out)
+    with making._staging(out):
         assert (out / "a").read_text() == "old", "the next run puts it back"
 
 

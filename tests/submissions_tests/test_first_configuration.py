@@ -13,7 +13,7 @@ from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from submissions import first_configuration
 from submissions.__main__ import main
-from submissions.folder_contents import look
+from submissions.folder_contents import contents_of
 
 
 def draw(folder: Path, *names: str) -> None:
@@ -43,7 +43,7 @@ def test_usual_names_and_labels_by_content(data):
     (data / "Database" / "7.jpg").write_bytes(b"<html>")
     shutil.copy(data / "query" / "q1.png", data / "Database" / "8.jpg")
     (data / "Database" / "notes.txt").touch()
-    found = look(data)
+    found = contents_of(data)
     assert found.folders == {
         "gallery": data / "Database",
         "validation": data / "query",
@@ -57,32 +57,32 @@ def test_usual_names_and_labels_by_content(data):
     )
     assert found.unsure == []
     shutil.copy(data / "truth.csv", data / "truth2.csv")
-    assert look(data).unsure == ["labels: truth.csv is taken; truth2.csv fits, too, and is left out"]
+    assert contents_of(data).unsure == ["labels: truth.csv is taken; truth2.csv fits, too, and is left out"]
 
 
 def test_a_folder_a_class(tmp_path):
     for split in ("train", "val"):
         draw(tmp_path, *(f"{split}/{name}/{number}.jpg" for name in ("apple", "pear") for number in range(3)))
-    found = look(tmp_path)
+    found = contents_of(tmp_path)
     assert (found.labels, found.ids, found.correct) == ("folders", "path", [3] * 6)
     assert found.images["gallery"].ids[0] == "apple/0"
 
 
 def test_what_cannot_be_told_is_said(tmp_path):
     draw(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
-    found = look(tmp_path)
+    found = contents_of(tmp_path)
     assert found.folders == {"gallery": tmp_path} and found.ids == "path"
     assert [line.split(":")[0] for line in found.unsure] == ["gallery", "validation"]
     draw(tmp_path, "val/q.jpg")
-    found = look(tmp_path)
+    found = contents_of(tmp_path)
     assert found.folders["gallery"] == tmp_path / "b" and "b is taken" in found.unsure[0]
     assert found.unsure[-1].startswith("labels: no *.csv")
     draw(tmp_path, "gallery/1.jpg", "train/2.jpg")
-    assert "train could be it, too" in look(tmp_path).unsure[0]
+    assert "train could be it, too" in contents_of(tmp_path).unsure[0]
     draw(tmp_path / "whole", "images/gallery/1.jpg", "images/val/2.jpg")
-    assert look(tmp_path / "whole").folders["validation"] == tmp_path / "whole" / "images" / "val"
+    assert contents_of(tmp_path / "whole").folders["validation"] == tmp_path / "whole" / "images" / "val"
     with pytest.raises(Top7Error, match="expected a folder of images"):
-        look(tmp_path / "absent")
+        contents_of(tmp_path / "absent")
 
 
 def test_without_a_hub_it_says_how_and_never_overwrites(data, tmp_path, capsys, monkeypatch):

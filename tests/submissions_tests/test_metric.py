@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from competition.average_precision import trapezoid_precision
 from competition.configuration import load_configuration
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError
+from competition.trapezoid import trapezoid_precision
 from features.descriptors import open_components
 from features.extraction import extract
 from submissions.arguments import parse

@@ -16,7 +16,7 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.decoding import Sizing
 from features.parts.exciting import most_exciting
-from submissions.parts_page import curve, overlay, render, write_parts_page
+from submissions.parts_page import curve, overlay, parts_html, write_parts_page
 
 
 class Engine:
@@ -71,7 +71,7 @@ def test_names_are_escaped():
     item = {"id": "<script>", "response": 1.0, "picture": "data:,"}
     row = {"place": 1, "channel": 3, "variance": None, "images": [item]}
     section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1), "rows": [row]}
-    page = render("<b>", [section])
+    page = parts_html("<b>", [section])
     assert "<script>" not in page and "&lt;script&gt;" in page and "t &amp; u" in page
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from competition.average_precision import trapezoid_precision
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError, Top7Error
+from competition.trapezoid import trapezoid_precision
 from submissions.__main__ import main
 from submissions.experiments import figures
+from submissions.experiments.evaluation_sets import targets
 from submissions.experiments.experiment import FOLDER, experiments
 from submissions.experiments.reproducing import reproduce
-from submissions.experiments.targets import targets
 from tests.archives import ARCHIVES, draw
 
 NETWORK = {"model": "top7_vgg16_quarter", "weights": "random", "image_size": 0, "resize": "keep"}

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning import candidates, region
-from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged
-from tuning.objective import make_scene, mean_average_precision, ranks
+from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged_candidates
+from tuning.objective import mean_average_precision, pad_candidates, ranks
 from tuning.running_candidates import FastCoordinates, PrunesBadly
 
 K = 7
@@ -60,11 +60,11 @@ def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, 
     )
     if always is None:
         return found
-    return merged([found], lambda q, rows: similarities[q, rows], corners, K, always=always)
+    return merged_candidates([found], lambda q, rows: similarities[q, rows], corners, K, always=always)
 
 
 def scene_of(candidates, relevant):
-    return make_scene(candidates, relevant, K)
+    return pad_candidates(candidates, relevant, K)
 
 
 @pytest.mark.parametrize("decimals", [None, 2, 1])
@@ -85,12 +85,12 @@ def test_thousands_of_weights_rank_as_the_full_list(layout, decimals):
     corners = region.vertices(sums, list(chains))
     found = pruned(similarities, corners, list(chains))
     relevant = [np.array([5, 700]) for _ in range(3)]
-    scene = scene_of(found, relevant)
+    padded = scene_of(found, relevant)
     points = np.concatenate([region.random_coordinates(300, 5, generator), np.eye(5), np.full((1, 5), 0.2)])
     faces = np.array([[1, 1, 0.3, 0.3, 1], [0.4, 1, 1, 1, 0.2], [1, 0.5, 1, 0.1, 0.9]])
     points = np.concatenate([points, region.uniform_coordinates(faces)])
     for weights in points @ corners:
-        found_ranks = ranks(scene, weights)
+        found_ranks = ranks(padded, weights)
         for query in range(3):
             assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K)
     if layout == "one chain" and decimals is None:
@@ -119,7 +119,7 @@ def test_eight_to_twelve_components_rank_as_the_full_list_under_thousands_of_wei
     similarities[:, 700:740] = similarities[:, 100:140]  # exact duplicates
     corners = region.vertices(similarities.mean(axis=(0, 1)), chains)
     found = pruned(similarities, corners, chains)
-    scene = scene_of(found, [np.array([5, 700])] * 2)
+    padded = scene_of(found, [np.array([5, 700])] * 2)
     sparse = region.random_coordinates(400, n, generator) * (
         generator.random((400, n)) < 0.4
     )  # on faces, many weights 0
@@ -130,7 +130,7 @@ def test_eight_to_twelve_components_rank_as_the_full_list_under_thousands_of_wei
         np.eye(n),
     ]
     for weights in np.concatenate(points) @ corners:
-        found_ranks = ranks(scene, weights)
+        found_ranks = ranks(padded, weights)
         for query in range(2):
             assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K)
     assert found.mean_count < 900  # something was pruned, or nothing was shown
@@ -154,9 +154,9 @@ def test_small_galleries_blocks_and_exclusions(n, n_layers, block_rows, seed, de
     if not all(len(rows) for rows in found.rows):
         assert excluded.all()
         return
-    scene = scene_of(found, [rows[:1] for rows in found.rows])
+    padded = scene_of(found, [rows[:1] for rows in found.rows])
     for weights in region.random_coordinates(20, n_layers, generator) @ corners:
-        found_ranks = ranks(scene, weights)
+        found_ranks = ranks(padded, weights)
         for query in range(2):
             assert found_ranks[query].tolist() == full_ranking(similarities[query], weights, K, excluded)
 
@@ -212,11 +212,11 @@ def test_candidates_of_parts_merge_to_those_of_the_whole(cuts, decimals):
         own = pruned(similarities[:, first:last], corners, chains)
         parts.append(Candidates(tuple(rows + first for rows in own.rows), own.similarities))
     assert sum(len(rows) for part in parts for rows in part.rows) > sum(map(len, whole.rows))
-    found = merged(parts, lambda q, rows: similarities[q, rows], corners, K)
+    found = merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K)
     for one, other in zip(found.rows + found.similarities, whole.rows + whole.similarities):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(PrunesBadly):
-        merged(parts, lambda q, rows: similarities[q, rows], corners, K, limit=3)
+        merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K, limit=3)
 
 
 def test_a_region_that_prunes_badly_says_so():
@@ -253,9 +253,9 @@ def test_map_by_hand():
     # two queries, three items, one layer: q0 ranks 2, 0, 1 (relevant 0): AP 1/2; q1 ranks 1, 0, 2 (relevant 1, 2): (1 + 2/3) / 2
     similarities = np.array([[[0.2], [0.1], [0.9]], [[0.5], [0.7], [0.1]]])
     found = pruned(similarities, np.eye(1), "a")
-    scene = scene_of(found, [np.array([0]), np.array([1, 2])])
-    assert ranks(scene, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
-    assert mean_average_precision(scene, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
+    padded = scene_of(found, [np.array([0]), np.array([1, 2])])
+    assert ranks(padded, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
+    assert mean_average_precision(padded, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
 
 
 def test_a_region_that_keeps_far_too_many_is_known_without_comparing_all_pairs(monkeypatch):

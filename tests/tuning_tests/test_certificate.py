@@ -10,24 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from competition.metrics import METRICS, query_figures
-from tests.tuning_tests.test_robust import make_scene
+from tests.tuning_tests.test_robust import pad_candidates
 from tuning.certificate import certify
 from tuning.objective import average_precisions, mean_average_precision
-from tuning.open_pairs import Pairs
+from tuning.open_pairs import OpenPairs
 from tuning.region import random_coordinates, vertices
 
 
-def arrangement_points(scene, corners):
+def arrangement_points(padded, corners):
     """A point in every cell of the arrangement of the lines where two items tie, within the triangle of 3 vertices.
 
     Every cell of a bounded arrangement has a corner, a crossing of two lines, and there fills one sector between
     neighbouring lines: so a small step from each crossing into each sector meets every cell.
     """
     lines = [np.eye(3)[i] for i in range(3)]
-    for query in range(scene.n_queries):
-        t = scene.similarities[:, query].T @ corners.T
+    for query in range(padded.n_queries):
+        t = padded.similarities[:, query].T @ corners.T
         for a, b in itertools.combinations(range(len(t)), 2):
-            if scene.relevant[query, a] != scene.relevant[query, b]:
+            if padded.relevant[query, a] != padded.relevant[query, b]:
                 lines.append(t[a] - t[b])
     plane = np.ones(3) / np.sqrt(3)
     for first, second in itertools.combinations(lines, 2):
@@ -58,15 +58,15 @@ def test_three_components_agree_with_the_line_arrangement(seed, metric):
     generator = np.random.default_rng(seed)
     relevant = generator.random((4, 8)) < 0.25
     relevant[:, 0] |= ~relevant.any(axis=1)
-    scene = replace(make_scene(generator.random((4, 8, 3)), relevant, k=3), metric=metric)
+    padded = replace(pad_candidates(generator.random((4, 8, 3)), relevant, k=3), metric=metric)
     corners = vertices(generator.uniform(0.3, 1, 3), ["a", "a", "b"])
     exact = max(
-        mean_average_precision(scene, point @ corners) for point in arrangement_points(scene, corners)
+        mean_average_precision(padded, point @ corners) for point in arrangement_points(padded, corners)
     )
-    found = certify([scene], [corners], seconds=20, max_nodes=200_000)
+    found = certify([padded], [corners], seconds=20, max_nodes=200_000)
     assert found.best == pytest.approx(exact, abs=1e-12)
     assert found.bound == pytest.approx(exact, abs=1e-12) and found.gap == 0
-    assert mean_average_precision(scene, found.coordinates @ corners) == pytest.approx(found.best, abs=1e-12)
+    assert mean_average_precision(padded, found.coordinates @ corners) == pytest.approx(found.best, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -75,11 +75,11 @@ def test_a_scene_gives_every_metric_as_the_full_lists_do(metric):
     relevant = generator.random((6, 9)) < 0.4
     relevant[:, 0] |= ~relevant.any(axis=1)
     similarities = np.round(generator.random((6, 9, 3)), 1)  # with ties
-    scene = replace(make_scene(similarities, relevant, k=3), metric=metric)
+    padded = replace(pad_candidates(similarities, relevant, k=3), metric=metric)
     for point in random_coordinates(200, 3, generator):
         lists = np.argsort(-np.round(similarities @ point, 12), axis=1, kind="stable")
         expected = query_figures(lists, [np.flatnonzero(hits) for hits in relevant], 3, metric)
-        np.testing.assert_allclose(average_precisions(scene, point), expected, atol=1e-12)
+        np.testing.assert_allclose(average_precisions(padded, point), expected, atol=1e-12)
 
 
 class Arrangement:
@@ -164,7 +164,7 @@ def test_three_components_with_ties_and_duplicates_agree_with_whole_number_arith
     relevant = generator.random((3, 7)) < 0.3
     relevant[:, 1] |= ~relevant.any(axis=1)
     exact = Arrangement(values, relevant, k=3)
-    found = certify([make_scene(values / 64.0, relevant, k=3)], [np.eye(3)], seconds=60, max_nodes=20_000)
+    found = certify([pad_candidates(values / 64.0, relevant, k=3)], [np.eye(3)], seconds=60, max_nodes=20_000)
     cells, favoured = float(exact.best_of_cells()), float(exact.favoured())
     assert cells - 1e-12 <= found.best <= found.bound + 1e-12
     assert found.bound == pytest.approx(favoured, abs=1e-12)  # what is let go is what only rounding decides
@@ -187,20 +187,20 @@ def test_the_bound_holds_over_every_part_of_the_region(n, seed, decimals, k, dep
     values = generator.random((4, 15, n))
     values = values if decimals is None else np.round(values, decimals)
     values[:, 9] = values[:, 2]
-    scene = make_scene(values, relevant, k=k)
+    padded = pad_candidates(values, relevant, k=k)
     corners = vertices(generator.uniform(0.3, 1, n), [str(generator.integers(0, 3)) for _ in range(n)])
-    pairs = Pairs(scene, corners)
+    pairs = OpenPairs(padded, corners)
     node = pairs.root
     for generation in range(depth + 1):
         points = np.concatenate([random_coordinates(60, n, generator), np.eye(n), np.full((1, n), 1 / n)])
         for point in points @ node.simplex:
-            assert mean_average_precision(scene, point @ corners) <= node.bound + 1e-12
+            assert mean_average_precision(padded, point @ corners) <= node.bound + 1e-12
         split = pairs.split(node)
         if not split.children:
             break
         for child, hope in zip(split.children, split.hopes):
             assert child.bound <= node.bound and hope <= child.bound + 1e-12
-            assert mean_average_precision(scene, child.simplex.mean(axis=0) @ corners) <= hope + 1e-12
+            assert mean_average_precision(padded, child.simplex.mean(axis=0) @ corners) <= hope + 1e-12
         volumes = [abs(np.linalg.det(part.simplex)) for part in (node, *split.children)]
         assert volumes[0] == pytest.approx(volumes[1] + volumes[2], rel=1e-6)
         node = split.children[int(generator.integers(0, 2))]
@@ -210,8 +210,8 @@ def test_a_decided_part_has_one_value():
     generator = np.random.default_rng(2)
     relevant = np.zeros((5, 12), dtype=bool)
     relevant[:, [1, 4]] = True
-    scene, corners = make_scene(generator.random((5, 12, 3)), relevant), np.eye(3)
-    pairs = Pairs(scene, corners)
+    padded, corners = pad_candidates(generator.random((5, 12, 3)), relevant), np.eye(3)
+    pairs = OpenPairs(padded, corners)
     waiting, decided = [pairs.root], 0
     while waiting and decided < 25:
         node = waiting.pop(0)
@@ -220,7 +220,7 @@ def test_a_decided_part_has_one_value():
         if not split.children and np.linalg.norm(node.simplex[0] - node.simplex[1]) > 1e-6:
             decided += 1
             for point in random_coordinates(20, 3, generator) @ node.simplex:
-                assert mean_average_precision(scene, point) == pytest.approx(node.bound, abs=1e-12)
+                assert mean_average_precision(padded, point) == pytest.approx(node.bound, abs=1e-12)
     assert decided == 25
 
 
@@ -230,7 +230,7 @@ def hard_scene():
     values = 0.6 + 0.08 * generator.normal(size=(12, 30, 1)) + 0.05 * generator.normal(size=(12, 30, 5))
     relevant = np.zeros((12, 30), dtype=bool)
     relevant[:, :2] = True
-    return make_scene(values, relevant)
+    return pad_candidates(values, relevant)
 
 
 def test_five_components_are_proven():
@@ -244,16 +244,16 @@ def test_five_components_are_proven():
 
 
 def test_memory_is_bounded_and_what_is_dropped_still_counts():
-    scene = hard_scene()
-    proven = certify([scene], [np.eye(5)], seconds=120, max_nodes=40_000)
-    small = certify([scene], [np.eye(5)], seconds=120, max_nodes=5000, memory_bytes=60_000)
+    padded = hard_scene()
+    proven = certify([padded], [np.eye(5)], seconds=120, max_nodes=40_000)
+    small = certify([padded], [np.eye(5)], seconds=120, max_nodes=5000, memory_bytes=60_000)
     assert small.bound >= proven.bound - 1e-12 and small.best <= proven.best + 1e-12
     assert small.dropped > small.best and small.bound >= small.dropped
 
 
 def test_several_combinations_share_one_search():
-    poor = make_scene([[[0.1, 0.2], [0.5, 0.5]]], [[True, False]], k=1)
-    good = make_scene([[[0.9, 0.1], [0.5, 0.5]]], [[True, False]], k=1)
+    poor = pad_candidates([[[0.1, 0.2], [0.5, 0.5]]], [[True, False]], k=1)
+    good = pad_candidates([[[0.9, 0.1], [0.5, 0.5]]], [[True, False]], k=1)
     found = certify([poor, good], [np.eye(2), np.eye(2)], seconds=5)
     assert (found.best, found.bound, found.combination) == (1.0, 1.0, 1)
 
@@ -262,7 +262,7 @@ def test_out_of_time_the_bound_still_holds():
     generator = np.random.default_rng(1)
     relevant = np.zeros((10, 40), dtype=bool)
     relevant[:, :2] = True
-    scene = make_scene(generator.random((10, 40, 6)), relevant)
-    short = certify([scene], [np.eye(6)], seconds=60, max_nodes=20)
-    longer = certify([scene], [np.eye(6)], seconds=60, max_nodes=2000)
+    padded = pad_candidates(generator.random((10, 40, 6)), relevant)
+    short = certify([padded], [np.eye(6)], seconds=60, max_nodes=20)
+    longer = certify([padded], [np.eye(6)], seconds=60, max_nodes=2000)
     assert short.bound >= longer.bound >= longer.best >= short.best and longer.gap > 0

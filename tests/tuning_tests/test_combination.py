@@ -12,7 +12,7 @@ from features import sharding
 from features.components import Component
 from features.dumps import Dump
 from tuning import gallery_pass
-from tuning.combination import full_precisions, make_combination, mean_similarities
+from tuning.combination import make_combination, mean_similarities
 from tuning.named_points import PAPER_ROWS, named_points, named_weights, paper_weights
 from tuning.region import random_coordinates
 from tuning.report import ratio_form
@@ -106,7 +106,7 @@ def test_a_region_that_prunes_badly_says_so_and_ranks_to_the_same_figures(
     exact = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
     monkeypatch.setattr(gallery_pass, "candidate_limit", lambda n_rows: 8)
     made = make_combination(components, queries, gallery, relevant, public, K, "simplex", tmp_path)
-    assert made.scene is None and "prunes badly" in capsys.readouterr().err
+    assert made.padded is None and "prunes badly" in capsys.readouterr().err
     for weights in random_coordinates(20, 3, np.random.default_rng(2)):
         np.testing.assert_array_equal(made.average_precisions(weights), exact.average_precisions(weights))
 
@@ -116,10 +116,10 @@ def test_more_queries_than_memory_holds_at_once_come_in_passes_to_the_same_candi
     whole = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
     monkeypatch.setattr(gallery_pass, "PASS_BYTES", 3 * len(components) * gallery_pass.QUERY_BYTES)
     parts = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
-    np.testing.assert_array_equal(parts.scene.rows, whole.scene.rows)
-    np.testing.assert_array_equal(parts.scene.similarities, whole.scene.similarities)
+    np.testing.assert_array_equal(parts.padded.rows, whole.padded.rows)
+    np.testing.assert_array_equal(parts.padded.similarities, whole.padded.similarities)
     monkeypatch.setattr(gallery_pass, "SCENE_BYTES", 100)
-    assert make_combination(components, queries, gallery, relevant, public, K, "simplex", None).scene is None
+    assert make_combination(components, queries, gallery, relevant, public, K, "simplex", None).padded is None
 
 
 def test_other_dumps_or_other_queries_are_another_file(scenery, tmp_path):
@@ -151,13 +151,13 @@ def test_a_damaged_cache_is_made_anew(scenery, tmp_path, pattern, harm):
     again = make_combination(
         components, queries, gallery, relevant, public, K, "similarity", tmp_path / "cache"
     )
-    np.testing.assert_array_equal(again.scene.rows, first.scene.rows)
+    np.testing.assert_array_equal(again.padded.rows, first.padded.rows)
 
 
 def test_named_points_are_ranked_in_full_and_flagged(scenery):
     components, queries, gallery, relevant, public = scenery
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
-    points = named_points(made, lambda weights: full_precisions(queries, gallery, weights, relevant, K))
+    points = named_points(made, lambda weights: naive_precisions(queries, gallery, weights, relevant))
     found = {point.name: point for point in points}
     assert set(found) == {"equal weights", *(component.name for component in components)}
     shallow, deep = found["net/0/fcrow"], found["net/2/fcrow"]
@@ -213,6 +213,6 @@ def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
             found = made(region)
             np.testing.assert_array_equal(found.mean_similarity, one.mean_similarity)
             np.testing.assert_array_equal(found.corners, one.corners)
-            for name in vars(one.scene):
-                np.testing.assert_equal(getattr(found.scene, name), getattr(one.scene, name))
+            for name in vars(one.padded):
+                np.testing.assert_equal(getattr(found.padded, name), getattr(one.padded, name))
     assert len(heard) >= 8

@@ -22,7 +22,7 @@ def landscape(monkeypatch):
     """Each combination of choices takes 2 s to make, with 512 dimensions 8 s; a draw of the sampler takes 0.1 s."""
     monkeypatch.setattr(forecast, "_draw_s", lambda plan: 0.1)
     combination = SimpleNamespace(
-        corners=forecast.np.eye(2), average_precisions=lambda weights: None, scene=object()
+        corners=forecast.np.eye(2), average_precisions=lambda weights: None, padded=object()
     )
     return SimpleNamespace(
         space=SPACE,
@@ -34,7 +34,7 @@ def landscape(monkeypatch):
 
 
 def test_every_value_of_a_step_is_timed_and_what_the_study_tries_by_name(landscape):
-    timed = forecast.timed_trials(landscape, studies.Plan(SPACE, 60, 0, "tpe"))
+    timed = forecast.timed_trials(landscape, studies.TrialPlan(SPACE, 60, 0, "tpe"))
     assert [tuple(each.choice.values()) for each in timed] == [
         ("spoc", 128, 0.1),
         ("spoc", 256, 0.1),
@@ -49,7 +49,7 @@ def test_every_value_of_a_step_is_timed_and_what_the_study_tries_by_name(landsca
 
 
 def test_the_cost_is_that_of_trials_draws_entries_and_new_combinations(landscape):
-    plan = studies.Plan(SPACE, 60, 0, "tpe")  # 20 places of named points, 40 draws
+    plan = studies.TrialPlan(SPACE, 60, 0, "tpe")  # 20 places of named points, 40 draws
     timed = [
         forecast.Timed(each.choice, each.kind, 0.5, each.first_s)
         for each in forecast.timed_trials(landscape, plan)
@@ -67,4 +67,4 @@ def test_the_cost_is_that_of_trials_draws_entries_and_new_combinations(landscape
 
 
 def test_what_a_draw_takes_is_measured_on_made_up_trials():
-    assert 0 < forecast._draw_s(studies.Plan(SPACE, 30, 0, "tpe")) < 60
+    assert 0 < forecast._draw_s(studies.TrialPlan(SPACE, 30, 0, "tpe")) < 60

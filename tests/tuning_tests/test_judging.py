@@ -23,7 +23,7 @@ from tuning.certificate import certify
 from tuning.evaluating import labelled_precisions
 from tuning.labelled import HALF_AT, labelled_queries, study_queries
 from tuning.landscape import Landscape
-from tuning.objective import make_scene, mean_average_precision
+from tuning.objective import mean_average_precision, pad_candidates
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.tune import tune
@@ -164,15 +164,15 @@ def test_weights_of_the_mean_are_those_of_repeated_queries():
     rows = tuple(np.arange(12) for _ in range(5))
     candidates = Candidates(rows, tuple(generator.random((12, 3)) for _ in range(5)))
     relevant = [np.array([query, query + 3]) for query in range(5)]
-    scene = make_scene(candidates, relevant, 3)
+    padded = pad_candidates(candidates, relevant, 3)
     twice = np.array([0, 0, 1, 2, 3, 3, 4])
-    weighed = replace(scene, weight=np.array([2.0, 1, 1, 2, 1]))
+    weighed = replace(padded, weight=np.array([2.0, 1, 1, 2, 1]))
     for point in generator.dirichlet(np.ones(3), 20):
         assert mean_average_precision(weighed, point) == pytest.approx(
-            mean_average_precision(scene.of_queries(twice), point)
+            mean_average_precision(padded.of_queries(twice), point)
         )
     found = [
-        certify([each], [np.eye(3)], 60, max_nodes=20_000) for each in (weighed, scene.of_queries(twice))
+        certify([each], [np.eye(3)], 60, max_nodes=20_000) for each in (weighed, padded.of_queries(twice))
     ]
     assert found[0].best == pytest.approx(found[1].best) and found[0].gap == found[1].gap == 0
     groups, weight = np.arange(5), weighed.weight

@@ -15,9 +15,9 @@ from tuning.region import random_coordinates
 def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_help(scenery, tmp_path):  # noqa: F811
     components, queries, gallery, relevant, public = scenery
     first = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
-    shown = ranks(first.scene, first.corners.mean(axis=0))
+    shown = ranks(first.padded, first.corners.mean(axis=0))
     others = [
-        np.setdiff1d(rows[rows >= 0], line)[:1] for rows, line in zip(first.scene.rows, shown)
+        np.setdiff1d(rows[rows >= 0], line)[:1] for rows, line in zip(first.padded.rows, shown)
     ]  # candidates, not shown
     relevant = [
         np.union1d(np.append(rows, 3), more) for rows, more in zip(relevant, others)
@@ -25,10 +25,10 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
     weights = made.corners.mean(axis=0)
     misses = find_misses(
-        made.scene, relevant, weights, made.corners, queries, gallery, excluded_rows(gallery)
+        made.padded, relevant, weights, made.corners, queries, gallery, excluded_rows(gallery)
     )
     found = {(miss.query, miss.row): miss for miss in misses}
-    top = ranks(made.scene, weights)
+    top = ranks(made.padded, weights)
     scores = sum(
         w * q.descriptors.astype(np.float64) @ g.descriptors.astype(np.float64).T
         for w, q, g in zip(weights, queries, gallery)
@@ -44,7 +44,7 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     )
     shown = np.zeros((9, 400), dtype=bool)
     for point in random_coordinates(1500, 3, np.random.default_rng(0)) @ made.corners:
-        for query, line in enumerate(ranks(made.scene, point)):
+        for query, line in enumerate(ranks(made.padded, point)):
             shown[query, line[line >= 0]] = True
     for (query, row), miss in found.items():
         if row == 3:

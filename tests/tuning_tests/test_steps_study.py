@@ -133,7 +133,7 @@ def test_own_candidates_hold_every_top_seven_of_the_region(awkward):
     choice = landscape.space.default
     combination, (queries, gallery) = landscape.combination(choice), landscape.dumps(choice)
     assert (
-        combination.scene is not None and len(set(combination.chains)) == 4
+        combination.padded is not None and len(set(combination.chains)) == 4
     )  # centred: each a chain of its own
     arrays = [[np.array(dump.descriptors) for dump in dumps] for dumps in (queries, gallery)]
     for coordinates in random_coordinates(40, 4, np.random.default_rng(0)):
@@ -293,7 +293,7 @@ def test_joined_components_have_one_point(awkward):
         asked.append(weights.tolist())
         return made.average_precisions(weights)
 
-    watched = replace(made, scene=None, ranking=stream)
+    watched = replace(made, padded=None, ranking=stream)
     values = made.average_precisions(np.ones(1))
     assert near_best_share(watched, values, landscape.labelled) == 1.0
     landscape.combination = lambda choice: watched

@@ -38,7 +38,7 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
     said = capsys.readouterr().err
     assert "prunes badly" in said and "no cross-validation" in said
     assert "a trial by full gallery, for the region prunes badly" in said
-    assert streamed.combination.scene is None and streamed.misses is None
+    assert streamed.combination.padded is None and streamed.misses is None
     assert streamed.recipe.scores == pytest.approx(exact.recipe.scores, abs=1e-12)
     assert "missed" not in report_values(streamed) and "candidates:" not in report(streamed, 7)
     assert "missed" in report_values(exact) and "kept: " in report(exact, 7)

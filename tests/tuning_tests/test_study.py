@@ -51,7 +51,7 @@ def open_again(storage: str | None, work: Path):
 
 
 def run_trials(study, evaluate, total: int, sampler: str = "random") -> None:
-    studies.run_trials(study, studies.Plan(SPACE, total, 0, sampler), evaluate)
+    studies.run_trials(study, studies.TrialPlan(SPACE, total, 0, sampler), evaluate)
 
 
 def run(work: Path, total: int, sampler: str = "random"):

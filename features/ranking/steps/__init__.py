@@ -31,7 +31,7 @@ from features.ranking.steps.step import Step
 from features.ranking.steps.whiten import Whiten
 from features.ranking.steps.znormalise import ZNormalise
 
-Values = Mapping[str, Any]  # a step as a recipe has it
+StepEntry = Mapping[str, Any]  # a step as a recipe has it
 
 STEPS: dict[str, type[Step]] = {
     "concatenate": Concatenate,
@@ -49,7 +49,7 @@ STEPS: dict[str, type[Step]] = {
 TUNABLE = {name: kind.tunable for name, kind in STEPS.items() if kind.tunable}
 
 
-def step_of(values: Values) -> Step:
+def step_of(values: StepEntry) -> Step:
     """Return a checked step with its arguments."""
     return STEPS[values["step"]](**{key: value for key, value in values.items() if key != "step"})
 
@@ -102,20 +102,20 @@ def default_of(name: str, argument: str) -> Any:
     return {field.name: field.default for field in msgspec.structs.fields(STEPS[name])}[argument]
 
 
-def apply_steps(state: State, steps: Iterable[Values]) -> State:
+def apply_steps(state: State, steps: Iterable[StepEntry]) -> State:
     """Return the state after checked steps."""
     for values in steps:
         state = step_of(values)(state)
     return state
 
 
-def split_steps(steps: Sequence[Values]) -> tuple[tuple[Values, ...], tuple[Values, ...]]:
+def split_steps(steps: Sequence[StepEntry]) -> tuple[tuple[StepEntry, ...], tuple[StepEntry, ...]]:
     """Return (the first steps, whose descriptors no weight changes, the others)."""
     own = tuple(takewhile(lambda values: step_of(values).independent, steps))
     return own, tuple(steps[len(own) :])
 
 
-def with_index(steps: Sequence[Values], kind: str, recipe: str) -> tuple[Values, ...]:
+def with_index(steps: Sequence[StepEntry], kind: str, recipe: str) -> tuple[StepEntry, ...]:
     """Return a recipe's steps with an index of `kind` in place of the exact search that ends them.
 
     ConfigurationError: an unknown kind, or a last step that makes the lists otherwise.
@@ -133,7 +133,7 @@ def with_index(steps: Sequence[Values], kind: str, recipe: str) -> tuple[Values,
 
 
 def used_components(
-    weights: Sequence[float] | np.ndarray, groups: Sequence[int] | None, steps: Sequence[Values]
+    weights: Sequence[float] | np.ndarray, groups: Sequence[int] | None, steps: Sequence[StepEntry]
 ) -> list[int]:
     """Return the components that count: by their weight, or by weights of a checked step's own; all of them where a
     step joins them. The others need not be opened.

@@ -11,7 +11,7 @@ from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.arguments import Seed, Truth, number, whole
+from features.arguments import Flag, Seed, number, whole
 from features.dumps.derived import digest_of
 from features.ranking.principal_axes import (
     STATISTICS_ROWS,
@@ -56,7 +56,7 @@ class PhotoWhiten(Step, frozen=True):
     dim: Annotated[int, whole(1)]
     shrinkage: Annotated[float, number(0, 1)] = 0.2
     exponent: Annotated[float, number(0, 4)] = 0.0
-    joint: Truth = False
+    joint: Flag = False
     pairs: Annotated[float, number(0, 1)] = 0.0
     unlabelled: Annotated[float, number(0, 1)] = 0.0
     samples: Annotated[int, whole(2)] = 20_000

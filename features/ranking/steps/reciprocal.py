@@ -19,7 +19,7 @@ import numpy as np
 
 from competition.errors import ConfigurationError
 from competition.progress import Progress
-from features.arguments import Truth, number, whole
+from features.arguments import Flag, number, whole
 from features.ranking.neighbours import neighbour_graph
 from features.ranking.state import State
 from features.ranking.steps.step import Step
@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse
 
 ENCODED_ROWS = 512
-Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> their similarities (p,)
+PairSimilarities = Callable[
+    [np.ndarray, np.ndarray], np.ndarray
+]  # rows (p,), rows (p,) -> their similarities (p,)
 
 
 class Reciprocal(Step, frozen=True):
@@ -49,7 +51,7 @@ class Reciprocal(Step, frozen=True):
     k1: Annotated[int, whole(1, 1000)] = 20
     k2: Annotated[int, whole(1, 1000)] = 6
     share: Annotated[float, number(0, 1)] = 0.3
-    transductive: Truth = False
+    transductive: Flag = False
 
     def __call__(self, state: State) -> State:
         gallery, k, total, count = state.gallery, state.k, len(state.gallery[0]), len(state.queries[0])
@@ -71,7 +73,7 @@ class Reciprocal(Step, frozen=True):
             sharing, jaccard = jaccard_distances(codes, columns, values)
             sharing, jaccard = sharing[sharing < total], jaccard[sharing < total]
             near = near_to(sharing)
-            found.append((sharing, near, mixed(jaccard, near, self.share)))
+            found.append((sharing, near, mixed_scores(jaccard, near, self.share)))
             others = np.sum(~np.isin(ranks[query], sharing) & (ranks[query] >= 0))
             if others < k and (ranks[query] >= 0).all() and depth < total:
                 short.append(query)
@@ -85,7 +87,7 @@ class Reciprocal(Step, frozen=True):
             rows, similarities = lists[query]
             other = ~np.isin(rows, sharing) & (rows >= 0)
             rows, near = np.concatenate([sharing, rows[other]]), np.concatenate([near, similarities[other]])
-            far = mixed(np.ones(np.sum(other)), similarities[other], self.share)
+            far = mixed_scores(np.ones(np.sum(other)), similarities[other], self.share)
             values = np.concatenate([values, far])
             order = np.lexsort((rows, -near, -values))[:k]  # with share = 0 many values are equal
             new_ranks[query, : len(order)], new_scores[query, : len(order)] = rows[order], values[order]
@@ -158,7 +160,7 @@ class Codes:
 def learn_codes(
     graph: np.ndarray,
     scores: np.ndarray,
-    pairs: Pairs,
+    pairs: PairSimilarities,
     k1: int = 20,
     k2: int = 6,
     *,
@@ -253,6 +255,6 @@ def jaccard_distances(codes: Codes, columns: np.ndarray, values: np.ndarray) -> 
     return rows.astype(np.int64), 1.0 - shared / (2.0 - shared)
 
 
-def mixed(jaccard: np.ndarray, similarities: np.ndarray, share: float) -> np.ndarray:
+def mixed_scores(jaccard: np.ndarray, similarities: np.ndarray, share: float) -> np.ndarray:
     """Return the score -( (1 - share) Jaccard + share (1 - similarity) ) (eq. 12), larger is nearer."""
     return -((1.0 - share) * jaccard + share * (1.0 - similarities))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from features.arguments import Seed, Truth, number, whole
+from features.arguments import Flag, Seed, number, whole
 from features.ranking.principal_axes import (
     PrincipalAxes,
     Projection,
@@ -40,7 +40,7 @@ class Whiten(Step, frozen=True):
     shrinkage: Annotated[float, number(0, 1)] = 0.0
     samples: Annotated[int, whole(2)] = 20_000
     seed: Seed = 0
-    transductive: Truth = False
+    transductive: Flag = False
 
     @property
     def independent(self) -> bool:

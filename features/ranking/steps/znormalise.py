@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.arguments import Truth
+from features.arguments import Flag
 from features.ranking.principal_axes import (
     Projection,
     learning_rows,
@@ -23,7 +23,7 @@ class ZNormalise(Step, frozen=True):
     """(x - mean) / standard deviation per dimension, then L2, for each component (GAN, AI Meets Beauty 2018)."""
 
     centres: ClassVar[bool] = True
-    transductive: Truth = False
+    transductive: Flag = False
 
     @property
     def independent(self) -> bool:

@@ -15,7 +15,7 @@ from competition.configuration import Backbone, Configuration
 from features.components import EMBEDDINGS
 from features.dumps import open_dump
 from features.dumps.layout import dumps_folder, targets_of
-from features.extraction import compiling, extract
+from features.extraction import engine_choice, extract
 from tests.benchmarks.gpu.made_up import configured, networks, pictures, preset
 from tests.benchmarks.gpu.rows import Row, Task, judged, skipped
 
@@ -29,7 +29,7 @@ TOP = 7
 
 def rows(task: Task) -> Iterator[Row]:
     """A row for each network, precision, compiled or not, and kind of descriptor."""
-    compiling.COMPILED_FROM = 0  # else few images are not worth the compiler
+    engine_choice.COMPILED_FROM = 0  # else few images are not worth the compiler
     side, count = (64, 40) if task.small else (224, 256)
     images = pictures(task.folder / "images", count, side)
     plain = [(precision, False) for precision in GOALS]

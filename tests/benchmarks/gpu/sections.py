@@ -23,7 +23,7 @@ PRELOADED = [
     "torch",
     "timm",
     "features.extraction",
-    "submissions.make_bundle",
+    "submissions.bundle.making",
     "tests.benchmarks.gpu.made_up",
 ]
 

@@ -17,8 +17,8 @@ import torch
 from competition.configuration import Backbone
 from competition.images import ImageSet, list_images
 from features.dumps.layout import backbone_recipe
-from features.extraction.compiling import compiling_helps
 from features.extraction.engine import Engine
+from features.extraction.engine_choice import compiling_helps
 from features.extraction.settings import fixed_settings, settings_path
 from tests.benchmarks.extraction_speed import POOLINGS, Extraction, bare_decode, seconds
 from tests.benchmarks.gpu.made_up import LAYERS, configured, pictures, random

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from competition.average_precision import (
+from competition.errors import Top7Error
+from competition.trapezoid import (
     revisited_precision,
     trapezoid_precision,
     trapezoid_precisions,
 )
-from competition.errors import Top7Error
 from tests.conftest import ROOT
 
 

@@ -1,4 +1,4 @@
-"""Pooled maps as unit rows: normalised, averaged over views, and which of them are finite."""
+"""Pooled maps as unit rows: normalised, mean_descriptors over views, and which of them are finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def unit_descriptors(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(B, D) float32 divided by their L2 norms, and the norms (B,); sums in float64, a zero row stays
     zero.
     """
@@ -18,13 +18,13 @@ def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return unit.float(), norms.float()
 
 
-def averaged(
+def mean_descriptors(
     rows: Sequence[Sequence[np.ndarray]], norms: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Views of unit rows -> their mean as unit rows, for each target; and the mean of the norms."""
     if len(rows) == 1:
         return list(rows[0]), norms[0]
-    means = [unit_rows(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
+    means = [unit_descriptors(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
     return means, np.asarray(np.mean(norms, axis=0, dtype=np.float64), dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""A bundle: one folder that answers unseen images without the competition, the gallery or a network beside it.
+"""Open a bundle: its configuration and recipe, after comparing its files with its manifest.
 
 bundle.json (written last) names every other file with its size and SHA-256; config.toml and recipe.json say what is
 ranked; weights/ holds the networks, work/ the dumps, part detectors and what the recipe's steps computed from the gallery.
@@ -36,7 +36,7 @@ def is_bundle(folder: Path) -> bool:
         return False
 
 
-def content_digest(values: Mapping) -> str:
+def manifest_digest(values: Mapping) -> str:
     """SHA-256 (hex) of a manifest without its own digest."""
     rest = {key: value for key, value in values.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -86,7 +86,7 @@ def _manifest(folder: Path) -> dict:
             raise Top7Error(
                 f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it anew"
             )
-        whole = manifest["sha256"] == content_digest(manifest)
+        whole = manifest["sha256"] == manifest_digest(manifest)
     except FileNotFoundError:
         raise Top7Error(
             f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one"

@@ -16,7 +16,7 @@ from tuning.labelled import labelled_queries
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationSet:
     """A data set to run on: its name, its configuration without backbones, its ground truth (None: the label file's)."""
 
     name: str
@@ -46,9 +46,9 @@ class Target:
         )
 
 
-def targets(
+def evaluation_sets(
     data: Path | None, configuration: Configuration | None, work: Path | None, distractors: Path | None = None
-) -> list[Target]:
+) -> list[EvaluationSet]:
     """Return what there is to run on: --config's competition, or each data set below --data.
 
     --data: a folder with one data set, or with folders named after data sets (oxford5k, paris6k, …).
@@ -58,7 +58,7 @@ def targets(
         dataset = None
         if competition.format is not None:
             dataset = load_dataset(competition.format, competition.gallery, competition.distractors)
-        return [Target(competition.format or competition.name, configuration, dataset)]
+        return [EvaluationSet(competition.format or competition.name, configuration, dataset)]
     if data is None:
         return []
     named = {name: Path(data) / name for name in FORMATS if (Path(data) / name).is_dir()}
@@ -78,5 +78,5 @@ def targets(
             top_k=min(7, len(dataset.gallery)),
         )
         made = Configuration(folder, competition, (), (), Tuning(), Simulate(images=0))
-        found.append(Target(name, made, dataset, folder))
+        found.append(EvaluationSet(name, made, dataset, folder))
     return found

@@ -1,40 +1,43 @@
-"""Make a bundle: what `predict` needs of a work folder and no more, in one checksummed folder; see submissions/bundle.py."""
+"""Make a bundle: what `predict` needs of a work folder and no more, in one checksummed folder."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from competition.atomic import sync_folder, write_json, write_text
-from competition.configuration import Backbone, Configuration
+from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.progress import Progress
-from features.dumps import Dump, beside, file_label
-from features.ranking.photos import learns_from_photos
-from features.ranking.state import Photos
 from features.recipes.recipe import Recipe, write_recipe
-from submissions.bundle import (
+from submissions.bundle.contents import (
+    configuration_text,
+    files_of_recipe,
+    needed_state,
+    selection_name,
+    weights_name,
+    without_photos,
+)
+from submissions.bundle.opening import (
     CONFIGURATION,
     FORMAT,
     MANIFEST,
     RECIPE,
-    WEIGHTS,
     WORK,
     blocks_of,
-    content_digest,
     is_bundle,
+    manifest_digest,
     open_bundle,
 )
 from submissions.predicting import needed, predict
@@ -63,7 +66,7 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, prog
         raise ConfigurationError(f"{out}: is there and is no bundle: give another --out, or remove it")
     work = Path(configuration.competition.work)
     files, gallery = files_of_recipe(configuration, recipe, photos, progress=progress)
-    recipe = _without_photos(recipe, photos)
+    recipe = without_photos(recipe, photos)
     states = {backbone.name: needed_state(backbone) for backbone in configuration.backbones}
     copied = sum(path.stat().st_size for path in files)
     tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
@@ -89,119 +92,6 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, prog
         _answer_once(folder)
         _put(folder, out)
     return Bundle(out, len(noted), sum(entry["bytes"] for entry in noted.values()), gallery)
-
-
-def files_of_recipe(
-    configuration: Configuration, recipe: Recipe, photos: Photos | None, *, progress: bool = False
-) -> tuple[list[Path], int]:
-    """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
-    from features.descriptors import open_components
-    from features.dumps.layout import sample_record, sampled_ids
-
-    gallery = open_components(configuration, recipe.components, "gallery", None)
-    found = [
-        beside(dump.path, suffix)
-        for dump in gallery
-        for suffix in (".npy", ".norms.npy", ".sums.npy", ".json")
-    ]
-    for backbone in configuration.backbones:
-        found += _backbone_files(configuration, backbone)
-    found += _derived_files(configuration, recipe, gallery, photos, progress)
-    if sampled_ids(configuration) is not None:
-        found.append(sample_record(configuration))
-    return sorted(set(found)), len(gallery[0].ids)
-
-
-def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterable[Path]:
-    """Settings of the run, and what was learnt for the parts tables."""
-    from features.dumps.layout import backbone_recipe, learnt_path
-    from features.dumps.seals import sum_path
-    from features.extraction.learn_parts import open_part_model
-    from features.extraction.settings import settings_path
-    from features.parts.blocks import block_files
-
-    base = backbone_recipe(configuration, backbone)
-    yield settings_path(configuration.competition.work, backbone, base)
-    for parts in backbone.parts:
-        yield learnt_path(configuration.competition.work, backbone.name, base, parts)
-        home = open_part_model(configuration, backbone, parts).folder
-        found = [home / "order.json", home / "scales.npy"]
-        found += [path for first, _, path in block_files(home) if first < max(parts.counts)]
-        for count in parts.counts:
-            found += home.glob(f"components-N{count}-*.safetensors")
-        yield from (path for file in found for path in (file, sum_path(file)) if path.exists())
-
-
-def _derived_files(
-    configuration: Configuration,
-    recipe: Recipe,
-    gallery: Sequence[Dump],
-    photos: Photos | None,
-    progress: bool,
-) -> list[Path]:
-    """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
-    from features.dumps.derived import noting_files
-    from features.ranking.pipeline import rank_dumps
-
-    steps: list[dict] = []
-    for step in recipe.steps:
-        if step.get("transductive"):
-            log.info(
-                f"top7: {step['step']} is transductive: it learns from the queries too, so this step and what follows is "
-                "computed by every predict"
-            )
-            if any(map(learns_from_photos, recipe.steps[len(steps) :])):
-                raise ConfigurationError(
-                    "a bundle cannot hold what photo_whiten learns beside a transductive step: leave one of them out"
-                )
-            break
-        steps.append(step)
-    if not steps:
-        return []
-    unreadable = np.logical_or.reduce([dump.unreadable for dump in gallery])
-    row = int(np.argmin(unreadable))
-    query = [
-        replace(dump, descriptors=dump.descriptors[row : row + 1], norms=dump.norms[row : row + 1])
-        for dump in gallery
-    ]
-    with noting_files() as used:
-        rank_dumps(
-            query,
-            gallery,
-            recipe.weight_array,
-            steps,
-            configuration.competition.top_k,
-            groups=recipe.groups or None,
-            folder=Path(configuration.competition.work) / "ranking",
-            progress=progress,
-            photos=photos,
-        )
-    return used
-
-
-def _without_photos(recipe: Recipe, photos: Photos | None) -> Recipe:
-    """Return the recipe whose steps name what they learnt from photos, which do not come along."""
-    steps = [
-        {**step, "learnt": photos.identity} if photos and learns_from_photos(step) else step
-        for step in recipe.steps
-    ]
-    return replace(recipe, steps=tuple(steps))
-
-
-def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:
-    """Return the tensors that the layers of `backbone` need, wherever its weights come from, by the model's names."""
-    from features.backbones import create_network, source_state
-    from features.weights import plain_name
-
-    wanted = set()
-    for key in create_network(backbone).module.state_dict():
-        wanted |= {plain_name(key), plain_name(key.removeprefix("model."))}
-    state = source_state(backbone)[0]
-    return {
-        key: tensor.detach().cpu().contiguous().numpy()
-        for key, tensor in state.items()
-        if plain_name(key) in wanted
-    }
 
 
 def _write(
@@ -230,7 +120,7 @@ def _write(
             name = Path(WORK) / path.relative_to(work)
             noted[name.as_posix()] = _copy(path, folder / name, bar.update)
     for backbone in configuration.backbones:
-        path = folder / _weights_name(backbone)
+        path = folder / weights_name(backbone)
         path.parent.mkdir(exist_ok=True)
         save_file(dict(states[backbone.name]), path)
         write_json(
@@ -238,7 +128,7 @@ def _write(
         )
         for number, parts in enumerate(backbone.parts):
             if isinstance(parts.selection, Path):
-                _copy(parts.selection, folder / _selection_name(backbone, number), lambda count: None)
+                _copy(parts.selection, folder / selection_name(backbone, number), lambda count: None)
     write_text(folder / CONFIGURATION, configuration_text(configuration))
     write_recipe(folder / RECIPE, recipe)
     for path in sorted(folder.rglob("*")):
@@ -259,16 +149,8 @@ def _write(
         },
         "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
     }
-    write_json(folder / MANIFEST, manifest | {"sha256": content_digest(manifest)})
+    write_json(folder / MANIFEST, manifest | {"sha256": manifest_digest(manifest)})
     return noted
-
-
-def _weights_name(backbone: Backbone) -> str:
-    return f"{WEIGHTS}/{file_label(backbone.name)}.safetensors"
-
-
-def _selection_name(backbone: Backbone, number: int) -> str:
-    return f"{WEIGHTS}/{file_label(backbone.name, 'selection', number)}.json"
 
 
 def _noted(blocks: Iterable[bytes]) -> dict:
@@ -294,48 +176,6 @@ def _copy(source: Path, target: Path, done) -> dict:
         stream.flush()
         os.fsync(stream.fileno())
     return noted
-
-
-def configuration_text(configuration: Configuration) -> str:
-    """Return the bundle's config.toml: what predict needs, paths relative to it, no gallery."""
-    competition = configuration.competition
-    lines = [
-        "[competition]",
-        f"name = {_toml(competition.name)}",
-        'gallery = "not in the bundle"',
-        f"top_k = {competition.top_k}",
-        f"ids = {_toml(competition.ids)}",
-        f"submission = {_toml(competition.submission)}",
-    ]
-    lines += ["", "[simulate]", *(f"{key} = {value}" for key, value in vars(configuration.simulate).items())]
-    for backbone in configuration.backbones:
-        lines += ["", "[[backbone]]"]
-        values = {key: value for key, value in vars(backbone).items() if value is not None and value != ()}
-        values |= {
-            "weights": _weights_name(backbone),
-            "pooling": backbone.pooling or ("spoc",),
-        }  # one has to stand there
-        if backbone.parts:
-            values["parts"] = [_parts_values(backbone, number) for number in range(len(backbone.parts))]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _parts_values(backbone: Backbone, number: int) -> dict:
-    values = {key: value for key, value in vars(backbone.parts[number]).items() if key != "training"}
-    if isinstance(values["selection"], Path):
-        values["selection"] = _selection_name(backbone, number)
-    return values
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value) if isinstance(value, (int, float)) else json.dumps(str(value), ensure_ascii=False)
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from competition.configuration import Backbone
-from features.extraction import compiling
-from features.extraction.compiling import compiling_helps
+from features.extraction import engine_choice
 from features.extraction.engine import Engine
+from features.extraction.engine_choice import compiling_helps
 from features.extraction.settings import Settings
 
 SETTINGS = Settings("cpu", 1, "float32", "channels_last", 2, 8, torch.__version__)
@@ -52,7 +52,7 @@ def test_a_compiled_network_gives_the_maps(engine):
 @pytest.mark.parametrize("compiled_s, helps", [(0.5, True), (0.94, True), (0.97, False), (2.0, False)])
 def test_only_what_is_faster_is_kept(engine, monkeypatch, compiled_s, helps):
     monkeypatch.setattr("features.backbones.torch.compile", lambda forward, **_: forward)
-    monkeypatch.setattr(compiling, "Engine", lambda backbone, settings: engine)
+    monkeypatch.setattr(engine_choice, "Engine", lambda backbone, settings: engine)
     found, why = compiling_helps(engine, Clock(0, 1.0, 0, compiled_s))
     assert (
         found is helps and "images/s compiled, 16 as it is" in why
@@ -78,7 +78,7 @@ def test_other_maps_are_refused(engine, monkeypatch):
         return lambda images: [maps * 1.1 for maps in forward(images)]
 
     monkeypatch.setattr("features.backbones.torch.compile", wrong)
-    monkeypatch.setattr(compiling, "Engine", lambda backbone, settings: twin)
+    monkeypatch.setattr(engine_choice, "Engine", lambda backbone, settings: twin)
     twin = Engine(engine.backbone, SETTINGS)
     twin.network.module.load_state_dict(engine.network.module.state_dict())
     twin._idle = [twin.network.compiled()]
