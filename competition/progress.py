@@ -41,6 +41,15 @@ class Progress(tqdm):
             self.counted = False
             Progress._open -= 1
 
+    def refresh(self, *arguments: Any, **settings: Any) -> None:
+        """Show the state as it is now; where stderr is no terminal not more often than any other line."""
+        now, last = self._time(), getattr(self, "last_print_t", None)  # tqdm's first line is before any
+        if not self.on_terminal and last is not None:
+            if now - last < max(self.mininterval, self.delay):
+                return
+            self.last_print_t = now
+        super().refresh(*arguments, **settings)
+
     def status_printer(self, file: Any) -> Any:  # type: ignore[override]
         """Return what prints a state: over the last one on a terminal, else as a line of its own."""
         if self.on_terminal:

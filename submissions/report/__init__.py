@@ -14,6 +14,7 @@ from competition.metrics import figure_label
 
 ASSETS = Path(__file__).parent / "assets"
 MARK = "report.js"  # in <folder>/assets: this is a report's folder
+BACK = b'<body>\n<p><a href="index.html">back to the report</a></p>'
 SHEETS = {"validation": "Validation sheet", "test": "Test sheet"}
 
 
@@ -72,7 +73,8 @@ def write_report(
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     navigation = [(file, title) for file, (title, _, _) in pages.items()]
     if (scene.work / "parts.html").is_file():
-        write_bytes(folder / "parts.html", (scene.work / "parts.html").read_bytes())
+        part_page = (scene.work / "parts.html").read_bytes()
+        write_bytes(folder / "parts.html", part_page.replace(b"<body>", BACK, 1))
         navigation.append(("parts.html", "Part detectors"))
     for file, (title, template, values) in reversed(pages.items()):  # the one to open comes last
         shown = {

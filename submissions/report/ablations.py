@@ -8,7 +8,7 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from features.components import Component, layer_component, layers_under, parts_component, parts_label
+from features.components import Component, layer_component, layer_in_words, layers_under, parts_component
 from features.dumps.layout import parts_dump_path
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
@@ -43,7 +43,8 @@ def ablations(scene: Scene) -> dict[str, object] | None:
         )
         for table in range(len(backbone.parts)):
             rows = _parts(scene, backbone, table)
-            title = f"{parts_label(backbone, table)}: part detectors alone, by dimension"
+            layer = layer_in_words(backbone.parts[table].layer)
+            title = f"{backbone.name}: part detectors of {layer} alone, by dimension"
             _add(
                 charts,
                 tables,

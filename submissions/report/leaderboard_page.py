@@ -39,6 +39,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
     return {
         "rows": rows,
+        "columns": {column for row in rows for column, value in row.items() if value not in (None, "")},
         "recipes": [{"name": recipe.name, "words": in_words(recipe)} for recipe in scene.recipes],
         "published": sorted(published, key=lambda each: -each.map7),
         "chosen": scene.chosen,
@@ -101,7 +102,7 @@ def _recipe(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> di
         "moved": None,
         "date": "",
         "comparable": current,
-        "remark": "no submission yet" if current else "its figures are of other data: not comparable",
+        "remark": "" if current else "its figures are of other data: not comparable",
     }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
-from competition.messages import log
 from competition.metrics import WHOLE_LISTS, figure_label, query_figures
+from competition.progress import Progress
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
@@ -78,13 +78,12 @@ def look(configuration: Configuration) -> Scene:
     queries: tuple[str, ...] = () if labelled is None else labelled.query_ids
     if labelled is None and configuration.competition.validation is not None:
         queries = tuple(split_images(configuration, "validation").ids)
-    for recipe in recipes if queries else ():
+    for recipe in Progress(recipes if queries else (), desc="rank by each recipe", unit="recipe"):
         try:
             if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
                 raise ConfigurationError(
                     "it compares all gallery images with each other, which takes long here"
                 )
-            log.info(f"report: ranking the validation queries by {recipe.name}")
             lists = ranked_lists(configuration, recipe, "validation", queries, ids, k=min(DEPTH, len(ids)))
         except (ConfigurationError, Top7Error) as error:
             left_out[recipe.name] = str(error)

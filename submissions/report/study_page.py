@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,8 +126,16 @@ def optuna_charts(
             study, params=list(importances)[:SLICED], target_name=metric
         )
     charts = {name: _chart(figure) for name, figure in found.items()}
+    charts["history"]["layout"]["xaxis"] = {"title": {"text": "trial"}}
+    for trace in charts["history"]["data"]:
+        trace["name"] = {"Best Value": "best so far", metric: "a trial"}.get(trace["name"], trace["name"])
     if "importances" in charts:
-        charts["importances"]["layout"] |= {"height": 100 + 26 * len(importances), "showlegend": False}
+        layout = charts["importances"]["layout"]
+        layout |= {"height": 100 + 26 * len(importances), "showlegend": False, "yaxis": {}}
+        layout["xaxis"] = {
+            "title": {"text": "share"},
+            "range": [0, 1.15 * max(importances.values())],
+        }
     for key, axis in charts.get("slices", {}).get("layout", {}).items():
         if key.startswith("xaxis"):
             axis["title"] = {
@@ -136,8 +145,8 @@ def optuna_charts(
 
 
 def _chart(figure) -> dict:
-    """A figure of Optuna's as plain values, without its template and title: the page has its own."""
-    chart = json.loads(figure.to_json())
+    """A figure of Optuna's as plain values, without its template, title and quotes of words: the page has its own."""
+    chart = json.loads(re.sub(r"\"'([^'\"]*)'\"", r'"\1"', figure.to_json()))
     chart["layout"] = {
         key: value for key, value in chart["layout"].items() if key not in ("template", "title")
     }

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from competition.errors import Top7Error
-from competition.messages import log
+from competition.progress import Progress
 from features.components import Component, short_names
 from features.descriptors import open_components
 from features.recipes.recipe import Recipe
@@ -19,7 +19,7 @@ from tuning.objective import PaddedCandidates, mean_average_precision
 from tuning.region import contains, layer_sums, region_chains, vertices
 
 STEPS = 24  # points on a side of the triangle
-HEAVIEST = 5  # components whose triples are shown
+HEAVIEST = 7  # components whose triples are shown, 35 of them
 LEAST_SHARE = 0.1  # of a recipe's weight that a slice must have to share out
 READINGS = {"similarity": "solid", "distance": "dash"}
 
@@ -35,9 +35,8 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
     triples = [tuple(sorted(triple)) for triple in combinations(order.tolist(), 3)]
     if len(scene.gallery_ids) > LARGE_GALLERY:
         triples = triples[:1]  # each takes a pass over the gallery
-    for triple in triples:
+    for triple in Progress(triples, desc="weight maps", unit="map"):
         parts = [recipe.components[number] for number in triple]
-        log.info(f"report: weight map of {', '.join(part.name for part in parts)}")
         made = combination(scene, parts, "simplex")
         title = ", ".join(short_names(parts))
         if made.padded is not None:
@@ -105,8 +104,11 @@ def _alone(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarra
         traces.append(_trace(inside, "trials", **dots))
     if chosen.sum() > 0:
         traces.append(_star((chosen / chosen.sum())[None]))
-    best = points[values == values.max()].mean(axis=0)
-    said = f"best of the map {values.max():.4f} at " + ", ".join(f"{w:.2f} {n}" for w, n in zip(best, names))
+    equal = points[values == values.max()]
+    best = equal[np.argmin(((equal - equal.mean(axis=0)) ** 2).sum(axis=1))]  # the one in the middle
+    said = f"best of the map: {values.max():.4f}, at " + ", ".join(
+        f"{n} {w:.2f}" for w, n in zip(best, names)
+    )
     return {"data": traces, "layout": _layout(names), "said": said}
 
 

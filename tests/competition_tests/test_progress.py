@@ -80,3 +80,14 @@ def test_a_file_gets_the_end_of_a_stage_once():
         "gallery: 100%",
     ]
     assert bar.maxinterval == bar.mininterval  # tqdm's monitor adds no lines between
+
+
+def test_a_remark_that_changes_often_adds_no_lines_to_a_file():
+    stream = io.StringIO()
+    with Progress(total=200, desc="certify", file=stream, delay=0) as bar:
+        for number in range(200):
+            bar.n = number
+            bar.set_postfix_str(f"best {number}")
+        bar.n = 200
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2 and lines[-1].startswith("certify: 100%")

@@ -19,11 +19,13 @@ function themed(chart, width) {
   };
   const layout = { margin: { l: 56, r: 16, t: 16, b: 52 }, ...structuredClone(chart.layout), template, autosize: true };
   const data = structuredClone(chart.data);
+  const narrow = width < 600;
   if (layout.ternary) {
-    layout.height = Math.min(layout.height, width + 130);
-    layout.margin = { l: 56, r: 20, t: 48, b: 110 };
-    for (const name of width < 600 ? ["baxis", "caxis"] : []) {
-      layout.ternary[name].title.text = layout.ternary[name].title.text.replaceAll(" ", "<br>");
+    layout.height = narrow ? width + 240 : Math.min(layout.height, width + 130);
+    layout.margin = narrow ? { l: 60, r: 60, t: 48, b: 250 } : { l: 56, r: 20, t: 48, b: 110 };
+    layout.legend = { yanchor: "top", ...layout.legend, ...(narrow ? { y: -0.62 } : {}) };
+    for (const name of narrow ? ["baxis", "caxis"] : []) {
+      layout.ternary[name].title.text = layout.ternary[name].title.text.replace(/ |(?<=-)/g, "<br>");
     }
   }
   for (const trace of data) {
@@ -33,13 +35,16 @@ function themed(chart, width) {
       delete trace.ink;
     }
     if (trace.grid) {
-      const side = Math.min(width - 56 - 20 - 70, (layout.height - 48 - 110) * 1.155);
+      const { l, r, t, b } = layout.margin;
+      const side = Math.min(width - l - r - (narrow ? 0 : 70), (layout.height - t - b) * 1.155);
+      if (narrow) Object.assign(trace.marker.colorbar, { orientation: "h", x: 0.5, y: -0.5, yanchor: "bottom", len: 1.2 });
       trace.marker.size = Math.max(4, (1.16 * side) / trace.grid);
       trace.showlegend = false;
       delete trace.grid;
     }
   }
-  layout.legend = { orientation: "h", yanchor: "top", y: -0.22, ...layout.legend };
+  if (narrow && data[0].orientation === "h") layout.xaxis.range[1] *= 1.5; // room for the figures beside the bars
+  layout.legend = { orientation: "h", yanchor: "bottom", y: 1.02, x: 0, ...layout.legend };
   return [data, layout];
 }
 

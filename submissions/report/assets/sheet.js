@@ -56,6 +56,7 @@ function items(list, query) {
     sign: "○ ",
     said: rank && rank <= data.top_k ? ", right, further down the list" : `, missed${why ? `, ${why}` : ""}`,
     rank: rank ? `place ${rank}` : list.deep ? "place over 1000" : "place unknown",
+    short: rank ? String(rank) : list.deep ? "> 1000" : "?",
     score: "",
     list: list.name,
   }));
@@ -70,7 +71,7 @@ function figure(item, open) {
   button.append(picture(item.source, `${item.id}, ${item.rank}${item.said}`));
   button.addEventListener("click", open);
   const caption = element("figcaption");
-  caption.append(element("b", "", item.sign + item.rank), document.createTextNode(item.score ? ` ${item.score}` : ""));
+  caption.append(element("b", "", item.sign + (item.short || item.rank)), document.createTextNode(item.score ? ` ${item.score}` : ""));
   made.append(button, caption);
   return made;
 }
