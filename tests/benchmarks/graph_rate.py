@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import tempfile
 import time
@@ -88,6 +89,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16"])
     parser.add_argument("--folder", default=".", help="where the temporary folder is made (default: here)")
     options = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("top7").setLevel(logging.INFO)  # the estimate
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="graph-rate-") as temporary:
         gallery = write_clustered(Path(temporary), options.rows, options.dimensions, options.dtype)
         before, load = bare_rates(gallery), os.getloadavg()[0]
