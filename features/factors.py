@@ -22,7 +22,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.search import check_finite
-from features.similarity import float32_rows, forget, margin
+from features.similarity import float32_rows, margin
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,8 @@ _TINY = 2.0**-125  # what one factor or product may lose to underflow, flushing 
 class Factors:
     """The rows of a gallery as a product takes them: components side by side, each scaled by the root of its weight.
 
-    components: L arrays (n, D_l); weights (L,), of which no component has 0 beside another one; excluded (n,) bool: zero rows in their place; kind: BFLOAT16 or FLOAT32,
-    the number format; device: of torch.
+    components: L arrays (n, D_l), used ones alone; weights (L,); excluded (n,) bool: zero rows in their place; kind:
+    BFLOAT16 or FLOAT32, the number format; device: of torch.
     """
 
     components: Sequence[np.ndarray]
@@ -56,11 +56,9 @@ class Factors:
         """Return rows (a slice, or their numbers) before they are rounded, float32 (m, D)."""
         parts = []
         for part, weight in zip(self.components, self.weights):
-            read = part[rows]
-            values = float32_rows(read)
+            values = float32_rows(part[rows])
             scale = np.float32(np.sqrt(abs(weight)))
             parts.append(values if scale == 1 else values * scale)
-            forget(read)
         found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         absent = self.excluded[rows]
         return np.where(absent[:, None], np.float32(0), found) if absent.any() else found
@@ -164,7 +162,6 @@ def chosen(
 
     used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
     components, weights = [components[number] for number in used], np.asarray(weights, np.float64)[used]
-
     if torch.get_float32_matmul_precision() != "highest":
         raise Top7Error(
             f"torch.get_float32_matmul_precision() is {torch.get_float32_matmul_precision()!r}: its products "

@@ -17,7 +17,7 @@ import numpy as np
 
 from features.factors import TILE_ROWS, Factors
 from features.ranking.contenders import Contenders, best
-from features.similarity import pair_scores
+from features.similarity import forget, pair_scores
 
 SAMPLED_ROWS = 4096  # every row's k-th best of these is its first threshold
 STRIP_ROWS = 16  # whose scores with one row are looked at together
@@ -124,6 +124,8 @@ class SymmetricGraph:
         ]
         list(self.spread(lambda one: self._multiply(left, start, *one), right))
         self.covered.add(start)
+        for part in self.factors.components:
+            forget(part)
         own, others = self.later.pop(start).left()
         parts = [
             range(stop - start)[first : first + BEST_ROWS] for first in range(0, stop - start, BEST_ROWS)
