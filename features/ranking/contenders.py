@@ -11,6 +11,8 @@ from threading import Lock
 
 import numpy as np
 
+from features.factors import Factors
+
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> canonical scores (p,)
 
 
@@ -22,9 +24,8 @@ def room(k: int) -> int:
 class Contenders:
     """Those of the gallery's rows `start` to `start + len(thresholds)`.
 
-    thresholds (m,) float32: raised in place; threshold(rows, floors) -> what approximate scores of these rows of the
-    window must reach where a canonical score reaches floors float64; floor(rows, values) -> what canonical scores
-    reach where approximate ones have these values; scores: the canonical ones of pairs of gallery rows.
+    thresholds (m,) float32: raised in place; errors (m,) float64 and factors: how far scores may lie from the canonical
+    ones; scores: these, of pairs of gallery rows.
     """
 
     def __init__(
@@ -32,12 +33,12 @@ class Contenders:
         start: int,
         k: int,
         thresholds: np.ndarray,
-        threshold: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        floor: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        errors: np.ndarray,
+        factors: Factors,
         scores: Pairs,
     ) -> None:
         self.start, self.k, self.thresholds = start, k, thresholds
-        self.threshold, self.floor, self.scores = threshold, floor, scores
+        self.errors, self.factors, self.scores = errors, factors, scores
         self.others = np.empty((len(thresholds), room(k)), np.int32)
         self.values = np.empty((len(thresholds), room(k)), np.float32)
         self.count = np.zeros(len(thresholds), np.int64)
@@ -74,7 +75,7 @@ class Contenders:
         values = self.values[rows]
         values[np.arange(size) >= self.count[rows, None]] = -np.inf
         kth = np.partition(values, size - self.k, axis=1)[:, size - self.k]
-        self._raise(rows, self.floor(rows, kth))
+        self._raise(rows, self.factors.floors(kth, self.errors[rows]))
         keep = values >= self.thresholds[rows, None]
         self.count[rows] = keep.sum(axis=1)
         order = np.argsort(~keep, axis=1, kind="stable")
@@ -94,7 +95,8 @@ class Contenders:
         self.count[row] = self.k
 
     def _raise(self, rows: np.ndarray, floors: np.ndarray) -> None:
-        self.thresholds[rows] = np.maximum(self.thresholds[rows], self.threshold(rows, floors))
+        found = self.factors.thresholds(floors, self.errors[rows])
+        self.thresholds[rows] = np.maximum(self.thresholds[rows], found)
 
     def left(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the contenders that remain: rows of the window (p,), rising, and gallery rows (p,)."""

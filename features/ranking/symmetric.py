@@ -54,10 +54,9 @@ class SymmetricGraph:
         self.excluded = excluded = factors.excluded
         self.scores = partial(pair_scores, factors.components, factors.weights)
         tiles = [tile for window in windows for tile in tiles_of(window)]
-        found = list(spread(lambda tile: self.factors.lengths(tile.start, tile.stop), tiles))
-        lengths, lost = (np.concatenate(parts) for parts in zip(*found))
-        self.errors = self.factors.errors(lengths, lost)
-        self.empty = ~excluded & self._empty(lengths)
+        measures = np.concatenate(list(spread(lambda tile: factors.measures(tile.start, tile.stop), tiles)))
+        self.errors = factors.errors(measures)
+        self.empty = ~excluded & self._empty(measures[:, 0])
         self.thresholds = np.where(excluded | self.empty, np.float32(np.inf), np.float32(-np.inf))
         self._sample(tiles)
         self.later = {window.start: self._contenders(window) for window in windows}
@@ -71,14 +70,6 @@ class SymmetricGraph:
             found[row] = not any(np.any(part[row : row + 1]) for part in self.factors.components)
         return found
 
-    def _floors(self, start: int, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return what the canonical scores reach where approximate ones are values, of rows counted from start."""
-        return values - self.factors.spacing * np.abs(values) - self.errors[start + rows]
-
-    def _thresholds(self, start: int, rows: np.ndarray, floors: np.ndarray) -> np.ndarray:
-        """Return what approximate scores reach where canonical ones reach floors, of rows counted from start."""
-        return self.factors.rounded_down(floors - self.errors[start + rows])
-
     def _sample(self, tiles: Sequence[range]) -> None:
         """Set first thresholds from a seeded sample of the gallery."""
         allowed = np.flatnonzero(~self.excluded)
@@ -86,7 +77,7 @@ class SymmetricGraph:
         if size <= self.k:
             return
         sample = np.sort(np.random.default_rng(0).choice(allowed, size, replace=False))
-        right = self.factors.rounded(self.factors.read(sample))
+        right = self.factors.right(self.factors.read(sample))
 
         def look(tile: range) -> None:
             keys = self.factors.keys(
@@ -94,23 +85,16 @@ class SymmetricGraph:
             )
             place = size - self.k - 1  # the row itself may be among those above
             keys.partition(place, axis=1)
-            known = np.flatnonzero(
-                (keys[:, place] > 0) & (self.thresholds[tile.start : tile.stop] == -np.inf)
-            )
-            values = self.factors.values(keys[known, place]).astype(np.float64)
-            floors = self._floors(tile.start, known, values)
-            self.thresholds[tile.start + known] = self._thresholds(tile.start, known, floors)
+            errors, thresholds = (part[tile.start : tile.stop] for part in (self.errors, self.thresholds))
+            floors = self.factors.floors(self.factors.values(keys[:, place]), errors)
+            np.copyto(thresholds, self.factors.thresholds(floors, errors), where=thresholds < np.inf)
 
         list(self.spread(look, tiles))
 
     def _contenders(self, window: range) -> Contenders:
+        rows = slice(window.start, window.stop)
         return Contenders(
-            window.start,
-            self.k,
-            self.thresholds[window.start : window.stop],
-            partial(self._thresholds, window.start),
-            partial(self._floors, window.start),
-            self.scores,
+            window.start, self.k, self.thresholds[rows], self.errors[rows], self.factors, self.scores
         )
 
     def window(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +130,7 @@ class SymmetricGraph:
     def _multiply(self, lefts: Sequence[Left], start: int, tile: range, window: int) -> None:
         """Let the window at `start` and, if it comes later, the window of a tile learn from their products."""
         factors = self.factors
-        rows = factors.rounded(factors.read(slice(tile.start, tile.stop)))
+        rows = factors.right(factors.read(slice(tile.start, tile.stop)))
         for left in lefts:
             if window == start and left.first > tile.start:
                 continue  # the same pairs as with the tiles exchanged

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from competition.errors import Top7Error
 from features import factors as factors_module
-from features.factors import BFLOAT16, FLOAT32, Factors, chosen
+from features.factors import BFLOAT16, FLOAT32, Factors, chosen, factors_of
 from features.ranking import neighbours, symmetric
 from features.ranking.contenders import room
 from features.ranking.neighbours import neighbour_graph
@@ -52,8 +52,7 @@ def windows_of(total, size=60):
 
 def graph_of(gallery, weights, k, excluded, kind, spread=map, size=60):
     """All windows of the symmetric graph, one after the other."""
-    used = [number for number in range(len(weights)) if weights[number] != 0] or [0]
-    factors = Factors([gallery[number] for number in used], np.asarray(weights, float)[used], excluded, kind)
+    factors = factors_of(gallery, weights, excluded, kind)
     windows = windows_of(len(excluded), size)
     graph = SymmetricGraph(factors, k, windows, spread)
     parts = [graph.window(window.start, window.stop) for window in windows]
@@ -106,6 +105,7 @@ GALLERIES = {
     "of all lengths": lambda n: [of_all_lengths(n, 24, 6)],
     "sparse": lambda n: [sparse(n, 16, 7)],
     "zeros": lambda n: [np.zeros((n, 5), np.float32)],
+    "alike": lambda n: [unit(clustered(n, 40, 11) + np.float32(2))],
     "several components": lambda n: [clustered(n, 16, 8), duplicates(n, 33, 9), of_all_lengths(n, 7, 10)],
 }
 WEIGHTS = {"several components": ([0.2, 0.5, 0.3], [0.7, 0.0, -0.4], [0.0, 0.0, 0.0])}
@@ -167,7 +167,7 @@ def test_windows_that_an_earlier_run_finished_are_not_asked_for(asked, small):
     gallery, excluded = [clustered(331, 20, 1)], np.zeros(331, bool)
     rows, scores = naive_graph(gallery, [1.0], 6, excluded)
     windows = windows_of(331)
-    graph = SymmetricGraph(Factors(gallery, np.ones(1), excluded, BFLOAT16), 6, windows)
+    graph = SymmetricGraph(factors_of(gallery, [1.0], excluded, BFLOAT16), 6, windows)
     for window in (windows[number] for number in asked):
         found = graph.window(window.start, window.stop)
         same(found, (rows[window.start : window.stop], scores[window.start : window.stop]))
@@ -243,26 +243,37 @@ def test_products_lie_within_their_bounds(kind, data):
     finite = st.floats(-(2.0**20), 2.0**20, width=32, allow_subnormal=True)
     rows = data.draw(arrays(np.float32, (6, dimension), elements=finite, fill=finite))
     weight = data.draw(st.sampled_from([1.0, 0.3, -2.5]))
-    factors = Factors([rows], np.array([weight]), np.zeros(6, bool), kind)
+    factors = factors_of([rows], [weight], np.zeros(6, bool), kind)
     read = factors.read(slice(0, 6))
-    keys = factors.keys(factors.left(read), factors.rounded(read))
+    keys = factors.keys(factors.left(read), factors.right(read))
     values = factors.values(keys)
     own, other = map(np.ravel, np.indices((6, 6)))
     canonical = pair_scores([rows], [weight], own, other).reshape(6, 6)
-    errors = factors.errors(*factors.lengths(0, 6))[:, None]
-    assert (np.abs(values - canonical) <= errors + factors.spacing * np.abs(values)).all()
-    thresholds = factors.rounded_down(canonical - errors)  # and rounding keeps to thresholds' side
+    errors = factors.errors(factors.measures(0, 6))[:, None]
+    assert (np.abs(values + factors.level - canonical) <= errors + factors.spacing * np.abs(values)).all()
+    assert (factors.floors(values, errors) <= canonical).all()
+    thresholds = factors.thresholds(canonical, errors)
     assert (values >= thresholds).all()
     assert (keys >= factors.threshold_keys(thresholds)).all()
 
 
-@given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=20))
-def test_thresholds_are_rounded_down_a_little(numbers):
+@given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=20), st.sampled_from(KINDS))
+def test_thresholds_are_rounded_down_a_little(numbers, kind):
     numbers = np.array(numbers)
-    factors = Factors([np.ones((1, 1))], np.ones(1), np.zeros(1, bool), BFLOAT16)
-    found = factors.rounded_down(numbers)
+    factors = factors_of([np.ones((1, 1))], [0.0], np.zeros(1, bool), kind)
+    found = factors.thresholds(numbers, np.zeros(len(numbers)))
     assert (found <= numbers).all() and (found >= numbers - np.abs(numbers) * 0.03 - 2e-37).all()
-    assert (torch.from_numpy(found).bfloat16().float().numpy() == found).all()
+    if kind == BFLOAT16:
+        assert (torch.from_numpy(found).bfloat16().float().numpy() == found).all()
+
+
+@pytest.mark.parametrize("numbers", [[-np.inf, -3.0, -1e-30, -0.0, 0.0, 1e-30, 2.0, 2.015625, np.inf]])
+def test_keys_have_the_order_of_their_products(numbers):
+    factors = factors_of([np.ones((1, 1))], [1.0], np.zeros(1, bool), BFLOAT16)
+    numbers = torch.tensor(numbers).bfloat16().float().numpy()
+    keys = factors_module._turned(torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy().copy())
+    assert (factors.values(keys) == numbers).all()
+    assert ((keys[:, None] >= factors.threshold_keys(numbers)) == (numbers[:, None] >= numbers)).all()
 
 
 class Clock:
