@@ -103,9 +103,7 @@ def create_network(backbone: Backbone) -> Network:
 
 
 def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, Callable]:
-    """timm's features_only: its own wrapper for convolutional nets, forward_intermediates for
-    transformers.
-    """
+    """timm's features_only: its wrapper for convolutional nets, forward_intermediates for transformers."""
     options = backbone.options | {"features_only": True}
     wanted = tuple(sorted(set(layers)))
     try:
@@ -159,8 +157,10 @@ def _with_embeddings(
 def _embedder(
     backbone: Backbone, module: Any, embeddings: tuple[str, ...]
 ) -> Callable[[Tensor], list[Tensor]]:
-    """What gives the embeddings (B, D, 1, 1) from timm's `forward_features`: the class token, which comes first, and
-    `forward_head` before any classifier."""
+    """What gives the embeddings (B, D, 1, 1) from timm's `forward_features`.
+
+    They are the class token, which comes first, and `forward_head` before any classifier.
+    """
     if "cls" in embeddings and getattr(module, "cls_token", None) is None:
         raise ConfigurationError(
             f'[[backbone]] {backbone.name}: {backbone.model!r} has no class token: take "head" for "cls" in pooling'

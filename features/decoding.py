@@ -274,9 +274,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]]) -> None:
-    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where every (width, height) wanted is at most half of what
-    is left.
-    """
+    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where what is left is at least twice every (width, height) wanted."""
     if image.format not in ("JPEG", "MPO"):
         return
     size = 2 * max(size[0] for size in wanted), 2 * max(size[1] for size in wanted)

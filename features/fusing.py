@@ -129,8 +129,11 @@ def put(module: nn.Module, replaced: dict[str, nn.Module]) -> None:
 
 @dataclass
 class _Flow:
-    """What a forward pass did. modules: those called, by name; outputs: of their last call; calls: how often;
-    readers: names of the modules that read a tensor, by its id; maps: what was returned."""
+    """What a forward pass did.
+
+    modules: those called, by name; outputs: of their last call; calls: how often; readers: names of the modules that
+    read a tensor, by its id; maps: what was returned.
+    """
 
     modules: dict[str, nn.Module] = field(default_factory=dict)
     outputs: dict[str, object] = field(default_factory=dict)

@@ -1,5 +1,4 @@
-"""The canonical score that decides every ranking, and fast float32 similarities with a proven bound on their
-error.
+"""The canonical score that decides every ranking, and fast float32 similarities with a proven bound on their error.
 
 Three ways of computing one inner product (a fused float32 product, a batched one, a single row) give three
 different last bits, and exact ties then break in three ways. So one kernel decides: float64, one row at a
@@ -110,9 +109,7 @@ def margin(dimension: int, norms: float | np.ndarray = UNIT_NORM**2, extra: int 
 
 
 def float32_rows(rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarray:
-    """Return rows (m, D) as a C-contiguous float32 array: themselves if they are one, else a copy (into
-    `buffer`).
-    """
+    """Return rows (m, D) as a C-contiguous float32 array: themselves if they are one, else a copy (into `buffer`)."""
     if rows.dtype == np.float32 and rows.flags.c_contiguous:
         return np.asarray(rows)
     out = np.empty(rows.shape, np.float32) if buffer is None else buffer[: len(rows)]
@@ -128,10 +125,10 @@ def float32_rows(rows: np.ndarray, buffer: np.ndarray | None = None) -> np.ndarr
 
 
 def forget(rows: np.ndarray) -> None:
-    """Let the system take back the pages of these rows, if they are a read-only memmap's: resident memory
-    stays flat.
+    """Let the system take back the pages of these rows, if they are a read-only memmap's.
 
-    The file and the values are untouched; pages come back from the page cache when read again.
+    Resident memory stays flat. The file and the values are untouched; pages come back from the page cache when read
+    again.
     """
     mapped = getattr(rows, "_mmap", None)
     if mapped is None or not rows.size or rows.flags.writeable:  # a copy-on-write map would lose its changes
@@ -143,9 +140,7 @@ def forget(rows: np.ndarray) -> None:
 
 
 def check_components(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) -> None:
-    """Raise Top7Error unless both hold the same components: 2-D floats, equal dimensions, equal counts of
-    rows.
-    """
+    """Raise Top7Error unless both hold the same components: 2-D floats, equal dimensions, equal counts of rows."""
     if len(queries) != len(gallery) or not len(queries):
         raise Top7Error(
             f"{len(queries)} components of queries against {len(gallery)} of the gallery: "

@@ -27,8 +27,11 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Teaching:
-    """dumps: one a component, of all photos; rows: (p,) int64, those that teach, ascending; gallery_rows: (p,) int64,
-    the image each was made of. No unreadable photo or image is among them."""
+    """The photos that teach, and the images they were made of.
+
+    dumps: one a component, of all photos; rows: (p,) int64, those that teach, ascending; gallery_rows: (p,) int64,
+    the image each was made of. No unreadable photo or image is among them.
+    """
 
     dumps: list[Dump]
     rows: np.ndarray
@@ -104,8 +107,7 @@ def judging_dumps(
 
 @dataclass(frozen=True)
 class _Halves:
-    """All photos: ids, the gallery row of each, its group, whether it judges; and the gallery as the deciding layer
-    sees it."""
+    """All photos: ids, the gallery row of each, its group, whether it judges; and the gallery by the deciding layer."""
 
     ids: tuple[str, ...]
     gallery_rows: np.ndarray
@@ -138,8 +140,11 @@ def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves
 
 
 def _alike(gallery: Dump, sources: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(places in `sources`, gallery rows) of the pairs of a source and one of `rows` whose cosine about the gallery's
-    mean is at least ALIKE; unreadable images are like none. Memory: the sources and a block."""
+    """(places in `sources`, gallery rows) of the pairs of a source and one of `rows` that look alike.
+
+    Their cosine about the gallery's mean is at least ALIKE; unreadable images are like none. Memory: the sources and a
+    block.
+    """
     readable = int((~gallery.unreadable).sum())
     mean = gallery.column_sum(np.zeros(len(gallery.unreadable), dtype=bool)) / max(1, readable)
     left = _centred(gallery, sources, mean)

@@ -67,8 +67,10 @@ def contact_sheet(
 
 
 def _viewed(rng: np.random.Generator, width: int, height: int) -> tuple[Quad, tuple[int, int]]:
-    """The corners of the image's part that the photo shows (in the order of the photo's corners, from the upper left,
-    clockwise), and the photo's width and height."""
+    """The corners of the image's part that the photo shows, and the photo's width and height.
+
+    The corners are in the order of the photo's, from the upper left, clockwise.
+    """
     side = sqrt(rng.uniform(*AREA))
     wide, high = width * side, height * side
     x = wide / 2 + rng.uniform(0, 1) * (width - wide)

@@ -25,11 +25,10 @@ def look_dump(configuration: Configuration, ids: Sequence[str]) -> tuple[Compone
 
 
 def first_of_each_look(ranks: np.ndarray, descriptors: np.ndarray, threshold: float, k: int) -> np.ndarray:
-    """Places (Q, k) int64 in each list of the best rows, none with a cosine of `threshold` or more to a better one
-    kept; -1 where a list is too short.
+    """Places (Q, k) int64 in each list of the best rows that look different; -1 where a list is too short.
 
-    ranks: (Q, depth) int64 rows of `descriptors`, best first, -1 for none; descriptors: (n, D), L2-normalised, of which
-    only these rows are read.
+    No row has a cosine of `threshold` or more to a better one kept. ranks: (Q, depth) int64 rows of `descriptors`, best
+    first, -1 for none; descriptors: (n, D), L2-normalised, of which only these rows are read.
     """
     places = np.full((len(ranks), k), -1, dtype=np.int64)
     for query, rows in enumerate(ranks):

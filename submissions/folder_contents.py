@@ -27,7 +27,9 @@ SMALL_PX = 64
 
 @dataclass
 class Contents:
-    """folders, images: by split; labels: a file, "folders" or None; correct: images per labelled query; sizes: (n, 2)
+    """What a folder holds.
+
+    folders, images: by split; labels: a file, "folders" or None; correct: images per labelled query; sizes: (n, 2)
     pixels by split, of those looked at; unsure: what could not be told, and what was taken instead.
     """
 

@@ -90,9 +90,7 @@ def write_scores(path: Path | str, query_ids: Sequence[str], scores: np.ndarray)
 
 
 def read_scores(path: Path | str, query_ids: Sequence[str], k: int) -> np.ndarray | None:
-    """Return the scores (Q, k) kept beside the submission `path`, or None; Top7Error if they are not of its
-    queries.
-    """
+    """Return the scores (Q, k) kept beside the submission `path`, or None; Top7Error if they are of other queries."""
     beside = scores_path(path)
     if not beside.exists():
         return None

@@ -30,8 +30,11 @@ WORDS = {"augment": ("own", "equal"), "cascade": ("own", "equal", "centroid")}  
 
 @dataclass(frozen=True)
 class StepChoices:
-    """One step of a study. label: its name, numbered where it stands twice; values: those each argument may take, the
-    stages of a cascade as "1.weights", "1.keep", …"""
+    """One step of a study.
+
+    label: its name, numbered where a study has it twice; values: those each argument may take, the stages of a cascade
+    as "1.weights", "1.keep", …
+    """
 
     name: str
     label: str
@@ -90,9 +93,10 @@ def _stages(found: Mapping[str, Any]) -> list[dict]:
 def concrete_steps(
     steps: Sequence[StepChoices], choice: Choice, graph_weights: Sequence[float]
 ) -> tuple[StepEntry, ...]:
-    """Return the steps of one choice. An augmentation without weights of its own takes `graph_weights`, one for each
-    component, so that its neighbours depend on no trial's weights (not after a step that depends on them anyway; not
-    where it says weights = "own").
+    """Return the steps of one choice.
+
+    An augmentation without weights of its own takes `graph_weights`, one for each component, so that its neighbours
+    depend on no trial's weights (not after a step that depends on them anyway; not where it says weights = "own").
     """
     found: list[StepEntry] = []
     for place in steps:
@@ -114,8 +118,10 @@ def concrete_steps(
 def with_weights(
     steps: Sequence[StepEntry], weights: np.ndarray, corners: np.ndarray
 ) -> tuple[StepEntry, ...]:
-    """Return the steps with the words of a cascade's stages as numbers: own (the trial's `weights` (L,)), equal,
-    centroid or a vertex of the region `corners` (J, L)."""
+    """Return the steps with the words of a cascade's stages as numbers.
+
+    The words: own (the trial's `weights` (L,)), equal, centroid or a vertex of the region `corners` (J, L).
+    """
     found = []
     for step in steps:
         if step["step"] == "cascade":

@@ -43,7 +43,7 @@ def open_storage(storage: str | None, work: Path) -> optuna.storages.BaseStorage
 
 
 def _without_password(text: str) -> str:
-    """Return `text`, a URL or a driver's words about one, without what is before @ and any password=…"""
+    """Return `text`, a URL or a driver's words about one, without what comes before @ and without any password."""
     return re.sub(r"(?i)((?:password|passwd|pwd)\s*=\s*)[^&\s]+", r"\1…", re.sub(r"://.*@", "://…@", text))
 
 

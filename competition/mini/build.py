@@ -65,8 +65,11 @@ private    = 0.3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many of what; the defaults are the competition's. Each family gives `members` products that are asked for and
-    `lookalikes` distractors; `strangers` are distractors of families of their own."""
+    """How many of what; the defaults are the competition's.
+
+    Each family gives `members` products that are asked for and `lookalikes` distractors; `strangers` are distractors of
+    families of their own.
+    """
 
     families: int = 40
     members: int = 4

@@ -1,9 +1,7 @@
-"""Descriptor dumps: a plain .npy matrix, one L2-normalised row an image, and a JSON sidecar that says what it
-is.
+"""Descriptor dumps: a plain .npy matrix, one L2-normalised row an image, and a JSON sidecar that describes it.
 
-Beside `<name>.npy` stand `<name>.norms.npy` (n,) float32, the norms before L2; `<name>.sums.npy` (n,) uint32,
-a checksum of each row and its norm; and `<name>.json` (`seals.sealed_text`), written last: without it the dump is
-not there.
+Beside `<name>.npy` are `<name>.norms.npy` (n,) float32, the norms before L2; `<name>.sums.npy` (n,) uint32, a checksum
+of each row and its norm; and `<name>.json` (`seals.sealed_text`), written last: without it the dump is not there.
 """
 
 from __future__ import annotations
@@ -262,8 +260,10 @@ def sidecar_for(
     unreadable: Sequence[Mapping],
     **more: Any,
 ) -> dict:
-    """The content of a sidecar; `more` are further keys (precision and settings of the run, the images' record,
-    column_sum: (D,) floats, which spare a study one reading of the gallery).
+    """The content of a sidecar.
+
+    more: further keys: precision and settings of the run, the images' record, column_sum: (D,) floats, which spare a
+    study one reading of the gallery.
     """
     return {
         "format": FORMAT,
@@ -277,8 +277,9 @@ def sidecar_for(
 
 
 def bad_rows(path: Path) -> np.ndarray:
-    """(m,) int64 rows whose bytes, or whose norm's, are not those that were written; all of them where the
-    shape or the checksums are gone.
+    """(m,) int64 rows whose bytes, or whose norm's, are not those that were written.
+
+    All of them where the shape or the checksums are gone.
     """
     sidecar = read_sidecar(path)
     rows, width = sidecar["shape"]

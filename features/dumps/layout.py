@@ -1,6 +1,4 @@
-"""What is to be written: one target for each layer and pooling and for each part-detector count, by its
-recipe.
-"""
+"""Where dumps lie: a target for each layer and pooling and each part-detector count, named by its recipe."""
 
 from __future__ import annotations
 
@@ -50,8 +48,10 @@ def dumps_folder(configuration: Configuration, split: str) -> Path:
 
 
 def whole_folder(configuration: Configuration, split: str) -> Path:
-    """Where the dumps of all images of a split lie; photos of another seed, and images cut to other boxes or turned
-    otherwise, are others of the same names."""
+    """Where the dumps of all images of a split lie.
+
+    Photos of another seed, and images cut to other boxes or turned otherwise, have the same names and folders of their own.
+    """
     folder = Path(configuration.competition.work) / "dumps" / split
     if split == SIMULATED:
         return folder / f"seed{configuration.simulate.seed}-v{VERSION}"
@@ -163,9 +163,7 @@ def parts_recipe(
     dim: int | None = None,
     exponent: float | None = None,
 ) -> dict:
-    """The recipe of one detector count: its unwhitened projection, or with `dim` and `exponent` a component
-    of it.
-    """
+    """The recipe of one detector count: its unwhitened projection, or a component with `dim` and `exponent`."""
     learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
     recipe = learning_recipe(base, parts) | {
         "count": count,

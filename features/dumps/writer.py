@@ -228,8 +228,10 @@ class RowWriter:
         self._waiting, self._committed = [], time.monotonic()
 
     def finish(self, sidecars: Iterable[tuple[str, bytes]], gone: Iterable[str] = ()) -> None:
-        """Give the complete files their names, the further small files of `sidecars` with them, and those that say
-        what the others hold (.json, .sum) last; what stood there before stays until then. gone: files removed then.
+        """Give the complete files their names, and the further small files of `sidecars` with them.
+
+        Those that say what the others hold (.json, .sum) come last; files of these names stay until then. gone: files
+        removed then.
         """
         self.commit()
         for name in self.written:

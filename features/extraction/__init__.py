@@ -1,6 +1,4 @@
-"""Images to descriptor dumps: one forward pass a backbone, resumable, the same bytes however often
-interrupted.
-"""
+"""Images to descriptor dumps: one forward pass a backbone, resumable, the same bytes after any interruption."""
 
 from features.dumps.layout import dumps_folder, external_dump_path, layer_dump_path, parts_dump_path
 from features.extraction.duplicates import exact_duplicates, near_duplicates

@@ -234,8 +234,9 @@ class _Projection:
 
 
 def _slots(engine: Engine, pictures: int) -> int:
-    """Always the full batch; on a GPU, where shapes differ from image to image and half precision rounds anyway,
-    the next power of two, at least 2.
+    """The rows of a batch: always all of them on a CPU.
+
+    On a GPU, where shapes differ from image to image and half precision rounds anyway, the next power of two, at least 2.
     """
     most = engine.settings.batch_rows
     if engine.backbone.resize == "keep" and engine.device.type != "cpu":

@@ -21,9 +21,7 @@ READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one t
 
 @dataclass
 class Picture:
-    """One image file: its identity and either its pixels, uint8 (H, W, 3) for each sizing, or why there are
-    none.
-    """
+    """One image file: its identity, and its pixels, uint8 (H, W, 3) for each sizing, or why there are none."""
 
     row: int
     size_bytes: int
@@ -82,9 +80,7 @@ class Timed(Iterator[Picture]):
 def read_ahead(
     images: ImageSet, rows: Iterable[int], sizings: tuple[Sizing, ...], *, workers: int, ahead: int
 ) -> Generator[Picture, None, None]:
-    """Yield the pictures of `rows` in that order, at most `ahead` of them decoded before they are asked
-    for.
-    """
+    """Yield the pictures of `rows` in that order, at most `ahead` of them decoded before they are asked for."""
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque = deque()
         try:

@@ -33,8 +33,9 @@ def claim(names: Sequence[str], folder: Path) -> int:
 
 
 def device_names(count: int, visible: str | None) -> list[str]:
-    """What the `count` devices that a process sees are called on the machine; visible: CUDA_VISIBLE_DEVICES, which
-    may number them otherwise in each process.
+    """What the `count` devices that a process sees are called on the machine.
+
+    visible: CUDA_VISIBLE_DEVICES, which may number them otherwise in each process.
     """
     listed = [name.strip() for name in visible.split(",")] if visible else []
     return (

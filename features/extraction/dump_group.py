@@ -22,9 +22,9 @@ IMAGE = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("
 
 
 class DumpGroup(DumpWriter):
-    """Targets that share a journal and a record of the images: each file's size, time and content hash, and the
-    number (`by`) of the settings it was computed with.
+    """Targets that share a journal and a record of the images.
 
+    The record holds each file's size, time and content hash, and the number (`by`) of the settings it was computed with.
     dumps: {file name: (width, dtype)} of all that an unfinished run began; targets: those that are still wanted.
     `unreadable`: {row: reason} in finished windows; `earlier`: where rows may be taken over from.
     """
@@ -91,8 +91,10 @@ class DumpGroup(DumpWriter):
             self.settings = line["settings"]
 
     def write_window(self, number: int, window: Window, columns: Mapping[str, int], settings: dict) -> None:
-        """Write one window. columns: dump name -> its column in `window`; rows that `window` did not compute come from
-        the earlier dumps, copies of earlier rows from what is written already.
+        """Write one window.
+
+        columns: dump name -> its column in `window`; rows that `window` did not compute come from the earlier dumps,
+        copies of earlier rows from what is written already.
         """
         rows = self.window(number)
         if settings not in self.settings:

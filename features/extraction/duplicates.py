@@ -1,6 +1,4 @@
-"""Images with the same content, by the hashes taken during extraction, and images that look alike, by
-descriptor.
-"""
+"""Images with the same content, by the hashes taken during extraction, and images alike by their descriptors."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ BLOCK_ROWS = 2048
 
 
 def first_rows(record: Path, columns: int) -> np.ndarray:
-    """(n,) int64: the first row with the same content as each row; files that could not be opened stand
-    alone.
-    """
+    """(n,) int64: the first row with the same content as each row; a file that could not be opened equals no other."""
     records = np.memmap(record, dtype=record_type(columns, IMAGE), mode="r")
     hashes = np.ascontiguousarray(records["sha256"]).view("V32")[:, 0]
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
@@ -33,8 +29,7 @@ def first_rows(record: Path, columns: int) -> np.ndarray:
 
 
 def exact_duplicates(configuration: Configuration, split: str = "gallery") -> np.ndarray:
-    """(n,) int64: for each image of the split the first row with the same file content (its own if it is the
-    first).
+    """(n,) int64: for each image of the split the first row with the same file content, which may be its own.
 
     Top7Error: nothing has been extracted yet.
     """
@@ -48,10 +43,10 @@ def exact_duplicates(configuration: Configuration, split: str = "gallery") -> np
 
 
 def near_duplicates(dump: Dump, threshold: float = 0.98) -> Iterator[tuple[int, int, float]]:
-    """Yield (row, later row, cosine) of the pairs of a dump at or above `threshold`, by row; unreadable rows
-    never.
+    """Yield (row, later row, cosine) of the pairs of a dump at or above `threshold`, by row.
 
-    Every pair is compared, block by block: time grows with the square of the rows, memory does not grow.
+    Unreadable rows never. Every pair is compared, block by block: time grows with the square of the rows, memory does
+    not grow.
     """
     rows = len(dump.descriptors)
     for start in range(0, rows, BLOCK_ROWS):

@@ -32,8 +32,11 @@ from features.pooling import check_poolings, needs_non_negative, pool_maps
 
 @dataclass
 class Batch:
-    """What a batch gave. rows[t]: (B, D_t) float32 L2-normalised, for the pooled targets; norms: (B, T)
-    float32 of them; finite: (B,) bool; psi: for each view, the part detectors' sums (B, N, C) float32."""
+    """What a batch gave.
+
+    rows[t]: (B, D_t) float32 L2-normalised, for the pooled targets; norms: (B, T) float32 of them; finite: (B,) bool;
+    psi: for each view, the part detectors' sums (B, N, C) float32.
+    """
 
     rows: list[np.ndarray]
     norms: np.ndarray
@@ -233,8 +236,10 @@ class Engine:
         )
 
     def _made_finite(self, maps: list[Tensor], pixels: np.ndarray, flip: bool) -> tuple[list[Tensor], Tensor]:
-        """Maps of full precision for images whose reduced ones are not finite, zeros where these are not either;
-        and which images are finite."""
+        """Maps of full precision for images whose reduced ones are not finite; and which images are finite now.
+
+        The maps of the others are zeros.
+        """
         finite = finite_images(maps)
         if not finite.all() and self.settings.precision != "float32":
             keep = finite.view(-1, 1, 1, 1)

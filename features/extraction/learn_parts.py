@@ -157,8 +157,9 @@ def left_to_learn(table: PartTable) -> Remaining:
 
 
 def learning_bytes(engine: Engine, table: PartTable) -> int:
-    """Bytes that `learn_part_models` will write for one table: the sample's blocks in half precision, and for each
-    count its components in float64.
+    """Bytes that `learn_part_models` will write for one table.
+
+    They are the sample's blocks in half precision, and for each count its components in float64.
     """
     left = left_to_learn(table)
     if not left.aggregated and not left.counts:

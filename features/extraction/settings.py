@@ -1,6 +1,4 @@
-"""How a backbone is run: fixed at its first run and kept under `work`, so that later runs give the same
-bytes.
-"""
+"""How a backbone is run: fixed at its first run and kept under `work`, so that later runs give the same bytes."""
 
 from __future__ import annotations
 
@@ -28,11 +26,14 @@ GPU_MOST_ROWS = 256
 
 @dataclass(frozen=True)
 class Settings:
-    """device: cpu | cuda; threads: torch threads on the CPU; precision: of the network alone; rows in a batch
-    and in a window, the unit that is journalled and repaired. batch_threads: threads of one batch, of which
-    threads // batch_threads are computed side by side (None, in older files: all threads, one batch at a
-    time). compiled: whether `torch.compile` makes the network's forward pass (None: not asked); fused: whether
-    convolutions run with what follows them (None, in older files: no)."""
+    """What an image's bytes may depend on beside its recipe.
+
+    device: cpu | cuda; threads: torch threads on the CPU; precision: of the network alone; rows in a batch and in a
+    window, the unit that is journalled and repaired. batch_threads: threads of one batch, of which
+    threads // batch_threads are computed side by side (None, in older files: all threads, one batch at a time).
+    compiled: whether `torch.compile` makes the network's forward pass (None: not asked); fused: whether convolutions
+    run with what follows them (None, in older files: no).
+    """
 
     device: str
     threads: int

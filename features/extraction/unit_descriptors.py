@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 def unit_descriptors(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, D) float32 divided by their L2 norms, and the norms (B,); sums in float64, a zero row stays
-    zero.
+    """(B, D) float32 divided by their L2 norms, and the norms (B,), on the tensor's device.
+
+    Sums in float64; a zero row stays zero.
     """
     norms = rows.double().square().sum(1).sqrt()
     unit = rows.double() / torch.where(norms > 0, norms, 1)[:, None]

@@ -33,7 +33,9 @@ from features.extraction.status import record_is_whole
 
 @dataclass
 class VerifyReport:
-    """dumps and rows read; files: others read, learnt or computed from dumps; missing: dumps that are not there;
+    """What was read, and what of it is damaged.
+
+    dumps and rows read; files: others read, learnt or computed from dumps; missing: dumps that are not there;
     damaged: {path: ids of its bad rows}, a dump's or of the record of the images beside it, of which a missing or
     cut-off one has no good row; no ids for a file that has no rows of images.
     """
@@ -103,8 +105,9 @@ def _with_samples(configuration: Configuration, report: VerifyReport) -> Configu
 
 
 def _check_learnt(configuration: Configuration, report: VerifyReport) -> None:
-    """The orders, blocks and components of part detectors; a damaged one is removed, so that `extract` learns it
-    again.
+    """Check the orders, blocks and components of part detectors.
+
+    A damaged one is removed, so that `extract` learns it again.
     """
     for backbone in configuration.backbones:
         for parts in backbone.parts:

@@ -18,8 +18,11 @@ from features.parts.readings import VARIANTS
 
 @dataclass(frozen=True)
 class Excited:
-    """One image that excites a detector. response: sum of the detector's map; pixels: (H, W, 3) uint8 as the network
-    sees it; weights: (H', W') float32, the detector's weight map."""
+    """One image that excites a detector.
+
+    response: sum of the detector's map; pixels: (H, W, 3) uint8 as the network sees it; weights: (H', W') float32, the
+    detector's weight map.
+    """
 
     id: str
     response: float

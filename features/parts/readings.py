@@ -14,8 +14,11 @@ FORMS = ("NxC", "NxN")
 
 @dataclass(frozen=True)
 class Variant:
-    """A reading of the paper. root: the exponent 1/alpha in eq. 2; centred: the mean is subtracted before eq. 4;
-    power: of the exponent (2: eigenvalues in place of singular values); shrunk: Ledoit-Wolf before whitening."""
+    """A reading of the paper.
+
+    root: the exponent 1/alpha in eq. 2; centred: the mean is subtracted before eq. 4; power: of the exponent (2:
+    eigenvalues in place of singular values); shrunk: Ledoit-Wolf before whitening.
+    """
 
     root: bool = True
     centred: bool = True

@@ -14,8 +14,10 @@ from features.parts.readings import VARIANTS
 
 @dataclass(frozen=True)
 class Remaining:
-    """passes: over the sample's images; aggregated: detectors whose blocks are lacking; counts: those without
-    components."""
+    """What is still to be learnt.
+
+    passes: over the sample's images; aggregated: detectors whose blocks are lacking; counts: those without components.
+    """
 
     passes: int
     aggregated: int

@@ -1,5 +1,8 @@
-"""A whitened component (count, dimension, exponent) as a dump of its own, made from the count's projection when first
-asked for, and kept: a prefix of its columns, scaled, L2-normalised, with its own norms."""
+"""A whitened component (count, dimension, exponent) as a dump of its own.
+
+It is made from the count's projection when it is first asked for, and kept: a prefix of its columns, scaled,
+L2-normalised, with its own norms.
+"""
 
 from __future__ import annotations
 

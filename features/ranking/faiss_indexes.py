@@ -202,8 +202,10 @@ def _bytes(kind: str, chosen: Chosen, rows: int, dimension: int) -> int:
 
 
 def _estimated_seconds(fused: Fused, rows: np.ndarray, kind: str, chosen: Chosen) -> float:
-    """Return about how long building takes: HNSW by the last third of a sample's, growing with the logarithm;
-    clustering by the rate of the bare product, of which k-means (10 rounds) reaches half, codebooks (25) a quarter.
+    """Return about how long building takes.
+
+    HNSW: by the last third of a sample's, growing with the logarithm; clustering: by the rate of the bare product, of
+    which k-means (10 rounds) reaches half, codebooks (25) a quarter.
     """
     count, dimension = len(rows), fused.shape[1]
     sample = _sample(fused, rows, TIMED_ROWS, 0)

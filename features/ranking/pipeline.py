@@ -16,9 +16,7 @@ from features.ranking.steps import apply_steps, check_steps
 
 
 def dump_identity(dump: Dump) -> str:
-    """Return a text that names a dump's recipe and changes with any of its rows: its name and a digest of the
-    row sums.
-    """
+    """Return a text that changes with a dump's recipe and with any of its rows: its name and a digest of the row sums."""
     sums = beside(dump.path, ".sums.npy")
     digest = (
         hashlib.sha256(sums.read_bytes()).hexdigest()[:12]

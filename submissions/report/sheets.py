@@ -28,8 +28,10 @@ MOST_MISSED = 12  # correct images outside a list that are shown
 
 @dataclass
 class Lists:
-    """One submission's answers. ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None; why: see
-    `pulled_down`."""
+    """One submission's answers.
+
+    ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None; why: see `pulled_down`.
+    """
 
     name: str
     ranks: np.ndarray

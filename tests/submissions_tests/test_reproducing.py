@@ -13,7 +13,7 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.trapezoid import trapezoid_precision
 from submissions.__main__ import main
 from submissions.experiments import figures
-from submissions.experiments.evaluation_sets import targets
+from submissions.experiments.evaluation_sets import evaluation_sets
 from submissions.experiments.experiment import FOLDER, experiments
 from submissions.experiments.reproducing import reproduce
 from tests.archives import ARCHIVES, draw
@@ -41,7 +41,7 @@ PAPERS = {
 
 def run(chosen, folder, work, **options):
     more = {"variants": False, "device": "cpu", "options": {}} | options
-    return reproduce(chosen, targets(folder, None, work), **more)
+    return reproduce(chosen, evaluation_sets(folder, None, work), **more)
 
 
 def test_every_experiment_of_pwa_on_oxford_and_paris(tmp_path):
@@ -154,7 +154,7 @@ def test_distractors_join_the_gallery(tmp_path):
     folder = ARCHIVES["holidays"](tmp_path / "data")
     for number in range(4):
         draw(tmp_path / "flickr" / f"{number}.jpg", number)
-    found = targets(folder, None, tmp_path / "work", tmp_path / "flickr")
+    found = evaluation_sets(folder, None, tmp_path / "work", tmp_path / "flickr")
     assert len(found[0].dataset.gallery) == 12
     _, rows = reproduce(FEW[:1], found, variants=False, device="cpu", options={})
     assert rows[0]["ours"] is not None
@@ -199,10 +199,10 @@ def test_table_5_asks_for_its_network(tmp_path):
     with pytest.raises(ConfigurationError, match="--weights FILE"):
         reproduce(
             [experiments()["pwa-table5"]],
-            targets(folder, None, tmp_path),
+            evaluation_sets(folder, None, tmp_path),
             variants=False,
             device="cpu",
             options={},
         )
     with pytest.raises(Top7Error):
-        targets(tmp_path / "nowhere", None, None)
+        evaluation_sets(tmp_path / "nowhere", None, None)

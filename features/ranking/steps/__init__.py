@@ -135,8 +135,9 @@ def with_index(steps: Sequence[StepEntry], kind: str, recipe: str) -> tuple[Step
 def used_components(
     weights: Sequence[float] | np.ndarray, groups: Sequence[int] | None, steps: Sequence[StepEntry]
 ) -> list[int]:
-    """Return the components that count: by their weight, or by weights of a checked step's own; all of them where a
-    step joins them. The others need not be opened.
+    """Return the components that count; the others need not be opened.
+
+    They count by their weight, or by weights of a checked step's own; all of them where a step joins them.
     """
     made = [step_of(values) for values in steps]
     if any(step.joins for step in made):

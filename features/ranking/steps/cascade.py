@@ -33,8 +33,9 @@ Stages = Annotated[
 
 
 class Cascade(Step, frozen=True):
-    """The first stage searches the whole gallery exactly, each later one ranks what the stage before kept, by weights of
-    its own (WISLAB, AI Meets Beauty 2018, third place).
+    """Ranks in stages: the first searches the whole gallery exactly, each later one ranks what the stage before kept.
+
+    Each by weights of its own (WISLAB, AI Meets Beauty 2018, third place).
     """
 
     makes_lists: ClassVar[bool] = True

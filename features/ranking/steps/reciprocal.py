@@ -127,8 +127,10 @@ def reciprocal_mask(graph: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.nda
 
 
 def expanded_sets(graph: np.ndarray, lists: np.ndarray, mask: np.ndarray, k1: int) -> list[np.ndarray]:
-    """Return R*(i, k1) (eq. 3) for each list: mutual neighbours, and those of each mutual neighbour c that
-    share more than two thirds of R(c, k1 / 2) with them. Sorted rows.
+    """Return R*(i, k1) (eq. 3) for each list, sorted rows.
+
+    These are the mutual neighbours, and those of each mutual neighbour c that share more than two thirds of R(c, k1 / 2)
+    with them.
     """
     half = int(np.around(k1 / 2))
     sets = []
@@ -144,9 +146,7 @@ def expanded_sets(graph: np.ndarray, lists: np.ndarray, mask: np.ndarray, k1: in
 
 @dataclass(frozen=True)
 class Codes:
-    """What k-reciprocal re-ranking keeps of N images: float64 sparse rows of sum 1, empty for unreadable
-    images.
-    """
+    """What k-reciprocal re-ranking keeps of N images: float64 sparse rows of sum 1, empty for unreadable images."""
 
     graph: np.ndarray  # (N, >= k1) neighbours without the image itself
     last: np.ndarray  # (N,) similarity of each image's k1-th neighbour, -inf where it has fewer
@@ -167,10 +167,10 @@ def learn_codes(
     excluded: np.ndarray | None = None,
     progress: bool = False,
 ) -> Codes:
-    """Encode every image of a neighbour graph (N, >= k1) with its scores; pairs(i (p,), j (p,)) ->
-    similarities.
+    """Encode every image of a neighbour graph (N, >= k1) with its scores.
 
-    Holds about 12 bytes for each of N * k1 * k2 entries or fewer: 1 GB for 520,000 images at 20 and 6.
+    pairs(i (p,), j (p,)) -> similarities. Holds about 12 bytes for each of N * k1 * k2 entries or fewer: 1 GB for
+    520,000 images at 20 and 6.
     """
     if graph.shape[1] < k1:
         raise ConfigurationError(
@@ -243,8 +243,7 @@ def query_code(
 
 
 def jaccard_distances(codes: Codes, columns: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images whose code shares a column with this one (rising rows) and their Jaccard distances
-    (eq. 10).
+    """Return the images whose code shares a column with this one (rising rows) and their Jaccard distances (eq. 10).
 
     Every other image has distance 1.
     """
