@@ -47,7 +47,7 @@ set_up() {  # with the arguments of the call: a mistake in them is said first; l
     requirements "$base" >"$root/.venv/requirements.txt"
     "$root/.venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
         --constraint "$root/constraints.txt" --requirement "$root/.venv/requirements.txt" >&2 ||
-        fail "pip could not install the packages (its reason stands above); run the same command again to retry"
+        fail "pip could not install the packages (its reason is above); run the same command again to retry"
     printf '%s\n' "$wanted" >"$stamp"
     say "set up."
 }

@@ -127,7 +127,7 @@ class Tuning:
     """The settings of the study.
 
     `private`: share of the labelled queries that it never sees; `storage`: an Optuna URL; `steps`: what
-    happens before and after fusion, a list standing for a choice (tuning/step_choices.py); `cache_gib`: what
+    happens before and after fusion, where a list is a choice (tuning/step_choices.py); `cache_gib`: what
     steps and candidates may take on the disk (None: twice the dumps they come from); `objective`: what judges
     a trial (None: see tuning/labelled.py).
     """
@@ -374,7 +374,7 @@ def _unique(
     for name in given:
         if given.count(name) > 1:
             raise ConfigurationError(
-                f"{path}: the name {name!r} stands twice: give each [[backbone]] and [[external]] "
+                f"{path}: the name {name!r} appears twice: give each [[backbone]] and [[external]] "
                 "a name of its own"
             )
     taken = set(given)

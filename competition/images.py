@@ -190,9 +190,11 @@ def _doubled(found: Sequence[tuple[str, str]], ids: str) -> list[str]:
         way = 'write ids = "path" under [competition] to make the folder a part of every id, or rename'
     doubled = list(dict.fromkeys(one[0] for one, _ in pairs))
     if len(doubled) > 1:
-        return [f"{len(doubled)} ids stand for more than one image: {way}: {_first([*map(repr, doubled)])}"]
+        return [
+            f"{len(doubled)} ids are those of more than one image: {way}: {_first([*map(repr, doubled)])}"
+        ]
     (stem, path), (_, other) = pairs[0]
-    return [f"the id {stem!r} stands for two images, {path} and {other}: {way}"]
+    return [f"the id {stem!r} is that of two images, {path} and {other}: {way}"]
 
 
 def _first(names: Sequence[str], most: int = 20) -> str:

@@ -75,7 +75,7 @@ def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -
         if gallery_id in known:
             first = f"for {row[0]!r}, first on line {known[gallery_id]}"
             raise Top7Error(
-                f"{where}: gallery id {gallery_id!r} stands twice "
+                f"{where}: gallery id {gallery_id!r} appears twice "
                 f"{'in the row' if known[gallery_id] == line else first}: remove one"
             )
         known[gallery_id] = line
@@ -92,7 +92,7 @@ def folder_labels(query_ids: Sequence[str], gallery_ids: Collection[str]) -> dic
     lost = [query for query in query_ids if "/" not in query or query.rpartition("/")[0] not in inside]
     if lost:
         raise Top7Error(
-            f'labels = "folders": {len(lost)} of {len(query_ids)} queries stand in a folder that the gallery does not '
+            f'labels = "folders": {len(lost)} of {len(query_ids)} queries are in a folder that the gallery does not '
             f"have, the first is {lost[0]!r}: expected a folder of the same path, a class, in both"
         )
     return {query: tuple(inside[query.rpartition("/")[0]]) for query in query_ids}

@@ -32,7 +32,7 @@ class Progress(tqdm):
     def close(self) -> None:
         """End the stage; further calls do nothing."""
         if not self.disable and not self.on_terminal:
-            if self.last_print_t >= self.start_t + self.delay:  # something of it was said: its end is, too
+            if self.last_print_t >= self.start_t + self.delay:  # its beginning was shown: so is its end
                 self.display(pos=0)
             self.sp = lambda line: None  # tqdm's own close says it once more
             self.fp = io.StringIO()  # no carriage returns and blank lines in a file

@@ -1,4 +1,4 @@
-"""The timm model of a [[backbone]], and what its layers stand for: feature indices, module names, the papers' names."""
+"""The timm model of a [[backbone]], and what its layers are called: feature indices, module names, the papers' names."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def paper_indices(backbone: Backbone) -> dict[str, int]:
 
 
 def module_name(backbone: Backbone, layer: Layer) -> str:
-    """The module that a layer of a mixed list stands for."""
+    """The module that a layer of a mixed list names."""
     if isinstance(layer, int):
         options = backbone.options | {"features_only": True}
         try:

@@ -32,7 +32,7 @@ Quad = list[tuple[float, float]]
 def simulated_photo(image: np.ndarray, seed: int) -> np.ndarray:
     """(H, W, 3) uint8 -> a photo of it, uint8 (H', W', 3), about as many pixels as the part of the image that it shows.
 
-    Where the product stands on white, most photos show it before another background; what lies beyond the edge of any
+    Where the product is on white, most photos show it before another background; what lies beyond the edge of any
     other image goes on in its blurred colours.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -101,7 +101,7 @@ def _coefficients(quad: Quad, width: int, height: int) -> tuple[float, ...]:
 
 
 def _product(pixels: Image.Image) -> Image.Image | None:
-    """The mask (L, 255: product) of a product that stands on white; None where the image's border is not white.
+    """The mask (L, 255: product) of a product on a white ground; None where the image's border is not white.
 
     White is what is nearly white and joined to the border, looked for on a small copy; its edge is that of the image.
     """
@@ -126,7 +126,7 @@ def _product(pixels: Image.Image) -> Image.Image | None:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """What a product is put before: the white it stood on, one colour, two, blurred things, boards or cloth."""
+    """What a product is put before: the white it was on, one colour, two, blurred things, boards or cloth."""
     kind = str(rng.choice(BACKGROUNDS))
     if kind == "white":
         return Image.new("RGB", size, (255, 255, 255))

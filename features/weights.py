@@ -197,9 +197,9 @@ def plain_name(key: str) -> str:
 
 
 def weights_digest(backbone: Backbone, work: Path) -> str:
-    """The digest that stands for a backbone's weights in every recipe.
+    """The digest by which every recipe names a backbone's weights.
 
-    Local file: that of the file, or of the one it stands for (`noted_digest`). Hub and random: that of the
+    Local file: that of the file, or of the one it was made from (`noted_digest`). Hub and random: that of the
     whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
     network.
     """

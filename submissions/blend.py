@@ -36,7 +36,7 @@ Points = tuple[np.ndarray, float]
 
 
 def rank_points(known: np.ndarray, scores: np.ndarray) -> Points:
-    """k + 1 - rank for each place, 0 for absent: the mean rank, absent images standing at rank k + 1."""
+    """k + 1 - rank for each place, 0 for absent: the mean rank, absent images at rank k + 1."""
     return np.arange(len(known), 0, -1, dtype=np.float64), 0.0
 
 

@@ -17,7 +17,7 @@ SEPARATORS = DELIMITERS | {" ": "blanks"}
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong on a line (counted from 1; missing queries stand one past the last line)."""
+    """What is wrong on a line (counted from 1; missing queries are one past the last line)."""
 
     line: int
     text: str
@@ -30,7 +30,7 @@ class Fault:
 class Check:
     """The result: the split whose queries the file answers (None: of none), its rows, and the faults by line.
 
-    answers: query -> gallery ids as they stand on its first row; only without faults are they a whole
+    answers: query -> gallery ids as on its first row; only without faults are they a whole
     submission.
     """
 
@@ -186,7 +186,8 @@ def _check_rows(
             elif count > 1:
                 faults.append(
                     Fault(
-                        line, f"gallery id {gallery_id!r} stands {count} times: expected {top_k} distinct ids"
+                        line,
+                        f"gallery id {gallery_id!r} appears {count} times: expected {top_k} distinct ids",
                     )
                 )
     return answers
@@ -196,7 +197,7 @@ def _query_faults(
     query: str, first_line: int | None, split: str | None, queries_of: Mapping[str, frozenset[str]]
 ) -> list[str]:
     if first_line is not None:
-        return [f"query {query!r} stands twice, first on line {first_line}: remove one of the lines"]
+        return [f"query {query!r} appears twice, first on line {first_line}: remove one of the lines"]
     if split is not None and query in queries_of[split]:
         return []
     if query.strip() != query or not query:

@@ -59,7 +59,7 @@ def clean(configuration: Configuration, *, dry_run: bool = False) -> dict[str, d
 
 def _remove(found: dict[str, list[Path]], work: Path) -> None:
     for path in (path for paths in found.values() for path in paths):
-        if path.name.endswith(".npy"):  # no sidecar stands beside rows that are gone
+        if path.name.endswith(".npy"):  # no sidecar is left beside rows that are gone
             beside(path, ".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     tops = [work / "dumps", work / "ranking", *work.glob(".*.partial")]

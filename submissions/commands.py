@@ -44,7 +44,7 @@ def extract(options: Namespace) -> Outcome:
     from tuning.space import space_of
 
     configuration = configuration_of(options)
-    space_of(configuration)  # a step that cannot be is said now, not after the hours of the extraction
+    space_of(configuration)  # a step that cannot be is an error now, not after the hours of the extraction
     report = run_extraction(
         configuration,
         device=options.device,
@@ -178,7 +178,7 @@ def score(options: Namespace) -> Outcome:
 def leaderboard(options: Namespace) -> Outcome:
     """Show the leaderboard, after recording an official score of a checked CSV if asked."""
     from competition.leaderboard import read_rows, record_official
-    from competition.standings import render
+    from competition.leaderboard_text import render
     from features.recipes.kept import ranked_among
     from submissions.scoring import read_submission
 

@@ -10,8 +10,8 @@ from competition import leaderboard
 from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import split_images
+from competition.leaderboard_text import render
 from competition.messages import log
-from competition.standings import render
 from features.components import layer_component, layers_under
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, ranked_among

@@ -21,7 +21,7 @@ SHOWN_GROUPS, SHOWN_IDS = 10, 7
 def duplicates(configuration: Configuration, near: float | None = None) -> tuple[dict, str]:
     """Return (values, text) of the groups of equal files, or (near) of images chained by that cosine or more.
 
-    All groups stand in a CSV under work/duplicates: group, id and, of images that look alike, the highest cosine with
+    All groups are in a CSV under work/duplicates: group, id and, of images that look alike, the highest cosine with
     another of the group.
     """
     ids = gallery_ids(configuration)

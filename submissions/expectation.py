@@ -57,7 +57,7 @@ def _interval(interval: Sequence[float] | None) -> str:
 
 
 def study_of(configuration: Configuration, recipe: Recipe) -> optuna.Study | None:
-    """Return the study that a recipe comes from; None where it is gone, which is said."""
+    """Return the study that a recipe comes from; None, with a message, where it is gone."""
     import optuna
 
     from tuning.storage import open_storage

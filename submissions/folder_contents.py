@@ -104,7 +104,7 @@ def _list(found: Contents) -> None:
             raise
         found.ids = "path"
         found.images = {split: list_images(path, ids="path") for split, path in found.folders.items()}
-        found.odd.append("the same file name stands in several folders: ids are paths")
+        found.odd.append("the same file name is in several folders: ids are paths")
     for split, images in found.images.items():
         others = [path for path in images.others if path.suffix.lower() != ".csv"]
         if others:

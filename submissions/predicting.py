@@ -59,7 +59,7 @@ def predict(
 def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe, Photos | None]:
     """Reduce a configuration to what `recipe` gives weight: its backbones, layers, poolings, parts and counts.
 
-    Returns it with the recipe of the weighed components, whose parts tables are numbered as they stand in it, and what
+    Returns it with the recipe of the weighed components, whose parts tables are numbered as in it, and what
     its steps learn from.
     """
     numbers = used_components(recipe.weights, recipe.groups, recipe.steps)

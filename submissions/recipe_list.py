@@ -85,7 +85,7 @@ def in_words(recipe: Recipe) -> list[str]:
     made = f"made by a study of {recipe.provenance.get('competition', 'yours')}"
     lines = [f"{recipe.name}: {_source(recipe.name) or made}"]
     backbones = sorted({part.backbone for part in recipe.components if part.backbone})
-    of = f" of {backbones[0]}" if len(backbones) == 1 else ""  # several stand with each component
+    of = f" of {backbones[0]}" if len(backbones) == 1 else ""  # several are named with each component
     lines.append(f"similarities of these descriptors{of}, weighed and added:")
     names = short_names(recipe.components)
     lines += [f"  {weight:7.4f}  {name}" for name, weight in zip(names, recipe.weights)]

@@ -47,7 +47,7 @@ def _check(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, n_gall
         raise Top7Error(f"{path}: no query to answer: expected at least one")
     if len(set(query_ids)) < len(query_ids):
         doubled = next(query for query in query_ids if list(query_ids).count(query) > 1)
-        raise Top7Error(f"{path}: query {doubled!r} stands twice: expected each query once")
+        raise Top7Error(f"{path}: query {doubled!r} appears twice: expected each query once")
     if (
         ranks.ndim != 2
         or ranks.shape[0] != len(query_ids)
@@ -77,7 +77,7 @@ def _check(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, n_gall
 
 
 def scores_path(path: Path | str) -> Path:
-    """Return where the scores of the submission `path` stand."""
+    """Return where the scores of the submission `path` are kept."""
     return Path(path).with_name(Path(path).name + ".scores.csv")
 
 

@@ -1,6 +1,6 @@
 """What a study may choose about steps: each argument's values, and the concrete steps of one choice.
 
-One rule for `[tuning] steps`: a list stands for a choice, a single value is fixed, an argument left out keeps the step's
+One rule for `[tuning] steps`: a list is a choice, a single value is fixed, an argument left out keeps the step's
 default. `optional = true` lets the study leave the step out; `tune = true` tries the values worth trying
 (`tunable` of features/ranking/steps) of every argument not written. An argument that is a list itself (the weights of an
 augmentation or of a cascade's stage) is a choice as a list of lists or words.
@@ -205,7 +205,7 @@ def _own_first(name: str, key: str, worth: tuple, *own: object) -> tuple:
 
 
 def _labels(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The steps' names, numbered where one stands twice."""
+    """The steps' names, numbered where one appears twice."""
     names = [str(step["step"]) for step in steps]
     return [
         name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"

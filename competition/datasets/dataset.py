@@ -55,7 +55,7 @@ class Dataset:
 def images_of(folder: Path, names: Collection[str] | None = None, *, official: str = "") -> ImageSet:
     """List the images below `folder` whose id is among `names` (None: all), sorted by id.
 
-    Top7Error where some of `names` are not there; a name that differs in case alone is said so.
+    Top7Error where some of `names` are not there; the message says where a name differs in case alone.
     """
     found = list_images(folder)
     if names is None:

@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import Box, ImageSet
 
 KINDS = ("good", "ok", "junk")
-PREFIX = "oxc1_"  # stands before every image in Oxford's query files
+PREFIX = "oxc1_"  # precedes every image in Oxford's query files
 
 
 def load(folder: Path, name: str) -> Dataset:

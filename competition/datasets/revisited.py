@@ -64,7 +64,7 @@ def load(folder: Path, name: str) -> Dataset:
     path = one_file(folder, [f"gnd_{name}.pkl", f"gnd_{name}.json"], f"ground truth of {name}")
     entry = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else read_pickle(path)
     gallery_ids, query_ids, gnd = _checked(entry, path)
-    ordered = sorted(zip(query_ids, gnd), key=lambda each: each[0])  # rows stand by id, as everywhere
+    ordered = sorted(zip(query_ids, gnd), key=lambda each: each[0])  # rows are sorted by id, as everywhere
     query_ids, gnd = [query for query, _ in ordered], [each for _, each in ordered]
     images = images_of(folder, {*gallery_ids, *query_ids}, official=path.name)
     inside = set(gallery_ids)

@@ -174,7 +174,7 @@ def cosmetic_shade(generator: np.random.Generator) -> Colour:
 
 
 def readable_on(ground: Colour, generator: np.random.Generator) -> Colour:
-    """Return an ink colour that stands out from `ground`."""
+    """Return an ink colour easily seen on `ground`."""
     bright = 0.3 * ground[0] + 0.59 * ground[1] + 0.11 * ground[2] > 128
     hue, saturation = generator.random(), generator.uniform(0, 0.8)
     return (

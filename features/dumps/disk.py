@@ -30,7 +30,7 @@ class Disk:
         self._open: dict[Path, int] = {}
 
     def allocate(self, path: Path, size_bytes: int, head: bytes) -> None:
-        """Create `path` anew with its whole size reserved and `head` at its start, synced."""
+        """Create `path`, in place of what is there, with its whole size reserved and `head` at its start, synced."""
         self.close(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,7 +58,7 @@ class Disk:
         return os.pread(self._descriptor(path), size_bytes, offset)
 
     def add_lines(self, path: Path, data: bytes) -> None:
-        """Append to `path` (created if absent) and sync it; a full disk leaves what stood there before."""
+        """Append to `path` (created if absent) and sync it; a full disk leaves what was there before."""
         view = memoryview(data)
         try:
             with open(path, "ab", buffering=0) as stream:

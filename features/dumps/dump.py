@@ -140,7 +140,7 @@ OPTIONAL = (
     "columns",
     "settings",
 )  # the last three together: of dumps that were extracted
-# what stands in a sidecar, checked in this order: whether a value fits, and what is expected
+# the keys of a sidecar, checked in this order: whether a value fits, and what is expected
 SIDECAR: dict[str, tuple[Callable[[Any, Mapping], bool], str]] = {
     "format": (lambda value, _: value == FORMAT, str(FORMAT)),
     "shape": (

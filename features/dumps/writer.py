@@ -296,7 +296,7 @@ def complete(journal: Path, disk: Disk | None = None, *, check: bool = True) -> 
         disk.truncate(journal, whole_bytes - len(journal_line(lines[-1])))
         disk.sync_folder(folder)
         return
-    for name in sidecars:  # no sidecar of older rows may stand beside new ones
+    for name in sidecars:  # no sidecar of older rows may be beside new ones
         if name in left:
             disk.remove(folder / name)
     for group in (

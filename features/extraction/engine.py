@@ -90,7 +90,7 @@ class Engine:
 
     @property
     def notes(self) -> list[str]:
-        """What has to be said about this network."""
+        """What the user has to be told about this network."""
         found = list(self.network.notes)
         needing = list(filter(needs_non_negative, self.backbone.pooling))
         if self.clamped and (needing or self.backbone.parts):
@@ -105,7 +105,7 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if tried > self.settings.batch_rows:
-            return True  # another batch under way has said so
+            return True  # another batch at the same time has reported it
         rows = tried // 2
         self.settings = replace(self.settings, batch_rows=rows)
         log.warning(f"{self.backbone.name}: out of memory: batches of {rows} images from here on")

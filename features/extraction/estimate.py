@@ -1,4 +1,4 @@
-"""What an extraction would compute, said before it starts: images, bytes needed and free, hours."""
+"""What an extraction would compute, printed before it starts: images, bytes needed and free, hours."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Dump
 
 
 def _not_taken_over(group: DumpGroup, damaged: bool) -> np.ndarray:
-    """(n,) bool: images that no earlier row stands for. damaged: rows are read to see whether they are whole."""
+    """(n,) bool: images that have no earlier row. damaged: rows are read to see whether they are whole."""
     if group.earlier is None:
         return np.ones(len(group.ids), dtype=bool)
     new = group.earlier.row_of < 0

@@ -110,7 +110,7 @@ def _order(dump: ExternalDump, rows: int) -> np.ndarray:
     for row, image_id in enumerate(ids):
         if row_of.setdefault(image_id, row) != row:
             raise Top7Error(
-                f"{path}: line {row + 1}: the id {image_id!r} stands on line {row_of[image_id] + 1} too"
+                f"{path}: line {row + 1}: the id {image_id!r} is on line {row_of[image_id] + 1} too"
             )
     missing = [image_id for image_id in images.ids if image_id not in row_of]
     if missing or (len(ids) != len(images) and not dump.sampled):

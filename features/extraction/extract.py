@@ -231,7 +231,7 @@ def _dumps(
 
 
 def _externals(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
-    """Every [[external]] matrix of the splits; a missing file is said before anything is run."""
+    """Every [[external]] matrix of the splits; a missing file is an error before anything is run."""
     dumps = []
     for external in configuration.externals:
         for split, of in images.items():

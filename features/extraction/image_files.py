@@ -59,7 +59,7 @@ def content_hash(path: str, view: int | Region | None = None) -> bytes:
 
 
 def view_hash(sha256: bytes, view: int | Region | None) -> bytes:
-    """What stands for the content of a simulated photo (a seed) or a region: the file's hash and the view's; None: the file's."""
+    """The hash of the content of a simulated photo (a seed) or a region: the file's hash and the view's; None: the file's."""
     if view is None:
         return sha256
     text = view.to_bytes(8, "little") if isinstance(view, int) else repr((view.box, view.turns)).encode()

@@ -60,7 +60,7 @@ class Settings:
 
 
 def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda" for "auto", "cpu", "cuda"; says aloud where "auto" ends on the CPU."""
+    """ "cpu" or "cuda" for "auto", "cpu", "cuda"; says so where "auto" ends on the CPU."""
     if wanted not in ("auto", "cpu", "cuda"):
         raise ConfigurationError(f"unknown device {wanted!r}: expected auto, cpu or cuda")
     if torch.cuda.is_available():

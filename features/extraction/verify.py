@@ -77,7 +77,7 @@ def verify(
         if record is not None and not record_is_whole(record, sidecar):
             report.damaged[record] = list(ids)
         report.dumps, report.rows = report.dumps + 1, report.rows + len(ids)
-        with suppress(OSError):  # a read-only folder: what is found is said all the same
+        with suppress(OSError):  # a read-only folder: what is found is reported all the same
             if len(bad):
                 report.damaged[path] = [ids[row] for row in bad]
                 write_json(beside(path, DAMAGE), {"rows": bad.tolist()})

@@ -48,7 +48,7 @@ SEARCHED_WITH = ("probes", "breadth")  # the others are built in
 
 @dataclass(frozen=True)
 class Index:
-    """A built index: its file, what it was built from, and the gallery rows (m,) its entries stand for."""
+    """A built index: its file, what it was built from, and the gallery rows (m,) its entries describe."""
 
     path: Path
     kind: str
@@ -106,8 +106,8 @@ def build_index(
 
     gallery: L arrays or memmaps (n, D_l), read in blocks; weights (L,) >= 0; excluded (n,) bool: left out;
     identity: a text for each component that says which rows these are (default: a digest of their bytes);
-    parameters: see `default_parameters`. Only complete indexes stand under their final name; of several processes
-    one builds, the others wait. What will be built is said on stderr, with an estimate.
+    parameters: see `default_parameters`. Only complete indexes have their final name; of several processes
+    one builds, the others wait. A line on stderr says what will be built, with an estimate.
     """
     import faiss
 

@@ -146,7 +146,7 @@ def _has_labels(configuration: Configuration) -> bool:
 def ranked_among(configuration: Configuration) -> dict[str, object] | None:
     """Say what the leaderboard ranks: figures on this configuration's validation labels.
 
-    None, and said on stderr, where there are none, or the images cannot be listed.
+    None, with a line on stderr, where there are none, or the images cannot be listed.
     """
     try:
         if not _has_labels(configuration):
@@ -200,7 +200,7 @@ def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
 
 
 def keep_recipe(path: Path, recipe: Recipe, earlier: Recipe | None) -> Path:
-    """Write `recipe`; `earlier`, what stood there before, is kept under another name where it is better, and named."""
+    """Write `recipe`; `earlier`, what was there before, is kept under another name where it is better, and named."""
     if earlier is not None and _same_queries(earlier, recipe) and not _same_recipe(earlier, recipe):
         told = json.dumps([earlier.weights, earlier.steps, [part.name for part in earlier.components]])
         aside = path.with_name(f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:8]}.json")

@@ -105,7 +105,7 @@ def _backbones(
         found = backbones[(wanted - 1) % len(backbones)]
         if wanted > len(backbones):
             notes.append(
-                f"wants {wanted} backbones, there are {len(backbones)}: {found.name} stands in for number {wanted}"
+                f"wants {wanted} backbones, there are {len(backbones)}: {found.name} takes the place of number {wanted}"
             )
         return [found]
     names = [backbone.name for backbone in backbones]
@@ -140,7 +140,7 @@ def _layers(pattern: Pattern, backbone: Backbone, where: str, notes: list[str]) 
             f"{where} wants the pooling {asked} of {backbone.name}, which extracts "
             f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again"
         )
-    if pooling in EMBEDDINGS:  # one by itself, which stands for the deepest layer
+    if pooling in EMBEDDINGS:  # one by itself, which counts as the deepest layer
         layers = [pooling] if order[-1] in layers else []
     return [layer_component(backbone, layer, pooling) for layer in layers]
 

@@ -154,5 +154,5 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _can_name_a_file(name: str) -> bool:
-    """Whether it can stand in the name of a file: a recipe's submissions are named after it."""
+    """Whether it can be the name of a file: a recipe's submissions are named after it."""
     return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name) <= 100 and name[0] != "."

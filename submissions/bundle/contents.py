@@ -158,7 +158,7 @@ def configuration_text(configuration: Configuration) -> str:
         values |= {
             "weights": weights_name(backbone),
             "pooling": backbone.pooling or ("spoc",),
-        }  # one has to stand there
+        }  # one has to be there
         if backbone.parts:
             values["parts"] = [_parts_values(backbone, number) for number in range(len(backbone.parts))]
         lines += [f"{key} = {_toml(value)}" for key, value in values.items()]

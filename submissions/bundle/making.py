@@ -56,7 +56,7 @@ class Bundle:
 def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress: bool = True) -> Bundle:
     """Copy what `recipe` needs to answer new images into the folder `out`, replacing only an earlier bundle.
 
-    The size is said first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
+    The size is printed first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
     recipe's steps compute from the gallery alone is computed now, if it is not there, and copied. Top7Error: dumps or
     weights that are missing, a full disk; ConfigurationError: `out` is something else than a bundle.
     """

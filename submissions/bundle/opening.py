@@ -56,7 +56,7 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
         if size != entry["bytes"]:
             found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
             raise Top7Error(
-                f"{path}: {found}: the bundle is damaged: copy it again, or make it anew with ./run.sh bundle"
+                f"{path}: {found}: the bundle is damaged: copy it again, or make it again with ./run.sh bundle"
             )
     if check_content:
         _check_content(folder, manifest["files"])
@@ -84,7 +84,7 @@ def _manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["bundle"] != FORMAT:
             raise Top7Error(
-                f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it anew"
+                f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it again"
             )
         whole = manifest["sha256"] == manifest_digest(manifest)
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def _manifest(folder: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise Top7Error(f"{path}: damaged: copy the bundle again, or make it anew with ./run.sh bundle")
+        raise Top7Error(f"{path}: damaged: copy the bundle again, or make it again with ./run.sh bundle")
     return manifest
 
 
@@ -110,7 +110,7 @@ def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
             if digest.hexdigest() != entry["sha256"]:
                 raise Top7Error(
                     f"{folder / name}: its content is not what the manifest says: the bundle is damaged: copy it "
-                    "again, or make it anew with ./run.sh bundle"
+                    "again, or make it again with ./run.sh bundle"
                 )
 
 

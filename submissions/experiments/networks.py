@@ -21,14 +21,14 @@ LEARNT_FROM = 2000  # images that parts are learnt from, more only where M asks 
 
 @dataclass(frozen=True)
 class Learning:
-    """Where parts are learnt (None: the gallery itself), from how many images, and the M that stands in for a larger."""
+    """Where parts are learnt (None: the gallery itself), from how many images, and the M taken in place of a larger."""
 
     folder: Path | None
     images: int
     fallback_dim: int
 
     def dim(self, parts: PartsRow) -> int:
-        """Return M as asked, else the experiment's own stand-in, 0 where so many images teach neither."""
+        """Return M as asked, else the experiment's own replacement, 0 where so many images teach neither."""
         return next((dim for dim in (parts.dim, self.fallback_dim) if dim < self.images - 1), 0)
 
 

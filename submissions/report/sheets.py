@@ -118,7 +118,7 @@ def _truth(
 
 
 def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int]) -> list[Lists]:
-    """Return the submissions of a split; for validation also the ranked recipes that no file stands for."""
+    """Return the submissions of a split; for validation also the ranked recipes that have no file."""
     competition = scene.configuration.competition
     recipe_of = {row.sha256: str(row.details.get("recipe", "")) for row in read_rows(scene.work)}
     found: list[Lists] = []

@@ -241,7 +241,7 @@ def test_several_parts_tables_and_weights_words(tmp_path):
             + BACKBONE_TABLE
             + "[[external]]\nname = 'x'\ngallery = 'g'\n[[external]]\nname = 'x'\n"
             "gallery = 'g'\n",
-            "the name 'x' stands twice: give each [[backbone]] and [[external]] a name of its own",
+            "the name 'x' appears twice: give each [[backbone]] and [[external]] a name of its own",
         ),
         (
             MINIMAL + "image_size = 0\n",

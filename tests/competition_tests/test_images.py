@@ -85,7 +85,7 @@ def test_folder_errors(tmp_path):
 def test_same_id_twice(tmp_path):
     touch(tmp_path, "a/x.jpg", "b/x.png")
     expected = (
-        f"the id 'x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: "
+        f"the id 'x' is that of two images, {tmp_path}/a/x.jpg and {tmp_path}/b/x.png: "
         'write ids = "path" under [competition] to make the folder a part of every id, or rename'
     )
     with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
@@ -94,7 +94,7 @@ def test_same_id_twice(tmp_path):
     assert list_images(f"{tmp_path}/", ids="path").ids == ("a/x", "b/x")
     touch(tmp_path, "a/x.png")
     expected = (
-        f"the id 'a/x' stands for two images, {tmp_path}/a/x.jpg and {tmp_path}/a/x.png: rename or remove one"
+        f"the id 'a/x' is that of two images, {tmp_path}/a/x.jpg and {tmp_path}/a/x.png: rename or remove one"
     )
     with pytest.raises(Top7Error, match="^" + re.escape(expected) + "$"):
         list_images(tmp_path, ids="path")
@@ -114,7 +114,7 @@ def test_all_bad_names_are_said_at_once(tmp_path):
     message = str(caught.value)
     assert "3 file names make ids that would break a CSV: rename them" in message
     assert (
-        all(f"bad,{number}.jpg" in message for number in range(3)) and "the id 'x' stands for two" in message
+        all(f"bad,{number}.jpg" in message for number in range(3)) and "the id 'x' is that of two" in message
     )
     touch(tmp_path, *(f"also,{number}.jpg" for number in range(1000)))
     with pytest.raises(Top7Error, match="1003 file names .*, and 983 more") as caught:

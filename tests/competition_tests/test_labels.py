@@ -69,9 +69,9 @@ UNKNOWN_GALLERY = "expected one of the 4 gallery ids (file names without extensi
         ("v1,g1\nv2,,,\n", ": line 2: query 'v2' has no gallery id: expected query,gallery[,gallery…]"),
         (
             "h\n" + ROWS + "v2,g1\nv2,g3\n",
-            ": line 6: gallery id 'g3' stands twice for 'v2', first on line 3: remove one",
+            ": line 6: gallery id 'g3' appears twice for 'v2', first on line 3: remove one",
         ),
-        ("v1,g1,g2,g1\n", ": line 1: gallery id 'g1' stands twice in the row: remove one"),
+        ("v1,g1,g2,g1\n", ": line 1: gallery id 'g1' appears twice in the row: remove one"),
         ("v1,g1,,g2\n", ": line 1: field 3 is empty: expected query,gallery[,gallery…]"),
         (",g1\n", ": line 1: field 1 is empty: expected query,gallery[,gallery…]"),
         (

@@ -204,7 +204,7 @@ def test_external_descriptors_come_in_row_order_and_normalised(folder):
         (lambda f: (f / "clip/gallery.ids").write_text("g000\n"), "1 ids for 37 images: 36 images have none"),
         (
             lambda f: (f / "clip/gallery.ids").write_text("g000\n" * 37),
-            "line 2: the id 'g000' stands on line 1 too",
+            "line 2: the id 'g000' is on line 1 too",
         ),
         (lambda f: np.save(f / "clip/gallery.npy", np.zeros((36, 6), np.float32)), "36 rows for the 37 ids"),
         (lambda f: np.save(f / "clip/gallery.npy", np.zeros(37, np.float32)), "expected .rows, dimensions."),

@@ -66,7 +66,7 @@ def test_ustc_takes_two_backbones_or_says_which_stands_in():
     assert names(recipe, two) == ["a/4/mac", "b/4/grmac"] and not resolve(recipe, two).notes
     one = resolve(recipe, configuration(backbone("a")))
     assert [component.name for component in one.components] == ["a/4/mac", "a/4/grmac"]
-    assert one.notes == ("wants 2 backbones, there are 1: a stands in for number 2",)
+    assert one.notes == ("wants 2 backbones, there are 1: a takes the place of number 2",)
 
 
 def test_wislabs_weights_find_their_layers_by_name_or_by_depth():

@@ -58,7 +58,7 @@ ONE_COMMA = "expected one, after the query; the gallery ids are separated by sin
         ),
         (
             [*KAGGLE[:3], "t3,g0 g0 g2 g3 g4 g5 g6"],
-            [(4, "gallery id 'g0' stands 2 times: expected 7 distinct ids")],
+            [(4, "gallery id 'g0' appears 2 times: expected 7 distinct ids")],
         ),
     ],
 )
@@ -77,7 +77,7 @@ HEADER = "a header line ({!r}): remove it, line 1 is the first query"
     [
         (GOOD[:2], [(3, MISSING.format("t3"))]),
         (GOOD[1:2], [(2, MISSING.format("t1")), (2, MISSING.format("t3"))]),
-        (GOOD + GOOD[:1], [(4, "query 't1' stands twice, first on line 1: remove one of the lines")]),
+        (GOOD + GOOD[:1], [(4, "query 't1' appears twice, first on line 1: remove one of the lines")]),
         (GOOD + [f"t4{ANSWER}"], [(4, "unknown query 't4': expected a query id of test")]),
         (
             GOOD + [f"v1{ANSWER}"],
@@ -99,7 +99,7 @@ HEADER = "a header line ({!r}): remove it, line 1 is the first query"
         (["t1", *GOOD[1:]], [(1, "0 gallery ids: expected 7")]),
         (
             [GOOD[0].replace("g6", "g0"), *GOOD[1:]],
-            [(1, "gallery id 'g0' stands 2 times: expected 7 distinct ids")],
+            [(1, "gallery id 'g0' appears 2 times: expected 7 distinct ids")],
         ),
         (
             [GOOD[0].replace("g6", "x"), *GOOD[1:]],

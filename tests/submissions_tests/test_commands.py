@@ -123,7 +123,7 @@ def test_the_leaderboard_ranks_figures_of_the_same_labels_and_carries_those_of_b
     noted = {row["file"]: row for row in rows()}
     assert noted["blend-test.csv"]["maps"]["min(m,k)"] == pytest.approx(expected["all"])
     assert not any(row["unlike"] for row in noted.values())
-    # a figure by other labels is marked, stands last and has no place
+    # a figure by other labels is marked, comes last and has no place
     (tmp_path / "other.csv").write_text("".join(f"v{number},n{number:02d}\n" for number in range(8)))
     assert run(capsys, "score", *common, validations[0], "--labels", tmp_path / "other.csv")[0] == 0
     last = rows()[-1]

@@ -44,7 +44,7 @@ GOOD = [[0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]]
 @pytest.mark.parametrize(
     "queries, ranks, message",
     [
-        (["a", "a"], GOOD, "query 'a' stands twice: expected each query once"),
+        (["a", "a"], GOOD, "query 'a' appears twice: expected each query once"),
         ([], np.zeros((0, 7), dtype=int), "no query to answer: expected at least one"),
         (
             ["a", "b"],

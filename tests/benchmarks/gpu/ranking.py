@@ -74,7 +74,7 @@ def _graph(task: Task, gallery: np.ndarray) -> Iterator[Row]:
     graph_s = time.perf_counter() - begin
     asked = np.random.default_rng(2).choice(chosen, QUERIES, replace=False)
     near, exact = search([part[asked]], [part], [1.0], NEIGHBOURS + 1, norm_bounds=[UNIT_NORM])
-    others = near != asked[:, None]  # no row stands twice here, so each finds itself
+    others = near != asked[:, None]  # no row appears twice here, so each finds itself
     shape = (QUERIES, NEIGHBOURS)
     differing = (near[others].reshape(shape) != rows_[asked]) | (
         exact[others].reshape(shape) != scores[asked]

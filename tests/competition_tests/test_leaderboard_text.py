@@ -4,8 +4,8 @@ import pytest
 
 from competition.errors import ConfigurationError
 from competition.leaderboard import Row
+from competition.leaderboard_text import render
 from competition.published import PUBLISHED
-from competition.standings import render
 from competition.tables import table
 
 
