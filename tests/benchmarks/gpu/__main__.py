@@ -23,6 +23,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from tests.benchmarks.gpu.rows import MISSED, Row, Task, as_table
 from tests.benchmarks.gpu.sections import SECTIONS, section
 
@@ -39,6 +41,8 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="NAME")
     parser.add_argument("--out", type=Path, help="file for the JSON object, beside stdout")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device: --device cpu --small tries what needs none")
     begin = time.monotonic()
     os.environ |= {"TQDM_DISABLE": "1"} | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     found: list[tuple[str, Row]] = []
@@ -68,15 +72,12 @@ def main() -> None:
 
 def machine(device: str) -> dict:
     """What it ran on, and when."""
-    import torch
-
     root = Path(__file__).resolve().parents[3]
     commit = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    there = device == "cuda" and torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name(0) if there else "CPU" if device == "cpu" else "no CUDA device",
+        "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),

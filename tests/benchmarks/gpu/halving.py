@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import numpy as np
 import torch
 
+from competition.configuration import Configuration
 from features.dumps import open_dump
+from features.dumps.layout import Target
 from features.extraction import extract
-from features.extraction.engine import Engine
+from features.extraction.engine import Batch, Engine
 from tests.benchmarks.gpu.made_up import configured, embedded, pictures, preset
 from tests.benchmarks.gpu.rows import Row, Task, judged
 
@@ -27,11 +30,10 @@ def rows(task: Task) -> Iterator[Row]:
     for name in ("whole", "capped"):
         configuration = configured(images, task.folder / name, backbone)
         preset(configuration, backbone, task.device, batch_rows=batch)
-        if task.on_card:
-            torch.cuda.reset_peak_memory_stats()
         tried[name] = _extracted(task, configuration, limited=name == "capped")
         if task.on_card and name == "whole":
             peak, total = torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory
+            gc.collect()  # the engine
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(CAP * peak / total)
         dumps = sorted((configuration.competition.work / "dumps" / "gallery").glob("embedded*[0-9a-f].npy"))
@@ -60,22 +62,26 @@ def rows(task: Task) -> Iterator[Row]:
     )
 
 
-def _extracted(task: Task, configuration, *, limited: bool) -> list[tuple[int, bool]]:
-    """(images, whether they fitted) of every batch that holds pictures."""
-    maps, tried = Engine.maps, []
+def _extracted(task: Task, configuration: Configuration, *, limited: bool) -> list[tuple[int, bool]]:
+    """(images, whether they fitted) of every batch that holds pictures, in the order in which they ended."""
+    maps, describe, tried = Engine.maps, Engine.describe, []
 
-    def watched(self: Engine, pixels: np.ndarray, **options: bool) -> list[torch.Tensor]:
+    def full(self: Engine, pixels: np.ndarray, **options: bool) -> list[torch.Tensor]:
+        if len(pixels) > MOST:
+            raise torch.OutOfMemoryError("out of memory, says the fake of the device")
+        return maps(self, pixels, **options)
+
+    def watched(self: Engine, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Batch:
+        fits = False
         try:
-            if limited and not task.on_card and len(pixels) > MOST:
-                raise torch.OutOfMemoryError("out of memory, says the fake of the device")
-            made = maps(self, pixels, **options)
-        except torch.OutOfMemoryError:
-            tried.append((len(pixels), False))
-            raise
-        if pixels.any():  # not the blank batch that tells the widths
-            tried.append((len(pixels), True))
-        return made
+            found = describe(self, views, targets)
+            fits = True
+            return found
+        finally:
+            if views[0].any():  # not the blank batch that tells the widths
+                tried.append((len(views[0]), fits))
 
-    with mock.patch.object(Engine, "maps", watched):
-        extract(configuration, device=task.device, splits=("gallery",), progress=False)
+    with mock.patch.object(Engine, "describe", watched):
+        with mock.patch.object(Engine, "maps", full if limited and not task.on_card else maps):
+            extract(configuration, device=task.device, splits=("gallery",), progress=False)
     return tried

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from competition.configuration import Backbone
 from competition.images import ImageSet, list_images
 from features.dumps.layout import backbone_recipe
 from features.extraction.engine import Engine
-from features.extraction.engine_choice import compiling_helps
 from features.extraction.settings import fixed_settings, settings_path
 from tests.benchmarks.extraction_speed import POOLINGS, Extraction, bare_decode, seconds
 from tests.benchmarks.gpu.made_up import LAYERS, configured, pictures, random
@@ -40,7 +38,7 @@ SMALL_NETWORKS = (
 
 
 def rows(task: Task) -> Iterator[Row]:
-    """A row for each network and size, then nvJPEG and the compiler."""
+    """A row for each network and size, after nvJPEG's."""
     count, sizes = (12, (64, 96)) if task.small else (8192, (224, 384))
     images = list_images(pictures(task.folder / "images", count, 1000, distinct=min(count, 64)))
     few = list_images(pictures(task.folder / "few", min(count, 512), 1000, distinct=4))
@@ -52,7 +50,6 @@ def rows(task: Task) -> Iterator[Row]:
                 yield skipped(f"{model}, {side} px", "no time left for it", _goal(task))
                 continue
             yield _beside_the_bounds(task, backbone, images, few)
-    yield _compiled(task, random("vgg16", LAYERS, sizes[0], POOLINGS))
 
 
 def _goal(task: Task) -> str:
@@ -139,14 +136,3 @@ def _nvjpeg(task: Task, images: ImageSet) -> Row:
 
     taken_s, _ = seconds(decode)
     return Row(what, f"{len(data) / taken_s:.0f} images/s", values={"images_s": len(data) / taken_s})
-
-
-def _compiled(task: Task, backbone: Backbone) -> Row:
-    what = f"{backbone.name}, {backbone.image_size} px, compiled"
-    if not task.on_card:
-        return skipped(what, "a pass on a CPU is never compiled")
-    if task.left_s() < 60:
-        return skipped(what, "no time left for it")
-    engine = Engine(backbone, fixed_settings(Path("unused"), backbone, task.device, keep=False))
-    helps, why = compiling_helps(engine)
-    return Row(what, why.removeprefix(f"{backbone.name}: "), values={"compiled": helps})
