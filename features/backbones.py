@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
 from features.components import EMBEDDINGS
-from features.fusing import fuse_convolutions
-from features.models import (
+from features.fused_convolutions import fuse_convolutions
+from features.timm_models import (
     Layer,
     create_model,
     drawing,

@@ -53,7 +53,8 @@ def ranked_lists(
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
     if split == SIMULATED:
-        from features.simulated import judging_dumps  # a bundle never gets here, and starts without scipy
+        # a bundle never gets here, and starts without scipy
+        from features.simulated_halves import judging_dumps
 
         queries = judging_dumps(configuration, components, query_ids or ())
     else:

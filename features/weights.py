@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from competition.atomic import write_json
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
-from features.models import check_model, create_model, drawing, model_cfg, whole_options
+from features.timm_models import check_model, create_model, drawing, model_cfg, whole_options
 
 RANDOM_SEED = 0
 REMEMBERED = "weights.json"

@@ -25,7 +25,7 @@ from features.decoding import Sizing
 from features.dumps.layout import Target
 from features.extraction.settings import Settings
 from features.extraction.unit_descriptors import finite_images, mean_descriptors, unit_descriptors
-from features.fusing import put
+from features.fused_convolutions import put
 from features.parts import PartModel
 from features.pooling import check_poolings, needs_non_negative, pool_maps
 

@@ -26,7 +26,7 @@ from features.dumps.layout import Target, backbone_recipe, learning_recipe, lear
 from features.extraction.decode_ahead import read_ahead
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
-from features.parts.model import model_folder
+from features.parts.part_model import model_folder
 from features.parts.remaining import Remaining, remaining
 
 SIDE_PX = 64  # of a blank image, where images keep their own size

@@ -16,7 +16,7 @@ from timm.models._registry import generate_default_cfgs
 from timm.models.vgg import VGG
 from torch import nn
 
-from features.fusing import with_norm
+from features.fused_convolutions import with_norm
 
 NAME = "top7_vgg16_quarter"
 WEIGHTS = Path(__file__).with_name("weights.safetensors")

@@ -1,6 +1,6 @@
 """Part detectors (PWA, Xu et al. 2018): selection, aggregation, whitening for every count at once."""
 
-from features.parts.model import PartModel, learn_parts, training_rows
+from features.parts.part_model import PartModel, learn_parts, training_rows
 from features.parts.readings import VARIANTS, check_parts, selection_key
 
 __all__ = ["VARIANTS", "PartModel", "check_parts", "learn_parts", "training_rows", "selection_key"]

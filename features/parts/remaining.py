@@ -8,7 +8,7 @@ from pathlib import Path
 from competition.configuration import Parts
 from features.dumps.seals import file_is_whole
 from features.parts.blocks import block_files
-from features.parts.model import components_path, model_folder
+from features.parts.part_model import components_path, model_folder
 from features.parts.readings import VARIANTS
 
 

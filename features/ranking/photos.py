@@ -89,7 +89,7 @@ def _simulated(
             f"{configuration.path}: {outside[0]}: descriptors made elsewhere do not describe simulated photos: leave it, "
             "or the step that learns from them, out"
         )
-    from features.simulated import open_teaching  # a bundle never gets here, and starts without scipy
+    from features.simulated_halves import open_teaching  # a bundle never gets here, and starts without scipy
 
     teaching = open_teaching(configuration, components, gallery_ids)
     return teaching.dumps, np.stack([teaching.rows, teaching.gallery_rows], axis=1)

@@ -15,7 +15,7 @@ from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
 from features.extraction import backbone_pass, describe, dumps_folder, layer_dump_path, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
-from features.simulated import open_judging, open_teaching
+from features.simulated_halves import open_judging, open_teaching
 from features.simulated_photos import simulated_photo
 from tests.features_tests.extraction_competition import (
     BACKBONE,

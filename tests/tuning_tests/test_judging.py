@@ -15,7 +15,7 @@ from competition.splits import private_mask
 from features.descriptors import open_components
 from features.extraction import extract
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
-from features.simulated import open_judging
+from features.simulated_halves import open_judging
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates

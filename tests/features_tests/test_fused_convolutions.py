@@ -12,11 +12,11 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 
 from competition.configuration import Backbone
-from features import fusing
+from features import fused_convolutions
 from features.dumps.layout import Target
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings
-from features.fusing import FusedConvolution, can_fuse, fuse_convolutions, with_norm
+from features.fused_convolutions import FusedConvolution, can_fuse, fuse_convolutions, with_norm
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(1))
@@ -187,8 +187,10 @@ def test_networks_of_timm(name):
 def test_what_would_change_the_maps_is_put_back(monkeypatch):
     module = with_values(timm.create_model("resnet18", features_only=True))
     before, types = [found.clone() for found in module(IMAGES)], Counter(map(type, module.modules()))
-    true = fusing.with_norm
-    monkeypatch.setattr(fusing, "with_norm", lambda *chain: (1.01 * true(*chain)[0], true(*chain)[1]))
+    true = fused_convolutions.with_norm
+    monkeypatch.setattr(
+        fused_convolutions, "with_norm", lambda *chain: (1.01 * true(*chain)[0], true(*chain)[1])
+    )
     replaced, reason = fuse_convolutions(module, module)
     assert replaced == {} and "its maps would differ by" in reason
     assert Counter(map(type, module.modules())) == types
@@ -210,13 +212,13 @@ def settings(fused: bool | None) -> Settings:
 
 
 def test_the_engine_says_why_a_network_is_not_fused(monkeypatch):
-    monkeypatch.setattr(fusing, "can_fuse", lambda: False)
+    monkeypatch.setattr(fused_convolutions, "can_fuse", lambda: False)
     backbone = Backbone("test_resnet", (0, 1), "test_resnet", weights="random", image_size=32)
     with torch.inference_mode(False):
         notes = Engine(backbone, settings(True)).notes
     assert (
         notes[-1]
-        == f"test_resnet: its convolutions run as timm has them, which is slower: {fusing.NO_FUSING}"
+        == f"test_resnet: its convolutions run as timm has them, which is slower: {fused_convolutions.NO_FUSING}"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from competition.configuration import Backbone
-from features.models import create_model
+from features.timm_models import create_model
 from tests.conftest import ROOT
 
 IMPORTING = """
