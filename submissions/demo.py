@@ -12,6 +12,7 @@ from competition.errors import Top7Error
 from competition.images import split_images
 from competition.leaderboard_text import render
 from competition.messages import log
+from competition.tables import table
 from features.components import layer_component, layers_under
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, ranked_among
@@ -122,13 +123,14 @@ def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
         "",
         render(leaderboard.read_rows(work, ranked_among(configuration))),
         "",
-        f"MAP@{top_k}                    public  private  true test (labels that tuning never reads)",
-    ]
-    lines += [
-        f"{name:<23}  {row['public']:7.4f}  {row['private']:7.4f}  {row['test']:9.4f}"
-        for name, row in figures.items()
-    ]
-    lines += [
+        table(
+            [
+                [f"MAP@{top_k}", "public", "private", "test"],
+                *([name, *(f"{value:.4f}" for value in row.values())] for name, row in figures.items()),
+            ],
+            left=[0],
+        ),
+        "test: of its own labels, which tuning never reads",
         "",
         f"done in {values['seconds']:.0f} s. Look at:",
         f"  {values['submission']}",

@@ -11,6 +11,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from competition.atomic import write_text
 from competition.configuration import Configuration
+from features.components import full_name
 from features.descriptors import gallery_ids
 from features.extraction import exact_duplicates, near_duplicates
 from submissions.distinct import look_dump
@@ -34,7 +35,7 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
     else:
         component, dump = look_dump(configuration, ids)
         pairs = near_duplicates(dump, near)
-        name, alike = f"near-{near:g}", f"images with a cosine of {near:g} or more in {component.name}"
+        name, alike = f"near-{near:g}", f"images with a cosine of {near:g} or more in {full_name(component)}"
     groups, cosines = grouped(pairs)
     images = sum(map(len, groups))
     values = {
