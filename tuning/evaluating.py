@@ -1,4 +1,4 @@
-"""Recipes that no label chose, scored on the labelled queries, and kept with their mean_figures."""
+"""Recipes that no label chose, scored on the labelled queries, and kept with their figures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: 
     """Return AP@k of every query of a study under a recipe, by full ranking, (Q,) float64."""
     if any(step.get("pairs") for step in recipe.steps):
         log.warning(
-            f"WARNING: {recipe.name} learns from the labels of the public queries, so that its mean_figures on these, and on "
+            f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
             "all, mean nothing: the private one alone is honest"
         )
     ids, competition = gallery_ids(configuration), configuration.competition
@@ -51,7 +51,7 @@ def mean_figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
 
 
 def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> Recipe:
-    """Return an untuned recipe with its mean_figures: nothing chose it, so that on all queries is a validated one."""
+    """Return an untuned recipe with its figures: nothing chose it, so that on all queries is a validated one."""
     validated = float(values[labelled.reported].mean())
     return replace(
         recipe,
@@ -61,7 +61,7 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
 
 
 def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
-    """Keep a recipe that ships with top7 under work with its mean_figures, from AP@k (Q,), so that they can be compared.
+    """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
 
     Others are passed over, and those that the labels taught. A better one that is there is kept under another
     name.
@@ -70,12 +70,12 @@ def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray,
     if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED or taught:
         return
     path = Path(configuration.competition.work) / "recipes" / f"{recipe.name}.json"
-    with unless_read_only(f"{path}: the mean_figures of {recipe.name} are not kept"):
+    with unless_read_only(f"{path}: the figures of {recipe.name} are not kept"):
         keep_recipe(path, evaluated(configuration, recipe, values, labelled), readable(path))
 
 
 def score_named(configuration: Configuration) -> dict[str, float]:
-    """Score every recipe that ships with top7 and keep it with its mean_figures; what was not extracted is left out."""
+    """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
     found, left_out = {}, {}
     labelled = study_queries(configuration, gallery_ids(configuration))
     for name in recipe_names():
