@@ -9,18 +9,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from competition.configuration import SMALLEST_SIDE_PX
-from competition.errors import ConfigurationError, nearest
 from competition.images import Region
+from features.rgb_pixels import Unreadable, as_decoded, as_rgb
+from features.sizing import FILTER, RESIZES, Sizing, fit_inside, sized
 
-DECODER = 3  # raise when any file may decode to other pixels: it is part of every recipe
+DECODER = 3  # raise when any file may decode to other pixels (here, in sizing.py, in rgb_pixels.py): part of every recipe
 FORMATS = (
     "JPEG",
     "PNG",
@@ -42,9 +40,7 @@ MAX_SCANS = 100  # of a JPEG; programs write some ten
 MAX_SCANNED_PIXELS = 2_000_000_000  # scans times pixels
 MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothing
 MAX_TEXT_MB = 16
-BAND_PIXELS = 1_000_000
 PHOTOGRAPHED = 1.5  # times the side wanted: what a photo is made of; it shows at least 0.6 of a side
-FILTER = Image.Resampling.BILINEAR
 ORIENTATION = 0x0112
 QUARTERS = {
     1: Image.Transpose.ROTATE_90,
@@ -54,66 +50,6 @@ QUARTERS = {
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 START_OF_SCAN = b"\xff\xda"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-
-
-class Unreadable(Exception):
-    """An image that takes part in nothing; its text is the reason, without the name of the file."""
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """How an image gets its size in pixels: `image_size`, `resize` and `max_size` of a [[backbone]].
-
-    fill: RGB bytes beside a padded image, the network's mean so that they are 0 after normalisation.
-    scale: factor on the resulting size (a test-time view).
-    """
-
-    image_size: int
-    resize: str = "squash"
-    max_size: int = 1024
-    fill: tuple[int, int, int] = (128, 128, 128)
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise ConfigurationError(f"unknown resize {self.resize!r}; {nearest(self.resize, RESIZES)}")
-
-
-def _scaled(length: int, factor: float) -> int:
-    return max(1, round(length * factor))
-
-
-def _square_px(sizing: Sizing) -> int:
-    return _scaled(sizing.image_size, sizing.scale)
-
-
-def _fit_inside(width: int, height: int, side: int) -> tuple[int, int]:
-    factor = side / max(width, height)
-    return min(side, _scaled(width, factor)), min(side, _scaled(height, factor))
-
-
-def _squashed(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    return _square_px(sizing), _square_px(sizing)
-
-
-def _padded(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    return _fit_inside(width, height, _square_px(sizing))
-
-
-def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    """Never enlarges; with image_size 0 the original size, halved while its longer side is above max_size."""
-    if sizing.image_size:
-        if max(width, height) > sizing.image_size:
-            width, height = _fit_inside(width, height, sizing.image_size)
-    else:
-        while max(width, height) > sizing.max_size:
-            width, height = max(1, width // 2), max(1, height // 2)
-    if sizing.scale != 1:
-        width, height = _scaled(width, sizing.scale), _scaled(height, sizing.scale)
-    return width, height
-
-
-RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
 @cache
@@ -154,8 +90,8 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
                     orientation = 1 if image.format == "TIFF" else _orientation(image)
                     wanted = _wanted(image.size, orientation, sizings)
                 if "transparency" in image.info:
-                    image.info["transparency"] = _as_decoded(image.info["transparency"], depth)
-                pixels = _rgb(image)
+                    image.info["transparency"] = as_decoded(image.info["transparency"], depth)
+                pixels = as_rgb(image)
                 if orientation != 1:
                     pixels = _turned(pixels, orientation)
                 if view is not None:
@@ -164,7 +100,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
                     else:
                         pixels = _photographed(pixels, max(map(max, wanted)), view)
                     wanted = _wanted(pixels.size, 1, sizings)
-                return [_sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
+                return [sized(pixels, size, sizing) for size, sizing in zip(wanted, sizings)]
     except Unreadable:
         raise
     except Image.UnidentifiedImageError:
@@ -250,7 +186,7 @@ def _photographed(pixels: Image.Image, side_px: int, seed: int) -> Image.Image:
 
     most = round(PHOTOGRAPHED * side_px)
     if max(pixels.size) > most:
-        pixels = pixels.resize(_fit_inside(*pixels.size, most), FILTER, reducing_gap=3.0)
+        pixels = pixels.resize(fit_inside(*pixels.size, most), FILTER, reducing_gap=3.0)
     return Image.fromarray(simulated_photo(np.asarray(pixels), seed))
 
 
@@ -314,62 +250,3 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
         8: Image.Transpose.ROTATE_90,
     }[orientation]
     return pixels.transpose(method)
-
-
-def _as_decoded(transparency: Any, depth: str) -> Any:
-    """The transparent colour of a PNG as Pillow gives its pixels: 8 bits also where the file has 2, 4 or 16."""
-    if depth.startswith("RGB;16"):
-        return tuple(value >> 8 for value in transparency)
-    return transparency * {"L;2": 85, "L;4": 17}.get(depth, 1)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """`image` as RGB over white; a large one in bands, since what lies between takes several times its memory."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    rows = max(1, BAND_PIXELS // image.width)
-    if rows >= image.height:
-        return _band_as_rgb(image)
-    whole = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_band_as_rgb(band), (0, top))
-    return whole
-
-
-def _band_as_rgb(image: Image.Image) -> Image.Image:
-    mode = image.mode
-    if mode.startswith("I"):
-        return _from_16_bit(np.asarray(image), image.info.get("transparency"))
-    if mode == "F":
-        raise Unreadable("floating-point pixels, which define no white")
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        alpha = image.convert("RGBA")
-        white = Image.new("RGBA", alpha.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, alpha).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bit(values: np.ndarray, transparent: int | None) -> Image.Image:
-    """Greys of 0 … 65535 to 8-bit RGB, rounded, `transparent` to white; wider integers have no defined white."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise Unreadable(f"integer pixels from {low} to {high}, expected 0 to 65535")
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if transparent is not None:
-        grey[values == transparent] = 255
-    return Image.fromarray(grey, "L").convert("RGB")
-
-
-def _sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndarray:
-    """size: width and height wanted, by the whole image's size: a draft has another one, rounded."""
-    if pixels.size != size:
-        pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
-    canvas = max(SMALLEST_SIDE_PX, size[0]), max(SMALLEST_SIDE_PX, size[1])
-    if sizing.resize == "pad":
-        canvas = _square_px(sizing), _square_px(sizing)
-    if size != canvas and sizing.resize != "squash":
-        padded = Image.new("RGB", canvas, sizing.fill)
-        padded.paste(pixels, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
-        pixels = padded
-    return np.asarray(pixels)

@@ -15,8 +15,8 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, list_images, split_images
 from competition.labels import validation_labels
 from competition.progress import Progress
-from features.decoding import Sizing
 from features.extraction.decode_ahead import read_ahead
+from features.sizing import Sizing
 
 MOST = 20_000  # images of a folder that are all decoded; of more, so many drawn by seed
 HALF = (

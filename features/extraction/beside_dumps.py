@@ -9,12 +9,12 @@ from pathlib import Path
 
 from competition.images import ImageSet
 from competition.simulated_split import photo_source
-from features.decoding import Sizing
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
 from features.extraction.decode_ahead import read_picture
 from features.extraction.duplicates import first_rows
 from features.simulated_photos import contact_sheet
+from features.sizing import Sizing
 
 CONTACT_SHEET = "contact_sheet.jpg"
 SHOWN_IMAGES, SHOWN_VIEWS = 16, 8

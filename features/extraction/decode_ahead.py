@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from competition.images import ImageSet, Region
-from features.decoding import Budget, Sizing, Unreadable, decode
+from features.decoding import Budget, decode
 from features.extraction.image_files import MAX_FILE_BYTES, opened, view_hash
+from features.rgb_pixels import Unreadable
+from features.sizing import Sizing
 
 READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time
 

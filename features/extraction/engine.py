@@ -21,13 +21,13 @@ from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.backbones import Network, create_network
-from features.decoding import Sizing
 from features.dumps.layout import Target
 from features.extraction.settings import Settings
 from features.extraction.unit_descriptors import finite_images, mean_descriptors, unit_descriptors
 from features.fused_convolutions import put
 from features.parts import PartModel
 from features.pooling import check_poolings, needs_non_negative, pool_maps
+from features.sizing import Sizing
 
 
 @dataclass

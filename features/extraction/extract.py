@@ -14,21 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from competition.atomic import remove_abandoned
-from competition.configuration import SIMULATED, Backbone, Configuration
+from competition.configuration import SIMULATED, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.layout import (
-    Target,
-    backbone_recipe,
-    external_dump_path,
-    external_recipe,
     sample_record,
-    targets_of,
-    whole_folder,
 )
 from features.extraction.backbone_pass import columns_of, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
@@ -44,15 +37,19 @@ from features.extraction.estimate import (
 )
 from features.extraction.external import ExternalDump, external_bytes, write_external
 from features.extraction.learn_parts import (
-    PartTable,
-    drawn_tables,
     learn_part_models,
     learning_bytes,
     left_to_learn,
 )
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
-from features.extraction.settings import available_cores, choose_device, settings_path
-from features.extraction.status import dump_statuses, recover, refuse_lost_rows
+from features.extraction.settings import available_cores, choose_device
+from features.extraction.status import dump_statuses, refuse_lost_rows
+from features.extraction.wanted_dumps import (
+    BackboneDumps,
+    backbone_dumps,
+    external_dumps,
+    whole_gallery_dumps,
+)
 
 
 @dataclass
@@ -76,16 +73,6 @@ class ExtractionReport:
             log.warning(f"unreadable: {split} {image_id}: {reason}")
         if self.limited:
             log.warning(f"the gallery is a sample of {self.limited} images: scores are optimistic")
-
-
-@dataclass(frozen=True)
-class BackboneDumps:
-    """A backbone with what it is to give. targets: the dumps of each split; settings: the file of its settings."""
-
-    backbone: Backbone
-    settings: Path
-    tables: tuple[PartTable, ...]
-    targets: dict[str, list[Target]]
 
 
 def extract(
@@ -115,14 +102,14 @@ def extract(
     device = choose_device(device)
     with alone(work):
         images, whole = images_to_describe(configuration, splits, limit)
-        dumps = _dumps(configuration, images, whole)
+        dumps = backbone_dumps(configuration, images, whole)
         engines = Engines(device, sum(len(found.images) for found in images.values()), jobs=jobs)
         if not drop_gone:
             for split, found in images.items():
                 if split != SIMULATED:
                     targets = [target for each in dumps for target in each.targets[split]]
                     refuse_lost_rows(found.source, found.folder, targets, found.images)
-        externals = _externals(configuration, images)
+        externals = external_dumps(configuration, images)
         plan_ = _planned(dumps, images, engines, externals, check_content=check_content, jobs=jobs)
         log.info(plan_.sentence())
         refuse_small_disk(plan_, work)
@@ -137,7 +124,7 @@ def extract(
         if whole is not None and images["gallery"].sampled:
             report.limited = len(images["gallery"].images)
             use_sample(
-                sample_record(configuration), images["gallery"].images.ids, _whole_dumps(configuration)
+                sample_record(configuration), images["gallery"].images.ids, whole_gallery_dumps(configuration)
             )
         elif whole is not None:
             sample_record(configuration).unlink(missing_ok=True)
@@ -156,9 +143,9 @@ def plan(
     """What `extract` with these arguments would compute; measures a few images for the hours."""
     with alone(Path(configuration.competition.work)):
         images, whole = images_to_describe(configuration, splits, limit)
-        dumps = _dumps(configuration, images, whole, recovering=False)
+        dumps = backbone_dumps(configuration, images, whole, recovering=False)
         engines = Engines(choose_device(device), sum(len(found.images) for found in images.values()))
-        return _planned(dumps, images, engines, _externals(configuration, images))
+        return _planned(dumps, images, engines, external_dumps(configuration, images))
 
 
 def describe(
@@ -179,7 +166,7 @@ def describe(
     with alone(folder):
         found = {"queries": SplitImages("queries", images, folder)}
         engines = Engines(choose_device(device), len(images), keep=False)
-        dumps = _dumps(configuration, found, None)
+        dumps = backbone_dumps(configuration, found, None)
         report = _run(_planned(dumps, found, engines, measure=False), dumps, found, engines, None, progress)
     report.seconds = time.perf_counter() - start
     report.say()
@@ -200,59 +187,6 @@ def alone(folder: Path) -> Iterator[None]:
         raise Top7Error(
             f"{folder}: another extraction is running on this folder: wait for it, or use another --work"
         ) from None
-
-
-def _dumps(
-    configuration: Configuration,
-    images: dict[str, SplitImages],
-    whole: ImageSet | None,
-    *,
-    recovering: bool = True,
-) -> list[BackboneDumps]:
-    """What every backbone is to give; the samples to learn part detectors from are drawn where they are not yet.
-
-    recovering: complete what an earlier run left between its last row and its last file name; what it left half
-    written in between goes.
-    """
-    work = Path(configuration.competition.work)
-    if recovering:
-        for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *(f.folder for f in images.values())}:
-            remove_abandoned(folder)
-    found = []
-    for backbone in configuration.backbones:
-        recipe = backbone_recipe(configuration, backbone)
-        tables = drawn_tables(work, backbone, recipe, whole)
-        targets = {split: targets_of(configuration, backbone, of.folder) for split, of in images.items()}
-        if recovering:
-            for split, of in images.items():
-                recover(targets[split], of.folder, Disk())
-        found.append(BackboneDumps(backbone, settings_path(work, backbone, recipe), tables, targets))
-    return found
-
-
-def _externals(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
-    """Every [[external]] matrix of the splits; a missing file is an error before anything is run."""
-    dumps = []
-    for external in configuration.externals:
-        for split, of in images.items():
-            if (source := getattr(external, split, None)) is None:
-                continue
-            if not Path(source).is_file():
-                raise Top7Error(
-                    f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
-                )
-            path = external_dump_path(configuration, split, external, of.folder)
-            recipe = external_recipe(external, split)
-            dumps.append(ExternalDump(external.name, split, source, of.images, path, recipe, of.sampled))
-    return dumps
-
-
-def _whole_dumps(configuration: Configuration) -> Iterator[Path]:
-    folder = whole_folder(configuration, "gallery")
-    for backbone in configuration.backbones:
-        yield from (target.path for target in targets_of(configuration, backbone, folder))
-    for external in configuration.externals:
-        yield external_dump_path(configuration, "gallery", external, folder)
 
 
 def _planned(

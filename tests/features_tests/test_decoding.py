@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from features import decoding
-from features.decoding import MAX_PIXELS, Sizing, Unreadable, decode
+from features.decoding import MAX_PIXELS, decode
+from features.rgb_pixels import Unreadable
+from features.sizing import Sizing
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (20, 200, 60), (30, 60, 210), (255, 255, 255)
 
@@ -231,8 +233,8 @@ def smooth_jpeg(width: int, height: int, **options: object) -> bytes:
 
 def decoded_sizes(monkeypatch, data: bytes, sizing: Sizing) -> list[tuple[int, int]]:
     """The sizes in which the JPEG decoder gave the image."""
-    found, turned = [], decoding._rgb
-    monkeypatch.setattr(decoding, "_rgb", lambda image: found.append(image.size) or turned(image))
+    found, turned = [], decoding.as_rgb
+    monkeypatch.setattr(decoding, "as_rgb", lambda image: found.append(image.size) or turned(image))
     decode(data, (sizing,))
     return found
 

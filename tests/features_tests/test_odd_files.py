@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 
 from competition.images import list_images
-from features import decoding
-from features.decoding import FORMATS, Budget, Sizing, Unreadable, decode
+from features import decoding, rgb_pixels
+from features.decoding import FORMATS, Budget, decode
 from features.extraction import image_files
 from features.extraction.decode_ahead import read_picture
 from features.extraction.image_files import content_hash, file_stamp
+from features.rgb_pixels import Unreadable
+from features.sizing import Sizing
 
 SIZING = (Sizing(0, "keep"),)
 STARTS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork", "os.spawn", "os.startfile")
@@ -204,7 +206,7 @@ def test_large_images_in_bands_have_the_same_pixels(monkeypatch):
     files = [saved(rgba, "PNG"), saved(grey, "PNG"), saved(noise("CMYK"), "TIFF")]
     files.append(saved(noise("P"), "PNG", transparency=3))
     whole = [decode(data, SIZING)[0] for data in files]
-    monkeypatch.setattr(decoding, "BAND_PIXELS", 48 * 5)
+    monkeypatch.setattr(rgb_pixels, "BAND_PIXELS", 48 * 5)
     assert all((decode(data, SIZING)[0] == pixels).all() for data, pixels in zip(files, whole))
 
 
@@ -225,7 +227,7 @@ def test_images_under_way_share_one_budget(monkeypatch):
         loaded(image)
         return image
 
-    monkeypatch.setattr(decoding, "_rgb", rgb)
+    monkeypatch.setattr(decoding, "as_rgb", rgb)
     threads = [threading.Thread(target=decode, args=(data, SIZING)) for _ in range(4)]
     for thread in threads:
         thread.start()

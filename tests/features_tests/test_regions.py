@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from competition.images import Region
-from features.decoding import Sizing, Unreadable, decode
+from features.decoding import decode
 from features.extraction.image_files import view_hash
+from features.rgb_pixels import Unreadable
+from features.sizing import Sizing
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 64, 3), dtype=np.uint8)
 WHOLE = (Sizing(0, "keep", 1024),)

@@ -10,13 +10,14 @@ from competition.configuration import SIMULATED, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.simulated_split import photo_seed, photo_source, sampled_rows
 from features.components import external_component, layer_component
-from features.decoding import Sizing, decode
+from features.decoding import decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
 from features.extraction import backbone_pass, describe, dumps_folder, layer_dump_path, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
 from features.simulated_halves import open_judging, open_teaching
 from features.simulated_photos import simulated_photo
+from features.sizing import Sizing
 from tests.features_tests.extraction_competition import (
     BACKBONE,
     Stops,

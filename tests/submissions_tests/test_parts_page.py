@@ -14,8 +14,8 @@ from PIL import Image
 from competition.configuration import Parts
 from competition.errors import ConfigurationError
 from competition.images import list_images
-from features.decoding import Sizing
 from features.parts.exciting import most_exciting
+from features.sizing import Sizing
 from submissions.parts_page import curve, overlay, parts_html, write_parts_page
 
 

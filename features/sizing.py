@@ -1,0 +1,87 @@
+"""How an image gets its size: squashed or padded to a square, or kept in its proportions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from competition.configuration import SMALLEST_SIDE_PX
+from competition.errors import ConfigurationError, nearest
+
+FILTER = Image.Resampling.BILINEAR
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How an image gets its size in pixels: `image_size`, `resize` and `max_size` of a [[backbone]].
+
+    fill: RGB bytes beside a padded image, the network's mean so that they are 0 after normalisation.
+    scale: factor on the resulting size (a test-time view).
+    """
+
+    image_size: int
+    resize: str = "squash"
+    max_size: int = 1024
+    fill: tuple[int, int, int] = (128, 128, 128)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZES:
+            raise ConfigurationError(f"unknown resize {self.resize!r}; {nearest(self.resize, RESIZES)}")
+
+
+def _scaled(length: int, factor: float) -> int:
+    return max(1, round(length * factor))
+
+
+def _square_px(sizing: Sizing) -> int:
+    return _scaled(sizing.image_size, sizing.scale)
+
+
+def fit_inside(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return width and height scaled so that the longer one is `side`."""
+    factor = side / max(width, height)
+    return min(side, _scaled(width, factor)), min(side, _scaled(height, factor))
+
+
+def _squashed(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
+    return _square_px(sizing), _square_px(sizing)
+
+
+def _padded(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
+    return fit_inside(width, height, _square_px(sizing))
+
+
+def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
+    """Never enlarges; with image_size 0 the original size, halved while its longer side is above max_size."""
+    if sizing.image_size:
+        if max(width, height) > sizing.image_size:
+            width, height = fit_inside(width, height, sizing.image_size)
+    else:
+        while max(width, height) > sizing.max_size:
+            width, height = max(1, width // 2), max(1, height // 2)
+    if sizing.scale != 1:
+        width, height = _scaled(width, sizing.scale), _scaled(height, sizing.scale)
+    return width, height
+
+
+RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
+
+
+def sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndarray:
+    """Return the image in a size, uint8 (H, W, 3), on the canvas that the network needs.
+
+    size: width and height wanted, by the whole image's size: a draft has another one, rounded.
+    """
+    if pixels.size != size:
+        pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
+    canvas = max(SMALLEST_SIDE_PX, size[0]), max(SMALLEST_SIDE_PX, size[1])
+    if sizing.resize == "pad":
+        canvas = _square_px(sizing), _square_px(sizing)
+    if size != canvas and sizing.resize != "squash":
+        padded = Image.new("RGB", canvas, sizing.fill)
+        padded.paste(pixels, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
+        pixels = padded
+    return np.asarray(pixels)
