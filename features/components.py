@@ -166,7 +166,7 @@ def external_component(external: External) -> Component:
 
 def short_names(components: Sequence[Component]) -> list[str]:
     """Return the components' names in words, with their backbone where they have several."""
-    several = len({component.backbone for component in components}) > 1
+    several = len({component.backbone for component in components} - {None}) > 1
     return [full_name(component) if several else _short(component) for component in components]
 
 

@@ -16,8 +16,11 @@ def share_names(components: Sequence[Component]) -> list[str]:
     for members in chain_members([component.chain for component in components]):
         for member in members[:-1]:
             names[member] += " and deeper"
-    if len({component.backbone for component in components}) > 1:
-        names = [f"{name}, {component.backbone or 'external'}" for name, component in zip(names, components)]
+    if len({component.backbone for component in components} - {None}) > 1:
+        names = [
+            f"{name}, {component.backbone}" if component.backbone else name
+            for name, component in zip(names, components)
+        ]
     return [f"share of {name}" for name in names]
 
 
@@ -36,8 +39,8 @@ def choice_name(name: str, components: Sequence[Component]) -> str:
     A backbone that is the only one is left out.
     """
     place, _, key = name.rpartition(".")
-    backbones = {component.backbone for component in components}
-    for backbone in filter(None, backbones):
+    backbones = {component.backbone for component in components if component.backbone is not None}
+    for backbone in backbones:
         own = backbone if len(backbones) > 1 else ""
         if place == backbone:
             return f"{own}: {key}" if own else key

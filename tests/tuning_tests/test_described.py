@@ -93,7 +93,11 @@ def test_names_in_words():
     ]
     both = share_names([*rmac, spoc])
     assert both == ["share of layer 3 rmac and deeper", "share of layer 4 rmac", "share of layer 4 spoc"]
-    assert choice_name("net.pooling", rmac) == "pooling"
+    assert short_names([rmac[0], clip]) == ["layer 3 rmac", "clip"]  # what is made elsewhere is no backbone
+    assert share_names([*rmac, clip])[1:] == ["share of layer 4", "share of clip"]
+    assert share_names([rmac[0], other, clip])[1:] == ["share of layer conv5_3, vit.s", "share of clip"]
+    assert choice_name("net.pooling", [*rmac, clip]) == "pooling"
+    assert choice_name("net.pooling", [rmac[0], other]) == "net: pooling"
     assert choice_name("net.parts-4.count", rmac) == "part detectors of layer 4: count"
     assert choice_name("vit.s.parts-conv5_3.dim", [*rmac, other]) == "vit.s part detectors of conv5_3: dim"
     assert choice_name("whiten.dim", rmac) == "whiten: dim"
