@@ -20,7 +20,9 @@ from tuning.validation import smallest_gain
 
 FOLDS_LIMIT = 2e13  # products of query and gallery entries, some ten minutes, that cross-validation may take
 TIMED_S = 60.0  # for timing trials by their choices
-SHARE_NEW = {"tpe": 0.1}  # of a sampler's draws that are of choices no trial had; others draw choices blindly
+SHARE_NEW = {
+    "tpe": 0.05
+}  # of a sampler's draws that are of choices no trial had; others draw choices blindly
 MOST_KNOWN = 300  # made-up trials among which a draw is timed: what it thinks grows with their number
 DRAWS = 3  # timed
 DRAWN = 64  # choices whose trials' mean is taken
@@ -141,11 +143,12 @@ def cost(
     made = [each.choice for each in timed]
     untimed = sum(choice not in made for choice in named) if there == 0 else 0
     unseen = max(0, math.prod(map(len, lists.values())) - len(made) - untimed)
-    first_s = float(np.mean([each.first_s for each in timed[1:] or timed]))
+    firsts = [each.first_s for each in timed[1:] or timed]
+    typical_s, mean_s = float(np.median(firsts)), float(np.mean(firsts))  # of a few; of many
     entries = len(lists) + 2 * landscape.space.n_vertices(landscape.space.default) + OWN_ENTRIES
     trials_s = left * (trial_s + entries * write_s) + sampled_left * draw_s
-    trials_s += first_s * (untimed + min(unseen, share * sampled_left))
-    folds_s = folds * (plan.total * trial_s + sampled * draw_s) + first_s * min(
+    trials_s += typical_s * (untimed + min(unseen, share * sampled_left))
+    folds_s = folds * (plan.total * trial_s + sampled * draw_s) + mean_s * min(
         unseen, share * folds * sampled
     )
     return Cost(left, trials_s, folds_s)

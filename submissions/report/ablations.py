@@ -8,7 +8,14 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from features.components import Component, layer_component, layer_in_words, layers_under, parts_component
+from features.components import (
+    Component,
+    external_component,
+    layer_component,
+    layer_in_words,
+    layers_under,
+    parts_component,
+)
 from features.dumps.layout import parts_dump_path
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
@@ -54,6 +61,12 @@ def ablations(scene: Scene) -> dict[str, object] | None:
                 rows,
                 scene.metric,
             )
+    elsewhere = {
+        "alone": [
+            (each.name, _alone(scene, external_component(each))) for each in scene.configuration.externals
+        ]
+    }
+    _add(charts, tables, "externals", "Descriptors made elsewhere", "descriptors", elsewhere, scene.metric)
     rows = {
         f"{name}: {', '.join(str(step['step']) for step in ranked.recipe.steps)}": _steps(scene, name)
         for name, ranked in scene.ranked.items()
@@ -81,6 +94,7 @@ def _add(charts: dict, tables: list, key: str, title: str, axis: str, rows: dict
         "xaxis": {"title": {"text": axis}, "type": "category"},
         "yaxis": {"title": {"text": metric}, "rangemode": "tozero"},
         "height": 380,
+        "showlegend": True,
     }
     charts[key] = {"data": traces, "layout": layout}
     cells = [

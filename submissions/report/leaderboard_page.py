@@ -34,11 +34,16 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         for recipe in scene.recipes
         if recipe.name not in sent
     ]
+    plotted: dict[str, dict] = {}
     rows.sort(key=lambda row: (not row["comparable"], -(row["all"]["mean"] if row["all"] else -1.0)))
+    for row in rows:
+        if row["all"] and row["comparable"]:
+            plotted.setdefault(str(row["recipe"] or row["file"]), row)
     pairs, correlation = official_correlation(noted)
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
     return {
         "rows": rows,
+        "plotted": plotted,
         "columns": {column for row in rows for column, value in row.items() if value not in (None, "")},
         "recipes": [{"name": recipe.name, "words": in_words(recipe)} for recipe in scene.recipes],
         "published": sorted(published, key=lambda each: -each.map7),

@@ -139,7 +139,10 @@ def optuna_charts(
     for key, axis in charts.get("slices", {}).get("layout", {}).items():
         if key.startswith("xaxis"):
             axis["title"] = {
-                "text": axis["title"]["text"].replace(" and ", "<br>and ").replace(" of ", "<br>of ")
+                "text": axis["title"]["text"]
+                .replace(" and ", "<br>and ")
+                .replace(" of ", "<br>of ")
+                .replace(", ", ",<br>")
             }
     return charts
 

@@ -163,6 +163,8 @@ def test_the_leaderboard_is_sorted_by_a_click_and_says_a_recipe_in_words(visit):
     assert sorted(set(files)) == ["best-test.csv", "best-validation.csv", "untuned-test.csv", "–"]
     heads = page.locator("thead th").all_inner_texts()
     official = f"tbody tr td:nth-child({1 + heads.index('official')})"
+    plotted = page.locator(".plot .what").all_inner_texts()
+    assert {"best", "untuned"} <= set(plotted) and len(set(plotted)) == len(plotted)
     values = lambda: page.eval_on_selector_all(official, "e => e.map(c => c.textContent.trim())")  # noqa: E731
     page.click("th button:text-is('official')")
     assert values()[0] == "0.2500"
@@ -405,3 +407,32 @@ def test_a_folder_that_holds_something_else_is_refused(config, report, tmp_path,
     common = ("--config", str(config), "--work", str(report.parent))
     assert main(["report", *common, "--out", str(tmp_path)]) == 2
     assert "no report" in capsys.readouterr().err and list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
+
+
+def test_descriptors_made_elsewhere_are_in_the_weight_map_and_the_ablations(tiny_competition, tmp_path):
+    folder, generator = tmp_path / "competition", np.random.default_rng(0)
+    shutil.copytree(tiny_competition.parent, folder)
+    text = '\n[[external]]\nname = "my-clip"\n'
+    for split, images in (("gallery", "gallery"), ("validation", "val"), ("test", "test")):
+        ids = sorted(path.stem for path in (folder / images).rglob("*.jpg"))
+        rows = generator.standard_normal((len(ids), 8)).astype(np.float32)
+        np.save(folder / f"{split}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        (folder / f"{split}.ids").write_text("\n".join(ids) + "\n")
+        text += f'{split} = "{split}.npy"\n'
+    config = folder / "config.toml"
+    config.write_text(config.read_text() + text)
+    common = ("--config", str(config), "--work", str(tmp_path / "work"))
+    assert main(["extract", *common]) == 0
+    assert main(["tune", *common, "--trials", "4", "--folds", "0"]) == 0
+    assert main(["report", *common]) == 0
+    study = (tmp_path / "work" / "report" / "study.html").read_text()
+    assert ", my-clip</option>" in study
+    text = (tmp_path / "work" / "report" / "data" / "ablations.js").read_text()
+    charts = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))["charts"]
+    (trace,) = charts["externals"]["data"]
+    scene = look(load_configuration(config, work=tmp_path / "work"))
+    gallery, queries = (np.load(folder / f"{split}.npy").astype(float) for split in ("gallery", "validation"))
+    order = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :7]
+    values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
+    assert trace["x"] == ["my-clip"] and trace["y"] == [pytest.approx(np.mean(values), abs=1e-5)]
+    assert charts["layers-0"]["layout"]["showlegend"]  # one line has its name, too
