@@ -43,6 +43,8 @@ class Progress(tqdm):
 
     def refresh(self, *arguments: Any, **settings: Any) -> None:
         """Show the state as it is now; where stderr is no terminal not more often than any other line."""
+        if self.disable:
+            return
         now, last = self._time(), getattr(self, "last_print_t", None)  # tqdm's first line is before any
         if not self.on_terminal and last is not None:
             if now - last < max(self.mininterval, self.delay):

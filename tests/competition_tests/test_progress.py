@@ -91,3 +91,11 @@ def test_a_remark_that_changes_often_adds_no_lines_to_a_file():
         bar.n = 200
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and lines[-1].startswith("certify: 100%")
+
+
+def test_a_stage_that_is_not_shown_takes_remarks_and_says_nothing():
+    stream = io.StringIO()
+    with Progress(total=2, desc="certify", file=stream, delay=0, shown=False) as bar:
+        bar.set_postfix_str("best 1")
+        bar.update(2)
+    assert stream.getvalue() == ""
