@@ -126,6 +126,8 @@ def test_every_page_fits_and_is_legible_in_both_colour_schemes(visit, name):
             ".filter(e => e.textContent && !e.closest('svg')).map(e => e.outerHTML.slice(0, 80))"
         )
         assert small == []
+    said = page.locator("main p").all_inner_texts()
+    assert [text for text in said if re.search(r"[a-z]\.[A-Z]", text)] == []  # sentences stand apart
     assert page.evaluate("[...document.images].filter(e => !e.alt && !e.closest('dialog')).length") == 0
 
 
