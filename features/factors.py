@@ -1,7 +1,6 @@
-"""Gallery rows as factors of one fast matrix product, in bfloat16 or float32, whose entries lie in a proven interval
-around the canonical scores.
+"""Gallery rows as factors of one fast matrix product whose entries lie in a proven interval around the scores.
 
-For any centre c, with h(x) = c·x - c·c / 2,
+The product is in bfloat16 or float32, the scores are the canonical ones. For any centre c, with h(x) = c·x - c·c / 2,
 
     x·y = (x - c)·(y - c) + h(x) + h(y)
 
@@ -124,8 +123,9 @@ class Factors:
         return values - self.spacing * np.abs(values) - errors + self.level
 
     def thresholds(self, floors: np.ndarray, errors: np.ndarray) -> np.ndarray:
-        """Return what products within errors reach at least where canonical scores reach floors float64: float32, of the
-        product's format, rounded down.
+        """Return what products within errors reach at least where canonical scores reach floors float64.
+
+        float32, of the product's format, rounded down.
         """
         found = np.nextafter((floors - errors - self.level).astype(np.float32), np.float32(-np.inf))
         if self.kind == BFLOAT16:  # cutting bits off goes towards zero
@@ -143,10 +143,10 @@ class Factors:
         return _turned((thresholds.view(np.int32) >> 16).astype(np.int16))
 
     def measures(self, start: int, stop: int) -> np.ndarray:
-        """Return of rows start to stop, upper bounds (m, 4) float64: their lengths before and after the centre is taken
-        away, of what rounding takes from them, and their heights.
+        """Return upper bounds (m, 4) float64 of rows start to stop.
 
-        Raises Top7Error for a row that is not finite.
+        They are of the rows' lengths before and after the centre is taken away, of what rounding takes from them, and of
+        their heights. Raises Top7Error for a row that is not finite.
         """
         for number, part in enumerate(self.components):
             if not np.isfinite(part[start:stop].sum(dtype=np.float64)):

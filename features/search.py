@@ -92,9 +92,10 @@ def _advance(bar: Progress, queries: int, rows: int) -> None:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched. components: L arrays (n, D_l), used ones alone; weights (L,); numbers: theirs among all, for
-    messages; absent: rows never returned, rising; bounds: of the norms of the rows, where they are known; block_rows:
-    read at once.
+    """What is searched.
+
+    components: L arrays (n, D_l), used ones alone; weights (L,); numbers: theirs among all, for messages; absent: rows
+    never returned, rising; bounds: of the norms of the rows, where they are known; block_rows: read at once.
     """
 
     components: Sequence[np.ndarray]
@@ -204,9 +205,7 @@ def rescored(
 
 
 def _multiplier(queries: np.ndarray, device: Any) -> Callable[[np.ndarray, np.ndarray], object]:
-    """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all
-    float32.
-    """
+    """Return a function that writes queries (Q, D) times rows (m, D), transposed, into out (Q, m), all float32."""
     if device == "cpu":
         return lambda rows, out: np.matmul(queries, rows.T, out=out)
     import torch

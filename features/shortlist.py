@@ -53,8 +53,7 @@ class Shortlist:
         self.pruned_size = 0
 
     def add(self, scores: np.ndarray, start: int, error: np.ndarray) -> None:
-        """Take in scores (Q, m) float32 of rows start, start + 1, …, each within error (Q,) of the canonical
-        one.
+        """Take in scores (Q, m) float32 of rows start, start + 1, …, each within error (Q,) of the canonical one.
 
         -inf marks a row that takes part in nothing.
         """
@@ -128,9 +127,7 @@ class Shortlist:
         return rows[order], scores[order]
 
     def finish(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return, per query, its k best rows (fewer if there are no more) and their canonical scores, best
-        first.
-        """
+        """Return, per query, its k best rows (fewer if there are no more) and their canonical scores, best first."""
         self._drop()
         return [self._best(query) for query in range(self.count)]
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from competition.labels import read_labels
-from features.dumps.dump import FORMAT, open_dump
+from features.dumps.dump import open_dump
+from features.dumps.sidecar import FORMAT
 from features.extraction.earlier_dumps import settings_by_row
 from features.recipes.kept import FOLDER, resolve
 from features.recipes.recipe import read_recipe

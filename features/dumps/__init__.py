@@ -3,21 +3,18 @@
 from features.dumps.dump import (
     BLOCK_ROWS,
     DAMAGE,
-    DamagedSidecar,
     Dump,
     bad_rows,
-    beside,
     column_sum,
     file_label,
     noted_damage,
     open_dump,
-    read_sidecar,
     recipe_difference,
     recipe_digest,
     row_sums,
-    sidecar_for,
 )
 from features.dumps.dump_writer import write_dump
+from features.dumps.sidecar import DamagedSidecar, beside, read_sidecar, sidecar_for
 from features.dumps.writer import npy_header
 
 __all__ = [

@@ -10,8 +10,9 @@ import numpy as np
 
 from competition.images import ids_digest
 from features.dumps.disk import Disk
-from features.dumps.dump import DAMAGE, beside, column_sum, recipe_digest, row_sums, sidecar_for
+from features.dumps.dump import DAMAGE, column_sum, recipe_digest, row_sums
 from features.dumps.seals import sealed_text
+from features.dumps.sidecar import beside, sidecar_for
 from features.dumps.writer import BLOCK_ROWS, COMMIT_EVERY_S, RowFile, RowWriter, label_of, npy_header
 
 

@@ -48,8 +48,9 @@ class Contenders:
         self.lock = Lock()
 
     def add(self, own: np.ndarray, others: np.ndarray, values: np.ndarray) -> None:
-        """Take in approximate scores (p,) float32 of rows `own` (p,) of the window, counted from its first, with gallery
-        rows `others` (p,); no pair comes twice.
+        """Take in approximate scores (p,) float32 of pairs of rows; no pair comes twice.
+
+        They are of rows `own` (p,) of the window, counted from its first, with gallery rows `others` (p,).
         """
         order = np.argsort(own, kind="stable")
         own, others, values = own[order], others[order], values[order]
@@ -109,8 +110,9 @@ class Contenders:
 def best(
     own: np.ndarray, others: np.ndarray, scores: np.ndarray, count: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return of pairs (p,) the k best of each of `count` rows: (count, k) int32 and float64, ties to the lower row, -1
-    and -inf last.
+    """Return of pairs (p,) the k best of each of `count` rows: (count, k) int32 and float64.
+
+    Ties to the lower row, -1 and -inf last.
     """
     order = np.lexsort((others, -scores, own))
     own, others, scores = own[order], others[order], scores[order]

@@ -1,6 +1,4 @@
-"""The neighbour graph of a gallery: every image's k nearest others, exact, computed once and kept like a
-dump.
-"""
+"""The neighbour graph of a gallery: every image's k nearest others, exact, computed once and kept like a dump."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ def neighbour_graph(
     device: Any = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each gallery image's k nearest others by canonical score: rows (n, k) int32 and scores (n, k)
-    float64.
+    """Return each gallery image's k nearest others by canonical score: rows (n, k) int32 and scores (n, k) float64.
 
     gallery: L arrays or memmaps (n, D_l); weights (L,); best first, ties to the lower row, -1 and -inf where
     there are no more; excluded (n,) bool: neither rows nor neighbours. The image itself is left out by its
@@ -108,8 +105,9 @@ def graph_block(
     excluded: np.ndarray | None = None,
     norm_bounds: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the graph's rows (m, k) int32 and scores (m, k) float64 of the images start to stop, in one pass over the
-    gallery; see `neighbour_graph`.
+    """Return rows (m, k) int32 and scores (m, k) float64 of the graph for the images start to stop.
+
+    In one pass over the gallery; see `neighbour_graph`.
     """
     ranks, scores = search(
         [part[start:stop] for part in gallery],
@@ -130,8 +128,9 @@ def graph_block(
 
 
 def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return lists (m, k) of rows start, start + 1, … with each row's own number taken out of its k + 1 (or
-    the last place, where exact duplicates have crowded it out).
+    """Return lists (m, k) of rows start, start + 1, … with each row's own number taken out of its k + 1.
+
+    The last place is taken out where exact duplicates have crowded the row itself out.
     """
     own = ranks == start + np.arange(len(ranks))[:, None]
     own[~own.any(axis=1), -1] = True
