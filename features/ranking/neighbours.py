@@ -13,7 +13,7 @@ import numpy as np
 from competition.messages import log
 from features.dumps.derived import content_digest, derived
 from features.factors import Factors, chosen
-from features.ranking.symmetric import SymmetricGraph, threads
+from features.ranking.symmetric import SymmetricGraph, thread_count, threads
 from features.search import check_arguments, search
 from features.sharding import shared_out
 
@@ -41,7 +41,7 @@ def neighbour_graph(
     there are no more; excluded (n,) bool: neither rows nor neighbours. The image itself is left out by its
     number, not by its score, so an exact duplicate is a neighbour. folder: where the graph is kept as
     memmaps, resumed window by window (None: in memory only); identity: a text for each component that says
-    which rows these are (default: a digest of their bytes); device: of torch, for the products of a large gallery
+    which rows these are (default: a digest of their bytes); norm_bounds: as in `search`; device: of torch, for the products of a large gallery
     (None: cuda where there is one, else the processor). Queries take no part: these are statistics of the
     gallery.
     """
@@ -141,11 +141,9 @@ def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.
 
 def estimated_seconds(factors: Factors, rate: float, k: int) -> float:
     """Return about how long the graph takes by half of the products, from `chosen`'s rate of them, operations a second."""
-    import torch
-
     total, dimension = len(factors.excluded), sum(part.shape[1] for part in factors.components)
     contenders = total * (20 + 2 * k)
-    return 1.1 * total**2 * dimension / rate + contenders * PAIR_S / torch.get_num_threads()
+    return 1.1 * total**2 * dimension / rate + contenders * PAIR_S / thread_count()
 
 
 def duration(seconds: float) -> str:

@@ -23,19 +23,27 @@ SAMPLED_ROWS = 4096  # every row's k-th best of these is its first threshold
 STRIP_ROWS = 16  # whose scores with one row are looked at together
 STRIPS = 1 << 16  # with something in them, handled at once
 BEST_ROWS = 512  # scored canonically by one thread at once
+MOST_THREADS = 32  # each holds some 60 MB, and adds what it found one after the other
 SHORT = 1e-15  # no longer than that are rows of zeros
 
 Spread = Callable[[Callable[[Any], Any], Iterable], Iterator]
 
 
+def thread_count() -> int:
+    """Return on how many threads `threads` runs: as many as torch, at most MOST_THREADS."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST_THREADS)
+
+
 @contextmanager
 def threads() -> Iterator[Spread]:
-    """Give a map that runs on as many threads as torch has, one processor for each."""
+    """Give a map that runs on `thread_count` threads, one processor for each."""
     import torch
 
     count = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1)) as pool:
+        with ThreadPoolExecutor(thread_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
             yield pool.map
     finally:
         torch.set_num_threads(count)
