@@ -53,7 +53,7 @@ def comparison_table(rows: Sequence[dict], competition: Competition) -> str:
             gain = [
                 f"{row['gain']:+.4f}",
                 "{:+.4f} to {:+.4f}".format(*interval) if interval else "one group: none",
-                f"{row['p']:.3f}",
+                f"{row['p']:.3f}" if row["p"] >= 0.0005 else "<0.001",
                 f"{row['wins']}/{row['ties']}/{row['losses']}",
             ]
         found = [

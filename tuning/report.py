@@ -175,12 +175,16 @@ def _unseen(tuned: Tuned) -> list[str]:
         )
     lines.append(
         f"gain over untuned, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
-        f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p = {gain.p:.3f}; "
+        f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p {_probability(gain.p)}; "
         f"{gain.wins} queries better, {gain.ties} equal, {gain.losses} worse"
     )
     if gain.within_noise:
         lines.append("WARNING: that gain may be chance: the untuned recipe is recommended")
     return lines
+
+
+def _probability(p: float) -> str:
+    return f"= {p:.3f}" if p >= 0.0005 else "< 0.001"
 
 
 def _interval(interval: tuple[float, float] | None, form: str) -> str:

@@ -55,7 +55,12 @@ def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
     groups = tuple(found.values())
     weights = tuple(spread(recipe.weights, groups).tolist())
     return replace(
-        recipe, components=tuple(found), weights=weights, groups=groups, patterns=(), notes=tuple(notes)
+        recipe,
+        components=tuple(found),
+        weights=weights,
+        groups=groups,
+        patterns=(),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 

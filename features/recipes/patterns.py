@@ -90,9 +90,14 @@ def matches(
     if not components and not wanted.optional:
         lacking = "add it" if wanted.parts is None else "add parts = { … } to the [[backbone]]"
         raise ConfigurationError(
-            f"{where} wants {dict(pattern)}, which the configuration does not have: {lacking} and extract again"
+            f"{where} wants {_in_words(pattern)}, which the configuration does not have: {lacking} and extract again"
         )
     return components
+
+
+def _in_words(pattern: Mapping[str, Any]) -> str:
+    """Return what a pattern asks for as the recipe's file says it: parts *, count 150, dim 4096."""
+    return ", ".join(f"{key} {value}" for key, value in pattern.items())
 
 
 def _backbones(
@@ -126,7 +131,8 @@ def _layers(pattern: Pattern, backbone: Backbone, where: str, notes: list[str]) 
     elif _has_layer(order, wanted):
         layers = [wanted["is"] if isinstance(wanted, Mapping) else order[wanted]]
     else:
-        notes.append(f"{backbone.name} has no layer {wanted!r} among {list(order)}")
+        asked = f"{-wanted} layers" if isinstance(wanted, int) and wanted < 0 else f"layer {wanted}"
+        notes.append(f"{backbone.name} has not {asked}, only {', '.join(map(str, order))}")
         return []
     poolings = list(backbone.pooling) if pattern.pooling is None else pattern.pooling
     poolings = [poolings] if isinstance(poolings, str) else poolings

@@ -173,7 +173,7 @@ def test_a_wrong_file_is_one_line(values, words, tmp_path):
 
 def test_a_layer_that_is_not_there(tmp_path):
     recipe = read_recipe(written(tmp_path, components=[{"layer": -9, "pooling": "mac"}]))
-    with pytest.raises(ConfigurationError, match="which the configuration does not have"):
+    with pytest.raises(ConfigurationError, match=r"wants [^{}]+, which the configuration does not have"):
         resolve(recipe, configuration(backbone("a")))
 
 
