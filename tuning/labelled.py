@@ -14,9 +14,11 @@ from itertools import chain
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.errors import ConfigurationError
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import split_images
 from competition.labels import relevant_rows, validation_junk, validation_labels
+from competition.messages import log
+from competition.metrics import WHOLE_LISTS
 from competition.splits import private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
@@ -25,8 +27,7 @@ from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.steps import STEPS
 
-DEFAULT_OBJECTIVE = "labels"  # where there are labels; "simulated" where there are none
-HALF_AT = 25  # public groups of labelled queries; measured: BENCHMARKS.md, Few labels
+HALF_AT = 25  # public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
 JUDGING_PHOTOS = 1000  # at most
 NOT_SIMULATED = tuple(name for name, kind in STEPS.items() if kind.shuns_photos)
 
@@ -96,7 +97,39 @@ def objective_of(configuration: Configuration) -> str:
     """Return what judges the trials of a study: as configured, else by whether there are labels."""
     if configuration.tuning.objective is not None:
         return configuration.tuning.objective
-    return DEFAULT_OBJECTIVE if has_labels(configuration) else "simulated"
+    return "labels" if has_labels(configuration) else "simulated"
+
+
+def with_objective(
+    configuration: Configuration, steps: Sequence[Mapping], gallery_ids: Sequence[str]
+) -> Configuration:
+    """Return the configuration with what judges a study over `steps` written in it, and say where photos do.
+
+    Where the configuration leaves it open and fewer than HALF_AT groups of labelled queries are public, simulated
+    photos judge beside them, unless a step or an external descriptor shuns photos or there are too few of them.
+    """
+    if configuration.tuning.objective is not None or not has_labels(configuration):
+        return configuration
+    shunned = {str(step["step"]) for step in steps} & set(NOT_SIMULATED)
+    whole = configuration.competition.metric == WHOLE_LISTS
+    if shunned or whole or configuration.externals or not configuration.simulate.images:
+        return configuration
+    real = labelled_queries(configuration, gallery_ids)
+    n_groups = len(np.unique(real.groups[real.public]))
+    if n_groups >= HALF_AT:
+        return configuration
+    judges = f"{n_groups} groups of labelled queries judge the study"
+    both = replace(configuration, tuning=replace(configuration.tuning, objective="both"))
+    try:
+        study_queries(both, gallery_ids)
+    except Top7Error as error:
+        log.info(f"top7: {judges}, and no simulated photos: {error}")
+        return configuration
+    log.info(
+        f"top7: {judges}, and simulated photos beside them, as if these were {HALF_AT} groups more "
+        '([tuning] objective = "labels": labels alone)'
+    )
+    return both
 
 
 def has_labels(configuration: Configuration) -> bool:

@@ -27,7 +27,7 @@ from features.ranking.state import Photos
 from features.ranking.steps import split_steps, step_of
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
-from tuning.labelled import objective_of, open_queries, study_queries
+from tuning.labelled import objective_of, open_queries, study_queries, with_objective
 from tuning.prepared import Prepared, prepare
 from tuning.space import space_of
 from tuning.step_choices import StepEntry, with_weights
@@ -48,10 +48,12 @@ class Landscape:
     """
 
     def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None, progress: bool = True):
+        self.gallery_ids = gallery_ids(configuration)
+        steps = configuration.tuning.steps if recipe is None else recipe.steps
+        configuration = with_objective(configuration, steps, self.gallery_ids)
         self.configuration, self.progress = configuration, progress
         self.work = Path(configuration.competition.work)
         self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
-        self.gallery_ids = gallery_ids(configuration)
         self.labelled = study_queries(configuration, self.gallery_ids)
         self.space = space_of(configuration, recipe)
         self.choice_lists = self.space.choice_lists

@@ -12,7 +12,7 @@ from competition.configuration import External, load_configuration
 from competition.errors import ConfigurationError
 from competition.metrics import query_figures
 from competition.splits import private_mask
-from features.descriptors import open_components
+from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
 from features.simulated_halves import open_judging
@@ -113,6 +113,44 @@ def test_each_objective_is_a_study_of_its_own(extracted, tmp_path):
         configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
         names.add(Landscape(configuration, progress=False).study_name())
     assert len(names) == 3
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        ("", "both"),
+        ("private = 0", "both"),
+        ('objective = "labels"', "labels"),
+        (STEPS + "]", "both"),
+        (STEPS + ', { step = "expand", neighbours = [2, 0] }]', "labels"),  # photos cannot judge expansion
+    ],
+)
+def test_few_labels_are_joined_by_photos_unless_a_step_shuns_them(extracted, tmp_path, capsys, more, expected):
+    configuration = configured(extracted, more, tmp_path)
+    landscape = Landscape(configuration, progress=False)
+    assert (landscape.configuration.tuning.objective or "labels") == expected
+    assert (~landscape.labelled.real).any() == (expected == "both")
+    said = f"{len(np.unique(landscape.labelled.groups[landscape.labelled.public & landscape.labelled.real]))} groups"
+    assert (said in capsys.readouterr().err) == (expected == "both")
+    if expected == "both":
+        written = configured(extracted, more + '\nobjective = "both"', tmp_path)
+        assert Landscape(written, progress=False).study_name() == landscape.study_name()
+
+
+def test_enough_labels_judge_alone(extracted, tmp_path, monkeypatch):
+    configuration = configured(extracted, "private = 0", tmp_path)
+    n_groups = len(np.unique(labelled_queries(configuration, gallery_ids(configuration)).groups))
+    monkeypatch.setattr("tuning.labelled.HALF_AT", n_groups)
+    assert Landscape(configuration, progress=False).labelled.real.all()
+    monkeypatch.setattr("tuning.labelled.HALF_AT", n_groups + 1)
+    assert not Landscape(configuration, progress=False).labelled.real.all()
+
+
+def test_too_few_photos_do_not_judge_by_default(extracted, tmp_path, capsys):
+    configuration = configured(extracted, "", tmp_path)
+    configuration = replace(configuration, simulate=replace(configuration.simulate, images=1))
+    assert Landscape(configuration, progress=False).labelled.real.all()
+    assert "no simulated photos" in capsys.readouterr().err
 
 
 def test_photos_of_images_that_look_alike_are_one_group_and_apart_from_real_queries(extracted, tmp_path):

@@ -61,8 +61,8 @@ def awkward(tiny_competition, tmp_path_factory):
     for number in (0, 3, 9, 12):
         source = next((folder / "gallery").rglob(f"n{number:02d}.jpg"))
         shutil.copy(source, folder / "gallery" / f"a{number:02d}.jpg")
-    text = (folder / "config.toml").read_text()
-    (folder / "config.toml").write_text(text.replace("images = 0", "images = 20\nviews = 2"))
+    text = (folder / "config.toml").read_text().replace("images = 0", "images = 20\nviews = 2")
+    (folder / "config.toml").write_text(f'{text}\nobjective = "labels"\n')
     extract(load_configuration(folder / "config.toml", work=work))
     return folder / "config.toml", work
 
