@@ -27,7 +27,9 @@ from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.steps import STEPS
 
-HALF_AT = 25  # public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
+HALF_AT = (
+    25  # public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
+)
 JUDGING_PHOTOS = 1000  # at most
 NOT_SIMULATED = tuple(name for name, kind in STEPS.items() if kind.shuns_photos)
 

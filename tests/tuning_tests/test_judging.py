@@ -125,7 +125,9 @@ def test_each_objective_is_a_study_of_its_own(extracted, tmp_path):
         (STEPS + ', { step = "expand", neighbours = [2, 0] }]', "labels"),  # photos cannot judge expansion
     ],
 )
-def test_few_labels_are_joined_by_photos_unless_a_step_shuns_them(extracted, tmp_path, capsys, more, expected):
+def test_few_labels_are_joined_by_photos_unless_a_step_shuns_them(
+    extracted, tmp_path, capsys, more, expected
+):
     configuration = configured(extracted, more, tmp_path)
     landscape = Landscape(configuration, progress=False)
     assert (landscape.configuration.tuning.objective or "labels") == expected
