@@ -174,7 +174,7 @@ class _Flow:
         return {name: FusedConvolution(convolution, norm, activation), **emptied} if emptied else {}
 
     def _plain(self, name: str | None, *types: type[Module]) -> Module | None:
-        """The module, if it is of exactly these types and called once, and nobody else listens at it."""
+        """The module, if it is of exactly these types and called once, and without hooks."""
         if name is None or self.calls[name] != 1:
             return None
         module = self.modules[name]

@@ -89,7 +89,7 @@ class StartedWindow:
     ) -> None:
         """Put everything under way. known: content hash -> a finished row with that content.
 
-        An image of a known content, like a twin within the window, is not run again. `advance` hears of each image.
+        An image of a known content, like a twin within the window, is not run again. `advance` is called for each image.
         """
         window = self.window
         first: dict[bytes, int] = {}  # content hash -> place
