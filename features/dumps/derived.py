@@ -21,6 +21,7 @@ from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import budget, seals
+from features.dumps.made_once import made_once
 from features.dumps.writer import (
     BLOCK_ROWS,
     COMMIT_EVERY_S,
@@ -28,7 +29,6 @@ from features.dumps.writer import (
     RowWriter,
     complete,
     label_of,
-    made_once,
 )
 
 Block = Sequence[np.ndarray]

@@ -13,14 +13,13 @@ import io
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import DTypeLike
 
 from competition.errors import Top7Error
@@ -32,7 +31,6 @@ FORMAT = 3
 BLOCK_ROWS = 4096
 COMMIT_EVERY_S = 5.0
 SIDECARS = (".json", ".sum")
-T = TypeVar("T")
 
 
 def npy_header(shape: Sequence[int], dtype: DTypeLike) -> bytes:
@@ -312,21 +310,3 @@ def complete(journal: Path, disk: Disk | None = None, *, check: bool = True) -> 
     disk.sync_folder(folder)
     disk.remove(journal)
     disk.sync_folder(folder)
-
-
-def made_once(path: Path, opened: Callable[[], T | None], make: Callable[[], object]) -> T:
-    """Return what `opened` finds; where it finds nothing, one process makes it while the others wait.
-
-    path: what is made, for the name of the lock beside it. Top7Error: it is damaged as soon as it is made.
-    """
-    if (found := opened()) is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock")
-        with FileLock(lock):
-            if (found := opened()) is None:
-                make()
-                found = opened()
-        lock.unlink(missing_ok=True)  # whoever still waits for it finds the file
-    if found is None:
-        raise Top7Error(f"{path}: just written and damaged already: check the disk")
-    return found

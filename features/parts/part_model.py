@@ -154,7 +154,7 @@ def learn_parts(
     held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
     if held < counts[-1]:
         if held:
-            _say(
+            log.info(
                 f"{where}: a count of {counts[-1]} needs {counts[-1] - held} more detectors than the {held} there are:"
                 f" one pass over the sample of {n} images, {(counts[-1] - held) * n * channels * 2 / 1e9:.2f} GB"
             )
@@ -168,10 +168,6 @@ def learn_parts(
         sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
     components = _components(parts, home, counts, most_dims, order[0], n, where)
     return PartModel(parts, name, home, order[0], n, components)
-
-
-def _say(sentence: str) -> None:
-    log.info(sentence)
 
 
 def _checked(
@@ -234,7 +230,7 @@ def _order(
     source = f"the images of {parts.training}"
     if parts.training is None:
         source = "the gallery itself (the paper learns on another set; training = a folder of images does so)"
-    _say(f"{where}: learnt from {statistics.count} images of {source}")
+    log.info(f"{where}: learnt from {statistics.count} images of {source}")
     return (order, given), statistics.count
 
 
@@ -252,7 +248,9 @@ def _components(
     missing = tuple(count for count in counts if count not in found)
     if missing:
         if found:
-            _say(f"{where}: components for {', '.join(map(str, missing))} detectors, from the sample on disk")
+            log.info(
+                f"{where}: components for {', '.join(map(str, missing))} detectors, from the sample on disk"
+            )
         opened = sample_blocks.open_blocks(home)
         grams = cumulative_grams(
             missing, parts.form, torch.from_numpy(order), partial(sample_blocks.chunks, opened), n
