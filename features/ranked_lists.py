@@ -10,6 +10,7 @@ import numpy as np
 
 from competition.configuration import SIMULATED, Configuration
 from features.descriptors import open_components
+from features.dumps.budget import budget, cache_bytes
 from features.ranking.photos import photos_for
 from features.ranking.pipeline import rank_dumps
 from features.ranking.state import Photos
@@ -62,18 +63,21 @@ def ranked_lists(
     gallery = open_components(configuration, components, "gallery", gallery_ids)
     no_query = np.logical_or.reduce([dump.unreadable for dump in queries])
     groups = [recipe.groups[number] if recipe.groups else number for number in used]
-    ranks, scores = rank_dumps(
-        queries,
-        gallery,
-        recipe.weight_array[used],
-        recipe.steps,
-        k or configuration.competition.top_k,
-        groups=groups,
-        left_out=left_out,
-        folder=Path(configuration.competition.work) / "ranking" if recipe.steps else None,
-        progress=progress,
-        photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
-        simulated=len(queries[0].ids) if split == SIMULATED else 0,
-    )
+    work = Path(configuration.competition.work)
+    kept_bytes = cache_bytes(configuration.tuning.cache_gib, sum(dump.descriptors.nbytes for dump in gallery))
+    with budget(work, kept_bytes):
+        ranks, scores = rank_dumps(
+            queries,
+            gallery,
+            recipe.weight_array[used],
+            recipe.steps,
+            k or configuration.competition.top_k,
+            groups=groups,
+            left_out=left_out,
+            folder=work / "ranking" if recipe.steps else None,
+            progress=progress,
+            photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
+            simulated=len(queries[0].ids) if split == SIMULATED else 0,
+        )
     unreadable = tuple(queries[0].ids[row] for row in np.flatnonzero(no_query))
     return RankedLists(tuple(queries[0].ids), tuple(gallery[0].ids), ranks, scores, unreadable)

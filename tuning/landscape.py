@@ -21,7 +21,7 @@ from competition.metrics import WHOLE_LISTS, list_depth
 from features.components import Choice, Component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
-from features.dumps.budget import budget
+from features.dumps.budget import budget, cache_bytes
 from features.ranking.photos import photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import split_steps, step_of
@@ -36,7 +36,6 @@ SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 )
 KEPT_BYTES = 512 << 20  # of combinations' candidates in memory; they are on the disk too
-LEAST_CACHE = 64 << 20  # bytes; a small gallery's budget would not hold what one trial needs
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
 LARGE_GALLERY = 20_000  # rows past which steps over the whole gallery take long
 
@@ -153,9 +152,11 @@ class Landscape:
         steps = with_weights(self.steps(choice)[1], weights, corners)
         long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
         relevant, junk = self.labelled.relevant, self.labelled.junk
-        return self.prepared(choice).precisions(
-            weights, steps, relevant, self.metric, k=self.top_k, junk=junk, progress=long
-        )
+        prepared = self.prepared(choice)
+        with self._budget():
+            return prepared.precisions(
+                weights, steps, relevant, self.metric, k=self.top_k, junk=junk, progress=long
+            )
 
     def precisions(self, choice: Choice, coordinates: np.ndarray) -> np.ndarray:
         """Return AP@k of every query at a point of the study, (Q,) float64."""
@@ -197,13 +198,11 @@ class Landscape:
     @cached_property
     def cache_bytes(self) -> int:
         """What candidates and steps may keep on the disk: as configured, or twice the gallery's dumps."""
-        if self.configuration.tuning.cache_gib is not None:
-            return int(self.configuration.tuning.cache_gib * 2**30)
         gallery = self.dumps(self.space.default)[1]
-        return max(LEAST_CACHE, 2 * sum(dump.descriptors.nbytes for dump in gallery))
+        return cache_bytes(self.configuration.tuning.cache_gib, sum(d.descriptors.nbytes for d in gallery))
 
     def _budget(self) -> AbstractContextManager[None]:
-        return budget([self.work / "candidates", self.work / "ranking"], self.cache_bytes)
+        return budget(self.work, self.cache_bytes)
 
     def kept_files(self) -> tuple[int, int]:
         """Return how many files work/candidates and work/ranking hold, of earlier configurations too, and their bytes."""

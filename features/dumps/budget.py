@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,14 +12,20 @@ import numpy as np
 
 from features.dumps.seals import read_seal, remove, touch
 
+LEAST_BYTES = 64 << 20  # twice a small gallery's dumps would not hold what one trial needs
 _BUDGET: ContextVar[tuple[tuple[Path, ...], int] | None] = ContextVar("budget", default=None)
 _OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
 
 
+def cache_bytes(cache_gib: float | None, gallery_bytes: int) -> int:
+    """Return what candidates and steps may keep: as configured, or twice the gallery's dumps that they come from."""
+    return int(cache_gib * 2**30) if cache_gib is not None else max(LEAST_BYTES, 2 * gallery_bytes)
+
+
 @contextmanager
-def budget(folders: Sequence[Path], most_bytes: int) -> Iterator[None]:
-    """Let what is kept in `folders` take at most so many bytes while the block runs; see `make_room`."""
-    token = _BUDGET.set((tuple(map(Path, folders)), most_bytes))
+def budget(work: Path, most_bytes: int) -> Iterator[None]:
+    """Let what is kept in a work folder's `candidates` and `ranking` take at most so many bytes; see `make_room`."""
+    token = _BUDGET.set(((Path(work) / "candidates", Path(work) / "ranking"), most_bytes))
     try:
         yield
     finally:

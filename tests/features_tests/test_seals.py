@@ -13,6 +13,8 @@ from competition.configuration import load_configuration
 from features.dumps import budget, seals
 from features.dumps.derived import derived
 from features.extraction import extract
+from features.ranked_lists import ranked_lists
+from features.recipes.recipe import Recipe
 from tuning.landscape import Landscape
 
 
@@ -39,35 +41,43 @@ def test_a_seal_tells_any_single_byte_that_differs(tmp_path):
         file.write_bytes(good)
 
 
+def work_in(tmp_path):
+    """A work folder and what its steps keep."""
+    (tmp_path / "work" / "ranking").mkdir(parents=True)
+    return tmp_path / "work", tmp_path / "work" / "ranking"
+
+
 def test_least_recently_used_goes_first_and_what_is_open_stays(tmp_path):
+    work, folder = work_in(tmp_path)
     for name in ("first", "second", "third"):
-        keep(tmp_path, name)
-    keep(tmp_path, "first")  # used again
-    with budget.budget([tmp_path], 3 * 8600):
-        keep(tmp_path, "fourth")
-        assert labels(tmp_path) == {"first", "third", "fourth"}
-        third = keep(tmp_path, "third")
-        keep(tmp_path, "fifth", rows=2000)
-        assert labels(tmp_path) == {"third", "fifth"}
-        assert keep(tmp_path, "second")[7] == 7  # made again
+        keep(folder, name)
+    keep(folder, "first")  # used again
+    with budget.budget(work, 3 * 8600):
+        keep(folder, "fourth")
+        assert labels(folder) == {"first", "third", "fourth"}
+        third = keep(folder, "third")
+        keep(folder, "fifth", rows=2000)
+        assert labels(folder) == {"third", "fifth"}
+        assert keep(folder, "second")[7] == 7  # made again
     assert third[999] == 999
-    keep(tmp_path, "sixth")  # no budget outside
-    assert {"second", "third", "sixth"} <= labels(tmp_path)
+    keep(folder, "sixth")  # no budget outside
+    assert {"second", "third", "sixth"} <= labels(folder)
 
 
 def test_looking_for_room_uses_nothing(tmp_path):
+    work, folder = work_in(tmp_path)
     for name in ("c", "a", "b"):
-        keep(tmp_path, name)
-    for sidecar in tmp_path.glob(
+        keep(folder, name)
+    for sidecar in folder.glob(
         "*.json"
     ):  # unused for days: a file system's own clock would note the next read
         stamp = sidecar.stat()
         os.utime(sidecar, ns=(stamp.st_atime_ns - 3 * 86400 * 10**9, stamp.st_mtime_ns))
-    keep(tmp_path, "new")
-    before = {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
-    with budget.budget([tmp_path], 10**9):
+    keep(folder, "new")
+    before = {path: path.stat().st_atime_ns for path in folder.glob("*.json")}
+    with budget.budget(work, 10**9):
         budget.make_room(1)
-    assert before == {path: path.stat().st_atime_ns for path in tmp_path.glob("*.json")}
+    assert before == {path: path.stat().st_atime_ns for path in folder.glob("*.json")}
 
 
 def test_a_study_gives_the_same_figures_within_a_small_budget(tiny_competition, tmp_path):
@@ -90,3 +100,28 @@ def test_a_study_gives_the_same_figures_within_a_small_budget(tiny_competition, 
         sizes.append(landscape.kept_files())
     assert found[:6] == found[6:]
     assert sizes[1][0] < sizes[0][0] and sizes[1][1] < sizes[0][1]
+
+
+def test_recipes_share_the_budget_of_a_work_folder(tiny_competition, tmp_path):
+    path = tiny_competition.with_name("shared-budget.toml")
+    path.write_text(tiny_competition.read_text())
+    configuration = load_configuration(path, work=tmp_path / "work")
+    extract(configuration, device="cpu", progress=False)
+    tuning = replace(configuration.tuning, cache_gib=1.0)
+    roomy, tight = (replace(configuration, tuning=replace(tuning, cache_gib=gib)) for gib in (1.0, 1e-6))
+    component = Landscape(configuration, progress=False).space.components_of(
+        Landscape(configuration, progress=False).space.default
+    )[:1]
+
+    def lists(within, dim):
+        recipe = Recipe("whitened", component, (1.0,), {}, {}, {}, ({"step": "whiten", "dim": dim},))
+        return ranked_lists(within, recipe, "validation", None, None)
+
+    kept = tmp_path / "work" / "ranking"
+    first = [lists(roomy, dim) for dim in (2, 3)]
+    both = {path.name for path in kept.glob("*.json")}
+    again = [lists(tight, dim) for dim in (4, 3, 2)]
+    left = {path.name for path in kept.glob("*.json")}
+    assert not both <= left
+    for one, other in zip(first, again[::-1]):
+        assert (one.ranks == other.ranks).all() and (one.scores == other.scores).all()
