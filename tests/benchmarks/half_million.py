@@ -283,8 +283,8 @@ def walk(folder: Path, options: argparse.Namespace) -> None:
     print(
         f"{options.images} images; an image {cost['image'] * 1e3:.2f} ms, {1e-9 / cost['byte']:.1f} GB/s summed, "
         f"{1e-9 / cost['operation']:.0f} GFLOP/s; load {os.getloadavg()[0]:.1f}\n"
-        "| command | wall, s | processor, s | limit, processor s | anonymous, GiB | resident, GiB | left on disk, MB | killed and resumed | |\n"
-        "|---|---|---|---|---|---|---|---|---|",
+        "| command | wall, s | processor, s | limit, processor s | anonymous, GiB | resident, GiB | left on disk, MB | caches, MB | killed and resumed | |\n"
+        "|---|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     for name in options.commands or COMMANDS:
@@ -300,9 +300,8 @@ def walk(folder: Path, options: argparse.Namespace) -> None:
         print(line(name, rows[name]), flush=True)
         if rows[name]["code"]:
             sys.exit(f"{name} ended with {rows[name]['code']}: see {folder / 'road.log'}")
-    caches = sum(on_disk(work / part) for part in ("candidates", "ranking"))
     print(
-        f"\ncandidates and what steps keep: {caches / 1e6:.0f} MB; dumps of recipe top7's components: "
+        f"\ncaches: candidates and what steps keep; dumps of recipe top7's components: "
         f"{4 * TOP7 * options.images / 1e6:.0f} MB"
     )
 
@@ -312,7 +311,8 @@ def step(name: str, folder: Path, work: Path, options: argparse.Namespace) -> di
     log = folder / "road.log"
     before = on_disk(work)
     taken = run(words_of(name, "work", options), log)
-    row = {**vars(taken), "disk": on_disk(work) - before, "killed": ""}
+    caches = sum(on_disk(work / part) for part in ("candidates", "ranking"))
+    row = {**vars(taken), "disk": on_disk(work) - before, "caches": caches, "killed": ""}
     if options.kills and not taken.code and name != "init":
         killed = run(words_of(name, "killed", options), log, kill_after_s=taken.seconds / 2)
         resumed = run(words_of(name, "killed", options), log)
@@ -332,7 +332,7 @@ def line(name: str, row: dict) -> str:
         missed.append(f"over {ANONYMOUS_GIB:.0f} GiB")
     return (
         f"| {name} | {row['seconds']:.1f} | {row['processor_s']:.1f} | {row['limit']:.1f} | {row['anonymous'] / 2**30:.2f} | "
-        f"{row['resident'] / 2**30:.2f} | {row['disk'] / 1e6:.0f} | {row['killed']} | {', '.join(missed)} |"
+        f"{row['resident'] / 2**30:.2f} | {row['disk'] / 1e6:.0f} | {row.get('caches', 0) / 1e6:.0f} | {row['killed']} | {', '.join(missed)} |"
     )
 
 
