@@ -42,7 +42,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedTrial:
     """A trial that was timed. kind: how it is evaluated; seconds of one; first_s: before the first of its choices."""
 
     choice: dict[str, Any]
@@ -65,13 +65,13 @@ class Cost:
         return f"to come: about {duration(self.trials_s)} for {self.trials} trials{folds}"
 
 
-def timed_trials(landscape: Landscape, plan: studies.TrialPlan) -> list[Timed]:
+def timed_trials(landscape: Landscape, plan: studies.TrialPlan) -> list[TimedTrial]:
     """Time one trial, at the centroid, of each kind and, for TIMED_S at most, of each choice that may cost otherwise.
 
     Those are the values of the steps, and what the study tries by name: they are made once, here or there.
     """
     changes, begun = landscape.space.single_changes(), time.perf_counter()
-    found: list[Timed] = []
+    found: list[TimedTrial] = []
     for choice in changes:
         if landscape.kind(choice) not in {each.kind for each in found}:
             found.append(_timed(landscape, choice))
@@ -89,14 +89,14 @@ def _named_choices(plan: studies.TrialPlan) -> list[dict[str, Any]]:
     return [choice for number, choice in enumerate(choices) if choice not in choices[:number]]
 
 
-def _timed(landscape: Landscape, choice: dict[str, Any]) -> Timed:
+def _timed(landscape: Landscape, choice: dict[str, Any]) -> TimedTrial:
     combination, first_s = landscape.combination(choice), landscape.making_s(choice)
     begun = time.perf_counter()
     combination.average_precisions(combination.corners.mean(axis=0))
-    return Timed(choice, landscape.kind(choice), time.perf_counter() - begun, first_s)
+    return TimedTrial(choice, landscape.kind(choice), time.perf_counter() - begun, first_s)
 
 
-def kinds_of(landscape: Landscape, timed: Sequence[Timed]) -> list[Kind]:
+def kinds_of(landscape: Landscape, timed: Sequence[TimedTrial]) -> list[Kind]:
     """Return the kinds of trials that were timed."""
     found = []
     for name in dict.fromkeys(each.kind for each in timed):
@@ -124,7 +124,7 @@ def _range(least: float, most: float) -> str:
 def cost(
     landscape: Landscape,
     plan: studies.TrialPlan,
-    timed: Sequence[Timed],
+    timed: Sequence[TimedTrial],
     *,
     there: int,
     write_s: float,
@@ -154,7 +154,7 @@ def cost(
     return Cost(left, trials_s, folds_s)
 
 
-def _mean_trial_s(landscape: Landscape, timed: Sequence[Timed]) -> float:
+def _mean_trial_s(landscape: Landscape, timed: Sequence[TimedTrial]) -> float:
     """Seconds of a trial's ranking, on average over choices drawn at random."""
     rng, known = np.random.default_rng(0), {each.kind: each.seconds for each in timed}
     drawn = [

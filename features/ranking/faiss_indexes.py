@@ -24,12 +24,12 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from competition.atomic import sync_folder
+from competition.durations import duration
 from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import seals
 from features.dumps.derived import content_digest, digest_of, note_files
-from features.ranking.neighbours import duration
 from features.ranking.views import RowView, concatenated
 
 READ_ROWS = 2048  # gallery rows in float64 at once

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from competition.durations import duration
 from competition.messages import log
 from features.dumps.derived import content_digest, derived
 from features.factors import Factors, chosen
@@ -144,14 +145,3 @@ def estimated_seconds(factors: Factors, rate: float, k: int) -> float:
     total, dimension = len(factors.excluded), sum(part.shape[1] for part in factors.components)
     contenders = total * (20 + 2 * k)
     return 1.1 * total**2 * dimension / rate + contenders * PAIR_S / thread_count()
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as "45 s", "12 min" or "3.4 h"."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from features.ranking.neighbours import duration, neighbour_graph, without_self
+from competition.durations import duration
+from features.ranking.neighbours import neighbour_graph, without_self
 from features.ranking.steps.augment import augmented_rows
 from features.ranking.steps.expand import WEIGHTINGS, expand
 from features.search import search

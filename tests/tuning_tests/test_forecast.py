@@ -51,7 +51,7 @@ def test_every_value_of_a_step_is_timed_and_what_the_study_tries_by_name(landsca
 def test_the_cost_is_that_of_trials_draws_entries_and_new_combinations(landscape):
     plan = studies.TrialPlan(SPACE, 60, 0, "tpe")  # 20 places of named points, 40 draws
     timed = [
-        forecast.Timed(each.choice, each.kind, 0.5, each.first_s)
+        forecast.TimedTrial(each.choice, each.kind, 0.5, each.first_s)
         for each in forecast.timed_trials(landscape, plan)
     ]
     found = forecast.cost(landscape, plan, timed, there=0, write_s=0.01, folds=10)
