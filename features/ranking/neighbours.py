@@ -42,9 +42,9 @@ def neighbour_graph(
     there are no more; excluded (n,) bool: neither rows nor neighbours. The image itself is left out by its
     number, not by its score, so an exact duplicate is a neighbour. folder: where the graph is kept as
     memmaps, resumed window by window (None: in memory only); identity: a text for each component that says
-    which rows these are (default: a digest of their bytes); norm_bounds: as in `search`; device: of torch, for the products of a large gallery
-    (None: cuda where there is one, else the processor). Queries take no part: these are statistics of the
-    gallery.
+    which rows these are (default: a digest of their bytes); norm_bounds: as in `search`; device: of torch,
+    for the products of a large gallery (None: cuda where there is one, else the processor). Queries take no
+    part: these are statistics of the gallery.
     """
     weights = np.asarray(weights, dtype=np.float64)
     check_arguments(gallery, gallery, weights, k, excluded)
