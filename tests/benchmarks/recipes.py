@@ -76,7 +76,7 @@ class Pool:
                     found.steps,
                     TOP_K,
                     excluded=np.logical_or.reduce([dump.unreadable for dump in gallery]),
-                    groups=found.groups,
+                    groups=found.groups or None,
                     query_norms=[dump.norms for dump in queries],
                     gallery_norms=[dump.norms for dump in gallery],
                     unit=True,
