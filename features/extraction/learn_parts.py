@@ -114,7 +114,8 @@ def learn_part_models(
     held: dict[tuple, list[torch.Tensor]] = {}
     for table in tables:
         maps = partial(_sample_maps, engine, table, gallery, held)
-        engine.part_models[table.parts] = _of_targets(learn_parts(table.parts, maps, **table.model), targets)
+        model = learn_parts(table.parts, maps, images=len(table.ids), **table.model)
+        engine.part_models[table.parts] = _of_targets(model, targets)
 
 
 def part_models(tables: Sequence[PartTable], targets: Sequence[Target]) -> dict[Parts, PartModel]:

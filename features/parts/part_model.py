@@ -134,11 +134,13 @@ def learn_parts(
     name: str,
     provenance: dict,
     ids: Sequence[str] = (),
+    images: int | None = None,
 ) -> PartModel:
     """Learn what `parts` asks for from the training sample, or open it where it is there already.
 
     maps: called for each pass over the sample (two at first, one for detectors asked for later, none if all is
-    there); yields (B, C, H, W) float32 in one order, unreadable images left out; `ids` names the images in that order.
+    there); yields (B, C, H, W) float32 in one order, unreadable images left out; `ids` names the images in that order;
+    images: how many to show as the total, where ids are not given.
     provenance: JSON values that identify the maps and the sample. Raises ConfigurationError for a count above the
     channels and for dimensions beyond the sample's rank, Top7Error for a map with NaN.
     """
@@ -146,7 +148,7 @@ def learn_parts(
     check_parts(parts, where)
     home = model_folder(parts, folder, name, provenance)
     counts, most_dims = tuple(sorted(set(parts.counts))), max(parts.dims)
-    order, n = _order(parts, maps, home, where, provenance, ids)
+    order, n = _order(parts, maps, home, where, provenance, ids, images)
     selection.check_counts(counts, len(order[0]) if order[1] is None else order[1], where)
     if most_dims > n:
         raise beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
@@ -189,6 +191,7 @@ def _order(
     where: str,
     provenance: dict,
     ids: Sequence[str],
+    images: int | None,
 ) -> tuple[tuple[np.ndarray, int | None], int]:
     """Return ((all channels, best first; how many were given or None), images of the sample)."""
     path = home / "order.json"
@@ -201,7 +204,7 @@ def _order(
                 f"{path}: damaged: delete it and run ./run.sh extract to learn it again"
             ) from None
     statistics = selection.SumVariance(means=parts.selection == "variance-mean")
-    for batch in _checked(maps(), ids, None, f"{where}: channel variance"):
+    for batch in _checked(maps(), ids, images, f"{where}: channel variance"):
         if not statistics.count:  # before the whole sample has been run
             selection.check_counts(parts.counts, batch.shape[1], where)
         statistics.add(batch)
