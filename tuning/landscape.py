@@ -17,6 +17,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.images import ids_digest
+from competition.messages import log
 from competition.metrics import WHOLE_LISTS, list_depth
 from features.components import Choice, Component
 from features.descriptors import gallery_ids, open_components
@@ -29,7 +30,7 @@ from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
 from tuning.labelled import objective_of, open_queries, study_queries, with_objective
 from tuning.prepared import Prepared, prepare
-from tuning.space import space_of
+from tuning.space import Space, space_of, without_joint
 from tuning.step_choices import StepEntry, with_weights
 
 SEARCH = (
@@ -37,6 +38,7 @@ SEARCH = (
 )
 KEPT_BYTES = 512 << 20  # of combinations' candidates in memory; they are on the disk too
 KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
+MOST_JOINED = 6144  # dimensions: some 20 s for each setting of a joint whitening, 10,000 take 165 s
 LARGE_GALLERY = 20_000  # rows past which steps over the whole gallery take long
 
 
@@ -54,11 +56,27 @@ class Landscape:
         self.work = Path(configuration.competition.work)
         self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
         self.labelled = study_queries(configuration, self.gallery_ids)
-        self.space = space_of(configuration, recipe)
+        self.space = self._affordable(space_of(configuration, recipe))
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
         self._making_s: dict[str, float] = {}
         self._prepared: dict[str, Prepared] = {}
+
+    def _affordable(self, space: Space) -> Space:
+        """The space without joint whitening of more dimensions than a trial has time for, which is said."""
+        narrowed = without_joint(space)
+        if narrowed.choice_lists == space.choice_lists:
+            return space
+        components = space.components_of(space.default)
+        gallery = open_components(self.configuration, components, "gallery", self.gallery_ids)
+        width = sum(dump.descriptors.shape[1] for dump in gallery)
+        if width <= MOST_JOINED:
+            return space
+        log.info(
+            f"top7: left out of the study: whitening all components joined, {width} dimensions: more than {MOST_JOINED} "
+            "take minutes for each setting (joint = true in a recipe does it)"
+        )
+        return narrowed
 
     def dumps(self, choice: Choice) -> tuple[list[Dump], list[Dump]]:
         """Open the query and gallery dumps of a choice, as they are before any step."""

@@ -114,6 +114,20 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     return Space(lists, made, steps)
 
 
+def without_joint(space: Space) -> Space:
+    """Return the space of a recipe without joining all components before whitening, where that is a choice of its."""
+    dear = [step for step in space.steps if step.values.get("joint", ())[:1] == (False,)]
+    if space.recipe is None or not dear:
+        return space
+    steps = tuple(
+        replace(step, values={**step.values, "joint": (False,)}) if step in dear else step
+        for step in space.steps
+    )
+    gone = {f"{step.label}.joint" for step in dear}
+    lists = {name: values for name, values in space.choice_lists.items() if name not in gone}
+    return replace(space, choice_lists=lists, steps=steps)
+
+
 def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapping]:
     """The steps that what judges the study can judge; the others are named on stderr."""
     left_out = [] if objective_of(configuration) != "simulated" else NOT_SIMULATED

@@ -395,6 +395,23 @@ def test_a_certificate_and_a_second_study_of_a_recipe_that_learnt_from_photos(aw
         assert again.recipe.scores["public"] == tuned.recipe.scores["public"]
 
 
+def test_a_recipe_of_many_dimensions_is_studied_without_joining_them(awkward, capsys, monkeypatch):
+    path, work = awkward
+    configuration = load_configuration(path, work=work)
+    components = space_of(configuration).components_of(space_of(configuration).default)
+
+    def choices(joint):
+        step = {"step": "photo_whiten", "dim": 4, "joint": joint}
+        recipe = Recipe("wide", components[:2], (0.4, 0.6), steps=(step,))
+        return Landscape(configuration, recipe=recipe, progress=False).choice_lists
+
+    assert choices(False)["photo_whiten.joint"] == (False, True)
+    monkeypatch.setattr("tuning.landscape.MOST_JOINED", 1)
+    assert "photo_whiten.joint" not in choices(False)
+    assert "left out of the study: whitening all components joined" in capsys.readouterr().err
+    assert choices(True)["photo_whiten.joint"] == (True, False)  # the recipe's own
+
+
 @pytest.mark.parametrize("joint", [True, False])
 def test_predict_and_a_bundle_without_the_photos_answer_as_submit_does(awkward, joint, tmp_path, capsys):
     path, work = awkward
