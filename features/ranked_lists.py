@@ -64,7 +64,7 @@ def ranked_lists(
     no_query = np.logical_or.reduce([dump.unreadable for dump in queries])
     groups = [recipe.groups[number] if recipe.groups else number for number in used]
     work = Path(configuration.competition.work)
-    kept_bytes = cache_bytes(configuration.tuning.cache_gib, sum(dump.descriptors.nbytes for dump in gallery))
+    kept_bytes = cache_bytes(configuration.tuning.cache_gib, [dump.descriptors for dump in gallery])
     with budget(work, kept_bytes):
         ranks, scores = rank_dumps(
             queries,

@@ -27,9 +27,8 @@ from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.steps import STEPS
 
-HALF_AT = (
-    25  # public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
-)
+# public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
+HALF_AT = 25
 JUDGING_PHOTOS = 1000  # at most
 NOT_SIMULATED = tuple(name for name, kind in STEPS.items() if kind.shuns_photos)
 
@@ -102,36 +101,36 @@ def objective_of(configuration: Configuration) -> str:
     return "labels" if has_labels(configuration) else "simulated"
 
 
-def with_objective(
+def judged_by(
     configuration: Configuration, steps: Sequence[Mapping], gallery_ids: Sequence[str]
-) -> Configuration:
-    """Return the configuration with what judges a study over `steps` written in it, and say where photos do.
+) -> tuple[Configuration, Labelled]:
+    """Return the configuration with what judges a study over `steps` written in it, and the queries that do.
 
     Where the configuration leaves it open and fewer than HALF_AT groups of labelled queries are public, simulated
-    photos judge beside them, unless a step or an external descriptor shuns photos or there are too few of them.
+    photos judge beside them, which is said, unless a step or an external descriptor shuns photos or there are too few.
     """
+    alone = study_queries(configuration, gallery_ids)
     if configuration.tuning.objective is not None or not has_labels(configuration):
-        return configuration
+        return configuration, alone
     shunned = {str(step["step"]) for step in steps} & set(NOT_SIMULATED)
     whole = configuration.competition.metric == WHOLE_LISTS
     if shunned or whole or configuration.externals or not configuration.simulate.images:
-        return configuration
-    real = labelled_queries(configuration, gallery_ids)
-    n_groups = len(np.unique(real.groups[real.public]))
+        return configuration, alone
+    n_groups = len(np.unique(alone.groups[alone.public]))
     if n_groups >= HALF_AT:
-        return configuration
+        return configuration, alone
     judges = f"{n_groups} groups of labelled queries judge the study"
     both = replace(configuration, tuning=replace(configuration.tuning, objective="both"))
     try:
-        study_queries(both, gallery_ids)
+        joined = study_queries(both, gallery_ids)
     except Top7Error as error:
         log.info(f"top7: {judges}, and no simulated photos: {error}")
-        return configuration
+        return configuration, alone
     log.info(
         f"top7: {judges}, and simulated photos beside them, as if these were {HALF_AT} groups more "
         '([tuning] objective = "labels": labels alone)'
     )
-    return both
+    return both, joined
 
 
 def has_labels(configuration: Configuration) -> bool:

@@ -28,7 +28,7 @@ from features.ranking.state import Photos
 from features.ranking.steps import split_steps, step_of
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
-from tuning.labelled import objective_of, open_queries, study_queries, with_objective
+from tuning.labelled import judged_by, objective_of, open_queries
 from tuning.prepared import Prepared, prepare
 from tuning.space import Space, space_of, without_joint
 from tuning.step_choices import StepEntry, with_weights
@@ -51,11 +51,10 @@ class Landscape:
     def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None, progress: bool = True):
         self.gallery_ids = gallery_ids(configuration)
         steps = configuration.tuning.steps if recipe is None else recipe.steps
-        configuration = with_objective(configuration, steps, self.gallery_ids)
+        configuration, self.labelled = judged_by(configuration, steps, self.gallery_ids)
         self.configuration, self.progress = configuration, progress
         self.work = Path(configuration.competition.work)
         self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
-        self.labelled = study_queries(configuration, self.gallery_ids)
         self.space = self._affordable(space_of(configuration, recipe))
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
@@ -217,7 +216,7 @@ class Landscape:
     def cache_bytes(self) -> int:
         """What candidates and steps may keep on the disk: as configured, or twice the gallery's dumps."""
         gallery = self.dumps(self.space.default)[1]
-        return cache_bytes(self.configuration.tuning.cache_gib, sum(d.descriptors.nbytes for d in gallery))
+        return cache_bytes(self.configuration.tuning.cache_gib, [dump.descriptors for dump in gallery])
 
     def _budget(self) -> AbstractContextManager[None]:
         return budget(self.work, self.cache_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,9 +17,13 @@ _BUDGET: ContextVar[tuple[tuple[Path, ...], int] | None] = ContextVar("budget", 
 _OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
 
 
-def cache_bytes(cache_gib: float | None, gallery_bytes: int) -> int:
+def cache_bytes(cache_gib: float | None, gallery: Sequence[np.ndarray]) -> int:
     """Return what candidates and steps may keep: as configured, or twice the gallery's dumps that they come from."""
-    return int(cache_gib * 2**30) if cache_gib is not None else max(LEAST_BYTES, 2 * gallery_bytes)
+    return (
+        int(cache_gib * 2**30)
+        if cache_gib is not None
+        else max(LEAST_BYTES, 2 * sum(part.nbytes for part in gallery))
+    )
 
 
 @contextmanager

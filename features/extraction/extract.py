@@ -20,9 +20,7 @@ from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
-from features.dumps.layout import (
-    sample_record,
-)
+from features.dumps.layout import sample_record
 from features.extraction.backbone_pass import columns_of, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
 from features.extraction.engine_choice import Engines
