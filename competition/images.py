@@ -1,4 +1,4 @@
-"""The images of a split: ids, paths and the one row order, sorted by id."""
+"""Sets of images: ids, paths and the one row order, sorted by id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import SPLITS, Configuration
 from competition.errors import ConfigurationError, Top7Error
 
 EXTENSIONS = frozenset(
@@ -199,54 +198,6 @@ def _doubled(found: Sequence[tuple[str, str]], ids: str) -> list[str]:
 
 def _first(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
-
-
-def split_images(configuration: Configuration, split: str) -> ImageSet:
-    """The images of "gallery", "validation" or "test" of a configuration; its file is named in errors."""
-    if split not in SPLITS:
-        raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
-    folder = getattr(configuration.competition, split)
-    if folder is None:
-        raise ConfigurationError(
-            f"{configuration.path}: [competition] has no {split}: add {split} = … with the folder "
-            "of its images"
-        )
-    competition = configuration.competition
-    if competition.format is not None and split != "test":
-        from competition.datasets import load_dataset
-
-        found = load_dataset(competition.format, competition.gallery, competition.distractors)
-        return found.gallery if split == "gallery" else found.queries
-    return list_images(
-        folder,
-        ids=competition.ids,
-        origin=f"{configuration.path}: [competition] {split}",
-        blanks=split != "gallery" or competition.submission != "kaggle",
-    )
-
-
-def configured_images(configuration: Configuration, splits: Iterable[str] = SPLITS) -> dict[str, ImageSet]:
-    """The images of the given splits that the configuration has; Top7Error with all that is wrong in any of them.
-
-    Missing folders and a missing label file are named before anything is listed.
-    """
-    competition = configuration.competition
-    wanted = [split for split in SPLITS if split in splits and getattr(competition, split) is not None]
-    keys = [*wanted, *(["labels"] if competition.labels not in (None, "folders") else [])]
-    lost = [key for key in keys if not os.path.exists(getattr(competition, key))]
-    if lost:
-        missing = ", ".join(f"{key} = {getattr(competition, key)}" for key in lost)
-        verb = "does not exist" if len(lost) == 1 else "do not exist"
-        raise Top7Error(f"{configuration.path}: [competition] {missing} {verb}: correct the path")
-    found, faults = {}, []
-    for split in wanted:
-        try:
-            found[split] = split_images(configuration, split)
-        except Top7Error as error:
-            faults.append(str(error))
-    if faults:
-        raise Top7Error("; ".join(faults))
-    return found
 
 
 def sample_images(images: ImageSet, limit: int, seed: int, always: Iterable[str] = ()) -> ImageSet:

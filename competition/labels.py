@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 from competition.images import ids_digest
 
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -144,40 +143,6 @@ def _text(path: Path) -> str:
         raise Top7Error(
             f"{path}: line {line}: not UTF-8 (byte 0x{data[error.start]:02x}): save the label file as UTF-8"
         ) from None
-
-
-def validation_labels(
-    configuration: Configuration, query_ids: Sequence[str], gallery_ids: Collection[str]
-) -> dict[str, tuple[str, ...]]:
-    """The labels of a configuration's validation queries; ConfigurationError where it names no label file.
-
-    Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold
-    its junk.
-    """
-    competition = configuration.competition
-    path = competition.labels
-    if competition.format is not None:
-        from competition.datasets import load_dataset
-
-        return load_dataset(competition.format, competition.gallery, competition.distractors).labels()
-    if path is None:
-        raise ConfigurationError(
-            f"{configuration.path}: [competition] has no labels: add labels = … with the label "
-            "file of the validation queries"
-        )
-    if path != "folders" and not Path(path).exists():
-        raise Top7Error(f"{configuration.path}: [competition] labels: {path} does not exist")
-    return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
-
-
-def validation_junk(configuration: Configuration) -> dict[str, tuple[str, ...]]:
-    """Query id -> gallery ids that a whole-list mAP takes out of its list; none but of a data set in its own format."""
-    competition = configuration.competition
-    if competition.format is None:
-        return {}
-    from competition.datasets import load_dataset
-
-    return load_dataset(competition.format, competition.gallery, competition.distractors).junk()
 
 
 def measured_by(

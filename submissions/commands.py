@@ -162,7 +162,7 @@ def check(options: Namespace) -> Outcome:
 
 def score(options: Namespace) -> Outcome:
     """Score a CSV and record it."""
-    from competition.labels import validation_labels
+    from competition.configured import validation_labels
     from submissions.scoring import score_and_record, score_text
 
     configuration = configuration_of(options)

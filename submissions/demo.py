@@ -8,8 +8,8 @@ from pathlib import Path
 
 from competition import leaderboard
 from competition.configuration import Configuration
+from competition.configured import split_images
 from competition.errors import Top7Error
-from competition.images import split_images
 from competition.leaderboard_text import render
 from competition.messages import log
 from competition.tables import table

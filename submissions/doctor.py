@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import SMALLEST_SIDE_PX, SPLITS, Configuration
+from competition.configured import split_images, validation_labels
 from competition.datasets import FORMATS, OFFICIAL, detect, load_dataset
 from competition.datasets.dataset import image_size
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, list_images, split_images
-from competition.labels import validation_labels
+from competition.images import ImageSet, list_images
 from competition.progress import Progress
 from features.extraction.decode_ahead import read_ahead
 from features.sizing import Sizing

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from competition.configuration import Configuration, load_configuration
-from competition.images import split_images
+from competition.configured import split_images
 from competition.messages import log
 
 MINI_WORK = Path("work/mini")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.images import split_images
+from competition.configured import split_images
 from competition.leaderboard import file_digest
 from competition.messages import log
 from features.descriptors import gallery_ids

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from competition.messages import on_stderr
 
 ROOT = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("top7", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("top7")
 
 
 @pytest.fixture(scope="session", autouse=True)

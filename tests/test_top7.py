@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import graphlib
 import importlib
 import json
 import re
@@ -135,3 +137,20 @@ print(json.dumps([[a, b] for a, b in zip(before, state()) if a != b]))
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == [], "an import changed something for the whole process"
+
+
+def test_imports_run_one_way_between_the_folders_and_in_no_circle():
+    modules, imported = _modules(), {}
+    for name, path in modules.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    found.add(whole if whole in modules else node.module)
+        imported[name] = (found & set(modules)) - {name}
+        floor = FOLDERS.index(name.split(".")[0])
+        assert all(FOLDERS.index(other.split(".")[0]) <= floor for other in imported[name]), name
+    graphlib.TopologicalSorter(imported).prepare()  # CycleError names the circle

@@ -14,9 +14,9 @@ from itertools import chain
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.configured import split_images, validation_junk, validation_labels
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import split_images
-from competition.labels import relevant_rows, validation_junk, validation_labels
+from competition.labels import relevant_rows
 from competition.messages import log
 from competition.metrics import WHOLE_LISTS
 from competition.splits import private_mask, query_groups

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import SIMULATED, Backbone, Configuration, External, Parts
+from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, ids_digest, split_images
+from competition.images import ImageSet, ids_digest
 from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.configured import configured_images, split_images, validation_labels
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, configured_images, sample_images, split_images
-from competition.labels import validation_labels
+from competition.images import ImageSet, sample_images
 from competition.messages import log
 from competition.simulated_split import simulated_images
 from features.dumps import beside

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.configured import split_images, validation_labels
 from competition.errors import ConfigurationError
-from competition.images import split_images
-from competition.labels import relevant_rows, validation_labels
+from competition.labels import relevant_rows
 from competition.messages import log
 from competition.splits import private_mask, query_groups
 from features.components import Component

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from competition.configuration import Configuration
+from competition.configured import split_images, validation_labels
 from competition.errors import ConfigurationError, Top7Error, nearest
-from competition.images import split_images
-from competition.labels import measured_by, validation_labels
+from competition.labels import measured_by
 from competition.messages import log
 from features.components import Component
 from features.ranking.state import spread

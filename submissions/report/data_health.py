@@ -13,7 +13,8 @@ from PIL import Image
 
 from competition.atomic import write_json
 from competition.configuration import SPLITS, Configuration
-from competition.images import ImageSet, split_images
+from competition.configured import split_images
+from competition.images import ImageSet
 from features.decoding import FORMATS
 from features.dumps.layout import dumps_folder
 from features.extraction import ExtractionReport

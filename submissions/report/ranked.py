@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import split_images
 from competition.metrics import WHOLE_LISTS, figure_label, query_figures
 from competition.progress import Progress
 from features.descriptors import gallery_ids

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.configured import split_images
 from competition.errors import Top7Error
-from competition.images import ImageSet, split_images
+from competition.images import ImageSet
 from competition.labels import read_labels
 from competition.leaderboard import file_digest, read_rows
 from competition.messages import log

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from competition.configuration import Simulate, load_configuration
-from competition.images import ImageSet, split_images
+from competition.configured import split_images
+from competition.images import ImageSet
 from competition.simulated_split import simulated_images
 from features.decoding import decode
 from features.dumps.layout import targets_of

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from competition.configuration import DATA_SETS, load_configuration
+from competition.configured import configured_images, validation_labels
 from competition.datasets import FORMATS, detect, load_dataset
 from competition.datasets.oxford_paris import query_files
 from competition.datasets.revisited import read_pickle
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import Region, configured_images
-from competition.labels import validation_labels
+from competition.images import Region
 from tests.archives import ARCHIVES, draw
 from tests.conftest import ROOT
 

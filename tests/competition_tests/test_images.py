@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from competition.configuration import Competition, Configuration, Tuning
+from competition.configured import configured_images, split_images
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import (
-    ImageSet,
-    PathList,
-    configured_images,
-    ids_digest,
-    list_images,
-    sample_images,
-    split_images,
-)
+from competition.images import ImageSet, PathList, ids_digest, list_images, sample_images
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from competition.configuration import Competition, Configuration, Tuning
+from competition.configured import validation_labels
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import list_images
-from competition.labels import read_labels, relevant_rows, validation_labels
+from competition.labels import read_labels, relevant_rows
 
 QUERIES = ("v1", "v2", "v3")
 GALLERY = ("g1", "g2", "g3", "g4")

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from competition.configuration import load_configuration
+from competition.configured import split_images, validation_labels
 from competition.errors import Top7Error
-from competition.images import split_images
-from competition.labels import validation_labels
 from competition.mini import build
 from competition.mini.build import Sizes, draw, label_bytes, plan_contest
 from competition.mini.products import draw_family

@@ -6,7 +6,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from competition.images import split_images
+from competition.configured import split_images
 from features.dumps.layout import backbone_recipe, targets_of
 from features.extraction import plan
 from features.extraction.engine import Engine

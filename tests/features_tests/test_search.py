@@ -52,7 +52,7 @@ def assert_same(found, expected):
     assert found[0].dtype == np.int64 and found[1].dtype == np.float64
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(1, 60),

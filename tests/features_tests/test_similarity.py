@@ -30,7 +30,7 @@ def unit_rows(count: int, dimension: int, seed: int, dtype=np.float32) -> np.nda
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dimension=st.integers(1, 700),
     count=st.integers(1, 40),
@@ -104,7 +104,7 @@ def test_equal_scores_go_by_row():
     assert best_first(np.array([0.0, -0.0]), np.array([5, 2])).tolist() == [1, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dimension=st.integers(1, 400),
     seed=st.integers(0, 1000),
