@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from competition import toml_values as toml
 from competition.errors import ConfigurationError, nearest
-from competition.toml_values import Parser, Place, read_table, shown
+from competition.toml_values import Place, read_table, shown
 
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
     32,
     16_384,
 )  # of what a network is given; smaller maps vanish in its strides
 SPLITS = ("gallery", "validation", "test")
-DATA_SETS = (  # what `[competition] format` may be; competition/datasets reads them
-    "oxford5k",
-    "paris6k",
-    "roxford5k",
-    "rparis6k",
-    "holidays",
-    "perfect500k-2018",
-    "perfect500k-2020",
-    "folders",
-)
+# what `[competition] format` may be; competition/datasets reads them
+DATA_SETS = "oxford5k paris6k roxford5k rparis6k holidays perfect500k-2018 perfect500k-2020 folders".split()
 SIMULATED = "simulated"  # a split of its own: photos of gallery images, with dumps and no files
+
+# a field's type says how its TOML value is read
+Label = Annotated[str, toml.label]
+Text = Annotated[str, toml.text]
+OwnPath = Annotated[Path, toml.path]
+Seed = Annotated[int, toml.whole_number(0)]
+Switch = Annotated[bool, toml.switch]
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,19 @@ class Competition:
     gallery.
     """
 
-    name: str
-    gallery: Path
-    validation: Path | None = None
-    labels: Path | str | None = None
-    test: Path | None = None
-    top_k: int = 7
-    work: Path = Path("work")
-    published: str | None = None
-    ids: str = "name"
-    submission: str = "plain"
-    metric: str = "map"
-    format: str | None = None
-    distractors: Path | None = None
+    name: Label
+    gallery: OwnPath
+    validation: OwnPath | None = None
+    labels: Annotated[Path | str | None, toml.path_or("folders")] = None
+    test: OwnPath | None = None
+    top_k: Annotated[int, toml.whole_number(1)] = 7
+    work: Annotated[Path, toml.work_path] = Path("work")
+    published: Annotated[str | None, toml.choice("perfect500k")] = None
+    ids: Annotated[str, toml.choice("name", "path")] = "name"
+    submission: Annotated[str, toml.choice("plain", "kaggle")] = "plain"
+    metric: Annotated[str, toml.choice("map", "recall", "precision", "trapezoid")] = "map"
+    format: Annotated[str | None, toml.choice(*DATA_SETS)] = None
+    distractors: OwnPath | None = None
 
     @property
     def labelled(self) -> bool:
@@ -63,19 +64,26 @@ class Competition:
 class Parts:
     """One `parts` table (PWA): the study takes one of `counts`, one of `dims` and one of `exponents`."""
 
-    layer: int | str
-    counts: tuple[int, ...]
-    dims: tuple[int, ...]
-    exponents: tuple[float, ...] = (1.0,)
-    alpha: float = 2.0
-    beta: float = 2.0
-    form: str = "NxC"
-    selection: str | Path = "variance"
-    training_images: int = 2000
-    training: Path | None = None
-    seed: int = 0
-    variant: str = "default"
-    half: bool = False
+    layer: Annotated[int | str, toml.layer]
+    counts: Annotated[tuple[int, ...], toml.several(toml.whole_number(1))]
+    dims: Annotated[tuple[int, ...], toml.several(toml.whole_number(1))]
+    exponents: Annotated[tuple[float, ...], toml.several(toml.real_number(0, most=4))] = (1.0,)
+    alpha: Annotated[float, toml.real_number(above=0, most=100)] = 2.0
+    beta: Annotated[float, toml.real_number(above=0, most=100)] = 2.0
+    form: Text = "NxC"
+    selection: Annotated[str | Path, toml.path_or("variance", "variance-mean", "random")] = "variance"
+    training_images: Annotated[int, toml.whole_number(1)] = 2000
+    training: OwnPath | None = None
+    seed: Seed = 0
+    variant: Text = "default"
+    half: Switch = False
+
+
+def _parts(value: object, place: Place) -> tuple[Parts, ...]:
+    tables = value if isinstance(value, list) else [value]
+    if not tables:
+        raise place.wrong(value, "a table or a list of tables; without part detectors leave the key out")
+    return tuple(Parts(**read_table(table, Parts, at)) for table, at in _numbered(tables, place.inside()))
 
 
 @dataclass(frozen=True)
@@ -86,40 +94,40 @@ class Backbone:
     after pooling.
     """
 
-    model: str
-    layers: tuple[int | str, ...]
-    name: str
-    weights: str | Path = "pretrained"
-    options: dict = field(default_factory=dict)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int = 224
-    resize: str = "squash"
-    max_size: int = 1024
-    pooling: tuple[str, ...] = ("fcrow",)
-    parts: tuple[Parts, ...] = ()
-    clamp: bool = False
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
+    model: Text
+    layers: Annotated[tuple[int | str, ...], toml.several(toml.layer)]
+    name: Label = ""
+    weights: Annotated[str | Path, toml.path_or("pretrained", "random")] = "pretrained"
+    options: Annotated[dict, toml.options] = field(default_factory=dict)
+    mean: Annotated[tuple[float, ...] | None, toml.several(toml.real_number(), distinct=False)] = None
+    std: Annotated[tuple[float, ...] | None, toml.several(toml.real_number(above=0), distinct=False)] = None
+    image_size: Annotated[int, toml.whole_number(0, LARGEST_SIDE_PX)] = 224
+    resize: Annotated[str, toml.choice("squash", "pad", "keep")] = "squash"
+    max_size: Annotated[int, toml.whole_number(1, LARGEST_SIDE_PX)] = 1024
+    pooling: Annotated[tuple[str, ...], toml.several(toml.text)] = ("fcrow",)
+    parts: Annotated[tuple[Parts, ...], _parts] = ()
+    clamp: Switch = False
+    flip: Switch = False
+    scales: Annotated[tuple[float, ...], toml.several(toml.real_number(above=0, most=16))] = (1.0,)
 
 
 @dataclass(frozen=True)
 class External:
     """Descriptors made elsewhere: per split a .npy file, one row an id; beside it .ids, one id a line."""
 
-    name: str
-    gallery: Path
-    validation: Path | None = None
-    test: Path | None = None
+    name: Label
+    gallery: OwnPath
+    validation: OwnPath | None = None
+    test: OwnPath | None = None
 
 
 @dataclass(frozen=True)
 class Simulate:
     """Photos simulated of gallery images: `images` of them at most, drawn by `seed` (0: none), `views` photos of each."""
 
-    images: int = 2000
-    views: int = 8
-    seed: int = 0
+    images: Annotated[int, toml.whole_number(0)] = 2000
+    views: Annotated[int, toml.whole_number(1)] = 8
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -132,15 +140,15 @@ class Tuning:
     a trial (None: see tuning/labelled.py).
     """
 
-    trials: int = 200
-    region: str = "similarity"
-    private: float = 0.3
-    seed: int = 0
-    sampler: str = "tpe"
-    storage: str | None = None
-    steps: tuple[dict, ...] = ()
-    cache_gib: float | None = None
-    objective: str | None = None
+    trials: Annotated[int, toml.whole_number(1)] = 200
+    region: Annotated[str, toml.choice("similarity", "distance", "simplex")] = "similarity"
+    private: Annotated[float, toml.real_number(0, below=1)] = 0.3
+    seed: Seed = 0
+    sampler: Annotated[str, toml.choice("tpe", "cmaes", "qmc", "random")] = "tpe"
+    storage: Text | None = None
+    steps: Annotated[tuple[dict, ...], toml.steps] = ()
+    cache_gib: Annotated[float | None, toml.real_number(above=0)] = None
+    objective: Annotated[str | None, toml.choice("labels", "simulated", "both")] = None
 
 
 @dataclass(frozen=True)
@@ -154,100 +162,6 @@ class Configuration:
     tuning: Tuning
     simulate: Simulate = Simulate()
 
-
-COMPETITION: dict[str, Parser] = {
-    "name": toml.label,
-    "gallery": toml.path,
-    "validation": toml.path,
-    "labels": toml.path_or("folders"),
-    "test": toml.path,
-    "top_k": toml.whole_number(1),
-    "work": toml.work_path,
-    "published": toml.choice("perfect500k"),
-    "ids": toml.choice("name", "path"),
-    "submission": toml.choice("plain", "kaggle"),
-    "metric": toml.choice("map", "recall", "precision", "trapezoid"),
-    "format": toml.choice(*DATA_SETS),
-    "distractors": toml.path,
-}
-
-PARTS: dict[str, Parser] = {
-    "layer": toml.layer,
-    "counts": toml.several(toml.whole_number(1)),
-    "dims": toml.several(toml.whole_number(1)),
-    "exponents": toml.several(toml.real_number(0, most=4)),
-    "alpha": toml.real_number(above=0, most=100),
-    "beta": toml.real_number(above=0, most=100),
-    "form": toml.text,
-    "selection": toml.path_or("variance", "variance-mean", "random"),
-    "training_images": toml.whole_number(1),
-    "training": toml.path,
-    "seed": toml.whole_number(0),
-    "variant": toml.text,
-    "half": toml.switch,
-}
-
-
-def _parts(value: object, place: Place) -> tuple[Parts, ...]:
-    tables = value if isinstance(value, list) else [value]
-    if not tables:
-        raise place.wrong(value, "a table or a list of tables; without part detectors leave the key out")
-    inside = f"{place.table} {place.key}"
-    return tuple(
-        Parts(
-            **read_table(
-                table,
-                PARTS,
-                Place(place.file, inside if len(tables) == 1 else f"{inside} {number}"),
-                required=("layer", "counts", "dims"),
-            )
-        )
-        for number, table in enumerate(tables, start=1)
-    )
-
-
-BACKBONE: dict[str, Parser] = {
-    "model": toml.text,
-    "name": toml.label,
-    "weights": toml.path_or("pretrained", "random"),
-    "options": toml.options,
-    "mean": toml.several(toml.real_number(), distinct=False),
-    "std": toml.several(toml.real_number(above=0), distinct=False),
-    "image_size": toml.whole_number(0, LARGEST_SIDE_PX),
-    "resize": toml.choice("squash", "pad", "keep"),
-    "max_size": toml.whole_number(1, LARGEST_SIDE_PX),
-    "layers": toml.several(toml.layer),
-    "pooling": toml.several(toml.text),
-    "parts": _parts,
-    "clamp": toml.switch,
-    "flip": toml.switch,
-    "scales": toml.several(toml.real_number(above=0, most=16)),
-}
-
-EXTERNAL: dict[str, Parser] = {
-    "name": toml.label,
-    "gallery": toml.path,
-    "validation": toml.path,
-    "test": toml.path,
-}
-
-SIMULATE: dict[str, Parser] = {
-    "images": toml.whole_number(0),
-    "views": toml.whole_number(1),
-    "seed": toml.whole_number(0),
-}
-
-TUNING: dict[str, Parser] = {
-    "trials": toml.whole_number(1),
-    "region": toml.choice("similarity", "distance", "simplex"),
-    "private": toml.real_number(0, below=1),
-    "seed": toml.whole_number(0),
-    "sampler": toml.choice("tpe", "cmaes", "qmc", "random"),
-    "storage": toml.text,
-    "steps": toml.steps,
-    "cache_gib": toml.real_number(above=0),
-    "objective": toml.choice("labels", "simulated", "both"),
-}
 
 TABLES = ("competition", "backbone", "external", "simulate", "tuning")
 
@@ -273,13 +187,12 @@ def load_configuration(path: Path | str, *, work: Path | str | None = None) -> C
     competition = _competition(document["competition"], Place(path, "[competition]"), work)
     backbones = tuple(read_backbone(table, place) for table, place in _tables(document, "backbone", path))
     externals = tuple(
-        External(**read_table(table, EXTERNAL, place, required=("name", "gallery")))
-        for table, place in _tables(document, "external", path)
+        External(**read_table(table, External, place)) for table, place in _tables(document, "external", path)
     )
     if not backbones and not externals:
         raise ConfigurationError(f"{path}: neither [[backbone]] nor [[external]]: add at least one")
-    tuning = Tuning(**read_table(document.get("tuning", {}), TUNING, Place(path, "[tuning]")))
-    simulate = Simulate(**read_table(document.get("simulate", {}), SIMULATE, Place(path, "[simulate]")))
+    tuning = Tuning(**read_table(document.get("tuning", {}), Tuning, Place(path, "[tuning]")))
+    simulate = Simulate(**read_table(document.get("simulate", {}), Simulate, Place(path, "[simulate]")))
     return Configuration(path, competition, _unique(backbones, externals, path), externals, tuning, simulate)
 
 
@@ -303,30 +216,32 @@ def _document(path: Path) -> dict:
 
 
 def _tables(document: dict, key: str, path: Path) -> list[tuple[object, Place]]:
-    """The tables of an array [[key]] with their places, numbered when there are several."""
+    """The tables of an array [[key]] with their places."""
     tables = document.get(key, [])
     if not isinstance(tables, list):
         found = f"[{key}]" if isinstance(tables, dict) else f"{key} = {shown(tables)}"
         raise ConfigurationError(
             f"{path}: {found}: expected [[{key}]] in double brackets, one for each {key}"
         )
-    return [
-        (table, Place(path, f"[[{key}]]" if len(tables) == 1 else f"[[{key}]] {number}"))
-        for number, table in enumerate(tables, start=1)
-    ]
+    return _numbered(tables, Place(path, f"[[{key}]]"))
+
+
+def _numbered(tables: list, place: Place) -> list[tuple[object, Place]]:
+    """Tables with their places, which have a number where there are several."""
+    names = [place.table] if len(tables) == 1 else [f"{place.table} {n}" for n in range(1, len(tables) + 1)]
+    return [(table, replace(place, table=name)) for table, name in zip(tables, names)]
 
 
 def _competition(table: object, place: Place, work: Path | str | None) -> Competition:
-    values = read_table(table, COMPETITION, place, required=("name", "gallery"))
+    values = read_table(table, Competition, place)
     if "format" in values:
         for key in ("validation", "labels"):
             if key in values:
-                raise Place(place.file, place.table, key).wrong(
-                    str(values[key]), f'no {key} beside format = "{values["format"]}", which has its own'
-                )
+                only = f'no {key} beside format = "{values["format"]}", which has its own'
+                raise replace(place, key=key).wrong(str(values[key]), only)
         values["validation"] = values["gallery"]
     elif "distractors" in values:
-        raise Place(place.file, place.table, "distractors").wrong(
+        raise replace(place, key="distractors").wrong(
             str(values["distractors"]), "format = … beside it, the data set they are added to"
         )
     if "labels" in values and "validation" not in values:
@@ -335,7 +250,7 @@ def _competition(table: object, place: Place, work: Path | str | None) -> Compet
             "labelled query images, validation = …"
         )
     if values.get("labels") == "folders" and values.setdefault("ids", "path") != "path":
-        raise Place(place.file, place.table, "ids").wrong(
+        raise replace(place, key="ids").wrong(
             values["ids"], '"path" beside labels = "folders": the folder of an image is part of its id'
         )
     values.setdefault("work", Path("work") / values["name"])
@@ -346,30 +261,25 @@ def _competition(table: object, place: Place, work: Path | str | None) -> Compet
 
 def read_backbone(table: object, place: Place) -> Backbone:
     """Read one [[backbone]] table; its name is empty where none is written."""
-    values = read_table(table, BACKBONE, place, required=("model", "layers"))
-    if values.get("image_size") == 0 and values.get("resize", "squash") != "keep":
-        raise Place(place.file, place.table, "image_size").wrong(
-            0, 'at least 1, or resize = "keep" beside it for images of their original size'
-        )
-    side = values.get("image_size", Backbone.image_size) * min(values.get("scales", (1.0,)))
-    if values.get("image_size") != 0 and side < SMALLEST_SIDE_PX:
-        raise Place(place.file, place.table, "image_size").wrong(
-            values.get("image_size", Backbone.image_size),
-            f"at least {SMALLEST_SIDE_PX} pixels, at each of the scales too",
-        )
-    if "mean" in values and "std" in values and len(values["mean"]) != len(values["std"]):
-        raise Place(place.file, place.table, "std").wrong(
-            list(values["std"]), f"as many values as mean has, {len(values['mean'])}"
-        )
-    return Backbone(**{"name": "", **values})
+    backbone = Backbone(**read_table(table, Backbone, place))
+    size = replace(place, key="image_size")
+    if backbone.image_size == 0 and backbone.resize != "keep":
+        raise size.wrong(0, 'at least 1, or resize = "keep" beside it for images of their original size')
+    if backbone.image_size and backbone.image_size * min(backbone.scales) < SMALLEST_SIDE_PX:
+        least = f"at least {SMALLEST_SIDE_PX} pixels, at each of the scales too"
+        raise size.wrong(backbone.image_size, least)
+    if backbone.mean and backbone.std and len(backbone.mean) != len(backbone.std):
+        as_many = f"as many values as mean has, {len(backbone.mean)}"
+        raise replace(place, key="std").wrong(list(backbone.std), as_many)
+    return backbone
 
 
 def _unique(
     backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path
 ) -> tuple[Backbone, ...]:
     """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
-    given = [backbone.name for backbone in backbones if backbone.name] + [
-        external.name for external in externals
+    given = [
+        name for name in (*(each.name for each in backbones), *(each.name for each in externals)) if name
     ]
     for name in given:
         if given.count(name) > 1:
@@ -377,13 +287,12 @@ def _unique(
                 f"{path}: the name {name!r} appears twice: give each [[backbone]] and [[external]] "
                 "a name of its own"
             )
-    taken = set(given)
     named = []
     for backbone in backbones:
-        name, copies = backbone.name or backbone.model, 1
-        while not backbone.name and name in taken:
-            copies += 1
-            name = f"{backbone.model}-{copies}"
-        taken.add(name)
+        free = (
+            f"{backbone.model}-{copies}" if copies > 1 else backbone.model for copies in itertools.count(1)
+        )
+        name = backbone.name or next(name for name in free if name not in given)
+        given.append(name)
         named.append(replace(backbone, name=name))
     return tuple(named)

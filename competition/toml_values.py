@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from competition.errors import ConfigurationError, nearest
 
@@ -19,6 +19,10 @@ class Place:
     table: str
     key: str = ""
 
+    def inside(self) -> Place:
+        """The place of a table that the key holds."""
+        return Place(self.file, f"{self.table} {self.key}")
+
     def wrong(self, found: object, expected: str) -> ConfigurationError:
         """The error for a value that is not what was `expected`."""
         return ConfigurationError(
@@ -26,7 +30,7 @@ class Place:
         )
 
 
-Parser = Callable[[object, Place], object]
+Parser = Callable[[Any, Place], Any]
 
 
 def shown(value: Any) -> str:
@@ -46,69 +50,69 @@ LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 1e9
 
 
-def whole_number(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
-    """A whole number from `minimum` to `maximum` (true and false are none)."""
+def checked(fits: Callable[[Any], Any], expected: str) -> Parser:
+    """A value as it is, if it `fits`."""
 
-    def parse(value: Any, place: Place) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise place.wrong(value, f"a whole number of at least {minimum}")
-        if value > maximum:
-            raise place.wrong(value, f"a whole number of at most {maximum}")
+    def parse(value: Any, place: Place) -> Any:
+        if not fits(value):
+            raise place.wrong(value, expected)
         return value
 
     return parse
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole_number(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
+    """A whole number from `minimum` to `maximum` (true and false are none)."""
+    small = checked(lambda value: _whole(value) and value >= minimum, f"a whole number of at least {minimum}")
+    large = checked(lambda value: value <= maximum, f"a whole number of at most {maximum}")
+    return lambda value, place: large(small(value, place), place)
+
+
 def real_number(
-    minimum: float | None = None,
+    minimum: float = -math.inf,
     *,
-    above: float | None = None,
-    below: float | None = None,
+    above: float = -math.inf,
+    below: float = math.inf,
     most: float = LARGEST_NUMBER,
 ) -> Parser:
     """A finite number, minimum <= value <= most, above < value < below, whichever are given; returned as float."""
-    limits = [f"of at least {minimum:g}"] if minimum is not None else []
-    limits += [f"above {above:g}"] if above is not None else []
-    limits += [f"below {below:g}"] if below is not None else []
-    expected = " ".join(["a number", " and ".join(limits)]).strip()
-
-    def parse(value: Any, place: Place) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or value in (math.inf, -math.inf)
-            or value != value  # NaN
-            or (minimum is not None and value < minimum)
-            or (above is not None and value <= above)
-            or (below is not None and value >= below)
-        ):
-            raise place.wrong(value, expected)
-        if abs(value) > most:
-            raise place.wrong(value, f"a number of at most {most:g}")
-        return float(value)
-
-    return parse
+    limits = ((f"of at least {minimum:g}", minimum), (f"above {above:g}", above), (f"below {below:g}", below))
+    words = " and ".join(text for text, limit in limits if math.isfinite(limit))
+    fits = checked(
+        lambda value: (
+            (_whole(value) or isinstance(value, float) and math.isfinite(value))
+            and minimum <= value < below
+            and value > above
+        ),
+        f"a number {words}".strip(),
+    )
+    small = checked(lambda value: abs(value) <= most, f"a number of at most {most:g}")
+    return lambda value, place: float(small(fits(value, place), place))
 
 
-def text(value: Any, place: Place) -> str:
-    """A text that is not blank and holds no control characters."""
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise place.wrong(value, "a text in quotes, not empty")
-    return value
+text = checked(
+    lambda value: isinstance(value, str) and value.strip() and value.isprintable(),
+    "a text in quotes, not empty",
+)
+switch = checked(lambda value: isinstance(value, bool), "true or false")
+options = checked(lambda value: isinstance(value, dict), "a table, like { key = value }")
+layer = checked(
+    lambda value: _whole(value) and value >= 0 or isinstance(value, str) and value,
+    "a feature index from 0, the shallowest, or a layer's name in quotes",
+)
+_plain = checked(
+    lambda value: not (set("/\\") & set(value) or value.startswith(".")),
+    "a name without / or \\ and without a leading dot",
+)
 
 
 def label(value: Any, place: Place) -> str:
     """A text that can be part of a file name: no slashes, no leading dot."""
-    if "/" in text(value, place) or "\\" in value or value.startswith("."):
-        raise place.wrong(value, "a name without / or \\ and without a leading dot")
-    return value
-
-
-def switch(value: Any, place: Place) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise place.wrong(value, "true or false")
-    return value
+    return _plain(text(value, place), place)
 
 
 def choice(*names: str) -> Parser:
@@ -148,21 +152,6 @@ def path_or(*names: str) -> Parser:
     return parse
 
 
-def layer(value: Any, place: Place) -> int | str:
-    """A feature index, 0 the shallowest, or a layer's name."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not whole and not (isinstance(value, str) and value):
-        raise place.wrong(value, "a feature index from 0, the shallowest, or a layer's name in quotes")
-    return value
-
-
-def options(value: Any, place: Place) -> dict:
-    """A table of anything."""
-    if not isinstance(value, dict):
-        raise place.wrong(value, "a table, like { key = value }")
-    return value
-
-
 def steps(value: Any, place: Place) -> tuple[dict, ...]:
     """A list of tables that each name a step; which steps there are, and their arguments, their reader knows."""
     tables = value if isinstance(value, list) else [None]
@@ -189,15 +178,13 @@ def several(item: Parser, *, distinct: bool = True) -> Parser:
     return parse
 
 
-def read_table(
-    values: Any, parsers: Mapping[str, Parser], place: Place, required: Iterable[str] = ()
-) -> dict:
-    """Parse one table.
+def read_table(values: Any, kind: type, place: Place) -> dict[str, Any]:
+    """Parse one table: each key of the dataclass `kind` by the parser in its type; returns those that were there.
 
-    values: what tomllib gave; parsers: key -> parser; required: keys that must be there.
-    Returns key -> parsed value of the keys that were there. An unknown key is an error that names the nearest
-    known.
+    values: what tomllib gave. An unknown key is an error that names the nearest known, so is a missing one without a
+    default.
     """
+    parsers = {key: _parser(hint) for key, hint in get_type_hints(kind, include_extras=True).items()}
     if not isinstance(values, dict):
         raise ConfigurationError(
             f"{place.file}: {place.table} is {shown(values)}: expected a table of " + ", ".join(parsers)
@@ -207,7 +194,14 @@ def read_table(
             raise ConfigurationError(
                 f"{place.file}: {place.table} has the unknown key {key!r}; " + nearest(key, parsers)
             )
-    for key in required:
-        if key not in values:
-            raise ConfigurationError(f"{place.file}: {place.table} lacks the key {key!r}: add {key} = …")
+    for field in fields(kind):
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ConfigurationError(
+                f"{place.file}: {place.table} lacks the key {field.name!r}: add {field.name} = …"
+            )
     return {key: parsers[key](value, Place(place.file, place.table, key)) for key, value in values.items()}
+
+
+def _parser(hint: Any) -> Parser:
+    """The parser in a field's type, of "this or None" that of this."""
+    return next(parser for each in (hint, *get_args(hint)) for parser in getattr(each, "__metadata__", ()))

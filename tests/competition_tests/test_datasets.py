@@ -24,7 +24,7 @@ def ids(dataset, rows):
 
 
 def test_a_configuration_knows_every_data_set():
-    assert tuple(FORMATS) == DATA_SETS
+    assert list(FORMATS) == DATA_SETS
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
