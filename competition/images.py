@@ -17,21 +17,6 @@ EXTENSIONS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class PathList(Sequence):
-    """Paths kept as text: 520,000 pathlib objects would take several times the memory. Items are `Path`."""
-
-    texts: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, item):
-        if isinstance(item, slice):
-            return PathList(self.texts[item])
-        return Path(self.texts[item])
-
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
@@ -54,13 +39,13 @@ class Region:
 class ImageSet:
     """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images.
 
-    seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole
+    Paths are text: half a million pathlib objects would take several times the memory. seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole
     image) where rows are parts of these files or turned; otherwise empty.
     """
 
     ids: tuple[str, ...]
-    paths: PathList
-    others: PathList = field(default=PathList(()), compare=False)
+    paths: tuple[str, ...]
+    others: tuple[str, ...] = field(default=(), compare=False)
     seeds: tuple[int, ...] = ()
     regions: tuple[Region | None, ...] = ()
 
@@ -78,7 +63,7 @@ class ImageSet:
         rows = [int(row) for row in rows]
         return ImageSet(
             tuple(self.ids[row] for row in rows),
-            PathList(tuple(self.paths.texts[row] for row in rows)),
+            tuple(self.paths[row] for row in rows),
             self.others,
             tuple(self.seeds[row] for row in rows) if self.seeds else (),
             tuple(self.regions[row] for row in rows) if self.regions else (),
@@ -116,11 +101,8 @@ def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blan
     faults = [*_broken(found, blanks), *_doubled(found, ids)]
     if faults:
         raise Top7Error(before + "; ".join(faults))
-    return ImageSet(
-        tuple(stem for stem, _ in found),
-        PathList(tuple(path for _, path in found)),
-        PathList(tuple(sorted(others))),
-    )
+    names, paths = zip(*found)
+    return ImageSet(names, paths, tuple(sorted(others)))
 
 
 def _files(folder: str) -> Iterable[tuple[str, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from competition.configuration import Simulate
-from competition.images import ImageSet, PathList
+from competition.images import ImageSet
 
 
 def photo_id(image_id: str, view: int) -> str:
@@ -45,7 +45,7 @@ def simulated_images(gallery: ImageSet, settings: Simulate) -> ImageSet:
     photos = [(row, view) for row in rows for view in range(settings.views)]
     return ImageSet(
         tuple(photo_id(gallery.ids[row], view) for row, view in photos),
-        PathList(tuple(gallery.paths.texts[row] for row, _ in photos)),
+        tuple(gallery.paths[row] for row, _ in photos),
         seeds=tuple(photo_seed(settings.seed, gallery.ids[row], view) for row, view in photos),
     )
 

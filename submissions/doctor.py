@@ -47,7 +47,7 @@ def examine_data(folder: Path) -> tuple[list[str], list[str]]:
         faults += [
             f"{path}: half downloaded, or not unpacked"
             for path in images.others
-            if path.suffix.lower() in HALF
+            if path.lower().endswith(HALF)
         ]
         try:
             dataset = load_dataset(name, home)
@@ -129,7 +129,7 @@ def _damaged(images: ImageSet) -> list[str]:
     corrupt, small = [], []
     pictures = read_ahead(images, rows, (Sizing(64),), workers=os.cpu_count() or 1, ahead=64)
     for picture in Progress(pictures, total=len(rows), desc="decode", unit="img", leave=False):
-        path = images.paths.texts[picture.row]
+        path = images.paths[picture.row]
         if picture.pixels is None:
             corrupt.append(f"{path}: {picture.reason}")
         elif (size := image_size(path)) is not None and min(size) < SMALLEST_SIDE_PX:

@@ -106,11 +106,9 @@ def _list(found: Contents) -> None:
         found.images = {split: list_images(path, ids="path") for split, path in found.folders.items()}
         found.odd.append("the same file name is in several folders: ids are paths")
     for split, images in found.images.items():
-        others = [path for path in images.others if path.suffix.lower() != ".csv"]
+        others = [Path(path).name for path in images.others if not path.lower().endswith(".csv")]
         if others:
-            found.odd.append(
-                f"{split}: {len(others)} files are no images by their extension, as {others[0].name}"
-            )
+            found.odd.append(f"{split}: {len(others)} files are no images by their extension, as {others[0]}")
 
 
 def _find_labels(found: Contents) -> None:
@@ -158,7 +156,7 @@ def _read_headers(found: Contents, split: str, images: ImageSet) -> None:
     sizes, unreadable, misnamed = [], [], 0
     set_up_pillow()
     for row in rows:
-        path = images.paths[row]
+        path = Path(images.paths[row])
         try:
             stream, _ = opened(path)
             with stream, Image.open(stream, formats=FORMATS) as image:

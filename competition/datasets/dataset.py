@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from competition.errors import Top7Error
-from competition.images import Box, ImageSet, PathList, Region, list_images
+from competition.images import Box, ImageSet, Region, list_images
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def boxed_queries(images: ImageSet, queries: Sequence[tuple[str, str, Box | None
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     paths, regions = [], []
     for query, image_id, box in queries:
-        path = images.paths.texts[row_of[image_id]]
+        path = images.paths[row_of[image_id]]
         region = None if box is None else Region(box)
         if region is not None and (size := image_size(path)) and region.pixels(*size) is None:
             raise Top7Error(
@@ -96,7 +96,7 @@ def boxed_queries(images: ImageSet, queries: Sequence[tuple[str, str, Box | None
             )
         paths.append(path)
         regions.append(region)
-    return ImageSet(tuple(query for query, _, _ in queries), PathList(tuple(paths)), regions=tuple(regions))
+    return ImageSet(tuple(query for query, _, _ in queries), tuple(paths), regions=tuple(regions))
 
 
 def image_size(path: str) -> tuple[int, int] | None:

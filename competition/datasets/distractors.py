@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.datasets.dataset import Dataset, Truth
 from competition.errors import Top7Error
-from competition.images import ImageSet, PathList, list_images
+from competition.images import ImageSet, list_images
 
 
 def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
@@ -18,7 +18,7 @@ def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
     Their ids are paths under "distractors/", so that none meets an id of the set. Top7Error: `folder` holds the set itself.
     """
     more = list_images(folder, ids="path")
-    shared = set(more.paths.texts) & set(dataset.gallery.paths.texts)
+    shared = set(more.paths) & set(dataset.gallery.paths)
     if shared:
         raise Top7Error(
             f"{folder}: {len(shared)} of the distractors are images of {dataset.name} itself: give another folder"
@@ -26,9 +26,7 @@ def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
     own = dataset.gallery
     ids = own.ids + tuple(f"distractors/{each}" for each in more.ids)
     regions = (own.regions or (None,) * len(own)) + (None,) * len(more)
-    joined = ImageSet(
-        ids, PathList(own.paths.texts + more.paths.texts), regions=regions if own.regions else ()
-    )
+    joined = ImageSet(ids, own.paths + more.paths, regions=regions if own.regions else ())
     order = sorted(range(len(ids)), key=ids.__getitem__)
     place = np.empty(len(ids), dtype=np.int64)
     place[order] = np.arange(len(ids))

@@ -34,7 +34,7 @@ def write_lists(dumps: Sequence[Path], folder: Path, images: ImageSet) -> list[t
             records[sidecar["images"]] = len(sidecar["columns"])
             for entry in sidecar["unreadable"]:
                 reasons.setdefault(entry["row"], entry["reason"])
-    rows = [(images.ids[row], images.paths.texts[row], reason) for row, reason in sorted(reasons.items())]
+    rows = [(images.ids[row], images.paths[row], reason) for row, reason in sorted(reasons.items())]
     _write(folder / "unreadable.csv", ("id", "file", "reason"), rows)
     name, columns = list(records.items())[-1]
     first = first_rows(folder / name, columns).tolist()

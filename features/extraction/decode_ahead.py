@@ -34,7 +34,7 @@ class Picture:
 
 
 def read_picture(
-    row: int, path: Path, sizings: tuple[Sizing, ...], view: int | Region | None = None
+    row: int, path: str | Path, sizings: tuple[Sizing, ...], view: int | Region | None = None
 ) -> Picture:
     """Read a file once: its hash and its pixels come from the same bytes. view: see `decode`."""
     picture = Picture(row, -1, -1, bytes(32), None, None)

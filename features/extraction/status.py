@@ -111,13 +111,13 @@ def _changed(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     retimed = False
     for row in np.flatnonzero(row_of >= 0).tolist():
         entry = records[row_of[row]]
-        size_bytes, mtime_ns = file_stamp(images.paths.texts[row])
+        size_bytes, mtime_ns = file_stamp(images.paths[row])
         if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
             continue
         if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
             continue
         if size_bytes == entry["size_bytes"] and (
-            digest := content_hash(images.paths.texts[row], images.view(row))
+            digest := content_hash(images.paths[row], images.view(row))
         ) == bytes(32):
             continue
         changed[row] = size_bytes != entry["size_bytes"] or digest != entry["sha256"].tobytes()

@@ -24,7 +24,7 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._asked: dict[str, tuple[Path, int | Region | None]] = {}
+        self._asked: dict[str, tuple[str, int | Region | None]] = {}
 
     @property
     def side(self) -> int:
@@ -62,7 +62,7 @@ class Pictures:
         return Path(self.folder.name) / str(self.side)
 
 
-def _jpeg(path: Path, view: int | Region | None, sizing: Sizing) -> bytes:
+def _jpeg(path: str, view: int | Region | None, sizing: Sizing) -> bytes:
     """The image as a JPEG, a grey square where it cannot be read."""
     from PIL import Image
 

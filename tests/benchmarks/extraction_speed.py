@@ -98,8 +98,8 @@ class BareForward:
 def bare_decode(images: ImageSet, sizings: tuple, threads: int) -> None:
     """Read, decode and resize with all threads."""
 
-    def one(path: Path) -> None:
-        decode(path.read_bytes(), sizings)
+    def one(path: str) -> None:
+        decode(Path(path).read_bytes(), sizings)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(one, images.paths):

@@ -80,7 +80,7 @@ def measure(configuration, rounds: int) -> None:
 def simulation_s(engine: Engine, photos: ImageSet) -> float:
     taken = 0.0
     for row in range(min(60, len(photos))):
-        data = photos.paths[row].read_bytes()
+        data = Path(photos.paths[row]).read_bytes()
         for seed, sign in ((None, -1), (photos.seed(row), 1)):
             start = time.thread_time()
             decode(data, engine.sizings(), seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from competition.configuration import Simulate
-from competition.images import ImageSet, PathList
+from competition.images import ImageSet
 from competition.simulated_split import (
     first_drawn,
     judging,
@@ -71,10 +71,10 @@ def test_a_smaller_draw_is_part_of_a_larger_one():
 
 
 def test_photos_keep_their_files_and_seeds_in_any_order():
-    gallery = ImageSet(tuple(IDS[:6]), PathList(tuple(f"{name}.jpg" for name in IDS[:6])))
+    gallery = ImageSet(tuple(IDS[:6]), tuple(f"{name}.jpg" for name in IDS[:6]))
     photos = simulated_images(gallery, Simulate(images=3, views=2, seed=9))
     assert len(photos) == 6 and gallery.view(0) is None
     turned = photos.rows([5, 0])
     for row, image_id in enumerate(turned.ids):
         source, view = photo_source(image_id)
-        assert str(turned.paths[row]) == f"{source}.jpg" and turned.view(row) == photo_seed(9, source, view)
+        assert turned.paths[row] == f"{source}.jpg" and turned.view(row) == photo_seed(9, source, view)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from competition.errors import Top7Error
-from competition.images import ImageSet, PathList
+from competition.images import ImageSet
 from features.dumps import open_dump, write_dump, writer
 from features.dumps.derived import derived
 from features.dumps.disk import Disk, DiskFull
@@ -58,11 +58,11 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
         window = blank_window(task.rows, WIDTHS)
         for row in task.needed:
             place = row - task.rows.start
-            stamp = Path(images.paths.texts[row]).stat()
+            stamp = Path(images.paths[row]).stat()
             window.pictures[place] = (
                 stamp.st_size,
                 stamp.st_mtime_ns,
-                hashlib.sha256(images.paths[row].read_bytes()).digest(),
+                hashlib.sha256(Path(images.paths[row]).read_bytes()).digest(),
             )
             if images.ids[row] == "c":
                 window.unreadable[row] = "made up"
@@ -151,7 +151,7 @@ def image_set(folder: Path, letters: str) -> ImageSet:
     for letter in letters:
         if not (folder / f"{letter}.jpg").exists():
             (folder / f"{letter}.jpg").write_text(letter)
-    return ImageSet(tuple(letters), PathList(tuple(str(folder / f"{letter}.jpg") for letter in letters)))
+    return ImageSet(tuple(letters), tuple(str(folder / f"{letter}.jpg") for letter in letters))
 
 
 def finished(folder: Path) -> dict[str, bytes]:
