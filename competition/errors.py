@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class Top7Error(Exception):
@@ -16,6 +17,16 @@ class ConfigurationError(Top7Error):
     """A usage or configuration error: nothing was started."""
 
     exit_code = 2
+
+
+def file_bytes(path: Path | str, what: str) -> bytes:
+    """Return a file's bytes; Top7Error where there is none, or it cannot be read. what: "label file"."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise Top7Error(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise Top7Error(f"{path}: the {what} cannot be read: {error.strerror}") from None
 
 
 def nearest(name: object, known: Iterable[object]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.errors import Top7Error
+from competition.errors import Top7Error, file_bytes
 from competition.images import ids_digest
 
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -130,12 +130,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise Top7Error(f"{path}: no such label file") from None
-    except OSError as error:
-        raise Top7Error(f"{path}: the label file cannot be read: {error.strerror}") from None
+    data = file_bytes(path, "label file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from competition.atomic import sync_folder
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import ConfigurationError, Top7Error, file_bytes
 from competition.metrics import CONVENTIONS
 
 if TYPE_CHECKING:
@@ -61,11 +61,8 @@ class Row:
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise Top7Error(f"{path}: the submission cannot be read: {error.strerror}") from None
+    """SHA-256 (hex) of a submission's bytes."""
+    return hashlib.sha256(file_bytes(path, "submission")).hexdigest()
 
 
 def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:

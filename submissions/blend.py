@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.leaderboard import Row, file_digest, read_rows
 from competition.metrics import WHOLE_LISTS, query_figures
 from features.recipes.kept import ranked_among
-from submissions.outcome import Splits
-from submissions.scoring import read_submission
+from submissions.checking import Expected, read_submission
 from submissions.submitting import record_expected
 from submissions.writing import read_scores, scores_path, write_scores, write_submission
 from tuning.evaluating import mean_figures
@@ -32,30 +31,7 @@ class ScoredLists:
     scores: np.ndarray | None = None
 
 
-Points = tuple[np.ndarray, float]
-
-
-def rank_points(known: np.ndarray, scores: np.ndarray) -> Points:
-    """k + 1 - rank for each place, 0 for absent: the mean rank, absent images at rank k + 1."""
-    return np.arange(len(known), 0, -1, dtype=np.float64), 0.0
-
-
-def reciprocal_points(known: np.ndarray, scores: np.ndarray) -> Points:
-    """1 / (60 + rank), 0 for absent (reciprocal rank fusion; Cormack, Clarke, Büttcher, SIGIR 2009)."""
-    return 1.0 / (60.0 + np.arange(1, len(known) + 1)), 0.0
-
-
-def score_points(known: np.ndarray, scores: np.ndarray) -> Points:
-    """The scores themselves; an absent image has at most the lowest score of the list, and is given that."""
-    return scores, float(np.min(scores[known]))
-
-
-# each takes which places hold an answer (k,) bool and their scores (k,), and returns points (k,) and those of absent ones
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Points]] = {
-    "rank": rank_points,
-    "reciprocal": reciprocal_points,
-    "score": score_points,
-}
+METHODS = ("rank", "reciprocal", "score")
 
 
 def blend(
@@ -76,12 +52,10 @@ def blend(
     shares = _shares(weights, len(all_ranks))
     if method not in METHODS:
         raise ConfigurationError(f"unknown way to blend {method!r}: {nearest(method, METHODS)}")
-    scores = [np.zeros(ranks.shape) for ranks in all_ranks]
-    if method == "score":
-        kept = [part for part in all_scores or () if part is not None]
-        if len(kept) < len(all_ranks):
-            raise Top7Error("blending by score needs the scores of every submission: blend by rank instead")
-        scores = [standardised(part, ranks) for part, ranks in zip(kept, all_ranks, strict=True)]
+    scores = all_scores or [None] * len(all_ranks)
+    if method == "score" and any(part is None for part in scores):
+        raise Top7Error("blending by score needs the scores of every submission: blend by rank instead")
+    parts = [_points(method, ranks, part) for ranks, part in zip(all_ranks, scores, strict=True)]
     count = len(all_ranks[0])
     if any(len(ranks) != count for ranks in all_ranks):
         raise Top7Error(f"submissions of {[len(ranks) for ranks in all_ranks]} queries cannot be blended")
@@ -89,17 +63,30 @@ def blend(
     for query in range(count):
         rows = np.unique(np.concatenate([ranks[query][ranks[query] >= 0] for ranks in all_ranks]))
         total = np.zeros(len(rows))
-        for ranks, part, share in zip(all_ranks, scores, shares, strict=True):
+        for ranks, (own, absent), share in zip(all_ranks, parts, shares, strict=True):
             known = ranks[query] >= 0
-            if not known.any():
-                continue
-            own, absent = METHODS[method](known, part[query])
-            values = np.full(len(rows), absent)
-            values[np.searchsorted(rows, ranks[query][known])] = own[known]
-            total += share * values
+            if known.any():
+                values = np.full(len(rows), absent[query])
+                values[np.searchsorted(rows, ranks[query][known])] = own[query][known]
+                total += share * values
         order = np.lexsort((rows, -total))[:k]
         result[query, : len(order)], points[query, : len(order)] = rows[order], total[order]
     return result, points
+
+
+def _points(method: str, ranks: np.ndarray, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of each place (Q, k) and of images that are absent from a list (Q,).
+
+    rank: k + 1 - rank, absent images at rank k + 1. reciprocal: 1 / (60 + rank), 0 for absent ones (reciprocal rank
+    fusion; Cormack, Clarke, Büttcher, SIGIR 2009). score: the standardised scores; an absent image has at most the
+    lowest of the list, and is given that.
+    """
+    if scores is not None and method == "score":
+        points = standardised(scores, ranks)
+        return points, np.where(ranks >= 0, points, np.inf).min(axis=1)
+    rank = np.arange(1, ranks.shape[1] + 1)
+    points = len(rank) + 1.0 - rank if method == "rank" else 1.0 / (60.0 + rank)
+    return np.broadcast_to(points, ranks.shape), np.zeros(len(ranks))
 
 
 def _shares(weights: Sequence[float], count: int) -> np.ndarray:
@@ -119,46 +106,34 @@ def standardised(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     return (scores - float(np.mean(known))) / (float(np.std(known)) or 1.0)
 
 
-def read_lists(
-    path: Path | str, *, splits: Mapping[str, Sequence[str]], gallery_ids: Sequence[str], **form
-) -> ScoredLists:
+def read_lists(path: Path | str, expected: Expected) -> ScoredLists:
     """Read a submission without fault, rows in the order of its split's queries, and its scores if they were kept."""
-    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, **form)
-    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
+    check = read_submission(path, expected)
+    row_of = {gallery_id: row for row, gallery_id in enumerate(expected.gallery_ids)}
     split = str(check.split)
-    query_ids = tuple(splits[split])
+    query_ids = tuple(expected.splits[split])
     ranks = np.array([[row_of[one] for one in check.answers[query]] for query in query_ids], dtype=np.int64)
     return ScoredLists(Path(path), split, query_ids, ranks, read_scores(path, query_ids, ranks.shape[1]))
 
 
 def blend_files(
-    paths: Sequence[Path | str],
-    weights: Sequence[float] | None = None,
-    *,
-    method: str = "rank",
-    **form,
+    paths: Sequence[Path | str], weights: Sequence[float] | None, expected: Expected, method: str = "rank"
 ) -> ScoredLists:
-    """Return the blend of submission files, all of one split; the first names it. form: see `read_submission`."""
+    """Return the blend of submission files, all of one split; the first names it. weights: None for equal ones."""
     if len(paths) < 2:
         raise ConfigurationError(f"{len(paths)} submission to blend: give at least two")
-    lists = [read_lists(path, **form) for path in paths]
-    for other in lists[1:]:
-        if other.split != lists[0].split:
-            raise Top7Error(
-                f"{other.path} answers {other.split}, {lists[0].path} answers {lists[0].split}: blend "
-                "submissions of one split"
-            )
+    first, *others = lists = [read_lists(path, expected) for path in paths]
+    for other in others:
+        if other.split != first.split:
+            both = f"{other.path} answers {other.split}, {first.path} answers {first.split}"
+            raise Top7Error(f"{both}: blend submissions of one split")
     lacking = next((part.path for part in lists if part.scores is None), None)
     if method == "score" and lacking is not None:
         raise Top7Error(f"{lacking}: no {scores_path(lacking).name} beside it: blend by rank instead")
-    ranks, points = blend(
-        [part.ranks for part in lists],
-        weights if weights is not None else [1.0] * len(lists),
-        lists[0].ranks.shape[1],
-        method=method,
-        all_scores=[part.scores for part in lists],
-    )
-    return ScoredLists(lists[0].path, lists[0].split, lists[0].query_ids, ranks, points)
+    scores, k = [part.scores for part in lists], first.ranks.shape[1]
+    shares = weights if weights is not None else [1.0] * len(lists)
+    ranks, points = blend([part.ranks for part in lists], shares, k, method=method, all_scores=scores)
+    return replace(first, ranks=ranks, scores=points)
 
 
 def write_blend(
@@ -167,18 +142,18 @@ def write_blend(
     weights: Sequence[float] | None,
     method: str,
     out: Path | None,
-    found: Splits,
+    expected: Expected,
 ) -> dict:
     """Write the blend of submission files of one split and note it on the leaderboard; returns what it is.
 
     expected: the figures of the same blend of the parts' validation submissions, {} with `unknown`, the reason, where
     one of those is not there.
     """
-    competition, form = configuration.competition, found.form(configuration)
-    lists = blend_files(files, weights, method=method, **form)
-    path = out or Path(competition.work) / "submissions" / f"blend-{lists.split}.csv"
+    competition = configuration.competition
+    lists = blend_files(files, weights, expected, method)
+    path = out or competition.work / "submissions" / f"blend-{lists.split}.csv"
     write_submission(
-        path, lists.query_ids, lists.ranks, found.gallery, competition.top_k, competition.submission
+        path, lists.query_ids, lists.ranks, expected.gallery_ids, competition.top_k, competition.submission
     )
     if lists.scores is not None:
         write_scores(path, lists.query_ids, lists.scores)
@@ -197,13 +172,13 @@ def write_blend(
         if competition.metric == WHOLE_LISTS:
             raise Top7Error("mAP is of whole lists, which submissions do not hold")
         parts = list(files) if lists.split == "validation" else _on_validation(configuration, files, data)
-        labelled = labelled_queries(configuration, found.gallery)
-        ranks = blend_files(parts, weights, method=method, **form).ranks
+        labelled = labelled_queries(configuration, expected.gallery_ids)
+        ranks = blend_files(parts, weights, expected, method).ranks
         precisions = query_figures(ranks, labelled.relevant, competition.top_k, competition.metric)
         values["expected"] = mean_figures(precisions, labelled)
-    except (ConfigurationError, Top7Error) as error:
+    except Top7Error as error:
         values["unknown"] = str(error)
-    record_expected(Path(competition.work), values, data or {})
+    record_expected(competition.work, values, data or {})
     return values
 
 
@@ -211,7 +186,7 @@ def _on_validation(
     configuration: Configuration, files: Sequence[Path], data: Mapping[str, object] | None
 ) -> list[Path]:
     """For each test submission the validation submission of the same recipe on the same data, by the leaderboard."""
-    work = Path(configuration.competition.work)
+    work = configuration.competition.work
     rows = read_rows(work, data)
     found = []
     for file in files:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from competition.errors import Top7Error
+from competition.configuration import Configuration
+from competition.configured import split_images
+from competition.errors import Top7Error, file_bytes
 from competition.labels import DELIMITERS
 from submissions.writing import KAGGLE_HEADER
 
 BOM = b"\xef\xbb\xbf"
 SEPARATORS = DELIMITERS | {" ": "blanks"}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a submission must be: the query ids of each split it may answer, gallery ids in row order, how many, the form."""
+
+    splits: Mapping[str, Sequence[str]]
+    gallery_ids: Sequence[str]
+    top_k: int = 7
+    form: str = "plain"
+
+
+def expected_of(configuration: Configuration, gallery_ids: Sequence[str]) -> Expected:
+    """Return what submissions of a configuration must be, with the queries as the files on disk have them now."""
+    competition = configuration.competition
+    named = [split for split in ("validation", "test") if getattr(competition, split) is not None]
+    splits = {split: split_images(configuration, split).ids for split in named}
+    return Expected(splits, gallery_ids, competition.top_k, competition.submission)
 
 
 @dataclass(frozen=True)
@@ -34,63 +54,45 @@ class Check:
     submission.
     """
 
-    path: Path
     split: str | None
     answers: Mapping[str, tuple[str, ...]]
     faults: tuple[Fault, ...]
 
 
-def check_submission(
-    path: Path | str,
-    *,
-    splits: Mapping[str, Sequence[str]],
-    gallery_ids: Collection[str],
-    top_k: int = 7,
-    form: str = "plain",
-) -> Check:
+def check_submission(path: Path | str, expected: Expected) -> Check:
     """Check the CSV `path` against the format `id,id1,…,id<top_k>`, no header, UTF-8, lines ending in \\n.
 
-    form: "kaggle" asks for the header `id,images` and for ids separated by spaces instead.
-
-    splits: split -> its query ids; the file is taken to answer the split to which most of its query ids
-    belong. The last line may lack its \\n. Top7Error only where the file cannot be read at all.
+    form "kaggle" asks for the header `id,images` and for ids separated by spaces instead. The file is taken to answer the
+    split to which most of its query ids belong. The last line may lack its \\n. Top7Error only where the file cannot be
+    read at all.
     """
-    path = Path(path)
     faults: list[Fault] = []
-    rows = _rows(_bytes(path), faults, form)
-    gallery = frozenset(gallery_ids)
-    queries_of = {split: frozenset(ids) for split, ids in splits.items()}
-    if form == "kaggle":
+    rows = _rows(file_bytes(path, "submission"), faults, expected.form)
+    gallery = frozenset(expected.gallery_ids)
+    queries_of = {split: frozenset(ids) for split, ids in expected.splits.items()}
+    first = rows[0][1] if rows and rows[0][0] == 1 else []
+    if expected.form == "kaggle":
         rows = _kaggle_rows(rows, faults)
-    elif (
-        rows
-        and not any(rows[0][1][0] in ids for ids in queries_of.values())
-        and gallery.isdisjoint(rows[0][1][1:])
-        and rows[0][0] == 1
-    ):
-        faults.append(
-            Fault(1, f"a header line ({','.join(rows[0][1])[:60]!r}): remove it, line 1 is the first query")
-        )
-        del rows[0]
+    elif first and gallery.isdisjoint(first[1:]) and not any(first[0] in ids for ids in queries_of.values()):
+        line = ",".join(rows.pop(0)[1])
+        faults.append(Fault(1, f"a header line ({line[:60]!r}): remove it, line 1 is the first query"))
     split = _split_of([fields[0] for _, fields in rows], queries_of)
-    answers = _check_rows(rows, split, queries_of, gallery, top_k, faults)
-    if split is not None:
-        end = max((line for line, _ in rows), default=0) + 1
-        faults += [
-            Fault(end, f"query {query!r} of {split} is missing: add its line")
-            for query in splits[split]
-            if query not in answers
-        ]
-    return Check(path, split, answers, tuple(sorted(faults, key=lambda fault: fault.line)))
+    answers = _check_rows(rows, split, queries_of, gallery, expected.top_k, faults)
+    end = max((line for line, _ in rows), default=0) + 1
+    for query in expected.splits[split] if split is not None else ():
+        if query not in answers:
+            faults.append(Fault(end, f"query {query!r} of {split} is missing: add its line"))
+    return Check(split, answers, tuple(sorted(faults, key=lambda fault: fault.line)))
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise Top7Error(f"{path}: no such submission file") from None
-    except OSError as error:
-        raise Top7Error(f"{path}: the submission cannot be read: {error.strerror}") from None
+def read_submission(path: Path | str, expected: Expected) -> Check:
+    """Read a submission without fault (see `check_submission`); Top7Error naming the first otherwise."""
+    check = check_submission(path, expected)
+    if check.faults:
+        count = f"{len(check.faults)} fault" + "s" * (len(check.faults) > 1)
+        first = f"the first on {check.faults[0]}"
+        raise Top7Error(f"{path}: {count}, {first}; ./run.sh check {path} lists them all")
+    return check
 
 
 def _rows(data: bytes, faults: list[Fault], form: str) -> list[tuple[int, list[str]]]:
@@ -106,13 +108,8 @@ def _rows(data: bytes, faults: list[Fault], form: str) -> list[tuple[int, list[s
         lines.pop()
     carriage = [number for number, line in enumerate(lines, start=1) if line.endswith(b"\r")]
     if carriage:
-        faults.append(
-            Fault(
-                carriage[0],
-                f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first: "
-                "expected \\n, save with Unix line ends",
-            )
-        )
+        found = f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first"
+        faults.append(Fault(carriage[0], f"{found}: expected \\n, save with Unix line ends"))
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -184,12 +181,8 @@ def _check_rows(
             if gallery_id not in gallery:
                 faults.append(Fault(line, _unknown(gallery_id, gallery)))
             elif count > 1:
-                faults.append(
-                    Fault(
-                        line,
-                        f"gallery id {gallery_id!r} appears {count} times: expected {top_k} distinct ids",
-                    )
-                )
+                twice = f"gallery id {gallery_id!r} appears {count} times: expected {top_k} distinct ids"
+                faults.append(Fault(line, twice))
     return answers
 
 
@@ -204,13 +197,10 @@ def _query_faults(
         return [f"query {query!r} is empty or has blanks around it: expected the bare id"]
     other = next((name for name, ids in queries_of.items() if query in ids), None)
     if other is not None:
-        return [
-            f"query {query!r} is of {other}, while most lines answer {split}: "
-            "expected the queries of one split"
-        ]
-    return [
-        f"unknown query {query!r}: expected a query id of {split or ' or '.join(queries_of) or 'a split'}"
-    ]
+        most = f"while most lines answer {split}: expected the queries of one split"
+        return [f"query {query!r} is of {other}, {most}"]
+    named = split or " or ".join(queries_of) or "a split"
+    return [f"unknown query {query!r}: expected a query id of {named}"]
 
 
 def _unknown(gallery_id: str, gallery: frozenset[str]) -> str:

@@ -5,11 +5,24 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from submissions.experiment_commands import doctor, reproduce
-from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration, splits_of
+from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
+
+if TYPE_CHECKING:
+    from competition.configuration import Configuration
+    from submissions.checking import Expected
+
+
+def _expected(configuration: Configuration) -> Expected:
+    """What submissions must be, by the files on disk as they are now."""
+    from features.descriptors import gallery_ids
+    from submissions.checking import expected_of
+
+    return expected_of(configuration, gallery_ids(configuration))
 
 
 def demo(options: Namespace) -> Outcome:
@@ -145,7 +158,7 @@ def check(options: Namespace) -> Outcome:
     from submissions.checking import check_submission
 
     configuration = configuration_of(options)
-    checked = check_submission(options.file, **splits_of(configuration).form(configuration))
+    checked = check_submission(options.file, _expected(configuration))
     values = {
         "file": str(options.file),
         "accepted": not checked.faults,
@@ -166,12 +179,12 @@ def score(options: Namespace) -> Outcome:
     from submissions.scoring import score_and_record, score_text
 
     configuration = configuration_of(options)
-    found, labels = splits_of(configuration), options.labels or configuration.competition.labels
+    expected, labels = _expected(configuration), options.labels or configuration.competition.labels
     if labels is None and configuration.competition.format is not None:
-        labels = validation_labels(configuration, found.queries["validation"], found.gallery)
+        labels = validation_labels(configuration, expected.splits["validation"], expected.gallery_ids)
     if labels is None:
         raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
-    values = score_and_record(configuration, options.file, labels, found.queries, found.gallery)
+    values = score_and_record(configuration, options.file, labels, expected)
     return Outcome(values, score_text(values, configuration.competition))
 
 
@@ -180,7 +193,7 @@ def leaderboard(options: Namespace) -> Outcome:
     from competition.leaderboard import read_rows, record_official
     from competition.leaderboard_text import render
     from features.recipes.kept import ranked_among
-    from submissions.scoring import read_submission
+    from submissions.checking import read_submission
 
     configuration = configuration_of(options)
     work = configuration.competition.work
@@ -190,7 +203,7 @@ def leaderboard(options: Namespace) -> Outcome:
             official = float(text)
         except ValueError:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
-        checked = read_submission(file, **splits_of(configuration).form(configuration))
+        checked = read_submission(file, _expected(configuration))
         if not record_official(work, file, official, checked.split):
             log.info(
                 f"top7: {file} is recorded; no local figure is known of it: score it where it has labels"
@@ -269,7 +282,7 @@ def blend(options: Namespace) -> Outcome:
 
     configuration = configuration_of(options)
     written = write_blend(
-        configuration, options.files, options.weights, options.method, options.out, splits_of(configuration)
+        configuration, options.files, options.weights, options.method, options.out, _expected(configuration)
     )
     return Outcome(written, f"{written['file']}\n{expectation(configuration, written)}")
 

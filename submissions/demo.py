@@ -8,8 +8,6 @@ from pathlib import Path
 
 from competition import leaderboard
 from competition.configuration import Configuration
-from competition.configured import split_images
-from competition.errors import Top7Error
 from competition.leaderboard_text import render
 from competition.messages import log
 from competition.tables import table
@@ -17,7 +15,7 @@ from features.components import layer_component, layers_under
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, ranked_among
 from features.recipes.recipe import Recipe, read_recipe, write_recipe
-from submissions.checking import check_submission
+from submissions.checking import expected_of
 from submissions.report import write_report
 from submissions.report.data_health import note_extraction
 from submissions.scoring import score_and_record
@@ -52,27 +50,14 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     taken = find_recipe(configuration, None)
     recipes[f"submit's, {taken.name}"] = taken
     held_back = configuration.path.parent / "held_back" / "test.csv"
-    gallery = gallery_ids(configuration)
-    queries = {split: split_images(configuration, split).ids for split in ("validation", "test")}
+    expected = expected_of(configuration, gallery_ids(configuration))
     figures, files = {}, {}
     for name, recipe in recipes.items():
         files[name] = {
             split: Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")
         }
-        for file in files[name].values():
-            found = check_submission(
-                file,
-                splits=queries,
-                gallery_ids=gallery,
-                top_k=competition.top_k,
-                form=competition.submission,
-            )
-            if found.faults:
-                raise Top7Error(f"{file}: {found.faults[0]}")
-        validation = score_and_record(
-            configuration, files[name]["validation"], competition.labels, queries, gallery
-        )
-        test = score_and_record(configuration, files[name]["test"], held_back, queries, gallery)
+        validation = score_and_record(configuration, files[name]["validation"], competition.labels, expected)
+        test = score_and_record(configuration, files[name]["test"], held_back, expected)
         figures[name] = {
             "public": validation["public"],
             "private": validation["private"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from competition.labels import measured_by, read_labels, relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
 from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures
 from competition.splits import private_mask, query_groups
-from submissions.checking import Check, check_submission
+from submissions.checking import Expected, read_submission
 
 RATES = ("recall", "precision")
+Labels = Mapping[str, tuple[str, ...]]  # query -> correct gallery ids
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Score:
     sha256: str
     split: str
     top_k: int
-    labels: Mapping[str, tuple[str, ...]]
+    labels: Labels
     average_precisions: Mapping[str, np.ndarray]
     n_unlabelled: int
     rates: Mapping[str, float]
@@ -53,86 +54,38 @@ class Score:
         return {convention: self.mean(convention) for convention in CONVENTIONS}
 
 
-def read_submission(
-    path: Path | str,
-    *,
-    splits: Mapping[str, Sequence[str]],
-    gallery_ids: Sequence[str],
-    top_k: int = 7,
-    form: str = "plain",
-) -> Check:
-    """Read a submission without fault (see `check_submission`); Top7Error naming the first otherwise."""
-    check = check_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
-    if check.faults:
-        count = f"{len(check.faults)} fault" + "s" * (len(check.faults) > 1)
-        raise Top7Error(
-            f"{path}: {count}, the first on {check.faults[0]}; ./run.sh check {path} lists them all"
-        )
-    return check
-
-
-def score_submission(
-    path: Path | str,
-    labels_path: Path | str | Mapping[str, tuple[str, ...]],
-    *,
-    splits: Mapping[str, Sequence[str]],
-    gallery_ids: Sequence[str],
-    top_k: int = 7,
-    form: str = "plain",
-) -> Score:
+def score_submission(path: Path | str, labels_path: Path | str | Labels, expected: Expected) -> Score:
     """Score the submission `path` with the label file `labels_path`, or with labels read before.
 
-    splits: split -> query ids; gallery_ids: in row order. The labels may leave queries of the submission's
-    split out (`n_unlabelled`), but not name others. Top7Error: a fault in either file.
+    The labels may leave queries of the submission's split out (`n_unlabelled`), but not name others. Top7Error: a fault
+    in either file.
     """
-    check = read_submission(path, splits=splits, gallery_ids=gallery_ids, top_k=top_k, form=form)
+    check, gallery, top_k = read_submission(path, expected), expected.gallery_ids, expected.top_k
     split = str(check.split)
-    if isinstance(labels_path, Mapping):
-        labels = labels_path
-    else:
-        labels = read_labels(labels_path, query_ids=splits[split], gallery_ids=gallery_ids, complete=False)
-    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
-    ranks = np.array(
-        [[row_of[gallery_id] for gallery_id in check.answers[query]] for query in labels], dtype=np.int64
-    )
-    relevant = relevant_rows(labels, gallery_ids)
-    values = {
-        convention: query_figures(ranks, relevant, top_k, convention=convention) for convention in CONVENTIONS
+    queries = expected.splits[split]
+    labels = labels_path
+    if not isinstance(labels, Mapping):
+        labels = read_labels(labels, query_ids=queries, gallery_ids=gallery, complete=False)
+    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery)}
+    ranks = np.array([[row_of[each] for each in check.answers[query]] for query in labels], dtype=np.int64)
+    relevant = relevant_rows(labels, gallery)
+    values = {name: query_figures(ranks, relevant, top_k, convention=name) for name in CONVENTIONS}
+    rates = {
+        metric: float(query_figures(ranks, relevant, top_k, metric).mean()) for metric in RATES if len(ranks)
     }
-    return Score(
-        Path(path),
-        file_digest(path),
-        split,
-        top_k,
-        labels,
-        values,
-        len(splits[split]) - len(labels),
-        {metric: float(query_figures(ranks, relevant, top_k, metric).mean()) for metric in RATES}
-        if len(ranks)
-        else {},
-    )
+    unlabelled = len(queries) - len(labels)
+    return Score(Path(path), file_digest(path), split, top_k, labels, values, unlabelled, rates)
 
 
 def score_and_record(
-    configuration: Configuration,
-    file: Path,
-    labels: Path | str,
-    queries: Mapping[str, Sequence[str]],
-    gallery: Sequence[str],
+    configuration: Configuration, file: Path, labels: Path | str | Labels, expected: Expected
 ) -> dict:
     """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
 
     A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
     competition = configuration.competition
-    scored = score_submission(
-        file,
-        labels,
-        splits=queries,
-        gallery_ids=gallery,
-        top_k=competition.top_k,
-        form=competition.submission,
-    )
+    gallery, scored = expected.gallery_ids, score_submission(file, labels, expected)
     values = {
         "file": str(file),
         "sha256": scored.sha256,
@@ -155,11 +108,9 @@ def score_and_record(
     entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
-        entry = {
-            **{key: value for key, value in known.details.items() if key != "figures_of"},
-            **{part: value for part, value in noted.items() if value is not None},
-            **entry,
-        }
+        noted = {part: value for part, value in noted.items() if value is not None}
+        entry = {**known.details, **noted, **entry}
+        entry.pop("figures_of", None)
     record(competition.work, entry)
     return values
 

@@ -26,7 +26,7 @@ from features.dumps.sidecar import FORMAT
 from features.extraction.earlier_dumps import settings_by_row
 from features.recipes.kept import FOLDER, resolve
 from features.recipes.recipe import read_recipe
-from submissions.checking import check_submission
+from submissions.checking import Expected, check_submission
 from tuning.step_choices import configured_steps
 
 QUERIES, GALLERY = [f"q{n}" for n in range(12)], [f"g{n:03}" for n in range(40)]
@@ -235,7 +235,7 @@ def _labels(folder: Path, rng: random.Random) -> None:
 def _submission(folder: Path, rng: random.Random) -> None:
     path = folder / "s.csv"
     path.write_bytes(_lines(rng, [[query, *rng.sample(GALLERY, 7)] for query in QUERIES]))
-    faults = check_submission(path, splits={"test": QUERIES}, gallery_ids=GALLERY).faults
+    faults = check_submission(path, Expected({"test": QUERIES}, GALLERY)).faults
     if faults:
         raise Top7Error(str(faults[0]))
     else:

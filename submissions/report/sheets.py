@@ -16,10 +16,10 @@ from competition.leaderboard import file_digest, read_rows
 from competition.messages import log
 from competition.metrics import query_figures
 from features.extraction import extracted_images
+from submissions.checking import Expected, read_submission
 from submissions.report.pictures import Pictures
 from submissions.report.pulled import pulled_down
 from submissions.report.ranked import Scene
-from submissions.scoring import read_submission
 from submissions.writing import read_scores
 
 SHOWN = 20  # images of a list; further ones are only counted
@@ -123,15 +123,10 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
     competition = scene.configuration.competition
     recipe_of = {row.sha256: str(row.details.get("recipe", "")) for row in read_rows(scene.work)}
     found: list[Lists] = []
+    expected = Expected({split: queries.ids}, tuple(row_of), competition.top_k, competition.submission)
     for path in _newest_first((scene.work / "submissions").glob("*.csv")):
         try:
-            check = read_submission(
-                path,
-                splits={split: queries.ids},
-                gallery_ids=tuple(row_of),
-                top_k=competition.top_k,
-                form=competition.submission,
-            )
+            check = read_submission(path, expected)
         except Top7Error:
             continue  # of another split, or of another gallery
         ranks = np.array([[row_of[name] for name in check.answers[query]] for query in queries.ids])

@@ -150,7 +150,7 @@ def test_incomplete_entry_and_missing_file(tmp_path):
         Top7Error, match="^a leaderboard entry lacks sha256, maps: expected at least file, sha256,"
     ):
         record_score(tmp_path, {"file": "a.csv", "split": "test"})
-    with pytest.raises(Top7Error, match="no.csv: the submission cannot be read: No such file or directory$"):
+    with pytest.raises(Top7Error, match="no.csv: no such submission$"):
         record_official(tmp_path, tmp_path / "no.csv", 0.5)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from competition.errors import ConfigurationError, Top7Error
 from submissions.blend import METHODS, blend, blend_files
+from submissions.checking import Expected
 from submissions.writing import read_scores, write_scores, write_submission
 
 A, B = np.array([[4, 2, 7]]), np.array([[2, 9, 4]])
@@ -88,6 +89,7 @@ def test_mistakes_are_named():
 
 SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2"]}
 GALLERY = [f"n{number}" for number in range(12)]
+EXPECTED = Expected(SPLITS, GALLERY)
 
 
 def written(folder, name, queries, seed):
@@ -99,16 +101,16 @@ def written(folder, name, queries, seed):
 def test_files_are_blended_in_the_splits_order(tmp_path):
     first, ranks = written(tmp_path, "a.csv", ["t2", "t1"], 0)
     second, others = written(tmp_path, "b.csv", ["t1", "t2"], 1)
-    found = blend_files([first, second], [2, 1], splits=SPLITS, gallery_ids=GALLERY)
+    found = blend_files([first, second], [2, 1], EXPECTED)
     assert found.split == "test" and found.query_ids == ("t1", "t2")
     assert (found.ranks == blend([ranks[::-1], others], [2, 1], 7)[0]).all()
     scores = np.random.default_rng(5).random((2, 7))
     write_scores(first, ["t2", "t1"], scores)
     assert (read_scores(first, ["t1", "t2"], 7) == scores[::-1]).all()
     with pytest.raises(Top7Error, match="b.csv: no b.csv.scores.csv beside it"):
-        blend_files([first, second], splits=SPLITS, gallery_ids=GALLERY, method="score")
+        blend_files([first, second], None, EXPECTED, method="score")
     write_scores(second, ["t1", "t2"], scores)
-    found = blend_files([first, second], splits=SPLITS, gallery_ids=GALLERY, method="score")
+    found = blend_files([first, second], None, EXPECTED, method="score")
     assert (
         found.ranks
         == blend([ranks[::-1], others], [1, 1], 7, method="score", all_scores=[scores[::-1], scores])[0]
@@ -119,9 +121,9 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     first, _ = written(tmp_path, "a.csv", ["t1", "t2"], 0)
     second, _ = written(tmp_path, "b.csv", ["v1", "v2"], 1)
     with pytest.raises(Top7Error, match="b.csv answers validation, .*a.csv answers test"):
-        blend_files([first, second], splits=SPLITS, gallery_ids=GALLERY)
+        blend_files([first, second], None, EXPECTED)
     with pytest.raises(ConfigurationError, match="at least two"):
-        blend_files([first], splits=SPLITS, gallery_ids=GALLERY)
+        blend_files([first], None, EXPECTED)
     (tmp_path / "a.csv.scores.csv").write_text("t1,0.5\n")
     with pytest.raises(Top7Error, match="not the scores of"):
-        blend_files([first, first], splits=SPLITS, gallery_ids=GALLERY)
+        blend_files([first, first], None, EXPECTED)

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from competition.errors import Top7Error
 from competition.images import list_images
-from submissions.checking import check_submission
+from submissions.checking import Expected, check_submission
 
 GALLERY = [f"g{row}" for row in range(10)]
 SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2", "t3"]}
+EXPECTED = Expected(SPLITS, GALLERY)
 ANSWER = ",g0,g1,g2,g3,g4,g5,g6"
 GOOD = [f"t1{ANSWER}", f"t2{ANSWER}", f"t3{ANSWER}"]
 
@@ -19,7 +20,7 @@ def check(folder, data, splits=SPLITS, **options):
     if isinstance(data, list):
         data = "".join(f"{line}\n" for line in data)
     path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    return check_submission(path, splits=splits, gallery_ids=GALLERY, **options)
+    return check_submission(path, Expected(splits, GALLERY, **options))
 
 
 def faults(folder, data, **options):
@@ -209,10 +210,10 @@ def test_no_bytes_raise_anything(tmp_path_factory, data):
 
 
 def test_unreadable(tmp_path):
-    with pytest.raises(Top7Error, match="no.csv: no such submission file$"):
-        check_submission(tmp_path / "no.csv", splits=SPLITS, gallery_ids=GALLERY)
+    with pytest.raises(Top7Error, match="no.csv: no such submission$"):
+        check_submission(tmp_path / "no.csv", EXPECTED)
     with pytest.raises(Top7Error, match="the submission cannot be read: Is a directory$"):
-        check_submission(tmp_path, splits=SPLITS, gallery_ids=GALLERY)
+        check_submission(tmp_path, EXPECTED)
 
 
 def test_grocery(tmp_path, shared):
@@ -220,9 +221,7 @@ def test_grocery(tmp_path, shared):
     answer = ",".join(ids["gallery"][:7])
     path = tmp_path / "s.csv"
     path.write_text("".join(f"{query},{answer}\n" for query in ids["test"][:-1]))
-    result = check_submission(
-        path, splits={"validation": ids["val"], "test": ids["test"]}, gallery_ids=ids["gallery"]
-    )
+    result = check_submission(path, Expected({"validation": ids["val"], "test": ids["test"]}, ids["gallery"]))
     assert result.split == "test"
     assert [str(fault) for fault in result.faults] == [
         f"line 324: query {ids['test'][-1]!r} of test is missing: add its line"

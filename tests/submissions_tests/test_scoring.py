@@ -10,11 +10,13 @@ from competition.images import list_images
 from competition.labels import read_labels, relevant_rows
 from competition.leaderboard import file_digest
 from competition.metrics import query_figures
-from submissions.scoring import read_submission, score_submission
+from submissions.checking import Expected, read_submission
+from submissions.scoring import score_submission
 from submissions.writing import write_submission
 
 GALLERY = [f"g{row}" for row in range(10)]
 SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2"]}
+EXPECTED = Expected(SPLITS, GALLERY)
 
 
 def files(folder, labels="v1,g1\nv2,g0,g9\n"):
@@ -25,7 +27,7 @@ def files(folder, labels="v1,g1\nv2,g0,g9\n"):
 
 def test_by_hand(tmp_path):
     path, labels = files(tmp_path)
-    score = score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    score = score_submission(path, labels, EXPECTED)
     assert score.maps == {"min(m,k)": (1 / 2 + 1 / 2) / 2, "hits": (1 / 2 + 1) / 2}
     assert score.average_precisions["hits"].tolist() == [1 / 2, 1]  # in the order of the split
     assert list(score.labels) == ["v1", "v2"] and score.n_unlabelled == 0
@@ -37,7 +39,7 @@ def test_by_hand(tmp_path):
 
 def test_labels_of_some_queries(tmp_path):
     path, labels = files(tmp_path, "query,gallery\nv2,g0,g9\n")
-    score = score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+    score = score_submission(path, labels, EXPECTED)
     assert score.maps == {"min(m,k)": 1 / 2, "hits": 1} and score.n_unlabelled == 1
 
 
@@ -46,18 +48,18 @@ def test_refused(tmp_path):
     with pytest.raises(
         Top7Error, match="val.csv: line 1: unknown query 't1': expected one of the 2 query ids"
     ):
-        score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+        score_submission(path, labels, EXPECTED)
     path.write_text("v2,g0,g1,g2,g3,g4,g5,g6\n")
     message = f"{path}: 1 fault, the first on line 2: query 'v1' of validation is missing: add its line; "
     with pytest.raises(
         Top7Error, match="^" + re.escape(f"{message}./run.sh check {path} lists them all") + "$"
     ):
-        score_submission(path, labels, splits=SPLITS, gallery_ids=GALLERY)
+        score_submission(path, labels, EXPECTED)
     path.write_text("v2,g0\nv2,g0\n")
     with pytest.raises(
         Top7Error, match="s.csv: 4 faults, the first on line 1: 1 gallery ids: expected 7; ./run.sh check"
     ):
-        read_submission(path, splits=SPLITS, gallery_ids=GALLERY)
+        read_submission(path, EXPECTED)
 
 
 def test_grocery_submission_scores_as_its_ranks(tmp_path, shared):
@@ -70,6 +72,6 @@ def test_grocery_submission_scores_as_its_ranks(tmp_path, shared):
     )
     ranks = np.array([list(dict.fromkeys([*row, *range(14)]))[:7] for row in ranks.tolist()])
     path = write_submission(tmp_path / "s.csv", queries, ranks, gallery)
-    score = score_submission(path, labels_path, splits={"validation": queries}, gallery_ids=gallery)
+    score = score_submission(path, labels_path, Expected({"validation": queries}, gallery))
     for convention, value in score.maps.items():
         assert value == query_figures(ranks, relevant, 7, convention=convention).mean() > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from competition.errors import Top7Error
-from submissions.checking import check_submission
+from submissions.checking import Expected, check_submission
 from submissions.writing import write_submission
 
 GALLERY = tuple(f"g{row}" for row in range(9))
@@ -17,7 +17,7 @@ def test_bytes(tmp_path):
     path = write_submission(tmp_path / "new" / "s.csv", ["v2", "vä"], ranks, GALLERY)
     assert path.read_bytes() == "v2,g8,g0,g1,g2,g3,g4,g5\nvä,g1,g2,g3,g4,g5,g6,g7\n".encode()
     assert [entry.name for entry in path.parent.iterdir()] == ["s.csv"]
-    check = check_submission(path, splits={"test": ["vä", "v2"]}, gallery_ids=GALLERY)
+    check = check_submission(path, Expected({"test": ["vä", "v2"]}, GALLERY))
     assert check.faults == () and check.split == "test"
 
 
@@ -25,9 +25,7 @@ def test_kaggles_form(tmp_path):
     ranks = np.array([[8, 0, 1], [1, 2, 3]])
     path = write_submission(tmp_path / "s.csv", ["v 2", "vä"], ranks, GALLERY, 3, "kaggle")
     assert path.read_bytes() == "id,images\nv 2,g8 g0 g1\nvä,g1 g2 g3\n".encode()
-    check = check_submission(
-        path, splits={"test": ["vä", "v 2"]}, gallery_ids=GALLERY, top_k=3, form="kaggle"
-    )
+    check = check_submission(path, Expected({"test": ["vä", "v 2"]}, GALLERY, 3, "kaggle"))
     assert check.faults == () and check.answers == {"v 2": ("g8", "g0", "g1"), "vä": ("g1", "g2", "g3")}
 
 
