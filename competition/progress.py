@@ -49,7 +49,7 @@ class Progress(tqdm):
         if not self.on_terminal and last is not None:
             if now - last < max(self.mininterval, self.delay):
                 return
-            self.last_print_t = now
+            self.last_print_n, self.last_print_t = self.n, now  # what the next rate counts from
         super().refresh(*arguments, **settings)
 
     def status_printer(self, file: Any) -> Any:  # type: ignore[override]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 
 import pytest
 
@@ -99,3 +100,17 @@ def test_a_stage_that_is_not_shown_takes_remarks_and_says_nothing():
         bar.set_postfix_str("best 1")
         bar.update(2)
     assert stream.getvalue() == ""
+
+
+def test_the_rate_in_a_file_is_that_of_the_work(monkeypatch):
+    stream, now = io.StringIO(), 0.0
+    with Progress(total=20_000, desc="gallery", unit="img", file=stream) as bar:
+        start = bar.start_t
+        monkeypatch.setattr(bar, "_time", lambda: start + now)
+        for second in range(1, 1201):
+            now = float(second)
+            if second // 61 % 2:
+                bar.refresh()  # as tqdm's monitor does before an update that is late
+            bar.update(10)
+    rates = [float(rate) for rate in re.findall(r"([\d.]+)img/s", stream.getvalue())]
+    assert len(rates) >= 15 and rates[1:] == pytest.approx([10] * len(rates[1:]), rel=0.05)
