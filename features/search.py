@@ -80,7 +80,8 @@ def search(
         part = slice(start, min(start + batch, count))
         some = [q[part] for q in queries]
         shard = partial(_search_rows, some, searched, k, device)
-        found = list(map_over_shards(shard, total, partial(_advance, bar, len(some[0]))))
+        done = partial(_advance, bar, len(some[0]))
+        found = list(map_over_shards(shard, total, done, threaded=device == "cpu"))
         ranks[part], scores[part] = merged(found, k)
     bar.close()
     return ranks, scores

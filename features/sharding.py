@@ -1,4 +1,4 @@
-"""A function over row ranges of a gallery: here in one piece, or on the workers of a Dask cluster.
+"""A function over row ranges of a gallery: here, on threads if it can, or on the workers of a Dask cluster.
 
 Workers open dumps by their path, on a disk that all machines share; what travels are queries and results. A shard whose
 worker dies is computed again by another one.
@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log, on_stderr
+from features.threads import thread_count, threads
 
 SHARD_ROWS = 8192  # at least: fewer take longer to send than to compute
 SHARDS_A_WORKER = 4  # so that the last ones do not wait long for the slowest
@@ -64,23 +66,24 @@ def shared_out(total: int) -> bool:
     return _ON_CLUSTER.get() and total >= 2 * SHARD_ROWS
 
 
-def map_over_shards(function: Shard, total: int, done: Done = lambda rows: None) -> Iterator[Any]:
+def map_over_shards(
+    function: Shard, total: int, done: Done = lambda rows: None, *, threaded: bool = False
+) -> Iterator[Any]:
     """Yield function(start, stop, done) for row ranges that make up `total` rows, in rising order.
 
-    One range and this process outside `on_cluster`, where there are too few rows to share out, and where more than
-    SENT_BYTES of what the function holds lies in no file; `done` hears how many rows are finished. A worker's
-    Top7Error is raised here.
+    This process outside `on_cluster`, where there are too few rows to share out, and where more than SENT_BYTES of what
+    the function holds lies in no file: one range, or if it is `threaded` some for each of `threads`. `done` hears how
+    many rows are finished. A worker's Top7Error is raised here.
     """
     sent = _by_path(function) if shared_out(total) else None
     if sent is None or len(sent) > SENT_BYTES:
         if sent is not None:
             log.info(f"{len(sent) / 2**20:.0f} MiB would go to each worker, which lie in no file: done here")
-        yield function(0, total, done)
+        yield from _here(function, total, done, threaded)
         return
     import joblib
 
-    bounds = np.linspace(0, total, _shards(total) + 1).astype(int).tolist()
-    ranges = list(zip(bounds, bounds[1:]))
+    ranges = _ranges(total, _workers())
     calls = (joblib.delayed(_in_worker)(sent, start, stop) for start, stop in ranges)
     found = joblib.Parallel(n_jobs=-1, return_as="generator", batch_size=1)(calls)
     for start, stop in ranges:
@@ -97,16 +100,35 @@ def map_over_shards(function: Shard, total: int, done: Done = lambda rows: None)
         yield result
 
 
-def _shards(total: int) -> int:
+def _here(function: Shard, total: int, done: Done, threaded: bool) -> Iterator[Any]:
+    if not threaded or total < 2 * SHARD_ROWS or thread_count() == 1:
+        yield function(0, total, done)
+        return
+    lock = Lock()
+
+    def counted(rows: int) -> None:
+        with lock:
+            done(rows)
+
+    with threads() as spread:
+        yield from spread(lambda rows: function(rows[0], rows[1], counted), _ranges(total, thread_count()))
+
+
+def _ranges(total: int, workers: int) -> list[tuple[int, int]]:
+    count = max(1, min(SHARDS_A_WORKER * workers, total // SHARD_ROWS))
+    bounds = np.linspace(0, total, count + 1).astype(int).tolist()
+    return list(zip(bounds, bounds[1:]))
+
+
+def _workers() -> int:
     import joblib
 
     try:
-        workers = joblib.effective_n_jobs(-1)
+        return joblib.effective_n_jobs(-1)
     except TimeoutError:
         raise Top7Error(
             "--cluster: the scheduler has no workers: start some with `dask worker ADDRESS`"
         ) from None
-    return max(1, min(SHARDS_A_WORKER * workers, total // SHARD_ROWS))
 
 
 @on_stderr()

@@ -7,46 +7,21 @@ lacks. Products are rounded ones (features/factors.py); every pair that their bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from features.factors import TILE_ROWS, Factors
 from features.ranking.contenders import Contenders, best
 from features.similarity import forget, pair_scores
+from features.threads import Spread
 
 SAMPLED_ROWS = 4096  # every row's k-th best of these is its first threshold
 STRIP_ROWS = 16  # whose scores with one row are looked at together
 STRIPS = 1 << 16  # with something in them, handled at once
 BEST_ROWS = 512  # scored canonically by one thread at once
-MOST_THREADS = 32  # each holds some 60 MB, and adds what it found one after the other
 SHORT = 1e-15  # no longer than that are rows of zeros
-
-Spread = Callable[[Callable[[Any], Any], Iterable], Iterator]
-
-
-def thread_count() -> int:
-    """Return on how many threads `threads` runs: as many as torch, at most MOST_THREADS."""
-    import torch
-
-    return min(torch.get_num_threads(), MOST_THREADS)
-
-
-@contextmanager
-def threads() -> Iterator[Spread]:
-    """Give a map that runs on `thread_count` threads, one processor for each."""
-    import torch
-
-    count = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(thread_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(count)
 
 
 class SymmetricGraph:

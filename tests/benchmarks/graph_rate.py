@@ -24,12 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from features.factors import TILE_ROWS
 from features.ranking.neighbours import graph_block, neighbour_graph
-from features.ranking.symmetric import threads
 from features.similarity import UNIT_NORM
+from features.threads import threads
 from tests.benchmarks.search_speed import AnonymousPeak
 
 WRITTEN_ROWS = 8192
@@ -72,7 +71,7 @@ def bare_rates(gallery: np.ndarray) -> dict[str, float]:
             count += 1
         return count * 2 * len(rows) ** 2 * rows.shape[1] / (time.thread_time() - begin)
 
-    with threads() as spread, threadpool_limits(1, "blas"):  # torch has one processor in each of `threads`
+    with threads() as spread:
         return {kind: list(spread(rate, [kind]))[0] for kind in products}
 
 

@@ -17,9 +17,10 @@ from features.factors import BFLOAT16, FLOAT32, Factors, chosen, factors_of
 from features.ranking import neighbours, symmetric
 from features.ranking.contenders import room
 from features.ranking.neighbours import neighbour_graph
-from features.ranking.symmetric import SymmetricGraph, threads
+from features.ranking.symmetric import SymmetricGraph
 from features.ranking.views import RowStack
 from features.similarity import fused_score, pair_scores
+from features.threads import threads
 
 KINDS = (BFLOAT16, FLOAT32)
 

@@ -56,7 +56,7 @@ def test_lists_of_a_cluster_whose_worker_dies_are_one_machines(stored, dask_clus
     flag = tmp_path / "killed"
     gallery[0] = RowView([gallery[0]], partial(killed_once, own=os.getpid(), flag=flag), 9, np.float32)
     with on_cluster(dask_cluster.scheduler_address):
-        shards = sharding._shards(ROWS)
+        shards = len(sharding._ranges(ROWS, sharding._workers()))
         found = search(queries, gallery, [0.3, 0.7], 7, excluded=excluded)
     assert shards >= 8 and flag.exists()
     for one, other in zip(found, expected):
@@ -119,6 +119,18 @@ def test_a_mapped_part_travels_as_a_path(stored, monkeypatch):
         again = sharding.pickle.loads(sent).args[0]
         np.testing.assert_array_equal(again, part)
     assert len(sharding._by_path(partial(len, np.array(gallery[1])))) > gallery[1].nbytes
+
+
+def test_lists_of_threads_are_those_of_one(stored, monkeypatch):
+    queries, gallery, excluded = stored
+    found, heard = [], []
+    for count in (1, 3):
+        monkeypatch.setattr(sharding, "thread_count", lambda count=count: count)
+        found.append(search(queries, gallery, [0.3, 0.7], 7, excluded=excluded))
+        list(map_over_shards(lambda start, stop, done: done(stop - start), ROWS, heard.append, threaded=True))
+    for one, other in zip(*found):
+        np.testing.assert_array_equal(one, other)
+    assert len(heard) == 1 + 3 * sharding.SHARDS_A_WORKER and sum(heard) == 2 * ROWS
 
 
 def test_without_a_cluster_everything_is_one_piece():
