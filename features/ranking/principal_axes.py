@@ -19,6 +19,7 @@ from competition.errors import Top7Error
 from features.dumps.derived import content_digest, derived
 from features.ranking.state import State
 from features.ranking.views import RowStack, float64_rows, normalised
+from features.threads import one_blas_thread
 
 STATISTICS_ROWS = 2048
 PROJECTED_ROWS = 256
@@ -111,7 +112,7 @@ def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:
     else:
         result = np.empty((len(rows), projection.matrix.shape[1]))
         padded = np.zeros((PROJECTED_ROWS, rows.shape[1]))
-        with threadpool_limits(1):
+        with one_blas_thread():
             for start in range(0, len(rows), PROJECTED_ROWS):  # one shape, so that a row's bits are its own
                 block = rows[start : start + PROJECTED_ROWS]
                 padded[: len(block)] = block - projection.mean
