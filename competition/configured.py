@@ -11,6 +11,7 @@ from competition.datasets import load_dataset
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import read_labels
+from competition.once import once
 
 
 def split_images(configuration: Configuration, split: str) -> ImageSet:
@@ -27,12 +28,13 @@ def split_images(configuration: Configuration, split: str) -> ImageSet:
     if competition.format is not None and split != "test":
         found = load_dataset(competition.format, competition.gallery, competition.distractors)
         return found.gallery if split == "gallery" else found.queries
-    return list_images(
-        folder,
-        ids=competition.ids,
-        origin=f"{configuration.path}: [competition] {split}",
-        blanks=split != "gallery" or competition.submission != "kaggle",
-    )
+    blanks = split != "gallery" or competition.submission != "kaggle"
+    origin = f"{configuration.path}: [competition] {split}"
+    return once(_listed, Path(folder), competition.ids, origin, blanks)
+
+
+def _listed(folder: Path, ids: str, origin: str, blanks: bool) -> ImageSet:
+    return list_images(folder, ids=ids, origin=origin, blanks=blanks)
 
 
 def configured_images(configuration: Configuration, splits: Iterable[str] = SPLITS) -> dict[str, ImageSet]:

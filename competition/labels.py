@@ -13,6 +13,7 @@ import numpy as np
 
 from competition.errors import Top7Error, file_bytes
 from competition.images import ids_digest
+from competition.once import once
 
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -146,7 +147,7 @@ def measured_by(
     """What a figure depends on besides the lists: gallery, labels, top_k, metric; figures compare where these agree."""
     text = json.dumps({query: sorted(labels[query]) for query in sorted(labels)}, sort_keys=True)
     return {
-        "gallery": ids_digest(gallery_ids),
+        "gallery": once(ids_digest, tuple(gallery_ids)),
         "labels": hashlib.sha256(text.encode()).hexdigest()[:16],
         "top_k": top_k,
         "metric": metric,

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError
+from competition.once import once
 from competition.simulated_split import first_drawn, judging, photo_id, sampled_rows
 from features.components import Component, depth_order, layer_component
 from features.descriptors import open_components
@@ -126,7 +127,7 @@ def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves
     deciding = layer_component(backbone, depth_order(backbone.layers)[-1], backbone.pooling[0])
     (gallery,) = open_components(configuration, [deciding], "gallery", gallery_ids)
     settings = configuration.simulate
-    sources = sampled_rows(gallery_ids, settings)
+    sources = once(sampled_rows, tuple(gallery_ids), settings)
     names = [gallery_ids[row] for row in sources.tolist()]
     first, second = _alike(gallery, sources, sources)
     graph = coo_matrix((np.ones(len(first)), (first, np.searchsorted(sources, second))), (len(sources),) * 2)

@@ -14,6 +14,7 @@ from typing import TextIO
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import on_stderr
+from competition.once import one_command
 from competition.printable import PrintableStream, printable
 from submissions import interruption
 from submissions.arguments import parse
@@ -39,7 +40,7 @@ def _run(options: Namespace, terminal: TextIO) -> int:
             raise ConfigurationError(
                 "the tests come with the repository, not with the package: ./run.sh test"
             )
-        with on_cluster(getattr(options, "cluster", None)):
+        with on_cluster(getattr(options, "cluster", None)), one_command():
             outcome = COMMANDS[options.command](options)
         if options.json:
             print(json.dumps(outcome.values, ensure_ascii=False, sort_keys=True))
