@@ -43,7 +43,6 @@ def ranked_lists(
     folder: Path | None = None,
     left_out: np.ndarray | None = None,
     photos: Photos | None = None,
-    progress: bool = False,
 ) -> RankedLists:
     """Rank the gallery for every query of `split` (or of the dumps in `folder`) under `recipe`.
 
@@ -75,7 +74,7 @@ def ranked_lists(
             groups=groups,
             left_out=left_out,
             folder=work / "ranking" if recipe.steps else None,
-            progress=progress,
+            progress=True,
             photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
             simulated=len(queries[0].ids) if split == SIMULATED else 0,
         )

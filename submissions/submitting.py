@@ -87,7 +87,7 @@ def _lists(
 ) -> RankedLists:
     ids = gallery_ids(configuration)
     if not distinct:
-        return ranked_lists(configuration, recipe, split, query_ids, ids, progress=True)
+        return ranked_lists(configuration, recipe, split, query_ids, ids)
     from features.extraction import exact_duplicates
     from submissions.distinct import distinct_looks, look_dump
 
@@ -95,9 +95,7 @@ def _lists(
     repeated = first != np.arange(len(first))
 
     def lists_of(depth: int | None = None) -> RankedLists:
-        return ranked_lists(
-            configuration, recipe, split, query_ids, ids, k=depth, left_out=repeated, progress=True
-        )
+        return ranked_lists(configuration, recipe, split, query_ids, ids, k=depth, left_out=repeated)
 
     if distinct is True:
         return lists_of()
