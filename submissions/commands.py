@@ -131,7 +131,7 @@ def tune(options: Namespace) -> Outcome:
         **settings,
     )
     values = report_values(tuned)
-    text = report(tuned, configuration.competition.top_k, configuration.competition.metric)
+    text = report(tuned)
     values["named_recipes"] = score_named(configuration)
     kept = [each for each in kept_recipes(configuration) if is_of_this_data(configuration, each)]
     if kept:

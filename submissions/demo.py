@@ -36,7 +36,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     note_extraction(configuration, extract(configuration))
     _say(2, "tune: weights inside the region, pooling, part detectors")
     tuned = tune(configuration, trials=trials)
-    log.info(report(tuned, competition.top_k))
+    log.info(report(tuned))
     _say(
         3,
         "submit, check and score four recipes: best single layer, equal weights, tuned, and what submit takes",

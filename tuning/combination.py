@@ -20,13 +20,14 @@ import numpy as np
 
 from competition import atomic
 from competition.messages import log
+from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump, beside, budget, column_sum, seals
+from features.ranking.pipeline import rank_dumps
 from tuning.candidates import Candidates
 from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
 from tuning.objective import PaddedCandidates, pad_candidates
 from tuning.objective import average_precisions as padded_precisions
-from tuning.prepared import prepare
 from tuning.region import layer_sums, region_chains, vertices
 
 FORMAT = 1
@@ -41,7 +42,8 @@ class Combination:
 
     mean_similarity: (L,) mean cosine over public queries and gallery; sums: S_l as the region reads it;
     corners: (J, L) vertices, (J, 1) where steps joined the components; padded: candidates of all labelled
-    queries. It is None where there are none, and `ranking` ranks the whole gallery at each trial.
+    queries. It is None where there are none, and `ranking` ranks the whole gallery at each trial; made_s: what making
+    it took.
     """
 
     components: tuple[Component, ...]
@@ -52,6 +54,7 @@ class Combination:
     padded: PaddedCandidates | None = None
     ranking: Ranking | None = None
     mean_candidates: float = 0.0
+    made_s: float = 0.0
 
     def weights(self, coordinates: np.ndarray) -> np.ndarray:
         """Return the weights of barycentric coordinates (J,): one for each component, exactly 1 for a single one."""
@@ -103,9 +106,18 @@ def make_combination(
     queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries
     whose similarities make S (no label enters). A message tells where the region prunes badly.
     """
-    path = None
-    if folder is not None:
-        path = Path(folder) / f"{_digest(components, queries, gallery, relevant, public, k, region)}.npz"
+    described = {
+        "format": FORMAT,
+        "k": k,
+        "region": region,
+        "limit": candidate_limit(len(gallery[0].ids)),
+        "public": np.flatnonzero(public).tolist(),
+        "components": [[component.name, component.chain] for component in components],
+        "dumps": [_identity(dump) for dump in [*queries, *gallery]],
+        "relevant": [np.asarray(rows).tolist() for rows in relevant],
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    path = None if folder is None else Path(folder) / f"{digest}.npz"
     kept = _load(path)
     made = in_region(
         components, mean_similarities(queries, gallery, public) if kept is None else kept[0], region
@@ -122,34 +134,10 @@ def make_combination(
         f"the region prunes badly here ({len(components)} components, {region}): each trial ranks the whole gallery"
     )
 
-    prepared = prepare(components, queries, gallery, (), k, None)
-
     def ranking(weights: np.ndarray) -> np.ndarray:
-        return prepared.precisions(weights, (), relevant, metric, k=k)
+        return query_figures(rank_dumps(queries, gallery, weights, (), k)[0], relevant, k, metric)
 
     return replace(made, ranking=ranking, mean_candidates=float(len(gallery[0].ids)))
-
-
-def _digest(
-    components: Sequence[Component],
-    queries: Sequence[Dump],
-    gallery: Sequence[Dump],
-    relevant: Sequence[np.ndarray],
-    public: np.ndarray,
-    k: int,
-    region: str,
-) -> str:
-    described = {
-        "format": FORMAT,
-        "k": k,
-        "region": region,
-        "limit": candidate_limit(len(gallery[0].ids)),
-        "public": np.flatnonzero(public).tolist(),
-        "components": [[component.name, component.chain] for component in components],
-        "dumps": [_identity(dump) for dump in [*queries, *gallery]],
-        "relevant": [np.asarray(rows).tolist() for rows in relevant],
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _identity(dump: Dump) -> str:

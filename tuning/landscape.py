@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ class Landscape:
         self.space = self._affordable(space_of(configuration, recipe))
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
-        self._making_s: dict[str, float] = {}
         self._prepared: dict[str, Prepared] = {}
 
     def _affordable(self, space: Space) -> Space:
@@ -87,8 +86,7 @@ class Landscape:
 
     def steps(self, choice: Choice) -> tuple[tuple[StepEntry, ...], tuple[StepEntry, ...]]:
         """Return the steps of a choice that no weights change, and those after them."""
-        own, after = split_steps(self.space.steps_of(choice))
-        return tuple(map(dict, own)), tuple(map(dict, after))
+        return split_steps(self.space.steps_of(choice))
 
     def prepared(self, choice: Choice) -> Prepared:
         """Return the dumps of a choice after the steps that no weights change."""
@@ -98,15 +96,14 @@ class Landscape:
             while len(self._prepared) >= KEPT_DUMPS:
                 self._prepared.pop(next(iter(self._prepared)))
             with self._budget():
+                steps, ids = self.space.steps_of(choice), self.gallery_ids
                 self._prepared[key] = prepare(
                     components,
                     *self.dumps(choice),
                     own,
-                    list_depth(self.metric, self.top_k, len(self.gallery_ids)),
+                    list_depth(self.metric, self.top_k, len(ids)),
                     self.work / "ranking",
-                    photos=photos_for(
-                        self.configuration, components, self.space.steps_of(choice), self.gallery_ids
-                    ),
+                    photos=photos_for(self.configuration, components, steps, ids),
                     simulated=int((~self.labelled.real).sum()),
                     progress=self.progress,
                 )
@@ -117,15 +114,10 @@ class Landscape:
         key = _key(self.space.components_of(choice), self.space.steps_of(choice))
         if key not in self._made:
             begun = time.perf_counter()
-            self._made[key] = self._combination(choice)
-            self._making_s[key] = time.perf_counter() - begun
+            made = self._combination(choice)
+            self._made[key] = replace(made, made_s=time.perf_counter() - begun)
             _within_memory(self._made)
         return self._made[key]
-
-    def making_s(self, choice: Choice) -> float:
-        """Return the seconds that making the combination of `choice` last took."""
-        self.combination(choice)
-        return self._making_s[_key(self.space.components_of(choice), self.space.steps_of(choice))]
 
     def _combination(self, choice: Choice) -> Combination:
         prepared, (_, after) = self.prepared(choice), self.steps(choice)
@@ -152,9 +144,8 @@ class Landscape:
             made = replace(made, corners=np.ones((self.space.n_vertices(choice), 1)))
         if made.padded is not None:
             return replace(made, padded=replace(made.padded, weight=self.labelled.weight))
-        return replace(
-            made, ranking=_once(lambda weights: self.full_precisions(choice, weights, made.corners))
-        )
+        ranking = _once(lambda weights: self.full_precisions(choice, weights, made.corners))
+        return replace(made, ranking=ranking)
 
     def _joined(self, choice: Choice) -> bool:
         return any(step_of(step).joins for step in self.steps(choice)[0])
@@ -167,12 +158,16 @@ class Landscape:
         """
         weights = np.ones(1) if self._joined(choice) else np.asarray(weights)
         steps = with_weights(self.steps(choice)[1], weights, corners)
-        long = self.progress and len(self.gallery_ids) > LARGE_GALLERY
-        relevant, junk = self.labelled.relevant, self.labelled.junk
         prepared = self.prepared(choice)
         with self._budget():
             return prepared.precisions(
-                weights, steps, relevant, self.metric, k=self.top_k, junk=junk, progress=long
+                weights,
+                steps,
+                self.labelled.relevant,
+                self.metric,
+                k=self.top_k,
+                junk=self.labelled.junk,
+                progress=self.progress and len(self.gallery_ids) > LARGE_GALLERY,
             )
 
     def precisions(self, choice: Choice, coordinates: np.ndarray) -> np.ndarray:
@@ -267,10 +262,9 @@ class Landscape:
     def _dump_names(self) -> list[str]:
         """The dump files of the first choice, whose names hold the digest of what made them, and the boxes cut out."""
         queries, gallery = self.dumps(self.space.default)
-        cut = {dump.path.parent.name for dump in (*queries, *gallery)}
-        return sorted(dump.path.name for dump in gallery) + sorted(
-            name for name in cut if name.startswith("cut-")
-        )
+        folders = {dump.path.parent.name for dump in (*queries, *gallery)}
+        cut = sorted(name for name in folders if name.startswith("cut-"))
+        return sorted(dump.path.name for dump in gallery) + cut
 
     def _photos(self) -> Photos | None:
         """What the steps of the first choice learn from, whichever shares of real pairs and user photos they may take."""
@@ -286,14 +280,8 @@ class Landscape:
 
 def _once(ranking: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Rank the whole gallery once a point, however many ask for its precisions."""
-    known: dict[bytes, np.ndarray] = {}
-
-    def remembered(weights: np.ndarray) -> np.ndarray:
-        if weights.tobytes() not in known:
-            known[weights.tobytes()] = ranking(weights)
-        return known[weights.tobytes()]
-
-    return remembered
+    remembered = cache(lambda weights: ranking(np.frombuffer(weights)))
+    return lambda weights: remembered(weights.tobytes())
 
 
 def _within_memory(made: dict[str, Combination]) -> None:

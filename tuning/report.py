@@ -9,9 +9,9 @@ import numpy as np
 from competition.metrics import figure_name
 from competition.tables import table
 from features.components import short_names
+from tuning.described import parameter_name
 from tuning.evaluating import mean_figures
 from tuning.misses import misses_text
-from tuning.parameter_names import parameter_name
 from tuning.tune import Tuned
 from tuning.validation import Comparison
 
@@ -26,8 +26,9 @@ def ratio_form(weights: Sequence[float]) -> str:
     return " : ".join("0" if weight <= 1e-3 else f"{weight / unit:.3g}" for weight in values)
 
 
-def report(tuned: Tuned, top_k: int, metric: str = "map") -> str:
+def report(tuned: Tuned) -> str:
     """Return the closing table of `tune`."""
+    metric, top_k = tuned.landscape.metric, tuned.landscape.top_k
     lines = [
         *_queries(tuned),
         "",
@@ -132,13 +133,12 @@ def _missed(tuned: Tuned, top_k: int) -> list[str]:
 def _costs(tuned: Tuned) -> list[str]:
     lines = []
     if tuned.combination.padded is not None:
-        n_queries = len(tuned.labelled.query_ids)
         lines.append(
             f"candidates: {tuned.combination.mean_candidates:.0f} gallery images a query can reach the top places, "
-            f"on average of {n_queries} queries"
+            f"on average of {len(tuned.labelled.query_ids)} queries"
         )
     lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
-    number, size_bytes = tuned.kept_files
+    number, size_bytes = tuned.landscape.kept_files()
     if number:
         lines.append(
             f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
@@ -195,15 +195,8 @@ def gain_values(gain: Comparison | None) -> dict | None:
     """Return a comparison as plain values, None where there is none."""
     if gain is None:
         return None
-    return {
-        "mean": gain.gain,
-        "interval": gain.interval and list(gain.interval),
-        "p": gain.p,
-        "within_noise": gain.within_noise,
-        "wins": gain.wins,
-        "ties": gain.ties,
-        "losses": gain.losses,
-    }
+    same = {name: getattr(gain, name) for name in ("p", "within_noise", "wins", "ties", "losses")}
+    return {"mean": gain.gain, "interval": gain.interval and list(gain.interval), **same}
 
 
 def report_values(tuned: Tuned) -> dict:
@@ -240,12 +233,8 @@ def report_values(tuned: Tuned) -> dict:
     if tuned.cross_validated is not None:
         values["cross_validated"] = tuned.cross_validated.figures()
     if tuned.certificate is not None:
-        values["certificate"] = {
-            "best": tuned.certificate.best,
-            "bound": tuned.certificate.bound,
-            "gap": tuned.certificate.gap,
-            "nodes": tuned.certificate.nodes,
-        }
+        told = ("best", "bound", "gap", "nodes")
+        values["certificate"] = {name: getattr(tuned.certificate, name) for name in told}
     return values
 
 

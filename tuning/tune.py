@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,7 @@ from tuning.certificate import Certificate
 from tuning.combination import Combination
 from tuning.described import study_attributes, trial_attributes
 from tuning.evaluating import evaluated, mean_figures
-from tuning.forecast import (
-    Kind,
-    affordable_folds,
-    cost,
-    kinds_of,
-    kinds_text,
-    showable_gain,
-    timed_trials,
-)
+from tuning.forecast import Kind, affordable_folds, cost, kinds_of, showable_gain
 from tuning.gallery_pass import excluded_rows
 from tuning.labelled import Labelled, objective_of
 from tuning.landscape import Landscape
@@ -40,7 +31,7 @@ from tuning.region import barycentric, contains
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.validation import Comparison, CrossValidated
-from tuning.verdict import Judged, cross_validated, importances, judge, near_best_share, without_luck
+from tuning.verdict import cross_validated, importances, judge, near_best_share, without_luck
 
 NO_FOLDS = "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
 
@@ -49,31 +40,70 @@ NO_FOLDS = "no cross-validation: each trial ranks the whole gallery here, and fo
 class Tuned:
     """All that `tune` found.
 
-    recipe: the study's best; untuned: equal weights of the first choices, or the recipe under study as it is;
-    comparison: on queries that did not choose; None where there are none, as with one group; bias_corrected:
-    MAP@k on the public queries without the luck of the best of many trials; mixed: why the trials' figures do
-    not compare.
+    kinds: of trials, with what one costs; untuned: equal weights of the first choices, or the recipe under study as it
+    is; mixed: why the trials' figures do not compare; recipe: that of `point`, the study's best, written to `paths`;
+    comparison: on queries that did not choose, None where there are none, as with one group; misses: None where there
+    are no candidates to explain them by.
     """
 
-    recipe: Recipe
-    untuned: Recipe
-    combination: Combination
-    coordinates: np.ndarray
-    labelled: Labelled
-    trials: int
+    landscape: Landscape
+    study: optuna.Study
+    kinds: list[Kind]
     new_trials: int
-    named: list[NamedPoint]
-    comparison: Comparison | None
-    bias_corrected: float | None = None
-    cross_validated: CrossValidated | None = None
+    untuned: Recipe
+    mixed: str | None
+    point: Point
     certificate: Certificate | None = None
-    importances: dict[str, float] = field(default_factory=dict)
-    near_best_share: float = 0.0
-    paths: dict[str, Path] = field(default_factory=dict)
-    kinds: list[Kind] = field(default_factory=list)
+    cross_validated: CrossValidated | None = None
+    comparison: Comparison | None = None
     misses: list[Miss] | None = None
-    mixed: str | None = None
-    kept_files: tuple[int, int] = (0, 0)
+    paths: dict[str, Path] = field(default_factory=dict)
+    recipe: Recipe = field(init=False)
+
+    @property
+    def labelled(self) -> Labelled:
+        """The queries."""
+        return self.landscape.labelled
+
+    @property
+    def combination(self) -> Combination:
+        """That of the best point."""
+        return self.landscape.combination(self.point.choice)
+
+    @property
+    def values(self) -> np.ndarray:
+        """AP@k (Q,) of the best point."""
+        return self.landscape.precisions(self.point.choice, self.point.coordinates)
+
+    @property
+    def bias_corrected(self) -> float | None:
+        """MAP@k on the public queries without the luck of the best of many trials."""
+        return self.recipe.scores.get("bias-corrected")
+
+    @property
+    def trials(self) -> int:
+        """Trials that the study holds."""
+        return len(studies.completed(self.study))
+
+    @cached_property
+    def named(self) -> list[NamedPoint]:
+        """Points worth knowing under the best's choices, by full ranking."""
+        return named_points(
+            self.combination,
+            lambda weights: self.landscape.full_precisions(
+                self.point.choice, weights, self.combination.corners
+            ),
+        )
+
+    @cached_property
+    def importances(self) -> dict[str, float]:
+        """How much of the figure's variance each parameter explains."""
+        return importances(self.study)
+
+    @cached_property
+    def near_best_share(self) -> float:
+        """The share of the region within one standard error of the best."""
+        return near_best_share(self.combination, self.values, self.labelled)
 
 
 def tune(
@@ -98,56 +128,38 @@ def tune(
     if certify_seconds:
         check_certifiable(landscape)
     plan = _plan(landscape, trials, seed)
-    study, write_s = _open(landscape, plan)
+    study = _open(landscape, plan)
     before = len(studies.completed(study))
+    kinds = kinds_of(landscape)
     if folds is None:
-        folds = affordable_folds(
-            landscape, landscape.combination(landscape.space.default), plan.total * repeats
-        )
+        folds = affordable_folds(landscape, kinds, plan.total * repeats)
         if folds == 0:
             log.info(NO_FOLDS)
-    kinds, untuned, untuned_values = _forecast(landscape, plan, before, write_s, folds * repeats)
+    untuned, untuned_values = _untuned(landscape)
+    _say_cost(landscape, study, plan, kinds, folds * repeats, untuned_values)
     mixed = other_figures(landscape, study)
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
     _run(landscape, study, plan, progress)
 
-    point = best_point(landscape, study)
-    lucky = without_luck(landscape, study, plan.seed)
-    write = partial(_written, landscape, study, plan, untuned, untuned_values, lucky, _earlier(landscape))
-    written = write(point)  # what follows takes long, and may be interrupted
-    certificate = found = None
+    new_trials = len(studies.completed(study)) - before
+    tuned = Tuned(landscape, study, kinds, new_trials, untuned, mixed, best_point(landscape, study))
+    lucky, earlier = without_luck(landscape, study, plan.seed), _earlier(landscape)
+
+    def write() -> None:
+        _write(tuned, plan, untuned_values, lucky, earlier)
+
+    write()  # what follows takes long, and may be interrupted
     if certify_seconds:
-        certificate, point = certified(landscape, point, certify_seconds, certify_all, progress)
-        written = write(point, certificate)
-    named = _named(landscape, point)
+        found = certified(landscape, tuned.point, certify_seconds, certify_all, progress)
+        tuned.certificate, tuned.point = found
+        write()
     if folds >= 2 and lucky is not None:
-        found = cross_validated(landscape, plan, folds, repeats, progress)
-        study.set_user_attr(studies.CROSS_VALIDATED, found.figures())
-        written = write(point, certificate, found)
-    combination, finished = landscape.combination(point.choice), len(studies.completed(study))
-    misses = _misses(landscape, point, written.paths)
-    return Tuned(
-        written.recipe,
-        untuned,
-        combination,
-        point.coordinates,
-        landscape.labelled,
-        finished,
-        finished - before,
-        named,
-        written.judged.comparison,
-        written.judged.bias_corrected,
-        found,
-        certificate,
-        importances(study),
-        near_best_share(combination, written.values, landscape.labelled),
-        written.paths,
-        kinds,
-        misses,
-        mixed,
-        landscape.kept_files(),
-    )
+        tuned.cross_validated = cross_validated(landscape, plan, folds, repeats, progress)
+        study.set_user_attr(studies.CROSS_VALIDATED, tuned.cross_validated.figures())
+        write()
+    tuned.misses = _misses(tuned)
+    return tuned
 
 
 def _plan(landscape: Landscape, trials: int | None, seed: int | None) -> studies.TrialPlan:
@@ -169,35 +181,25 @@ def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
     combination = landscape.combination(default)
     if len(combination.components) < len(recipe.weights):  # joined: all points are one
         return []
+    coordinates = barycentric(recipe.weight_array, combination.sums, combination.chains)
     if not contains(recipe.weight_array, combination.sums, combination.chains):
         log.warning(
             f"the weights of {recipe.name} lie outside the region [tuning] region = "
             f"{landscape.configuration.tuning.region!r}: it is scored beside the study, which cannot try it"
         )
         return []
-    coordinates = np.maximum(barycentric(recipe.weight_array, combination.sums, combination.chains), 0.0)
-    return [studies.parameters(default, np.exp(-coordinates))]
+    return [studies.parameters(default, np.exp(-np.maximum(coordinates, 0.0)))]
 
 
-def _forecast(
-    landscape: Landscape, plan: studies.TrialPlan, there: int, write_s: float, folds: int
-) -> tuple[list[Kind], Recipe, np.ndarray]:
-    """Say what the study costs and what it can show; returns kinds of trials, the untuned recipe and its AP@k (Q,).
-
-    there: trials that the study holds; write_s: seconds of one entry in its storage; folds: of all repeats.
-    """
-    log.info(
-        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
-        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
-    )
-    timed = timed_trials(landscape, plan)
-    kinds = kinds_of(landscape, timed)
-    log.info(kinds_text(kinds))
-    if there < plan.total:
-        log.info(cost(landscape, plan, timed, there=there, write_s=write_s, folds=folds).sentence())
-    untuned, values = _untuned(landscape)
-    log.info(showable_gain(landscape, values))
-    return kinds, untuned, values
+def _open(landscape: Landscape, plan: studies.TrialPlan) -> optuna.Study:
+    """Open the study, which says what it is of."""
+    storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
+    name = f"{landscape.study_name()}-seed{plan.seed}"
+    study = studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
+    for key, value in {**study_attributes(landscape), "trials": plan.total}.items():
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+    return study
 
 
 def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
@@ -222,17 +224,22 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     return evaluated(landscape.configuration, made, values, landscape.labelled), values
 
 
-def _open(landscape: Landscape, plan: studies.TrialPlan) -> tuple[optuna.Study, float]:
-    """Open the study, which says what it is of; returns it and the seconds that one of its entries took to write."""
-    storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
-    name = f"{landscape.study_name()}-seed{plan.seed}"
-    study = studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
-    attributes = {**study_attributes(landscape), "trials": plan.total}
-    new = {key: value for key, value in attributes.items() if study.user_attrs.get(key) != value}
-    begun = time.perf_counter()
-    for key, value in new.items():
-        study.set_user_attr(key, value)
-    return study, (time.perf_counter() - begun) / max(1, len(new))
+def _say_cost(
+    landscape: Landscape,
+    study: optuna.Study,
+    plan: studies.TrialPlan,
+    kinds: list[Kind],
+    folds: int,
+    untuned: np.ndarray,
+) -> None:
+    """Say what the study costs and what it can show. folds: of all repeats; untuned: AP@k (Q,)."""
+    log.info(
+        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
+        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
+    )
+    for line in [*map(str, kinds), cost(study, plan, kinds, folds), showable_gain(landscape, untuned)]:
+        if line is not None:
+            log.info(line)
 
 
 def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan, progress: bool) -> None:
@@ -268,75 +275,53 @@ def _earlier(landscape: Landscape) -> dict[str, Recipe]:
     }
 
 
-@dataclass(frozen=True)
-class _Written:
-    """The recipe of a point as written; values: its AP@k (Q,); paths: its files by what they are."""
-
-    recipe: Recipe
-    values: np.ndarray
-    judged: Judged
-    paths: dict[str, Path]
-
-
-def _written(
-    landscape: Landscape,
-    study: optuna.Study,
+def _write(
+    tuned: Tuned,
     plan: studies.TrialPlan,
-    untuned: Recipe,
     untuned_values: np.ndarray,
     lucky: np.ndarray | None,
     earlier: dict[str, Recipe],
-    point: Point,
-    certificate: Certificate | None = None,
-    found: CrossValidated | None = None,
-) -> _Written:
-    """Write the recipe of a point with what it is worth, and the untuned one; better `earlier` ones are kept."""
-    choice, labelled = point.choice, landscape.labelled
-    values = landscape.precisions(choice, point.coordinates)
-    weights = landscape.recipe_weights(choice, point.coordinates)
+) -> None:
+    """Write the recipe of the best point with what it is worth, and the untuned one; better `earlier` ones are kept."""
+    landscape, point = tuned.landscape, tuned.point
+    weights = landscape.recipe_weights(point.choice, point.coordinates)
     best = Recipe(
         "best",
-        landscape.space.components_of(choice),
+        landscape.space.components_of(point.choice),
         tuple(map(float, weights)),
-        dict(choice),
-        mean_figures(values, labelled),
-        _provenance(landscape, study, plan, point, certificate),
-        tuple(landscape.recipe_steps(choice, weights)),
+        dict(point.choice),
+        mean_figures(tuned.values, tuned.labelled),
+        _provenance(tuned, plan),
+        tuple(landscape.recipe_steps(point.choice, weights)),
     )
-    judged = judge(best, values, untuned_values, labelled, lucky, found, certificate)
-    made = {"recipe": best, "untuned": untuned}
+    found = tuned.cross_validated, tuned.certificate
+    tuned.comparison = judge(best, tuned.values, untuned_values, tuned.labelled, lucky, *found)
+    tuned.recipe = best
+    made = {"recipe": best, "untuned": tuned.untuned}
     if landscape.space.recipe is not None:
         made["tuned"] = replace(best, name=f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned")
-    folder = landscape.work / "recipes"
-    paths = {
-        key: keep_recipe(folder / f"{recipe.name}.json", recipe, earlier.get(recipe.name))
-        for key, recipe in made.items()
-    }
-    return _Written(best, values, judged, paths)
+    for key, recipe in made.items():
+        path = landscape.work / "recipes" / f"{recipe.name}.json"
+        tuned.paths[key] = keep_recipe(path, recipe, earlier.get(recipe.name))
 
 
-def _provenance(
-    landscape: Landscape,
-    study: optuna.Study,
-    plan: studies.TrialPlan,
-    point: Point,
-    certificate: Certificate | None,
-) -> dict[str, object]:
-    configuration, settings = landscape.configuration, landscape.configuration.tuning
+def _provenance(tuned: Tuned, plan: studies.TrialPlan) -> dict[str, object]:
+    landscape, configuration = tuned.landscape, tuned.landscape.configuration
+    settings = configuration.tuning
     return {
         "competition": configuration.competition.name,
-        "data": data_identity(configuration, landscape.space.components_of(point.choice)),
+        "data": data_identity(configuration, landscape.space.components_of(tuned.point.choice)),
         "convention": "min(m,k)",
         "region": settings.region,
-        "sums": list(map(float, landscape.combination(point.choice).sums)),
-        "study": study.study_name,
+        "sums": list(map(float, tuned.combination.sums)),
+        "study": tuned.study.study_name,
         "seed": plan.seed,
         "trials": plan.total,
         "sampler": settings.sampler,
         "private share": settings.private,
         "objective": objective_of(configuration),
         **_studied(landscape),
-        **({} if certificate is None else {"certified bound": certificate.bound}),
+        **({} if tuned.certificate is None else {"certified bound": tuned.certificate.bound}),
     }
 
 
@@ -344,31 +329,22 @@ def _studied(landscape: Landscape) -> dict[str, str]:
     return {} if landscape.space.recipe is None else {"studied": landscape.space.recipe.name}
 
 
-def _named(landscape: Landscape, point: Point) -> list[NamedPoint]:
-    """Points worth knowing under the best's choices, by full ranking."""
-    combination = landscape.combination(point.choice)
-
-    def precisions(weights: np.ndarray) -> np.ndarray:
-        return landscape.full_precisions(point.choice, weights, combination.corners)
-
-    return named_points(combination, precisions)
-
-
-def _misses(landscape: Landscape, point: Point, paths: dict[str, Path]) -> list[Miss] | None:
+def _misses(tuned: Tuned) -> list[Miss] | None:
     """Write the correct images that the best recipe misses; None where there are no candidates to explain them by."""
-    combination, labelled = landscape.combination(point.choice), landscape.labelled
+    landscape, combination, labelled = tuned.landscape, tuned.combination, tuned.labelled
     if combination.padded is None:
         return None
-    prepared, asked = landscape.prepared(point.choice), np.flatnonzero(labelled.reported)
+    prepared, asked = landscape.prepared(tuned.point.choice), np.flatnonzero(labelled.reported)
     misses = find_misses(
         combination.padded.of_queries(asked),  # labelled ones come first
         labelled.relevant[: len(asked)],
-        combination.weights(point.coordinates),
+        combination.weights(tuned.point.coordinates),
         combination.corners,
         prepared.queries,
         prepared.gallery,
         excluded_rows(prepared.gallery),
     )
     path = landscape.work / "recipes" / "best-missed.csv"
-    paths["missed"] = write_misses(path, misses, labelled.query_ids, landscape.gallery_ids, labelled.private)
+    ids = labelled.query_ids, landscape.gallery_ids
+    tuned.paths["missed"] = write_misses(path, misses, *ids, labelled.private)
     return misses

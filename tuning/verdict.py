@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import optuna
@@ -62,10 +63,8 @@ def cross_validated(
             storage = optuna.storages.InMemoryStorage()
             study = studies.open_study(storage, "fold", make_sampler("random", plan.seed))
 
-            def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
-                return landscape.map_inside(choice, coordinates, mask)
-
-            studies.run_trials(study, plan.seeded(mixed_seed(plan.seed, fold_seed + 1)), evaluate)
+            own = replace(plan, seed=mixed_seed(plan.seed, fold_seed + 1))
+            studies.run_trials(study, own, partial(landscape.map_inside, inside=mask))
             bar.update()
             best = studies.point_of(study.best_trial.params, landscape.choice_lists)
             return landscape.precisions(*best)[public]
@@ -76,18 +75,6 @@ def cross_validated(
         )
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What a recipe is worth on queries that did not choose it.
-
-    comparison: with the untuned recipe; None where there are no such queries, as with one group;
-    bias_corrected: MAP@k on the public queries without the luck of the best of many trials.
-    """
-
-    comparison: Comparison | None
-    bias_corrected: float | None
-
-
 def judge(
     best: Recipe,
     tuned: np.ndarray,
@@ -96,29 +83,31 @@ def judge(
     lucky: np.ndarray | None,
     found: CrossValidated | None,
     certificate: Certificate | None,
-) -> Judged:
+) -> Comparison | None:
     """Note in the recipe `best` what it is worth on queries that did not choose it.
 
     tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the
     figure on all labelled queries (without labels: all photos), cross-validated or bias-corrected on the
-    public ones and the recipe's own on the others, so that it compares with an untuned recipe's.
+    public ones and the recipe's own on the others, so that it compares with an untuned recipe's. Returns its comparison
+    with the untuned one; None where no other queries chose, as with one group.
     """
     public = labelled.public
     weight = labelled.weight[public]
-    corrected = None if lucky is None else float(np.average(lucky, weights=weight))
     unseen = lucky if found is None else found.out_of_fold.mean(axis=0)
     if unseen is None:
-        return Judged(None, corrected)
+        return None
     values = tuned.copy()
     values[public] = unseen
-    best.scores.update({} if corrected is None else {"bias-corrected": corrected})
+    if lucky is not None:
+        best.scores["bias-corrected"] = float(np.average(lucky, weights=weight))
     best.scores["validated"] = float(values[labelled.reported].mean())
-    best.scores.update({} if found is None else {"cross-validated": found.mean})
+    if found is not None:
+        best.scores["cross-validated"] = found.mean
     best.provenance["validated by"] = _validated_by(labelled, found, certificate)
     comparison = compare(unseen, untuned[public], labelled.groups[public], weight=weight)
     if comparison.within_noise:
         best.provenance["within noise of"] = "untuned"
-    return Judged(comparison, corrected)
+    return comparison
 
 
 def _validated_by(labelled: Labelled, found: CrossValidated | None, certificate: Certificate | None) -> str:
