@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, above
+from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, above, champions
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
 LOOKED_AT = 256  # items whose share that stays says whether too many will
-FIRST_LOOK = 2048  # rows of the first block that give the first thresholds where no sample is given
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -75,20 +74,12 @@ def exclusion_counts(
 
 
 def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
-    """Return (G, J): each row the smallest coordinates of k items, so that what lies below all of them is out.
-
-    Sets of k that are high everywhere at once exclude most: the best worst coordinate, the best sum, the best
-    at each vertex. Empty (0, J) with fewer than k items.
-    """
+    """Return (G, J): each row the smallest coordinates of k items, so that what lies below all of them is out; or none."""
     n, n_vertices = coordinates.shape
     if n < k:
         return np.empty((0, n_vertices), dtype=coordinates.dtype)
-    standard = (coordinates - coordinates.mean(axis=0)) / (coordinates.std(axis=0) + 1e-12)
-    worst = standard.min(axis=1)
-    criteria = [worst, standard.sum(axis=1) + worst, standard.sum(axis=1)]
-    criteria += [standard[:, j] + 0.3 * worst for j in range(n_vertices)]
-    best = [coordinates[np.argpartition(-value, k - 1)[:k]].min(axis=0) for value in criteria]
-    return np.unique(np.array(best), axis=0)
+    sets = champions(coordinates.T[:, None], np.ones((1, n), dtype=bool), k)
+    return np.unique([coordinates[best].min(axis=0) for (best,) in sets], axis=0)
 
 
 def settled(
@@ -117,8 +108,8 @@ def find_candidates(
     *,
     n_queries: int,
     similarity_margin: np.ndarray,
-    excluded: np.ndarray | None = None,
-    sample: Sequence[np.ndarray] | None = None,
+    excluded: np.ndarray,
+    sample: Sequence[np.ndarray],
     limit: int = 20_000,
     threads: int = 2,
     ended: Callable[[int], object] = lambda number: None,
@@ -146,18 +137,9 @@ def find_candidates(
     parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        if sample is not None and sample[0].shape[1] >= k:
+        if sample[0].shape[1] >= k:
             running.first_look(fast.in_place(sample), pool, parts)
         for start, layers in blocks:
-            if not np.isfinite(running.thresholds).any():
-                usable = (
-                    slice(FIRST_LOOK)
-                    if excluded is None
-                    else np.flatnonzero(~excluded[start : start + layers[0].shape[1]])[:FIRST_LOOK]
-                )
-                looked_at = [layer[:, usable].copy() for layer in layers]
-                if looked_at[0].shape[1] >= k:
-                    running.first_look(fast.in_place(looked_at), pool, parts)
             for found in pool.map(
                 lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts
             ):
@@ -185,8 +167,8 @@ def merged_candidates(
     corners: np.ndarray,
     k: int,
     *,
-    excluded: np.ndarray | None = None,
-    always: Sequence[np.ndarray] | None = None,
+    excluded: np.ndarray,
+    always: Sequence[np.ndarray],
     limit: int = 20_000,
 ) -> Candidates:
     """Return the candidates of a gallery from those of its parts: what one pass over all of it finds.
@@ -202,26 +184,11 @@ def merged_candidates(
             rows, similarities = settled(rows, similarities, corners, k, limit)
         if len(rows) > limit:
             raise PrunesBadly(f"{len(rows)} candidates for one query")
-        found.append(_with_always(rows, similarities, number, always, excluded, canonical))
-    return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
-
-
-def _with_always(
-    rows: np.ndarray,
-    similarities: np.ndarray,
-    number: int,
-    always: Sequence[np.ndarray] | None,
-    excluded: np.ndarray | None,
-    canonical: Canonical,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows, similarities) by ascending row, the rows to keep in any case among them."""
-    missing = (
-        np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows) if always is not None else rows[:0]
-    )
-    if excluded is not None:
+        missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows)
         missing = missing[~excluded[missing]]
-    if len(missing):
-        rows = np.concatenate([rows, missing])
-        similarities = np.concatenate([similarities, canonical(number, missing)])
-    order = np.argsort(rows, kind="stable")
-    return rows[order], similarities[order]
+        if len(missing):
+            rows = np.concatenate([rows, missing])
+            similarities = np.concatenate([similarities, canonical(number, missing)])
+        order = np.argsort(rows, kind="stable")
+        found.append((rows[order], similarities[order]))
+    return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))

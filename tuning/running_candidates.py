@@ -62,11 +62,8 @@ class Running:
     def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
         self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
         self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
-        self.kept: Found = (
-            np.empty(0, np.int64),
-            np.empty(0, np.int64),
-            np.empty((0, len(slack)), np.float32),
-        )
+        none = np.empty(0, np.int64)
+        self.kept: Found = none, none, np.empty((0, len(slack)), np.float32)
         self.waiting: list[Found] = []
 
     @property
@@ -83,7 +80,7 @@ class Running:
 
         def look(part: np.ndarray) -> np.ndarray:
             f = np.stack([value[part] for value in values])
-            return self._sharpest(f, _champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
+            return self._sharpest(f, champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
 
         self.thresholds = np.concatenate(list(pool.map(look, parts)))
 
@@ -103,11 +100,9 @@ class Running:
         for first in range(0, self.n_queries, size):
             last = min(first + size, self.n_queries)
             own = slice(ends[first], ends[last])
-            sharper, kept = self._sharpen_some(
-                queries[own] - first, ends[first : last + 1] - ends[first], f[own]
-            )
+            own_ends = ends[first : last + 1] - ends[first]
+            sharper, keep[own] = self._sharpen_some(queries[own] - first, own_ends, f[own])
             thresholds.append(sharper)
-            keep[own] = kept
         self.thresholds = np.concatenate(thresholds)
         kept = np.bincount(queries[keep], minlength=self.n_queries)
         if (
@@ -135,11 +130,11 @@ class Running:
         padded[:, queries, places] = f.T
         there = np.zeros((n, widest), dtype=bool)
         there[queries, places] = True
-        champions = _champions(padded, there, self.k)
-        thresholds = self._sharpest(padded, champions)
+        best = champions(padded, there, self.k)
+        thresholds = self._sharpest(padded, best)
         rivals = np.zeros((n, widest), dtype=bool)
-        for best in champions:
-            np.put_along_axis(rivals, best, True, axis=1)
+        for columns in best:
+            np.put_along_axis(rivals, columns, True, axis=1)
         rivals &= there
         lower = padded + 2 * self.slack[:, None, None].astype(np.float32) * (1 + 2.0**-20)
         counts = np.zeros((n, widest), dtype=np.int16)
@@ -172,7 +167,7 @@ def above(
     layers: Sequence[np.ndarray],
     fast: FastCoordinates,
     thresholds: np.ndarray,
-    excluded: np.ndarray | None,
+    excluded: np.ndarray,
 ) -> list[Found]:
     """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
     width, found = layers[0].shape[1], []
@@ -186,29 +181,24 @@ def above(
         for value, threshold in zip(values, thresholds[own].T):
             hopeful |= value >= threshold[:, None]
         places = np.flatnonzero(hopeful)
-        if excluded is not None:
-            places = places[~excluded[start + places % width]]
+        places = places[~excluded[start + places % width]]
         if len(places):
             queries, columns = np.divmod(places, width)
-            found.append(
-                (
-                    queries + first,
-                    columns + start,
-                    np.stack([value[queries, columns] for value in values], axis=1),
-                )
-            )
+            f = np.stack([value[queries, columns] for value in values], axis=1)
+            found.append((queries + first, columns + start, f))
     return found
 
 
-def _champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:
-    """Return sets of k columns, (q, k) each, that are high everywhere at once; f: (J, q, n), `there`: (q, n) bool."""
+def champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:
+    """Return sets of k columns, (q, k) each, that are high everywhere at once; f: (J, q, n), `there`: (q, n) bool.
+
+    These exclude most: the best worst coordinate, the best sum, the best at each vertex.
+    """
     count = np.maximum(there.sum(axis=1), 1)[:, None]
     known = np.where(there, f, 0)
     mean = known.sum(axis=2, keepdims=True) / count
-    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count) + np.float32(
-        1e-12
-    )
-    standard = (known - mean) / deviation
+    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count)
+    standard = (known - mean) / (deviation + np.float32(1e-12))
     worst, total = standard.min(axis=0), standard.sum(axis=0)
     criteria = [worst, total + worst, total, *(line + np.float32(0.3) * worst for line in standard)]
     k = min(k, f.shape[2])

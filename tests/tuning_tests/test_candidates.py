@@ -46,9 +46,13 @@ def blocks_of(similarities, block_rows, error, generator, scale):
         yield start, [wrong[:, :, l].astype(np.float32) for l in range(n_layers)]
 
 
-def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, always=None, **options):
+def pruned(
+    similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, always=None, excluded=None, **options
+):
     generator = np.random.default_rng(seed)
     fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
+    excluded = np.zeros(similarities.shape[1], dtype=bool) if excluded is None else excluded
+    looked_at = similarities[:, np.flatnonzero(~excluded)[:block_rows]] * fast.scale
     found = find_candidates(
         blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale),
         lambda q, rows: similarities[q, rows],
@@ -56,11 +60,14 @@ def pruned(similarities, corners, chains, *, block_rows=97, error=3e-5, seed=0, 
         K,
         n_queries=len(similarities),
         similarity_margin=np.full(len(fast.scale), error),
+        excluded=excluded,
+        sample=[looked_at[:, :, l].astype(np.float32) for l in range(len(fast.scale))],
         **options,
     )
     if always is None:
         return found
-    return merged_candidates([found], lambda q, rows: similarities[q, rows], corners, K, always=always)
+    more = {"excluded": excluded, "always": always}
+    return merged_candidates([found], lambda q, rows: similarities[q, rows], corners, K, **more)
 
 
 def scene_of(candidates, relevant):
@@ -212,11 +219,12 @@ def test_candidates_of_parts_merge_to_those_of_the_whole(cuts, decimals):
         own = pruned(similarities[:, first:last], corners, chains)
         parts.append(Candidates(tuple(rows + first for rows in own.rows), own.similarities))
     assert sum(len(rows) for part in parts for rows in part.rows) > sum(map(len, whole.rows))
-    found = merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K)
+    more = {"excluded": np.zeros(500, dtype=bool), "always": [np.empty(0, np.int64)] * 4}
+    found = merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K, **more)
     for one, other in zip(found.rows + found.similarities, whole.rows + whole.similarities):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(PrunesBadly):
-        merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K, limit=3)
+        merged_candidates(parts, lambda q, rows: similarities[q, rows], corners, K, **more, limit=3)
 
 
 def test_a_region_that_prunes_badly_says_so():
@@ -236,7 +244,17 @@ def test_a_region_that_prunes_badly_is_known_before_anything_is_settled():
 
     fast = FastCoordinates(np.eye(6), tuple(region.chain_members("123456")))
     with pytest.raises(PrunesBadly, match="about .* candidates for one query"):
-        find_candidates(blocks, canonical, fast, K, n_queries=5, similarity_margin=np.full(6, 3e-5), limit=50)
+        find_candidates(
+            blocks,
+            canonical,
+            fast,
+            K,
+            n_queries=5,
+            similarity_margin=np.full(6, 3e-5),
+            excluded=np.zeros(4000, dtype=bool),
+            sample=[np.empty((5, 0), np.float32)] * 6,
+            limit=50,
+        )
 
 
 def test_fast_coordinates_are_the_vertices_scaled():
