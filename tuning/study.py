@@ -14,7 +14,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, combinations, count
 
@@ -55,19 +55,9 @@ class TrialPlan:
     sampler: str
     known: tuple[Parameters, ...] = ()
 
-    def seeded(self, seed: int) -> TrialPlan:
-        """Return the same plan with another seed."""
-        return replace(self, seed=seed)
-
-    def named_points(self, study: optuna.Study) -> list[Parameters]:
-        """Return the distinct points that take the study's first places: a third of those it was first to hold."""
-        if "named places" not in study.user_attrs:
-            study.set_user_attr("named places", self.places)
-        return self.first(study.user_attrs["named places"])
-
     @property
     def places(self) -> int:
-        """Return how many of the study's first places are those of named points."""
+        """How many of the study's first places are those of named points: a third."""
         return max(1, self.total // 3)
 
     def first(self, places: int) -> list[Parameters]:
@@ -98,22 +88,21 @@ def first_points(space: Space) -> Iterator[Parameters]:
     multiply); then each other single choice at the centroid; then the centroids of the edges and of the
     larger faces.
     """
-    default = space.default
-    vertices = range(space.n_vertices(default))
 
     def point(choice: Mapping[str, object], face: Sequence[int] | None = None) -> Parameters:
         number = space.n_vertices(choice)
         return parameters(choice, face_uniforms(range(number) if face is None else face, number))
 
+    default, n_vertices = space.default, space.n_vertices(space.default)
     yield point(default)
-    if len(vertices) > 1:
-        yield from (point(default, (vertex,)) for vertex in vertices)
+    if n_vertices > 1:
+        yield from (point(default, (vertex,)) for vertex in range(n_vertices))
     yield from (point(choice, (vertex,)) for choice, vertex in space.chains_alone())
     for name, values in space.choice_lists.items():
         yield from (point({**default, name: value}) for value in values[1:])
-    for size in [2, *range(len(vertices) - 1, 2, -1)]:
-        if size < len(vertices):
-            yield from (point(default, face) for face in combinations(vertices, size))
+    for size in [2, *range(n_vertices - 1, 2, -1)]:
+        if size < n_vertices:
+            yield from (point(default, face) for face in combinations(range(n_vertices), size))
 
 
 def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> Parameters:
@@ -171,7 +160,9 @@ def run_trials(
     points, at the others the sampler draws. The place of a trial that failed or whose worker is gone is free
     again, so an interrupted study ends like any other.
     """
-    named = plan.named_points(study)
+    if "named places" not in study.user_attrs:  # what the study was first to hold decides
+        study.set_user_attr("named places", plan.places)
+    named = plan.first(study.user_attrs["named places"])
     close_abandoned(study, own=True)
     waited_for: set[int] = set()
     while (place := _free_place(study, plan.total, waited_for)) is not None:
@@ -229,12 +220,9 @@ def _new_trial(
     study: optuna.Study, place: int, fixed: Mapping[str, object], choice_lists: Mapping[str, Sequence]
 ) -> int:
     """Note a running trial with its place, its worker and the parameters known already, all at once; its id."""
-    distributions: dict[str, BaseDistribution] = {
-        name: CategoricalDistribution(list(choice_lists[name]))
-        if name in choice_lists
-        else FloatDistribution(SMALLEST_U, 1.0)
-        for name in fixed
-    }
+    distributions: dict[str, BaseDistribution] = {name: FloatDistribution(SMALLEST_U, 1.0) for name in fixed}
+    for name in choice_lists.keys() & fixed.keys():
+        distributions[name] = CategoricalDistribution(list(choice_lists[name]))
     return study._storage.create_new_trial(
         study._study_id,
         optuna.trial.create_trial(
@@ -258,37 +246,34 @@ def worker_name() -> str:
 def _process_start(pid: int) -> float | None:
     """Return the seconds from the machine's start to that of a process, whatever the clock says; None: it is gone."""
     try:
-        boot, process = psutil.boot_time(), psutil.Process(pid)
+        process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody has asked how it ended
             return None
-        return round(process.create_time() - boot, 2)
+        return round(process.create_time() - psutil.boot_time(), 2)
     except psutil.NoSuchProcess:
         return None
 
 
 def _given_up_at(trial: FrozenTrial) -> datetime:
-    return _started(trial) + timedelta(seconds=GRACE_S)
-
-
-def _started(trial: FrozenTrial) -> datetime:
-    assert trial.datetime_start is not None
-    return trial.datetime_start
+    return (trial.datetime_start or datetime.now()) + timedelta(seconds=GRACE_S)
 
 
 def _say_waiting(running: Sequence[FrozenTrial], waited_for: set[int]) -> None:
     for trial in running:
         if trial.number not in waited_for:
             waited_for.add(trial.number)
-            host, pid = (f"{trial.user_attrs.get('worker', 'unknown')}:?".split(":"))[:2]
-            until = (
-                "until it ends"
-                if host == socket.gethostname()
-                else f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
-            )
+            host, pid, _ = _worker(trial)
+            here = host == socket.gethostname()
+            until = "until it ends" if here else f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
             log.info(
                 f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
-                f"{_started(trial):%H:%M}, {until}"
+                f"{trial.datetime_start:%H:%M}, {until}"
             )
+
+
+def _worker(trial: FrozenTrial) -> list[str]:
+    """Host, process and start of the worker of a trial."""
+    return f"{trial.user_attrs.get('worker', 'unknown')}::".split(":")[:3]
 
 
 def close_abandoned(study: optuna.Study, *, own: bool = False) -> int:
@@ -298,17 +283,14 @@ def close_abandoned(study: optuna.Study, *, own: bool = False) -> int:
     """
     closed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = str(trial.user_attrs.get("worker", ""))
-        host, _, rest = worker.partition(":")
-        pid, _, started = rest.partition(":")
+        host, pid, started = _worker(trial)
         if host == socket.gethostname() and pid.isdigit():
-            gone = str(_process_start(int(pid))) != started or (own and worker == worker_name())
+            own_trial = f"{host}:{pid}:{started}" == worker_name()
+            gone = str(_process_start(int(pid))) != started or (own and own_trial)
         else:
             gone = datetime.now() > _given_up_at(trial)
         if gone:
-            with contextlib.suppress(
-                optuna.exceptions.UpdateFinishedTrialError
-            ):  # another worker closed it just now
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker closed it
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
                 closed += 1
     return closed

@@ -15,7 +15,7 @@ from features.recipes.recipe import Recipe
 from submissions.expectation import fold_figures, study_of
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
-from tuning.parameter_names import choice_name, share_names
+from tuning.described import choice_name, share_names
 from tuning.region import region_chains, uniform_coordinates, vertices
 from tuning.study import completed
 from tuning.verdict import near_best_share

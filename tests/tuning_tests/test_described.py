@@ -15,8 +15,8 @@ from features.extraction import extract
 from features.recipes.recipe import Recipe, write_recipe
 from tuning import study as studies
 from tuning import tune as tune_module
+from tuning.described import choice_name, share_names
 from tuning.landscape import Landscape
-from tuning.parameter_names import choice_name, share_names
 from tuning.storage import open_storage
 
 
