@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from competition.configuration import Backbone, Configuration, External, Parts
 from competition.errors import ConfigurationError, nearest
 
@@ -101,24 +103,26 @@ def choices(configuration: Configuration) -> dict[str, tuple]:
     return found
 
 
-def check_choice(configuration: Configuration, choice: Choice) -> None:
-    """Raise ConfigurationError where `choice` names a parameter or value that the configuration does not have."""
-    known = choices(configuration)
+def check_choice(
+    configuration: Configuration, choice: Choice, known: Mapping[str, tuple] | None = None
+) -> None:
+    """Raise ConfigurationError where `choice` names a parameter or value that the configuration does not have.
+
+    known: the parameters and their values, None for the configuration's own.
+    """
+    known = choices(configuration) if known is None else known
+    where = f"{configuration.path}: the recipe"
     for name in choice:
         if name not in known:
             raise ConfigurationError(
-                f"{configuration.path}: the recipe chooses {name!r}, which the configuration does not "
-                f"have: {nearest(name, known)}"
+                f"{where} chooses {name!r}, which is no choice here: {nearest(name, known)}"
             )
     for name, values in known.items():
         if name not in choice:
-            raise ConfigurationError(
-                f"{configuration.path}: the recipe lacks a choice for {name!r}, one of {values}"
-            )
+            raise ConfigurationError(f"{where} lacks a choice for {name!r}, one of {values}")
         if choice[name] not in values:
             raise ConfigurationError(
-                f"{configuration.path}: the recipe chooses {name} = {choice[name]!r}, the "
-                f"configuration has {values}: add it there and extract again"
+                f"{where} chooses {name} = {choice[name]!r}, the configuration has {values}: add it there and extract again"
             )
 
 
@@ -131,24 +135,16 @@ def components_of(configuration: Configuration, choice: Choice) -> tuple[Compone
         found += [layer_component(backbone, layer, pooling) for layer in layers_under(backbone, pooling)]
         for number in range(len(backbone.parts)):
             label = parts_label(backbone, number)
-            found.append(
-                parts_component(
-                    backbone,
-                    number,
-                    int(choice[f"{label}.count"]),
-                    int(choice[f"{label}.dim"]),
-                    float(choice[f"{label}.exponent"]),
-                )
-            )
+            count, dim, exponent = (choice[f"{label}.{key}"] for key in ("count", "dim", "exponent"))
+            found.append(parts_component(backbone, number, int(count), int(dim), float(exponent)))
     found += [external_component(external) for external in configuration.externals]
     return tuple(found)
 
 
 def layer_component(backbone: Backbone, layer: int | str, pooling: str) -> Component:
     """Return the component of one layer under one pooling."""
-    return Component(
-        f"{backbone.name}/{layer}/{pooling}", f"{backbone.name}/{pooling}", backbone.name, layer, pooling
-    )
+    chain = f"{backbone.name}/{pooling}"
+    return Component(f"{backbone.name}/{layer}/{pooling}", chain, backbone.name, layer, pooling)
 
 
 def parts_component(backbone: Backbone, number: int, count: int, dim: int, exponent: float) -> Component:
@@ -219,32 +215,7 @@ def component_from(values: Mapping[str, Any]) -> Component:
             raise ConfigurationError(
                 f"a component of the recipe has the unknown key {key!r}: {nearest(key, known)}"
             )
-    for key, kinds in COMPONENT_KINDS.items():
-        value = values.get(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, kinds)
-            and (value is not None or key in ("name", "chain"))
-        ):
-            raise ConfigurationError(
-                f"a component of the recipe has {key} = {value!r:.60}: expected {_words(kinds)}"
-            )
-    return Component(**values)
-
-
-COMPONENT_KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "chain": (str,),
-    "backbone": (str,),
-    "layer": (int, str),
-    "pooling": (str,),
-    "parts": (int,),
-    "count": (int,),
-    "dim": (int,),
-    "exponent": (int, float),
-    "external": (str,),
-}
-
-
-def _words(kinds: tuple[type, ...]) -> str:
-    return " or ".join({str: "a text", int: "a whole number", float: "a number"}[kind] for kind in kinds)
+    try:
+        return msgspec.convert(values, Component)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"a component of the recipe: {error}") from None

@@ -11,10 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from competition.configuration import Configuration
-from competition.errors import ConfigurationError, nearest
 from competition.messages import log
 from features.components import (
     Choice,
@@ -106,7 +103,8 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     for step in steps:
         lists |= step.choice_lists
     if recipe is not None:
-        lists = _fixed(configuration, recipe.choice, known, lists)
+        check_choice(configuration, recipe.choice, lists)
+        lists = {name: (recipe.choice[name],) for name in lists}
 
     def made(choice: Choice) -> tuple[Component, ...]:
         return components_of(configuration, {name: choice[name] for name in known})
@@ -119,10 +117,8 @@ def without_joint(space: Space) -> Space:
     dear = [step for step in space.steps if step.values.get("joint", ())[:1] == (False,)]
     if space.recipe is None or not dear:
         return space
-    steps = tuple(
-        replace(step, values={**step.values, "joint": (False,)}) if step in dear else step
-        for step in space.steps
-    )
+    narrowed = [replace(step, values={**step.values, "joint": (False,)}) for step in dear]
+    steps = tuple(narrowed[dear.index(step)] if step in dear else step for step in space.steps)
     gone = {f"{step.label}.joint" for step in dear}
     lists = {name: values for name, values in space.choice_lists.items() if name not in gone}
     return replace(space, choice_lists=lists, steps=steps)
@@ -137,26 +133,6 @@ def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapp
             f"top7: left out of the study: {', '.join(names)}: simulated photos cannot judge them, labels can"
         )
     return [step for step in steps if step["step"] not in left_out]
-
-
-def _fixed(
-    configuration: Configuration, choice: Choice, known: Mapping, lists: Mapping[str, tuple]
-) -> dict[str, tuple]:
-    """Return `lists` with the chosen values alone; ConfigurationError where the choice is not one of them."""
-    for name in choice:
-        if name not in lists:
-            raise ConfigurationError(
-                f"{configuration.path}: the recipe chooses {name!r}, which the study does not have: "
-                f"{nearest(name, lists)}"
-            )
-    check_choice(configuration, {name: choice[name] for name in known if name in choice})
-    for name, values in lists.items():
-        if name not in choice or choice[name] not in values:
-            raise ConfigurationError(
-                f"{configuration.path}: the recipe has no choice for {name!r} among {list(values)}: "
-                "write another with ./run.sh tune"
-            )
-    return {name: (choice[name],) for name in lists}
 
 
 def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
@@ -175,14 +151,8 @@ def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
         if "stages" in step:
             step["stages"] = [{**stage, "weights": each(stage["weights"])} for stage in step["stages"]]
         steps.append(step)
-    weights = recipe.weight_array[order]
-    arranged = replace(
-        recipe,
-        components=tuple(recipe.components[number] for number in order),
-        weights=tuple(map(float, weights)),
-        groups=(),
-        steps=tuple(steps),
-    )
+    components, weights = tuple(recipe.components[n] for n in order), tuple(recipe.weights[n] for n in order)
+    arranged = replace(recipe, components=components, weights=weights, groups=(), steps=tuple(steps))
     chosen = recipe_steps(steps, len(order))
     lists: dict[str, tuple] = {}
     for each_step in chosen:
@@ -200,4 +170,4 @@ def shallow_to_deep(configuration: Configuration, components: tuple[Component, .
             members = sorted(places, key=lambda number: depth.index(components[number].layer))
             for place, member in zip(places, members):
                 order[place] = member
-    return np.array(order).tolist()
+    return order

@@ -21,9 +21,8 @@ import numpy as np
 from competition.errors import ConfigurationError
 from features.arguments import Weights, fits, whole
 from features.components import Choice
-from features.ranking.steps import STEPS, TUNABLE, check_steps, default_of, step_of
+from features.ranking.steps import STEPS, TUNABLE, StepEntry, check_steps, default_of, step_of
 
-StepEntry = dict[str, Any]  # a step as a recipe has it
 Keep = Annotated[int, whole(1)]
 WORDS = {"augment": ("own", "equal"), "cascade": ("own", "equal", "centroid")}  # in place of a step's weights
 
@@ -51,7 +50,7 @@ class StepChoices:
             if len(values) > 1
         }
 
-    def step(self, choice: Choice) -> StepEntry | None:
+    def step(self, choice: Choice) -> dict[str, Any] | None:
         """Return the step as `choice` has it; None where it is left out or joins no neighbours."""
         if not choice.get(f"{self.label}.used", True):
             return None
@@ -65,12 +64,8 @@ class StepChoices:
             return {"step": self.name, "stages": _stages(found)}
         if self.name in ("augment", "expand") and found.get("neighbours") == 0:
             return None
-        if (
-            "alpha" in found
-            and "kind" in STEPS[self.name].__struct_fields__
-            and found.get("kind", "average") != "alpha"
-        ):
-            del found["alpha"]  # says nothing there
+        if "kind" in STEPS[self.name].__struct_fields__ and found.get("kind", "average") != "alpha":
+            found.pop("alpha", None)  # says nothing there
         return {"step": self.name, **found}
 
 
@@ -81,13 +76,9 @@ def parameter_value(value: Any) -> object:
 
 def _stages(found: Mapping[str, Any]) -> list[dict]:
     """Return a cascade's stages; one that would keep more than the stage before keeps as many."""
-    stages: list[dict] = []
-    for number in range(1, len(found) // 2 + 1):
-        keep = found[f"{number}.keep"]
-        stages.append(
-            {"weights": found[f"{number}.weights"], "keep": min([keep, *(s["keep"] for s in stages[-1:])])}
-        )
-    return stages
+    numbers = range(1, len(found) // 2 + 1)
+    kept = np.minimum.accumulate([found[f"{number}.keep"] for number in numbers]).tolist()
+    return [{"weights": found[f"{number}.weights"], "keep": keep} for number, keep in zip(numbers, kept)]
 
 
 def concrete_steps(
@@ -122,25 +113,19 @@ def with_weights(
 
     The words: own (the trial's `weights` (L,)), equal, centroid or a vertex of the region `corners` (J, L).
     """
-    found = []
-    for step in steps:
-        if step["step"] == "cascade":
-            stages = [
-                {**stage, "weights": _numbers(stage["weights"], weights, corners)} for stage in step["stages"]
-            ]
-            step = {**step, "stages": stages}
-        found.append(step)
-    return tuple(found)
+    words = {"own": weights, "equal": np.ones(len(weights)), "centroid": corners.mean(axis=0)}
+    words |= {f"vertex {number}": corner for number, corner in enumerate(corners, start=1)}
 
+    def stage_of(stage: Mapping[str, Any]) -> dict[str, Any]:
+        named = stage["weights"]
+        return {**stage, "weights": words[named].tolist() if isinstance(named, str) else list(named)}
 
-def _numbers(named: Any, weights: np.ndarray, corners: np.ndarray) -> list[float]:
-    if not isinstance(named, str):
-        return list(named)
-    if named == "own":
-        return weights.tolist()
-    if named in ("equal", "centroid"):
-        return [1.0] * len(weights) if named == "equal" else corners.mean(axis=0).tolist()
-    return corners[int(named.split()[1]) - 1].tolist()
+    return tuple(
+        {**step, "stages": [stage_of(stage) for stage in step["stages"]]}
+        if step["step"] == "cascade"
+        else step
+        for step in steps
+    )
 
 
 def configured_steps(
@@ -182,10 +167,7 @@ def recipe_steps(steps: Sequence[Mapping[str, Any]], n_components: int) -> tuple
     found = []
     for label, step in zip(_labels(steps), steps):
         name = str(step["step"])
-        values: dict[str, tuple] = {}
-        for key, value in step.items():
-            if key not in ("step", "stages"):
-                values[key] = (value,)
+        values: dict[str, tuple] = {k: (value,) for k, value in step.items() if k not in ("step", "stages")}
         for key, worth in TUNABLE.get(name, {}).items():
             values[key] = _own_first(name, key, worth, *values.get(key, ()))
         for number, stage in enumerate(step.get("stages", ()), start=1):
@@ -250,12 +232,8 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
     for turn in range(every):  # each value once; those of different arguments side by side
         made = []
         for step in steps:
-            drawn = {
-                key: [1.0] * n_components  # checked above
-                if key.endswith("weights")
-                else values[min(turn, len(values) - 1)]
-                for key, values in step.values.items()
-            }
+            drawn = {key: values[min(turn, len(values) - 1)] for key, values in step.values.items()}
+            drawn |= {key: [1.0] * n_components for key in drawn if key.endswith("weights")}  # checked above
             made.append(
                 {"step": step.name, **({"stages": _stages(drawn)} if step.name == "cascade" else drawn)}
             )

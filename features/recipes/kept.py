@@ -54,14 +54,8 @@ def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
         raise ConfigurationError(f"{where} finds no component at all")
     groups = tuple(found.values())
     weights = tuple(spread(recipe.weights, groups).tolist())
-    return replace(
-        recipe,
-        components=tuple(found),
-        weights=weights,
-        groups=groups,
-        patterns=(),
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    said = tuple(dict.fromkeys(notes))
+    return replace(recipe, components=tuple(found), weights=weights, groups=groups, patterns=(), notes=said)
 
 
 def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:
@@ -86,7 +80,7 @@ def indexed(recipe: Recipe, kind: str) -> Recipe:
     if steps == recipe.steps:
         return recipe
     provenance = {**recipe.provenance, "figures of": "the exact search"}
-    return replace(recipe, name=f"{recipe.name}-{kind}", steps=tuple(map(dict, steps)), provenance=provenance)
+    return replace(recipe, name=f"{recipe.name}-{kind}", steps=steps, provenance=provenance)
 
 
 def _found(configuration: Configuration, named: str) -> Recipe:
@@ -118,9 +112,8 @@ def _best(configuration: Configuration) -> tuple[Recipe, str]:
 
 def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
     """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
-    if not _same_recipe(recipe, kept) or recipe.groups != kept.groups:
-        return recipe
-    if not is_of_this_data(configuration, kept):
+    same = _same_recipe(recipe, kept) and recipe.groups == kept.groups
+    if not same or not is_of_this_data(configuration, kept):
         return recipe
     return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
@@ -135,7 +128,7 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
 
     ids = gallery_ids(configuration)
     labels: Mapping[str, tuple[str, ...]] = {"simulated": (repr(configuration.simulate),)}
-    if _has_labels(configuration):
+    if configuration.competition.labelled:
         queries = split_images(configuration, "validation").ids
         labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
     return {
@@ -144,17 +137,13 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
     }
 
 
-def _has_labels(configuration: Configuration) -> bool:
-    return configuration.competition.labelled
-
-
 def ranked_among(configuration: Configuration) -> dict[str, object] | None:
     """Say what the leaderboard ranks: figures on this configuration's validation labels.
 
     None, with a line on stderr, where there are none, or the images cannot be listed.
     """
     try:
-        if not _has_labels(configuration):
+        if not configuration.competition.labelled:
             raise ConfigurationError(f"{configuration.path}: [competition] has no labels")
         data = data_identity(configuration, ())
     except (ConfigurationError, Top7Error) as error:
@@ -192,9 +181,8 @@ def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
     """
     clear = [recipe for recipe in recipes if "within noise of" not in recipe.provenance] or list(recipes)
     best = max(clear, key=lambda recipe: (*_worth(recipe), recipe.name == "best", recipe.name))
-    judged = (
-        "simulated photos, which cannot tell how real ones do" if _by_photos(best) else "all labelled queries"
-    )
+    by_photos = "simulated" in best.scores and "all" not in best.scores
+    judged = "simulated photos, which cannot tell how real ones do" if by_photos else "all labelled queries"
     why = f"recipe {best.name}: MAP {best.scores['validated']:.4f} on {judged}"
     why += f" ({best.provenance.get('validated by', 'not tuned')}), the best of {len(recipes)} evaluated on this data"
     noisy = [recipe for recipe in recipes if recipe not in clear and _worth(recipe) > _worth(best)]
@@ -237,10 +225,6 @@ def readable(path: Path) -> Recipe | None:
         return None
 
 
-def _by_photos(recipe: Recipe) -> bool:
-    return "simulated" in recipe.scores and "all" not in recipe.scores
-
-
 def _worth(recipe: Recipe) -> tuple[float, float]:
     return recipe.scores.get("validated", 0.0), recipe.scores.get("public", 0.0)
 
@@ -254,6 +238,5 @@ def _same_queries(first: Recipe, second: Recipe) -> bool:
     return all(data) and all(data[0].get(key) == data[1].get(key) for key in OF_QUERIES)
 
 
-def _same_recipe(first: Recipe, second: Recipe) -> bool:
-    told = [(recipe.components, recipe.weights, tuple(recipe.steps)) for recipe in (first, second)]
-    return told[0] == told[1]
+def _same_recipe(one: Recipe, other: Recipe) -> bool:
+    return (one.components, one.weights, one.steps) == (other.components, other.weights, other.steps)

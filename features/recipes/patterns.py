@@ -82,22 +82,17 @@ def matches(
         return [external_component(external) for external in found]
     components: list[Component] = []
     for backbone in _backbones(wanted.backbone, configuration, where, notes):
-        components += (
-            _layers(wanted, backbone, where, notes)
-            if wanted.parts is None
-            else _parts(wanted, backbone, notes)
-        )
+        if wanted.parts is None:
+            components += _layers(wanted, backbone, where, notes)
+        else:
+            components += _parts(wanted, backbone, notes)
     if not components and not wanted.optional:
+        asked = ", ".join(f"{key} {value}" for key, value in pattern.items())
         lacking = "add it" if wanted.parts is None else "add parts = { … } to the [[backbone]]"
         raise ConfigurationError(
-            f"{where} wants {_in_words(pattern)}, which the configuration does not have: {lacking} and extract again"
+            f"{where} wants {asked}, which the configuration does not have: {lacking} and extract again"
         )
     return components
-
-
-def _in_words(pattern: Mapping[str, Any]) -> str:
-    """Return what a pattern asks for as the recipe's file says it: parts *, count 150, dim 4096."""
-    return ", ".join(f"{key} {value}" for key, value in pattern.items())
 
 
 def _backbones(

@@ -46,7 +46,7 @@ class Recipe:
     choice: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    steps: tuple[dict, ...] = ()
+    steps: tuple[Mapping[str, Any], ...] = ()
     groups: tuple[int, ...] = ()
     patterns: tuple[Mapping[str, Any], ...] = ()
     source: str = ""

@@ -15,6 +15,7 @@ from competition.messages import log
 from features.dumps import Dump, beside, file_label
 from features.ranking.photos import learns_from_photos
 from features.ranking.state import Photos
+from features.ranking.steps import StepEntry
 from features.recipes.recipe import Recipe
 from submissions.bundle.opening import WEIGHTS
 
@@ -71,7 +72,7 @@ def _derived_files(
     from features.dumps.derived import noting_files
     from features.ranking.pipeline import rank_dumps
 
-    steps: list[dict] = []
+    steps: list[StepEntry] = []
     for step in recipe.steps:
         if step.get("transductive"):
             log.info(

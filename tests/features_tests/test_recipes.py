@@ -214,7 +214,10 @@ OWN = {
         ({"weights": [10**400]}, "weights = .* expected a list of numbers"),
         ({"steps": [{"step": "expand", "neighbours": [1]}]}, "neighbours = "),
         ({"steps": "expand"}, "steps"),
-        ({"components": [{**OWN["components"][0], "layer": [1]}]}, "layer = .* a whole number or a text"),
+        (
+            {"components": [{**OWN["components"][0], "layer": [1]}]},
+            r"Expected `int \| str \| null`, got `array` - at `\$.layer`",
+        ),
         ({"components": [1]}, "components = "),
         ({"groups": [None]}, "groups = "),
         ({"name": None}, "name = None: expected a name"),
