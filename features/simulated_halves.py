@@ -27,83 +27,17 @@ BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """The photos that teach, and the images they were made of.
-
-    dumps: one a component, of all photos; rows: (p,) int64, those that teach, ascending; gallery_rows: (p,) int64,
-    the image each was made of. No unreadable photo or image is among them.
-    """
-
-    dumps: list[Dump]
-    rows: np.ndarray
-    gallery_rows: np.ndarray
-
-
-@dataclass(frozen=True)
 class Judging:
     """Photos as queries.
 
-    dumps: one a component, in memory, of the m photos alone; ids: (m,); gallery_rows: (m,) int64, the image each was
-    made of; correct: m arrays of gallery rows, ascending: that image and all that look like it; groups: (m,) int64,
-    the same number for photos of images that are alike.
+    ids: (m,); gallery_rows: (m,) int64, the image each was made of; correct: m arrays of gallery rows, ascending: that
+    image and all that look like it; groups: (m,) int64, the same number for photos of images that are alike.
     """
 
-    dumps: list[Dump]
     ids: tuple[str, ...]
     gallery_rows: np.ndarray
     correct: list[np.ndarray]
     groups: np.ndarray
-
-
-def open_teaching(
-    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
-) -> Teaching:
-    """Open the photos that teach. ConfigurationError where there are none; Top7Error where no dump holds them."""
-    halves = _halves(configuration, gallery_ids)
-    rows = np.flatnonzero(~halves.judges)
-    if not len(rows):
-        raise ConfigurationError(f"{configuration.path}: no simulated photo can teach: {_too_few(halves)}")
-    dumps = open_components(configuration, components, SIMULATED, halves.ids)
-    return Teaching(dumps, *_readable(dumps, rows, halves))
-
-
-def open_judging(
-    configuration: Configuration,
-    components: Sequence[Component],
-    gallery_ids: Sequence[str],
-    limit: int | None = None,
-) -> Judging:
-    """Open the photos that judge, at most `limit` of them, drawn by seed. Errors as in `open_teaching`."""
-    halves = _halves(configuration, gallery_ids)
-    if not halves.judges.any():
-        raise ConfigurationError(f"{configuration.path}: no simulated photo can judge: {_too_few(halves)}")
-    whole = open_components(configuration, components, SIMULATED, halves.ids)
-    rows, _ = _readable(whole, np.flatnonzero(halves.judges), halves)
-    if limit is not None:
-        row_of = {halves.ids[row]: row for row in rows.tolist()}
-        rows = np.array([row_of[i] for i in first_drawn(row_of, limit, configuration.simulate.seed)])
-    dumps = [_rows_of(dump, rows) for dump in whole]
-    sources = np.unique(halves.gallery_rows[rows])
-    first, second = _alike(halves.gallery, sources, np.arange(len(halves.gallery.descriptors)))
-    alike = {int(row): np.union1d(second[first == place], row) for place, row in enumerate(sources)}
-    gallery_rows = halves.gallery_rows[rows]
-    return Judging(
-        dumps,
-        tuple(halves.ids[row] for row in rows.tolist()),
-        gallery_rows,
-        [alike[row] for row in gallery_rows.tolist()],
-        halves.groups[rows],
-    )
-
-
-def judging_dumps(
-    configuration: Configuration, components: Sequence[Component], ids: Sequence[str]
-) -> list[Dump]:
-    """Open the photos `ids` as queries, in that order: one dump a component, in memory."""
-    whole = open_components(configuration, components, SIMULATED, None)
-    row_of = {name: row for row, name in enumerate(whole[0].ids)}
-    rows = np.array([row_of[name] for name in ids], dtype=np.int64)
-    return [_rows_of(dump, rows) for dump in whole]
 
 
 @dataclass(frozen=True)
@@ -114,7 +48,60 @@ class _Halves:
     gallery_rows: np.ndarray
     groups: np.ndarray
     judges: np.ndarray
+    deciding: Component
     gallery: Dump
+
+
+def open_teaching(
+    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+) -> tuple[list[Dump], np.ndarray]:
+    """Open the photos: a dump a component, of all of them, and (p, 2) int64, those that teach and the image of each.
+
+    No unreadable photo or image teaches. ConfigurationError where none does; Top7Error where no dump holds them.
+    """
+    halves = _halves(configuration, gallery_ids)
+    rows = _chosen(configuration, halves, ~halves.judges, "teach")
+    dumps = open_components(configuration, components, SIMULATED, halves.ids)
+    rows = rows[~np.logical_or.reduce([dump.unreadable[rows] for dump in dumps])]
+    return dumps, np.stack([rows, halves.gallery_rows[rows]], axis=1)
+
+
+def open_judging(
+    configuration: Configuration, gallery_ids: Sequence[str], limit: int | None = None
+) -> Judging:
+    """Return the photos that judge, at most `limit` of them, drawn by seed. Errors as in `open_teaching`."""
+    halves = _halves(configuration, gallery_ids)
+    rows = _chosen(configuration, halves, halves.judges, "judge")
+    open_components(configuration, [halves.deciding], SIMULATED, halves.ids)  # they are extracted
+    if limit is not None:
+        row_of = {halves.ids[row]: row for row in rows.tolist()}
+        rows = np.array([row_of[i] for i in first_drawn(row_of, limit, configuration.simulate.seed)])
+    gallery_rows = halves.gallery_rows[rows]
+    sources = np.unique(gallery_rows)
+    first, second = _alike(halves.gallery, sources, np.arange(len(halves.gallery.descriptors)))
+    alike = {int(row): np.union1d(second[first == place], row) for place, row in enumerate(sources)}
+    ids = tuple(halves.ids[row] for row in rows.tolist())
+    return Judging(ids, gallery_rows, [alike[row] for row in gallery_rows.tolist()], halves.groups[rows])
+
+
+def judging_dumps(
+    configuration: Configuration, components: Sequence[Component], ids: Sequence[str]
+) -> list[Dump]:
+    """Open the photos `ids` as queries, in that order: one dump a component, in memory."""
+    whole = open_components(configuration, components, SIMULATED, None)
+    row_of = {name: row for row, name in enumerate(whole[0].ids)}
+    rows = np.array([row_of[name] for name in ids], dtype=np.int64)
+    return [
+        replace(
+            dump,
+            ids=tuple(ids),
+            descriptors=np.asarray(dump.descriptors[rows]),
+            norms=dump.norms[rows],
+            unreadable=dump.unreadable[rows],
+            sidecar={key: value for key, value in dump.sidecar.items() if key != "column_sum"},
+        )
+        for dump in whole
+    ]
 
 
 def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves:
@@ -137,7 +124,7 @@ def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves
     rows, numbers, judge = (
         np.repeat(values, settings.views) for values in (sources, groups.astype(np.int64), judges)
     )
-    return _Halves(ids, rows, numbers, judge, gallery)
+    return _Halves(ids, rows, numbers, judge, deciding, gallery)
 
 
 def _alike(gallery: Dump, sources: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,29 +153,12 @@ def _centred(gallery: Dump, rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
 
 
-def _readable(dumps: Sequence[Dump], rows: np.ndarray, halves: _Halves) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `rows` that every dump has, of images that the gallery has; and their gallery rows."""
-    lost = halves.gallery.unreadable[halves.gallery_rows[rows]]
-    for dump in dumps:
-        lost = lost | dump.unreadable[rows]
-    return rows[~lost], halves.gallery_rows[rows[~lost]]
-
-
-def _rows_of(dump: Dump, rows: np.ndarray) -> Dump:
-    sidecar = {key: value for key, value in dump.sidecar.items() if key != "column_sum"}
-    return replace(
-        dump,
-        ids=tuple(dump.ids[row] for row in rows.tolist()),
-        descriptors=np.asarray(dump.descriptors[rows]),
-        norms=dump.norms[rows],
-        unreadable=dump.unreadable[rows],
-        sidecar=sidecar,
-    )
-
-
-def _too_few(halves: _Halves) -> str:
-    images, groups = len(np.unique(halves.gallery_rows)), len(np.unique(halves.groups))
-    return (
-        f"the {images} sampled images form {groups} groups that look alike, at least 2 are needed: raise [simulate] "
-        "images"
-    )
+def _chosen(configuration: Configuration, halves: _Halves, half: np.ndarray, use: str) -> np.ndarray:
+    """The photos of one half, of images that the gallery has."""
+    if not half.any():
+        images, groups = len(np.unique(halves.gallery_rows)), len(np.unique(halves.groups))
+        raise ConfigurationError(
+            f"{configuration.path}: no simulated photo can {use}: the {images} sampled images form {groups} groups that "
+            "look alike, at least 2 are needed: raise [simulate] images"
+        )
+    return np.flatnonzero(half & ~halves.gallery.unreadable[halves.gallery_rows])

@@ -98,7 +98,7 @@ def objective_of(configuration: Configuration) -> str:
     """Return what judges the trials of a study: as configured, else by whether there are labels."""
     if configuration.tuning.objective is not None:
         return configuration.tuning.objective
-    return "labels" if has_labels(configuration) else "simulated"
+    return "labels" if configuration.competition.labelled else "simulated"
 
 
 def judged_by(
@@ -110,14 +110,13 @@ def judged_by(
     photos judge beside them, which is said, unless a step or an external descriptor shuns photos or there are too few.
     """
     alone = study_queries(configuration, gallery_ids)
-    if configuration.tuning.objective is not None or not has_labels(configuration):
+    if configuration.tuning.objective is not None or not configuration.competition.labelled:
         return configuration, alone
-    shunned = {str(step["step"]) for step in steps} & set(NOT_SIMULATED)
+    shunned = any(step["step"] in NOT_SIMULATED for step in steps)
     whole = configuration.competition.metric == WHOLE_LISTS
-    if shunned or whole or configuration.externals or not configuration.simulate.images:
-        return configuration, alone
     n_groups = len(np.unique(alone.groups[alone.public]))
-    if n_groups >= HALF_AT:
+    photos = configuration.simulate.images and not configuration.externals
+    if shunned or whole or not photos or n_groups >= HALF_AT:
         return configuration, alone
     judges = f"{n_groups} groups of labelled queries judge the study"
     both = replace(configuration, tuning=replace(configuration.tuning, objective="both"))
@@ -131,11 +130,6 @@ def judged_by(
         '([tuning] objective = "labels": labels alone)'
     )
     return both, joined
-
-
-def has_labels(configuration: Configuration) -> bool:
-    """Say whether the configuration names labelled queries."""
-    return configuration.competition.labelled
 
 
 def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
@@ -155,13 +149,13 @@ def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> L
         )
     from features.simulated_halves import open_judging
 
-    found = open_judging(configuration, [], gallery_ids, JUDGING_PHOTOS)
+    found = open_judging(configuration, gallery_ids, JUDGING_PHOTOS)
     private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
     count = len(found.ids)
     photos = Labelled(
         found.ids, tuple(found.correct), found.groups, private, np.zeros(count, dtype=bool), np.ones(count)
     )
-    if objective == "simulated" and not has_labels(configuration):
+    if objective == "simulated" and not configuration.competition.labelled:
         return photos
     real = labelled_queries(configuration, gallery_ids)
     n_groups = len(np.unique(real.groups[real.public]))

@@ -60,9 +60,7 @@ def photos_for(
         np.concatenate([dumps[number].descriptors for dumps in splits])
         for number in range(len(components) if splits else 0)
     )
-    identities = [
-        dump_identity(dump) for dumps in [*(dumps for dumps, _ in found), *splits] for dump in dumps
-    ]
+    identities = [dump_identity(dump) for dumps in [*(each for each, _ in found), *splits] for dump in dumps]
     return Photos(rows, pairs, real, digest_of([identities, pairs.tolist(), real.tolist()]), users)
 
 
@@ -91,8 +89,7 @@ def _simulated(
         )
     from features.simulated_halves import open_teaching  # a bundle never gets here, and starts without scipy
 
-    teaching = open_teaching(configuration, components, gallery_ids)
-    return teaching.dumps, np.stack([teaching.rows, teaching.gallery_rows], axis=1)
+    return open_teaching(configuration, components, gallery_ids)
 
 
 def _labelled(

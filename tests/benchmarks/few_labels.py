@@ -54,7 +54,7 @@ def precisions(configuration: Configuration, real: dict) -> tuple[np.ndarray, np
     real: split -> its `Queries`.
     """
     ids, k = gallery_ids(configuration), configuration.competition.top_k
-    judged = open_judging(configuration, [], ids, JUDGING_PHOTOS)
+    judged = open_judging(configuration, ids, JUDGING_PHOTOS)
     backbone = configuration.backbones[0]
     layers = depth_order(backbone.layers)[-3:]
     relevant = [rows for queries in real.values() for rows in queries.relevant] + list(judged.correct)

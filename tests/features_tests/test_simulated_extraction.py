@@ -15,7 +15,7 @@ from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
 from features.extraction import backbone_pass, describe, dumps_folder, layer_dump_path, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
-from features.simulated_halves import open_judging, open_teaching
+from features.simulated_halves import judging_dumps, open_judging, open_teaching
 from features.simulated_photos import simulated_photo
 from features.sizing import Sizing
 from tests.features_tests.extraction_competition import (
@@ -191,11 +191,11 @@ def test_halves_share_no_image_nor_its_like(folder):
     configuration = simulating(folder, images=30, views=3)
     run(configuration)
     ids = gallery_ids(configuration)
-    teaching = open_teaching(configuration, components(configuration), ids)
-    found = open_judging(configuration, components(configuration), ids)
+    dumps, teaching = open_teaching(configuration, components(configuration), ids)
+    found = open_judging(configuration, ids)
     alike = alike_by_hand(configuration)
     assert alike[ids.index("g000"), ids.index("t000")]
-    taught, judged = set(teaching.gallery_rows.tolist()), set(found.gallery_rows.tolist())
+    taught, judged = set(teaching[:, 1].tolist()), set(found.gallery_rows.tolist())
     assert len(taught | judged) == 30 and not taught & judged and min(len(taught), len(judged)) >= 10
     assert not alike[np.ix_(sorted(taught), sorted(judged))].any()
     for place, (name, row) in enumerate(zip(found.ids, found.gallery_rows.tolist())):
@@ -203,16 +203,17 @@ def test_halves_share_no_image_nor_its_like(folder):
         assert found.correct[place].tolist() == np.flatnonzero(alike[row]).tolist()
     whole = photos(configuration)
     place = {name: number for number, name in enumerate(whole.ids)}
-    assert np.array_equal(found.dumps[1].descriptors, whole.descriptors[[place[name] for name in found.ids]])
-    assert found.dumps[1].ids == found.ids and len(found.dumps) == 2
-    for row, gallery_row in zip(teaching.rows.tolist(), teaching.gallery_rows.tolist()):
-        assert photo_source(teaching.dumps[0].ids[row])[0] == ids[gallery_row]
+    queries = judging_dumps(configuration, components(configuration), found.ids)
+    assert np.array_equal(queries[1].descriptors, whole.descriptors[[place[name] for name in found.ids]])
+    assert queries[1].ids == found.ids and len(queries) == 2
+    for row, gallery_row in teaching.tolist():
+        assert photo_source(dumps[0].ids[row])[0] == ids[gallery_row]
     for group in set(found.groups.tolist()):
         rows = set(found.gallery_rows[found.groups == group].tolist())
         others = judged - rows
         assert not alike[np.ix_(sorted(rows), sorted(others))].any()
-    few = open_judging(configuration, components(configuration), ids, limit=7)
-    assert len(few.ids) == 7 and set(few.ids) < set(found.ids) and few.dumps[0].ids == few.ids
+    few = open_judging(configuration, ids, limit=7)
+    assert len(few.ids) == 7 and set(few.ids) < set(found.ids)
 
 
 def test_unreadable_photos_neither_teach_nor_judge(folder):
@@ -221,8 +222,8 @@ def test_unreadable_photos_neither_teach_nor_judge(folder):
     configuration = simulating(folder, images=37, views=2)
     assert [split for split, *_ in run(configuration).unreadable] == ["gallery"] * 3
     ids = gallery_ids(configuration)
-    rows = set(open_teaching(configuration, components(configuration), ids).gallery_rows.tolist())
-    rows |= set(open_judging(configuration, components(configuration), ids).gallery_rows.tolist())
+    rows = set(open_teaching(configuration, components(configuration), ids)[1][:, 1].tolist())
+    rows |= set(open_judging(configuration, ids).gallery_rows.tolist())
     assert {ids[row] for row in rows} == set(ids) - {"g003", "g004", "g005"}
 
 
@@ -230,17 +231,17 @@ def test_what_is_lacking_is_said(folder):
     configuration = simulating(folder)
     ids = tuple(f"g{number:03d}" for number in range(37))
     with pytest.raises(Top7Error, match="run ./run.sh extract"):
-        open_judging(configuration, components(configuration), ids)
+        open_judging(configuration, ids)
     run(configuration)
     more = simulating(folder, views=4)
     with pytest.raises(Top7Error, match="holds 30 rows, expected 40 images: run ./run.sh extract again"):
-        open_judging(more, components(more), ids)
+        open_judging(more, ids)
     single = simulating(folder, images=1)
     run(single)
     with pytest.raises(
         ConfigurationError, match="no simulated photo can judge: the 1 sampled images form 1 groups"
     ):
-        open_judging(single, components(single), ids)
+        open_judging(single, ids)
 
 
 def test_descriptors_made_elsewhere_have_no_photos(folder):

@@ -15,7 +15,7 @@ from competition.splits import private_mask
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
-from features.simulated_halves import open_judging
+from features.simulated_halves import judging_dumps, open_judging
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates
@@ -58,9 +58,9 @@ def naive_figures(configuration, landscape, weights, choice):
     """AP of real queries, then of photos: float64 similarities and one sort by (-score, row), steps left out."""
     parts = landscape.space.components_of(choice)
     gallery = open_components(configuration, parts, "gallery", landscape.gallery_ids)
-    judged = open_judging(configuration, parts, landscape.gallery_ids, 1000)
+    judged = open_judging(configuration, landscape.gallery_ids, 1000)
     found = []
-    sides = [(judged.dumps, judged.correct)]
+    sides = [(judging_dumps(configuration, parts, judged.ids), judged.correct)]
     if configuration.competition.labels is not None:
         labelled = labelled_queries(configuration, landscape.gallery_ids)
         sides.insert(
@@ -82,7 +82,7 @@ def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extra
     configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
     tuned = tune(configuration, trials=8, folds=2, repeats=1, certify_seconds=2, progress=False)
     landscape = Landscape(configuration, progress=False)
-    judged = open_judging(configuration, [], landscape.gallery_ids, 1000)
+    judged = open_judging(configuration, landscape.gallery_ids, 1000)
     labelled = labelled_queries(configuration, landscape.gallery_ids)
     hidden = private_mask(judged.groups, 0.3, 0)
     n = len(np.unique(labelled.groups[~labelled.private]))
@@ -158,7 +158,7 @@ def test_too_few_photos_do_not_judge_by_default(extracted, tmp_path, capsys):
 def test_photos_of_images_that_look_alike_are_one_group_and_apart_from_real_queries(extracted, tmp_path):
     configuration = configured(extracted, 'objective = "both"', tmp_path)
     found = study_queries(configuration, Landscape(configuration, progress=False).gallery_ids)
-    judged = open_judging(configuration, [], Landscape(configuration, progress=False).gallery_ids, 1000)
+    judged = open_judging(configuration, Landscape(configuration, progress=False).gallery_ids, 1000)
     photos = found.groups[~found.real]
     assert not set(photos) & set(found.groups[found.real])
     assert (photos - photos.min() == judged.groups - judged.groups.min()).all()
