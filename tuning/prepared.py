@@ -14,7 +14,7 @@ import numpy as np
 from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump
-from features.ranking.pipeline import start_with_dumps
+from features.ranking.pipeline import start
 from features.ranking.state import Photos, State
 from features.ranking.steps import apply_steps, step_of, used_components
 from tuning.gallery_pass import excluded_rows
@@ -36,17 +36,6 @@ class Prepared:
     gallery: tuple[Dump, ...]
     own: tuple[StepEntry, ...]
 
-    def lists(self, weights: np.ndarray, steps: Sequence[StepEntry], *, progress: bool = False) -> np.ndarray:
-        """Return ranks (Q, k) under `weights` (L,) after the other `steps`, over the whole gallery.
-
-        Components that nothing weighs are left out first, as where a submission is written. What depends on
-        the weights and is written to disk meanwhile is removed again.
-        """
-        used = used_components(weights, None, [*self.own, *steps])
-        state = replace(self.state.of(used, weights[used]), progress=progress)
-        with _scratch(state.folder, steps) as folder:
-            return apply_steps(replace(state, folder=folder), steps).lists(state.k)[0]
-
     def precisions(
         self,
         weights: np.ndarray,
@@ -58,8 +47,16 @@ class Prepared:
         junk: Sequence[np.ndarray] = (),
         progress: bool = False,
     ) -> np.ndarray:
-        """Return AP@k (or the other metric) of every query by ranking the whole gallery, (Q,) float64; any weights (L,)."""
-        return query_figures(self.lists(weights, steps, progress=progress), relevant, k, metric, junk=junk)
+        """Return AP@k (or the other metric) of every query by ranking the whole gallery, (Q,) float64; any weights (L,).
+
+        steps: the other ones. Components that nothing weighs are left out first, as where a submission is written. What
+        depends on the weights and is written to disk meanwhile is removed again.
+        """
+        used = used_components(weights, None, [*self.own, *steps])
+        state = replace(self.state.of(used, weights[used]), progress=progress)
+        with _scratch(state.folder, steps) as folder:
+            ranks, _ = apply_steps(replace(state, folder=folder), steps).lists(state.k)
+        return query_figures(ranks, relevant, k, metric, junk=junk)
 
 
 @contextlib.contextmanager
@@ -92,7 +89,7 @@ def prepare(
     """
     weights = np.full(len(components), 1.0 / len(components))
     more: dict[str, Any] = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)
-    state = start_with_dumps(queries, gallery, weights, k, **more)
+    state = start(queries, gallery, weights, k, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
         state = apply_steps(replace(state, many=True, held=held), own).written_out()

@@ -41,7 +41,6 @@ PARAMETERS = {
     "ivfpq": ("lists", "probes", "training", "code_bytes", "threads"),
     "ivf_ondisk": ("lists", "probes", "training", "threads"),
 }
-Fused = RowView  # of the fused vectors
 Chosen = Mapping[str, int]  # parameters
 SEARCHED_WITH = ("probes", "breadth")  # the others are built in
 
@@ -123,7 +122,7 @@ def build_index(
         "parameters": {key: value for key, value in chosen.items() if key not in SEARCHED_WITH},
         "weights": list(map(float, weights)),
         "seed": seed,
-        "components": list(identity) if identity is not None else [content_digest(part) for part in gallery],
+        "components": list(identity or map(content_digest, gallery)),
         "excluded": [] if excluded is None else np.flatnonzero(excluded).tolist(),
         "faiss": faiss.__version__,
     }
@@ -159,15 +158,11 @@ def _check_fit(chosen: Chosen, rows: int, dimension: int) -> None:
 
 
 def _build(
-    fused: Fused,
-    rows: np.ndarray,
-    kind: str,
-    chosen: Chosen,
-    seed: int,
-    path: Path,
-    progress: bool,
+    fused: RowView, rows: np.ndarray, kind: str, chosen: Chosen, seed: int, path: Path, progress: bool
 ) -> None:
     """Write the index's file; what is half written goes by other names."""
+    import faiss
+
     needed, free = _bytes(kind, chosen, len(rows), fused.shape[1]), shutil.disk_usage(path.parent).free
     log.info(
         f"top7: index {kind} of {len(rows)} images x {fused.shape[1]}, built once: about "
@@ -182,7 +177,8 @@ def _build(
     partial = path.with_name(path.name + ".partial")
     try:
         with threadpool_limits(chosen["threads"]):
-            BUILDERS[kind](fused, rows, chosen, seed, partial, path, progress or len(rows) > 20_000)
+            index = BUILDERS[kind](fused, rows, chosen, seed, path, progress or len(rows) > 20_000)
+            faiss.write_index(index, str(partial))
     except RuntimeError as error:  # faiss's own, a full disk among them
         partial.unlink(missing_ok=True)
         raise Top7Error(
@@ -201,30 +197,28 @@ def _bytes(kind: str, chosen: Chosen, rows: int, dimension: int) -> int:
     return rows * entry + 4 * dimension * (chosen["lists"] + 256)
 
 
-def _estimated_seconds(fused: Fused, rows: np.ndarray, kind: str, chosen: Chosen) -> float:
+def _estimated_seconds(fused: RowView, rows: np.ndarray, kind: str, chosen: Chosen) -> float:
     """Return about how long building takes.
 
     HNSW: by the last third of a sample's, growing with the logarithm; clustering: by the rate of the bare product, of
     which k-means (10 rounds) reaches half, codebooks (25) a quarter.
     """
-    count, dimension = len(rows), fused.shape[1]
-    sample = _sample(fused, rows, TIMED_ROWS, 0)
+    sample = _sample(fused, rows, TIMED_ROWS if kind == "hnsw" else 1000, 0)
+    count, last = len(rows), -(-len(sample) // 3)
     with threadpool_limits(chosen["threads"]):
         if kind == "hnsw":
-            graph, last = _empty_hnsw(dimension, chosen), -(-len(sample) // 3)
+            graph = _empty_hnsw(fused.shape[1], chosen)
             graph.add(sample[:-last])
             begin = time.perf_counter()
             graph.add(sample[-last:])
             return (time.perf_counter() - begin) / last * count * np.log(count + 1) / np.log(len(sample) + 1)
-        sample = sample[:1000]
         begin = time.perf_counter()
-        for _ in range(3):
-            sample @ sample.T
-        rate = 3 * len(sample) ** 2 * dimension / (time.perf_counter() - begin)
+        sample @ sample.T
+        row_s = (time.perf_counter() - begin) / len(sample) ** 2
     products = 2 * (10 * chosen["training"] + count) * chosen["lists"]
     if kind == "ivfpq":
         products += 4 * (25 * min(chosen["training"], 65_536) + count) * 256
-    return products * dimension / rate
+    return products * row_s
 
 
 def lists_of(path: Path) -> Path:
@@ -232,7 +226,7 @@ def lists_of(path: Path) -> Path:
     return path.with_suffix(".lists")
 
 
-def _blocks(fused: Fused, rows: np.ndarray, size: int, progress: bool, label: str) -> Iterator[np.ndarray]:
+def _blocks(fused: RowView, rows: np.ndarray, size: int, progress: bool, label: str) -> Iterator[np.ndarray]:
     """Yield rows of the fused vectors, float32, `size` at a time."""
     with Progress(total=len(rows), desc=label, unit="row", unit_scale=True, shown=progress) as bar:
         for start in range(0, len(rows), size):
@@ -241,7 +235,7 @@ def _blocks(fused: Fused, rows: np.ndarray, size: int, progress: bool, label: st
             bar.update(len(block))
 
 
-def _read(fused: Fused, rows: np.ndarray) -> np.ndarray:
+def _read(fused: RowView, rows: np.ndarray) -> np.ndarray:
     """Return rows of the fused vectors, float32; the float64 they are computed in is held for a few rows only."""
     found = np.empty((len(rows), fused.shape[1]), np.float32)
     for start in range(0, len(rows), READ_ROWS):
@@ -249,7 +243,7 @@ def _read(fused: Fused, rows: np.ndarray) -> np.ndarray:
     return found
 
 
-def _sample(fused: Fused, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _sample(fused: RowView, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     found = _read(
         fused, np.sort(np.random.default_rng(seed).choice(rows, min(count, len(rows)), replace=False))
     )
@@ -264,60 +258,47 @@ def _empty_hnsw(dimension: int, chosen: Chosen) -> Any:
     return index
 
 
-def _build_hnsw(
-    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
-) -> None:
-    import faiss
-
+def _build_hnsw(fused: RowView, rows: np.ndarray, chosen: Chosen, seed: int, path: Path, shown: bool) -> Any:
     index = _empty_hnsw(fused.shape[1], chosen)
-    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "HNSW"):
+    for block in _blocks(fused, rows, BLOCK_ROWS, shown, "HNSW"):
         index.add(block)
-    faiss.write_index(index, str(partial))
+    return index
 
 
-def _cluster(index: Any, fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int) -> None:
+def _cluster(index: Any, fused: RowView, rows: np.ndarray, chosen: Chosen, seed: int) -> None:
     """Train an index on a sample of the rows."""
     index.cp.seed = seed + 1234
     index.cp.min_points_per_centroid = 1  # small galleries: no warning, still correct
     index.train(_sample(fused, rows, max(chosen["training"], chosen["lists"]), seed))
 
 
-def _build_ivfpq(
-    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
-) -> None:
+def _build_ivfpq(fused: RowView, rows: np.ndarray, chosen: Chosen, seed: int, path: Path, shown: bool) -> Any:
     import faiss
 
     trained = min(len(rows), max(chosen["training"], chosen["lists"]))
     bits = 8 if trained >= 256 else max(1, int(np.log2(trained)))
-    index = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(fused.shape[1]),
-        fused.shape[1],
-        chosen["lists"],
-        chosen["code_bytes"],
-        bits,
-        faiss.METRIC_INNER_PRODUCT,
-    )
+    shape = chosen["lists"], chosen["code_bytes"], bits, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], *shape)
     index.pq.cp.min_points_per_centroid = 1
     _cluster(index, fused, rows, chosen, seed)
-    for block in _blocks(fused, rows, BLOCK_ROWS, progress, "IVF-PQ"):
+    for block in _blocks(fused, rows, BLOCK_ROWS, shown, "IVF-PQ"):
         index.add(block)
-    faiss.write_index(index, str(partial))
+    return index
 
 
 def _build_ondisk(
-    fused: Fused, rows: np.ndarray, chosen: Chosen, seed: int, partial: Path, path: Path, progress: bool
-) -> None:
+    fused: RowView, rows: np.ndarray, chosen: Chosen, seed: int, path: Path, shown: bool
+) -> Any:
     import faiss
     from faiss.contrib.ondisk import merge_ondisk
 
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(fused.shape[1]), fused.shape[1], chosen["lists"], faiss.METRIC_INNER_PRODUCT
-    )
+    quantiser, shape = faiss.IndexFlatIP(fused.shape[1]), (fused.shape[1], chosen["lists"])
+    index = faiss.IndexIVFFlat(quantiser, *shape, faiss.METRIC_INNER_PRODUCT)
     _cluster(index, fused, rows, chosen, seed)
     empty, start = faiss.serialize_index(index), 0
     shards: list[Path] = []
     try:
-        for block in _blocks(fused, rows, SHARD_ROWS, progress, "IVF on disk"):
+        for block in _blocks(fused, rows, SHARD_ROWS, shown, "IVF on disk"):
             part = faiss.deserialize_index(empty)
             part.add_with_ids(block, np.arange(start, start + len(block)))
             shards.append(path.with_name(f"{path.name}.shard-{len(shards)}.partial"))
@@ -325,10 +306,10 @@ def _build_ondisk(
             start += len(block)
         with without_notes():
             merge_ondisk(index, [str(shard) for shard in shards], str(lists_of(path)))
-        faiss.write_index(index, str(partial))
     finally:
         for shard in shards:
             shard.unlink(missing_ok=True)
+    return index
 
 
 @contextmanager
@@ -346,7 +327,7 @@ def without_notes() -> Iterator[None]:
         os.close(nowhere)
 
 
-BUILDERS: dict[str, Callable[..., None]] = {
+BUILDERS: dict[str, Callable[..., Any]] = {
     "hnsw": _build_hnsw,
     "ivfpq": _build_ivfpq,
     "ivf_ondisk": _build_ondisk,

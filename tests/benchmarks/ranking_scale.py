@@ -32,6 +32,7 @@ from features.ranking.steps.reciprocal import (  # noqa: E402
 )
 from features.search import search  # noqa: E402
 from features.similarity import UNIT_NORM, component_similarity, pair_scores  # noqa: E402
+from tests.features_tests import ranking_references  # noqa: E402
 
 
 def clustered(path: Path, rows: int, dim: int) -> np.ndarray:
@@ -113,7 +114,7 @@ def main() -> None:
             with Clock(
                 f"{kind}: searching, {size / 1e6:.0f} MB", len(queries), "queries (and the exact lists)"
             ):
-                approximate_search(index, [queries], [gallery], one, 7)
+                approximate_search(index, ranking_references.start([queries], [gallery], one, 7))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from competition.metrics import query_figures
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import photos_for
-from features.ranking.pipeline import rank
 from features.recipes.kept import named_recipe, recipe_names, resolve
 from features.recipes.recipe import Recipe
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
+from tests.features_tests.ranking_references import rank
 
 TOP_K = 7
 SAMPLES = 10_000

@@ -1,10 +1,51 @@
-"""Naive re-ranking, written as the papers (and their programs) state it, for the tests to compare with."""
+"""Naive re-ranking, written as the papers (and their programs) state it, for the tests to compare with.
+
+Steps are applied to plain arrays here, and whitenings learnt outside a study.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from features.dumps.derived import content_digest
+from features.ranking.principal_axes import principal_axes
+from features.ranking.state import State
+from features.ranking.steps import apply_steps, check_steps
+from features.ranking.steps.photo_whiten import photo_axes, through
 from features.similarity import component_similarity
+
+
+def start(queries, gallery, weights, k, *, excluded=None, groups=None, identity=None, folder=None, **more):
+    """What a recipe's first step gets, of L arrays of queries and of the gallery."""
+    if identity is None:
+        identity = [content_digest(part) for part in gallery] if folder is not None else [""] * len(gallery)
+    return State(
+        tuple(map(np.asarray, queries)),
+        tuple(gallery),
+        np.asarray(weights, dtype=np.float64),
+        tuple(range(len(gallery))) if groups is None else tuple(groups),
+        tuple(identity),
+        np.zeros(len(gallery[0]), bool) if excluded is None else np.asarray(excluded, dtype=bool),
+        k,
+        folder=folder,
+        **more,
+    )
+
+
+def rank(queries, gallery, weights, steps, k, **options):
+    """Ranks (Q, k) and scores (Q, k) after steps; options: see `start`."""
+    check_steps(steps)
+    return apply_steps(start(queries, gallery, weights, k, **options), steps).lists(k)
+
+
+def learn_whitening(rows, dim, *, exponent=1.0, shrinkage=0.0, **sample):
+    """PCA of rows (n, D) to at most `dim` dimensions, whitened; sample: see `principal_axes`."""
+    return principal_axes(rows, **sample).whitening(dim, exponent, shrinkage)
+
+
+def learn_photo_whitening(rows, scatter, dim, *, shrinkage, exponent=0.0, **sample):
+    """The whitening that makes little of what a photo changes, then PCA of rows (n, D) there to `dim` dimensions."""
+    return through(*photo_axes(rows, scatter, shrinkage, **sample), dim, exponent)
 
 
 def clustered(count, dimension, seed, spread=0.6):

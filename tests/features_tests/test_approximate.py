@@ -16,14 +16,17 @@ from threadpoolctl import threadpool_limits
 from competition.errors import ConfigurationError, Top7Error
 from features.ranking import faiss_indexes
 from features.ranking.faiss_indexes import BUILDERS, Index, build_index
-from features.ranking.pipeline import rank
 from features.ranking.steps import with_index
 from features.ranking.steps.approximate import approximate_search, recall
 from features.search import search
-from tests.features_tests.ranking_references import clustered
+from tests.features_tests.ranking_references import clustered, rank, start
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = [0.25, 0.75]
+
+
+def approximately(index, queries, gallery, weights, k, excluded=None, **more):
+    return approximate_search(index, start(queries, gallery, weights, k, excluded=excluded), **more)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_an_exhaustive_search_is_exact(kind, data, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(faiss_indexes, "SHARD_ROWS", 400)
     queries, gallery, excluded = data
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded, **EXHAUSTIVE[kind])
-    ranks, scores, share = approximate_search(
+    ranks, scores, share = approximately(
         index, queries, gallery, WEIGHTS, 7, candidates=1499, excluded=excluded
     )
     expected = search(queries, gallery, WEIGHTS, 7, excluded=excluded)
@@ -60,11 +63,11 @@ def test_an_index_is_built_once_and_moves_with_its_folder(kind, data, tmp_path, 
     queries, gallery, excluded = data
     first, second = tmp_path / "first", tmp_path / "second"
     index = build_index(gallery, WEIGHTS, kind, first, excluded=excluded)
-    expected = approximate_search(index, queries, gallery, WEIGHTS, 7, excluded=excluded)
+    expected = approximately(index, queries, gallery, WEIGHTS, 7, excluded=excluded)
     shutil.move(first, second)
     monkeypatch.setitem(BUILDERS, kind, None)  # not called again
     index = build_index(gallery, WEIGHTS, kind, second, excluded=excluded)
-    again = approximate_search(index, queries, gallery, WEIGHTS, 7, excluded=excluded)
+    again = approximately(index, queries, gallery, WEIGHTS, 7, excluded=excluded)
     assert (again[0] == expected[0]).all() and again[2] == expected[2] > 0.5
     assert not list(second.glob("*.partial"))
     with pytest.raises(TypeError):
@@ -76,7 +79,7 @@ def test_an_index_is_built_once_and_moves_with_its_folder(kind, data, tmp_path, 
 def test_small_galleries(kind, count, tmp_path):
     gallery = clustered(count, 10, 0)
     index = build_index([gallery], [1.0], kind, tmp_path)
-    ranks, scores, share = approximate_search(index, [gallery[:1]], [gallery], [1.0], 7)
+    ranks, scores, share = approximately(index, [gallery[:1]], [gallery], [1.0], 7)
     assert ranks[0, 0] == 0 and scores[0, 0] == pytest.approx(1)
     if count < 7:
         assert (ranks[0, count:] == -1).all() and share == 1.0
@@ -183,19 +186,19 @@ def test_lists_depend_on_no_other_query_and_on_no_threads(kind, data, tmp_path):
         np.concatenate([part, clustered(60, part.shape[1], 5)]) for part in queries
     ]  # past faiss's limit for products
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded)
-    expected = approximate_search(index, many, gallery, WEIGHTS, 7, candidates=10, excluded=excluded)
+    expected = approximately(index, many, gallery, WEIGHTS, 7, candidates=10, excluded=excluded)
     for threads in (1, 2):
         with threadpool_limits(threads):
             for query in range(0, 80, 7):
                 one = [part[query : query + 1] for part in many]
-                found = approximate_search(index, one, gallery, WEIGHTS, 7, candidates=10, excluded=excluded)
+                found = approximately(index, one, gallery, WEIGHTS, 7, candidates=10, excluded=excluded)
                 assert (found[0][0] == expected[0][query]).all() and (found[1][0] == expected[1][query]).all()
 
 
 def test_queries_whose_clusters_hold_too_few_are_searched_exactly(tmp_path, capsys):
     gallery, queries = clustered(200, 10, 0), clustered(30, 10, 1)
     index = build_index([gallery], [1.0], "ivf_ondisk", tmp_path, lists=100, probes=1)
-    ranks, scores, _ = approximate_search(index, [queries], [gallery], [1.0], 7)
+    ranks, scores, _ = approximately(index, [queries], [gallery], [1.0], 7)
     expected = search([queries], [gallery], [1.0], 7)
     assert (ranks >= 0).all() and (ranks == expected[0]).all(axis=1).sum() >= 20
     assert "fewer than 7 images" in capsys.readouterr().err
@@ -212,7 +215,7 @@ def test_a_read_only_folder_serves(data, tmp_path):
     try:
         for kind in BUILDERS:
             index = build_index(gallery, WEIGHTS, kind, folder, excluded=excluded)
-            assert approximate_search(index, queries, gallery, WEIGHTS, 7, excluded=excluded)[2] > 0.5
+            assert approximately(index, queries, gallery, WEIGHTS, 7, excluded=excluded)[2] > 0.5
     finally:
         folder.chmod(0o755)
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -246,6 +249,4 @@ def test_mistakes_are_named(data, tmp_path):
         build_index(gallery, WEIGHTS, "hnsw", tmp_path, excluded=np.ones(1500, bool))
     (tmp_path / "x.faiss").write_bytes(b"nothing")
     with pytest.raises(Top7Error, match="not a readable index"):
-        approximate_search(
-            Index(tmp_path / "x.faiss", "hnsw", {}, np.arange(2)), gallery, gallery, WEIGHTS, 7
-        )
+        approximately(Index(tmp_path / "x.faiss", "hnsw", {}, np.arange(2)), gallery, gallery, WEIGHTS, 7)

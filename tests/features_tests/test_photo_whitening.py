@@ -9,13 +9,11 @@ import pytest
 
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps.derived import noting_files
-from features.ranking.pipeline import rank, start
 from features.ranking.principal_axes import projected
 from features.ranking.state import Photos
 from features.ranking.steps import apply_steps, check_steps, split_steps, used_components
-from features.ranking.steps.whiten import learn_whitening
 from features.ranking.steps.znormalise import learn_znormalisation
-from tests.features_tests.ranking_references import clustered
+from tests.features_tests.ranking_references import clustered, learn_whitening, rank, start
 from tests.features_tests.test_steps import photos_of
 from tests.features_tests.test_whitening import naive_photo_whitening
 

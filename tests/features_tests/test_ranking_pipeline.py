@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from features.dumps import Dump, row_sums
-from features.ranking.pipeline import dump_identity, rank, rank_dumps
-from tests.features_tests.ranking_references import clustered
+from features.ranking.pipeline import dump_identity, rank_dumps
+from tests.features_tests.ranking_references import clustered, rank
 
 STEPS = [
     {"step": "whiten", "dim": 6},

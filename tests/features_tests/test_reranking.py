@@ -8,19 +8,19 @@ from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
 from features.ranking.neighbours import neighbour_graph
-from features.ranking.pipeline import rank
 from features.ranking.principal_axes import projected
 from features.ranking.steps.diffuse import diffused, transition
 from features.ranking.steps.reciprocal import jaccard_distances, learn_codes, mixed_scores, query_code
-from features.ranking.steps.whiten import learn_whitening
 from features.ranking.steps.znormalise import learn_znormalisation
 from features.search import search
 from features.similarity import component_similarity
 from tests.features_tests.ranking_references import (
     all_pairs,
     clustered,
+    learn_whitening,
     naive_diffusion,
     naive_jaccard,
+    rank,
     ranked_with_self_first,
     zhong,
 )

@@ -10,14 +10,12 @@ from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
 from features.ranking.neighbours import neighbour_graph
-from features.ranking.pipeline import rank
 from features.ranking.principal_axes import projected
 from features.ranking.state import Photos, spread
 from features.ranking.steps import STEPS, TUNABLE, check_steps
 from features.ranking.steps.augment import augmented_rows
 from features.ranking.steps.expand import expand
 from features.ranking.steps.reciprocal import pair_scores
-from features.ranking.steps.whiten import learn_whitening
 from features.ranking.steps.znormalise import learn_znormalisation
 from features.recipes.recipe import read_recipe
 from features.search import search
@@ -26,8 +24,10 @@ from submissions.experiments.experiment import experiments
 from tests.features_tests.ranking_references import (
     all_pairs,
     clustered,
+    learn_whitening,
     naive_diffusion,
     naive_jaccard,
+    rank,
     ranked_with_self_first,
     zhong,
 )

@@ -8,8 +8,6 @@ from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.decomposition import PCA
 
 from features.ranking.principal_axes import projected
-from features.ranking.steps.photo_whiten import learn_photo_whitening
-from features.ranking.steps.whiten import learn_whitening
 from features.whitening import (
     column_scales,
     dual_components,
@@ -18,6 +16,7 @@ from features.whitening import (
     unit_rows,
     within_scatter,
 )
+from tests.features_tests.ranking_references import learn_photo_whitening, learn_whitening
 
 
 def rows_of(n=12, dims=40, seed=0):

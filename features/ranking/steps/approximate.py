@@ -18,7 +18,7 @@ from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check
 from features.ranking.state import State
 from features.ranking.steps.step import Step
 from features.ranking.views import concatenated
-from features.search import rescored, search
+from features.search import rescored
 
 SAMPLED_QUERIES = 100  # compared with the exact list, to measure recall
 Count = Annotated[int, whole(1)]
@@ -74,18 +74,7 @@ class Approximate(Step, frozen=True):
                 progress=used.progress,
                 **self.parameters,
             )
-            ranks, scores, _ = approximate_search(
-                built,
-                used.queries,
-                used.gallery,
-                used.weights,
-                used.k,
-                candidates=self.candidates,
-                excluded=used.excluded,
-                sample=self.checked,
-                seed=self.seed,
-                norm_bounds=used.norm_bounds,
-            )
+            ranks, scores, _ = approximate_search(built, used, self.candidates, self.checked, self.seed)
         return replace(state, ranks=ranks, scores=scores)
 
 
@@ -96,55 +85,36 @@ def recall(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def approximate_search(
-    index: Index,
-    queries: Sequence[np.ndarray],
-    gallery: Sequence[np.ndarray],
-    weights: Sequence[float] | np.ndarray,
-    k: int,
-    *,
-    candidates: int = 100,
-    excluded: np.ndarray | None = None,
-    sample: int = SAMPLED_QUERIES,
-    seed: int = 0,
-    norm_bounds: Sequence[float] | None = None,
+    index: Index, state: State, candidates: int = 100, sample: int = SAMPLED_QUERIES, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return ranks (Q, k), canonical scores (Q, k) and the recall of the lists against the exact ones.
 
     The index proposes `candidates` images a query, which are rescored by the canonical score, ties to the lower row;
     `sample` queries, drawn with `seed`, are searched exactly as well, and the recall@k is printed on stderr. A query
     that is zero gets the first rows, and one for which the index finds fewer than k images is searched exactly (and
-    a message says so). A query's list does not depend on the other queries. norm_bounds: see `features.search.search`.
+    a message says so). A query's list does not depend on the other queries.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    queries = [np.asarray(part) for part in queries]
+    queries, weights, k = state.queries, state.weights, state.k
     found = _proposed(index, queries, weights, min(max(candidates, k), len(index.rows)))
-    ranks, scores = rescored(
-        queries, gallery, weights, np.where(found >= 0, index.rows[np.maximum(found, 0)], -1), k
-    )
+    proposed = np.where(found >= 0, index.rows[np.maximum(found, 0)], -1)
+    ranks, scores = rescored(queries, state.gallery, weights, proposed, k)
 
     def exact(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return search(
-            [q[chosen] for q in queries], gallery, weights, k, excluded=excluded, norm_bounds=norm_bounds
+        return replace(state, queries=tuple(part[chosen] for part in queries), progress=False).searched(
+            weights, k
         )
 
-    zero = np.all(
-        [~q.any(axis=1) for q, weight in zip(queries, weights) if weight] or [np.ones(len(ranks), bool)],
-        axis=0,
-    )
+    used = [~q.any(axis=1) for q, weight in zip(queries, weights) if weight]
+    zero = np.logical_and.reduce([np.ones(len(ranks), bool), *used])
     short = ~zero & (np.sum(ranks >= 0, axis=1) < min(k, len(index.rows)))
     if (zero | short).any():
         ranks[zero | short], scores[zero | short] = exact(zero | short)
     checked = np.sort(np.random.default_rng(seed).permutation(len(ranks))[:sample])
     share = recall(ranks[checked], exact(checked)[0])
-    found_too_few = (
-        f"; it found fewer than {k} images for {short.sum()} queries, which were searched exactly"
-        if short.any()
-        else ""
-    )
-    log.info(
-        f"top7: approximate search ({index.kind}): recall@{k} {share:.4f} against the exact lists of "
-        f"{len(checked)} of {len(ranks)} queries{found_too_few}"
-    )
+    said = f"recall@{k} {share:.4f} against the exact lists of {len(checked)} of {len(ranks)} queries"
+    if short.any():
+        said += f"; it found fewer than {k} images for {short.sum()} queries, which were searched exactly"
+    log.info(f"top7: approximate search ({index.kind}): {said}")
     return ranks, scores, share
 
 
@@ -152,12 +122,9 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
     """Return the entries (Q, count) of the index nearest to each query, -1 for missing."""
     import faiss
 
-    # the folder may have moved, and may be read-only; a graph's vectors stay on the disk
-    flags = (
-        faiss.IO_FLAG_MMAP_IFC
-        if index.kind == "hnsw"
-        else faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
-    )
+    flags = faiss.IO_FLAG_MMAP_IFC  # a graph's vectors stay on the disk
+    if index.kind != "hnsw":  # the folder may have moved, and may be read-only
+        flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
     try:
         with without_notes():
             loaded: Any = faiss.read_index(str(index.path), flags)

@@ -75,9 +75,7 @@ class PhotoWhiten(Step, frozen=True):
         if self.joint and len(state.gallery) > 1:
             state = _joined(state)
         learnt = self.learnt if self.learnt is not None else self._photos(state).identity
-        taught = dict(
-            pairs=self.pairs, unlabelled=self.unlabelled, photos=learnt
-        )  # what tells the scatter apart
+        taught: dict[str, Any] = dict(pairs=self.pairs, unlabelled=self.unlabelled, photos=learnt)
         sample: dict[str, Any] = dict(samples=self.samples, seed=self.seed)
         of_axes: dict[str, Any] = dict(shrinkage=self.shrinkage, **sample, **taught)
         names = state.identity_after("photo_whiten", dim=self.dim, exponent=self.exponent, **of_axes)
@@ -147,17 +145,6 @@ class PhotoWhiten(Step, frozen=True):
             return np.zeros((0, state.gallery[place].shape[1]))
         rows = float64_rows(self._photos(state).users[place])
         return rows[rows.any(axis=1)]
-
-
-def learn_photo_whitening(
-    rows: np.ndarray, scatter: np.ndarray, dim: int, *, shrinkage: float, exponent: float = 0.0, **sample: Any
-) -> Projection:
-    """Return the whitening that makes little of what a photo changes, then PCA of rows (n, D) there to `dim` dimensions.
-
-    scatter (D, D): the mean of d d^T, d a photo minus its image, see `features.whitening.within_scatter`; shrinkage:
-    of it towards its mean eigenvalue; exponent: of the PCA, as in `learn_whitening`; sample: see `principal_axes`.
-    """
-    return through(*photo_axes(rows, scatter, shrinkage, **sample), dim, exponent)
 
 
 def photo_axes(

@@ -65,13 +65,3 @@ class Whiten(Step, frozen=True):
 
         readable = [int(np.sum(~excluded)) for _, excluded in learning]
         return project_components(state, names, self.dim, readable, learn)
-
-
-def learn_whitening(
-    rows: np.ndarray, dim: int, *, exponent: float = 1.0, shrinkage: float = 0.0, **sample: Any
-) -> Projection:
-    """Return PCA of rows (n, D) to at most `dim` dimensions, whitened; sample: see `principal_axes`.
-
-    `dim` above the sample's rank gives the rank.
-    """
-    return principal_axes(rows, **sample).whitening(dim, exponent, shrinkage)
