@@ -75,11 +75,8 @@ class Factors:
     def heights(self, rows: np.ndarray) -> np.ndarray:
         """Return h(x), less half of the level, of rows (m, D) float32 as `read` gives them: (m,) float64."""
         centre = self.centre.astype(np.float64)
-        return (
-            rows.astype(np.float64) @ (self.signs * centre)
-            - (self.signs * centre) @ centre / 2
-            - self.level / 2
-        )
+        signed = self.signs * centre
+        return rows.astype(np.float64) @ signed - signed @ centre / 2 - self.level / 2
 
     def left(self, rows: np.ndarray) -> torch.Tensor:
         """Return rows (m, D) float32, as `read` gives them, as the left side of a product, (m, D + 2 PIECES)."""

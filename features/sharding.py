@@ -155,12 +155,8 @@ def _place(array: np.ndarray) -> tuple | None:
     root: Any = array
     while isinstance(root.base, np.ndarray):
         root = root.base
-    if (
-        not isinstance(root, np.memmap)
-        or root.filename is None
-        or array.flags.writeable
-        or not array.flags.c_contiguous
-    ):
+    mapped = isinstance(root, np.memmap) and root.filename is not None
+    if not mapped or array.flags.writeable or not array.flags.c_contiguous:
         return None
     path = Path(root.filename).absolute()
     status = os.stat(path)

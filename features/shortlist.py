@@ -27,12 +27,8 @@ class _Entries:
 
 
 def _joined(parts: list[_Entries]) -> _Entries:
-    return _Entries(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("owner", "rows", "lower", "upper")
-        )
-    )
+    names = ("owner", "rows", "lower", "upper")
+    return _Entries(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class Shortlist:

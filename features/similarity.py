@@ -73,19 +73,19 @@ def pair_scores(
     gallery: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray, left: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
     """Return the canonical scores (p,) float64 of rows left (p,) with rows right (p,) of one gallery."""
-    result = np.empty(len(left))
+    result = np.zeros(len(left))
+    used = [(part, weight) for part, weight in zip(gallery, weights, strict=True) if weight != 0]
+    if not used:
+        return result
     step = max(1, _PAIR_BYTES // (8 * max(1, *(part.shape[1] for part in gallery))))
     for start in range(0, len(left), step):
         a, b = left[start : start + step], right[start : start + step]
         similarities = []
-        for part, weight in zip(gallery, weights, strict=True):
-            if weight == 0:
-                similarities.append(np.zeros(len(a)))
-                continue
+        for part, weight in used:
             products = part[a].astype(np.float64, order="C")
             products *= part[b]
             similarities.append(np.add.reduce(products, axis=-1))
-        result[start : start + len(a)] = fuse(similarities, weights)
+        result[start : start + len(a)] = fuse(similarities, [weight for _, weight in used])
     return result
 
 

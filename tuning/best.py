@@ -146,7 +146,7 @@ def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarra
     """
     best, valid = ranked_positions(padded, weights)
     similarities = np.moveaxis(padded.similarities, 0, -1)
-    pairs = []
+    pairs = [np.zeros((0, similarities.shape[-1]))]
     for query in range(padded.n_queries):
         top = best[query][valid[query]]
         hit = padded.relevant[query]
@@ -157,13 +157,9 @@ def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarra
         for place, item in enumerate(top):
             for other in top[place + 1 :]:
                 if hit[item] != hit[other]:
-                    pairs.append(values[item] - values[other])
-            rivals = outside[hit[outside] != hit[item]]
-            if len(rivals):
-                pairs.append(values[item] - values[rivals])
-    if not pairs:
-        return np.zeros((0, similarities.shape[-1]))
-    return np.concatenate([np.atleast_2d(pair) for pair in pairs])
+                    pairs.append((values[item] - values[other])[None])
+            pairs.append(values[item] - values[outside[hit[outside] != hit[item]]])
+    return np.concatenate(pairs)
 
 
 def largest_ball(padded: PaddedCandidates, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
@@ -190,11 +186,9 @@ def largest_ball(padded: PaddedCandidates, coordinates: np.ndarray, corners: np.
         bounds=[(0, 1)] * n + [(0, None)],
         method="highs",
     )
-    if result.status == 2:  # infeasible: only a tie holds the order, the point is its own cell
-        return Ball(coordinates, 0.0)
-    if result.status != 0:
+    if result.status not in (0, 2):
         raise Top7Error(f"the centre of the best cell could not be found: {result.message}")
-    if result.x[-1] <= 1e-9:
+    if result.status == 2 or result.x[-1] <= 1e-9:  # only a tie holds the order: the point is its own cell
         return Ball(coordinates, 0.0)
     centre = np.clip(result.x[:-1], 0.0, None)
     return Ball(centre / centre.sum(), float(result.x[-1]))

@@ -34,13 +34,11 @@ def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: 
     depth = list_depth(competition.metric, competition.top_k, len(ids))
     count = int(labelled.real.sum())
     parts = {"validation": labelled.query_ids[:count], SIMULATED: labelled.query_ids[count:]}
-    ranks = [
-        ranked_lists(configuration, recipe, split, asked, ids, k=depth).ranks
-        for split, asked in parts.items()
-        if asked
-    ]
-    found = np.concatenate(ranks)
-    return query_figures(found, labelled.relevant, competition.top_k, competition.metric, labelled.junk)
+    asked = [(split, queries) for split, queries in parts.items() if queries]
+    found = [ranked_lists(configuration, recipe, *each, ids, k=depth).ranks for each in asked]
+    return query_figures(
+        np.concatenate(found), labelled.relevant, competition.top_k, competition.metric, labelled.junk
+    )
 
 
 def mean_figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:

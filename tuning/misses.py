@@ -61,13 +61,10 @@ def find_misses(
             if not len(position):
                 missing.append((query, row, np.nan, np.nan, False))
             elif there[position[0]] not in top:
-                score = scores[query, there[position[0]]]
-                missing.append(
-                    (query, row, score, scores[query, top[-1]] - score, bool(counts[position[0]] < padded.k))
-                )
-    places = _places(
-        [(query, score) for query, _, score, _, _ in missing], weights, queries, gallery, excluded
-    )
+                score, reachable = scores[query, there[position[0]]], bool(counts[position[0]] < padded.k)
+                missing.append((query, row, score, scores[query, top[-1]] - score, reachable))
+    wanted = [(query, score) for query, _, score, _, _ in missing]
+    places = _places(wanted, weights, queries, gallery, excluded)
     return [
         Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
         for (query, row, score, short_by, reachable), place in zip(missing, places)
@@ -110,17 +107,10 @@ def write_misses(
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(["query", "part", "missed", "place", "short by", "some weights of the region may show it"])
     for miss in sorted(misses, key=lambda miss: (miss.place == 0, miss.place, miss.query)):
-        seen = miss.place > 0
-        rows.writerow(
-            [
-                query_ids[miss.query],
-                "private" if private[miss.query] else "public",
-                gallery_ids[miss.row],
-                miss.place if seen else "unreadable",
-                f"{miss.short_by:.6f}" if seen else "",
-                "yes" if miss.reachable else "no",
-            ]
-        )
+        part = "private" if private[miss.query] else "public"
+        place, short_by = (miss.place, f"{miss.short_by:.6f}") if miss.place else ("unreadable", "")
+        told = place, short_by, "yes" if miss.reachable else "no"
+        rows.writerow([query_ids[miss.query], part, gallery_ids[miss.row], *told])
     return write_text(path, stream.getvalue())
 
 

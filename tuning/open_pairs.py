@@ -85,12 +85,9 @@ class OpenPairs:
                 slots.append(np.full(len(open_), query * self.width + place))
         self.differences, self.slots = np.concatenate(differences), np.concatenate(slots)
         weight = np.ones(padded.n_queries) if padded.weight is None else padded.weight
-        most = {
-            "map": np.minimum(padded.n_relevant, padded.k),
-            "recall": padded.n_relevant,
-            "precision": padded.k,
-        }
-        shares = weight / (most[padded.metric] * weight.sum())
+        n, k = padded.n_relevant, padded.k
+        most = {"map": np.minimum(n, k), "recall": n, "precision": k}[padded.metric]
+        shares = weight / (most * weight.sum())
         self._shares, self._share_of_slot = shares, np.repeat(shares, self.width)
         hit, ahead = np.arange(1, self.width + 1)[:, None], np.arange(padded.k + 1)
         gains = hit / (hit + ahead) if padded.metric == "map" else 1.0
@@ -122,17 +119,11 @@ class OpenPairs:
         behind = t < -SCORE_MARGIN
         n_behind, n = behind.sum(axis=1), len(node.simplex)
         left = np.flatnonzero((n_behind > 0) & (n_behind < n) & (node.counts[slots] < self.padded.k))
-        open_, slots, t, behind, n_behind = (
-            node.open[left],
-            slots[left],
-            t[left],
-            behind[left],
-            n_behind[left],
-        )
+        open_, slots, t, behind, n_behind = (part[left] for part in (node.open, slots, t, behind, n_behind))
         counts = node.counts[slots].astype(np.float64)
         worth = self._share_of_slot[slots] / (
             (counts + 1) * (counts + 2)
-        )  # what one more rival ahead takes from the bound
+        )  # what one more rival takes from the bound
         edge = self._edge(node, behind, worth)
         if edge is None:
             return Split()
@@ -140,28 +131,22 @@ class OpenPairs:
         share = _dividing(t[:, a], t[:, b], behind[:, a] != behind[:, b], worth)
         middle_t = (1 - share) * t[:, a] + share * t[:, b]
         middle_behind, total = middle_t < -SCORE_MARGIN, t.sum(axis=1)
-        decided = np.stack(
-            [
-                np.bincount(slots[ahead], minlength=len(node.counts))
-                for ahead in (
-                    n_behind - behind[:, a] + middle_behind == n,
-                    n_behind - behind[:, b] + middle_behind == n,
-                    total - t[:, a] + middle_t < -n * SCORE_MARGIN,
-                    total - t[:, b] + middle_t < -n * SCORE_MARGIN,
-                )
-            ]
+        rivals_ahead = (
+            n_behind - behind[:, a] + middle_behind == n,
+            n_behind - behind[:, b] + middle_behind == n,
+            total - t[:, a] + middle_t < -n * SCORE_MARGIN,
+            total - t[:, b] + middle_t < -n * SCORE_MARGIN,
         )
+        decided = np.stack([np.bincount(slots[ahead], minlength=len(node.counts)) for ahead in rivals_ahead])
         decided = np.minimum(decided + node.counts, self.padded.k).astype(np.int16)
         first_bound, second_bound, *hopes = map(float, self.upper(decided))
         first, second = node.simplex.copy(), node.simplex.copy()
         first[a] = second[b] = (1 - share) * node.simplex[a] + share * node.simplex[b]
-        return Split(
-            (
-                Node(first, min(first_bound, node.bound), open_, decided[0].copy(), node.generation + 1),
-                Node(second, min(second_bound, node.bound), open_, decided[1].copy(), node.generation + 1),
-            ),
-            tuple(hopes),
+        children = (
+            Node(first, min(first_bound, node.bound), open_, decided[0].copy(), node.generation + 1),
+            Node(second, min(second_bound, node.bound), open_, decided[1].copy(), node.generation + 1),
         )
+        return Split(children, tuple(hopes))
 
     def _edge(self, node: Node, behind: np.ndarray, worth: np.ndarray) -> tuple[int, int] | None:
         """Return the edge along which the pairs that change sign are worth most; None where no edge of length has any."""
@@ -172,9 +157,9 @@ class OpenPairs:
         if node.generation % EVERY == EVERY - 1:  # or slivers along one plane would keep all splits
             crossed = crossed * lengths
         best = int(crossed.argmax()) if len(crossed) else 0
-        return (
-            (int(self._first[best]), int(self._second[best])) if len(crossed) and crossed[best] > 0 else None
-        )
+        if not len(crossed) or not crossed[best] > 0:
+            return None
+        return int(self._first[best]), int(self._second[best])
 
 
 def _dividing(t_a: np.ndarray, t_b: np.ndarray, crossing: np.ndarray, worth: np.ndarray) -> float:

@@ -41,11 +41,7 @@ class CrossValidated:
 
     def figures(self) -> dict[str, object]:
         """Return mean, interval and spread as plain values."""
-        return {
-            "mean": self.mean,
-            "interval": None if self.interval is None else list(self.interval),
-            "spread": self.spread,
-        }
+        return {"mean": self.mean, "interval": self.interval and list(self.interval), "spread": self.spread}
 
 
 @dataclass(frozen=True)
@@ -158,9 +154,9 @@ def smallest_gain(
     differences (Q,): between two recipes as unlike as those to be compared.
     """
     error = standard_error(differences, groups, weight)
-    return (
-        None if error is None else float(stats.t.ppf([0.95, 0.8], len(np.unique(groups)) - 1).sum()) * error
-    )
+    if error is None:
+        return None
+    return float(stats.t.ppf([0.95, 0.8], len(np.unique(groups)) - 1).sum()) * error
 
 
 def compare(

@@ -29,13 +29,7 @@ class Contenders:
     """
 
     def __init__(
-        self,
-        start: int,
-        k: int,
-        thresholds: np.ndarray,
-        errors: np.ndarray,
-        factors: Factors,
-        scores: Pairs,
+        self, start: int, k: int, thresholds: np.ndarray, errors: np.ndarray, factors: Factors, scores: Pairs
     ) -> None:
         self.start, self.k, self.thresholds = start, k, thresholds
         self.errors, self.factors, self.scores = errors, factors, scores

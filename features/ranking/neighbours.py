@@ -55,9 +55,7 @@ def neighbour_graph(
 
     recipe = {"kind": "neighbour graph", "k": k, "weights": weights.tolist(), "format": 1}
     if folder is not None:
-        recipe["components"] = (
-            list(identity) if identity is not None else [content_digest(part) for part in gallery]
-        )
+        recipe["components"] = list(identity or map(content_digest, gallery))
         recipe["excluded"] = np.flatnonzero(absent).tolist()
     fast = total >= LARGE and not shared_out(total)
 
@@ -66,9 +64,9 @@ def neighbour_graph(
         return chosen(gallery, weights, absent, device)
 
     if progress and total >= LARGE:
-        time = (
-            f"about {duration(estimated_seconds(*factors(), k))} and" if fast else "by the cluster's workers,"
-        )
+        time = "by the cluster's workers,"
+        if fast:
+            time = f"about {duration(estimated_seconds(*factors(), k))} and"
         log.info(
             f"top7: neighbour graph of {total} images, {k} neighbours: {time} {total * k * 12 / 1e6:.0f} MB if it is "
             "not there yet; an interrupted run resumes"
@@ -84,15 +82,9 @@ def neighbour_graph(
                 return graph().window(start, stop)
             return graph_block(gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds)
 
+        columns, more = {"rows": (k, "int32"), "scores": (k, "float64")}, {"progress": progress}
         found = derived(
-            folder,
-            "neighbours",
-            recipe,
-            total,
-            {"rows": (k, "int32"), "scores": (k, "float64")},
-            computed,
-            block_rows=window_rows,
-            progress=progress,
+            folder, "neighbours", recipe, total, columns, computed, block_rows=window_rows, **more
         )
     return found["rows"], found["scores"]
 
@@ -123,10 +115,8 @@ def graph_block(
     if excluded is not None:
         rows[excluded[start:stop]], values[excluded[start:stop]] = -1, -np.inf
     missing = ((0, 0), (0, k - rows.shape[1]))
-    return (
-        np.pad(rows, missing, constant_values=-1).astype(np.int32),
-        np.pad(values, missing, constant_values=-np.inf),
-    )
+    padded = np.pad(rows, missing, constant_values=-1).astype(np.int32)
+    return padded, np.pad(values, missing, constant_values=-np.inf)
 
 
 def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:

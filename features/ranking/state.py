@@ -130,9 +130,8 @@ class State:
 
     def changed(self, **values: Any) -> State:
         """Return this state with other descriptors: lists and norms before L2 are no longer theirs."""
-        return replace(
-            self, **{"ranks": None, "scores": None, "query_norms": None, "gallery_norms": None, **values}
-        )
+        gone = dict.fromkeys(("ranks", "scores", "query_norms", "gallery_norms"))
+        return replace(self, **{**gone, **values})
 
     def asked(
         self, function: Callable[[Rows], Rows], simulated: Callable[[Rows], Rows] | None = None
@@ -144,10 +143,8 @@ class State:
         queries = function(self.queries)
         if simulated is not None and self.simulated:
             real = len(self.queries[0]) - self.simulated
-            users, made = (
-                function([part[:real] for part in self.queries]),
-                simulated([part[real:] for part in self.queries]),
-            )
+            users = function([part[:real] for part in self.queries])
+            made = simulated([part[real:] for part in self.queries])
             queries = [np.concatenate(both) for both in zip(users, made)]
         photos = self.photos and replace(
             self.photos,
@@ -171,17 +168,12 @@ class State:
         dtype: str = "float32",
     ) -> np.ndarray:
         """Return a gallery (n, width) made of that of `part` block by block, kept under `name`, or in memory."""
-        kinds = {"rows": (width, dtype)}
-        made = derived(
-            self.rows_folder,
-            label,
-            {"of": name},
-            len(part),
-            kinds,
-            lambda start, stop: [compute(start, stop)],
-            progress=self.progress,
-        )
-        return made["rows"]
+
+        def block(start: int, stop: int) -> list[np.ndarray]:
+            return [compute(start, stop)]
+
+        kinds, said = {"rows": (width, dtype)}, {"progress": self.progress}
+        return derived(self.rows_folder, label, {"of": name}, len(part), kinds, block, **said)["rows"]
 
     def written_out(self) -> State:
         """Return the state with galleries that are computed as they are read (RowView) kept as files, same values."""

@@ -63,9 +63,8 @@ class SymmetricGraph:
         right = self.factors.right(self.factors.read(sample))
 
         def look(tile: range) -> None:
-            keys = self.factors.keys(
-                self.factors.left(self.factors.read(slice(tile.start, tile.stop))), right
-            )
+            left = self.factors.left(self.factors.read(slice(tile.start, tile.stop)))
+            keys = self.factors.keys(left, right)
             place = size - self.k - 1  # the row itself may be among those above
             keys.partition(place, axis=1)
             errors, thresholds = (part[tile.start : tile.stop] for part in (self.errors, self.thresholds))
@@ -75,10 +74,9 @@ class SymmetricGraph:
         list(self.spread(look, tiles))
 
     def _contenders(self, window: range) -> Contenders:
-        rows = slice(window.start, window.stop)
-        return Contenders(
-            window.start, self.k, self.thresholds[rows], self.errors[rows], self.factors, self.scores
-        )
+        own = slice(window.start, window.stop)
+        known = self.thresholds[own], self.errors[own]
+        return Contenders(window.start, self.k, *known, self.factors, self.scores)
 
     def window(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the graph's rows (m, k) int32 and scores (m, k) float64 of the window of rows start to stop."""
@@ -94,9 +92,8 @@ class SymmetricGraph:
         for part in self.factors.components:
             forget(part)
         own, others = self.later.pop(start).left()
-        parts = [
-            range(stop - start)[first : first + BEST_ROWS] for first in range(0, stop - start, BEST_ROWS)
-        ]
+        rows_of = range(stop - start)
+        parts = [rows_of[first : first + BEST_ROWS] for first in range(0, len(rows_of), BEST_ROWS)]
 
         def rank(part: range) -> tuple[np.ndarray, np.ndarray]:
             pairs = slice(*np.searchsorted(own, (part.start, part.stop)))

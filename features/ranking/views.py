@@ -46,10 +46,7 @@ class RowView:
 
 
 def float64_rows(rows: np.ndarray) -> np.ndarray:
-    """Return a new C-contiguous float64 copy of rows (m, D).
-
-    Sums along its last axis then depend on the row alone.
-    """
+    """Return a new C-contiguous float64 copy of rows (m, D). Sums along its last axis then depend on the row alone."""
     return np.array(rows, dtype=np.float64, order="C")
 
 

@@ -72,22 +72,14 @@ def augmented_rows(
     stop: int,
     graph_rows: np.ndarray,
     graph_scores: np.ndarray,
-    *,
-    neighbours: int,
-    kind: str = "average",
-    alpha: float = 3.0,
+    **joining: Any,
 ) -> list[np.ndarray]:
     """Return gallery rows start to stop - 1 after augmentation, L arrays (stop - start, D_l) float32, L2-normalised.
 
     gallery: L arrays or memmaps (n, D_l), untouched; graph_rows and graph_scores (n, >= neighbours): each image's
-    neighbours without itself, as `features.ranking.neighbours` finds them. Every image is joined with its own
+    neighbours without itself, as `features.ranking.neighbours` finds them; joining: see `expand`. Every image is joined with its own
     neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
     """
-    own, ranks, scores = (
-        [part[start:stop] for part in gallery],
-        graph_rows[start:stop],
-        graph_scores[start:stop],
-    )
-    return expand(
-        own, gallery, np.asarray(ranks), np.asarray(scores), neighbours=neighbours, kind=kind, alpha=alpha
-    )
+    own = [part[start:stop] for part in gallery]
+    lists = np.asarray(graph_rows[start:stop]), np.asarray(graph_scores[start:stop])
+    return expand(own, gallery, *lists, **joining)

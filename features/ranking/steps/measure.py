@@ -79,14 +79,10 @@ def _distance_gallery(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, row_norms(rows)[:, None] ** 2, np.ones((len(rows), 1))], axis=1)
 
 
-def _correlation_concatenated(queries: Components, gallery: Components, weights: np.ndarray) -> Measured:
-    """ρ([√w_l q_l], [√w_l x_l]): one mean over the whole concatenation."""
-
-    def view(components: Components) -> list:
-        joined = concatenated(components, weights)
-        return [RowView(joined.sources, lambda blocks: centred(joined.function(blocks)), joined.shape[1])]
-
-    return view(queries), view(gallery), np.ones(1)
+def _joined_and_centred(components: Components, weights: np.ndarray) -> list:
+    """For ρ([√w_l q_l], [√w_l x_l]): one mean over the whole concatenation."""
+    joined = concatenated(components, weights)
+    return [RowView(joined.sources, lambda blocks: centred(joined.function(blocks)), joined.shape[1])]
 
 
 def _euclidean_raw(
@@ -153,7 +149,7 @@ def measured(
     if name == "cosine":  # Σ w_l cos(q_l, x_l): the stored L2-normalised descriptors as they are
         return list(queries), list(gallery), weights
     if name == "correlation_concatenated":
-        return _correlation_concatenated(queries, gallery, weights)
+        return _joined_and_centred(queries, weights), _joined_and_centred(gallery, weights), np.ones(1)
     if name == "euclidean_raw":
         return _euclidean_raw(queries, gallery, weights, query_norms, gallery_norms)
     if name not in _BY_COMPONENT:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse
 
 ENCODED_ROWS = 512
-PairSimilarities = Callable[
-    [np.ndarray, np.ndarray], np.ndarray
-]  # rows (p,), rows (p,) -> their similarities (p,)
+Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> their similarities (p,)
 
 
 class Reciprocal(Step, frozen=True):
@@ -160,7 +158,7 @@ class Codes:
 def learn_codes(
     graph: np.ndarray,
     scores: np.ndarray,
-    pairs: PairSimilarities,
+    pairs: Pairs,
     k1: int = 20,
     k2: int = 6,
     *,
@@ -180,9 +178,8 @@ def learn_codes(
 
     graph, total = np.asarray(graph)[:, :k1], len(graph)
     columns, values, lengths = [np.empty(0, np.int64)], [np.empty(0)], [np.empty(0, np.int64)]
-    for start in Progress(
-        range(0, total, ENCODED_ROWS), desc="k-reciprocal codes", unit="block", shown=progress
-    ):
+    starts = range(0, total, ENCODED_ROWS)
+    for start in Progress(starts, desc="k-reciprocal codes", unit="block", shown=progress):
         rows = np.arange(start, min(start + ENCODED_ROWS, total))
         sets = expanded_sets(graph, *reciprocal_mask(graph, rows, k1), k1)
         if excluded is not None:
@@ -195,9 +192,8 @@ def learn_codes(
         values.append(weights / sums[owner - start])
         lengths.append(sizes)
     pointers = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    single = sparse.csr_matrix(
-        (np.concatenate(values), np.concatenate(columns), pointers), shape=(total, total)
-    )
+    entries = np.concatenate(values), np.concatenate(columns), pointers
+    single = sparse.csr_matrix(entries, shape=(total, total))
     averaged = neighbour_average(graph, k2) @ single
     averaged.sort_indices()
     last = np.where(graph[:, k1 - 1] >= 0, np.asarray(scores)[:, k1 - 1], -np.inf)
@@ -211,10 +207,8 @@ def neighbour_average(graph: np.ndarray, k2: int) -> sparse.csr_matrix:
     lists = np.concatenate([np.arange(len(graph))[:, None], graph[:, : k2 - 1]], axis=1)
     known = lists >= 0
     counts = known.sum(axis=1)
-    pointers = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_matrix(
-        (np.repeat(1.0 / counts, counts), lists[known], pointers), shape=(len(graph),) * 2
-    )
+    entries = np.repeat(1.0 / counts, counts), lists[known], np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_matrix(entries, shape=(len(graph),) * 2)
 
 
 def query_code(
