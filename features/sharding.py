@@ -33,26 +33,32 @@ Done = Callable[[int], object]
 Shard = Callable[[int, int, Done], Any]
 
 
-@contextmanager
-def on_cluster(address: str | None) -> Iterator[None]:
-    """Give what `map_over_shards` does inside the block to the Dask scheduler at `address` (None: do it here)."""
-    if address is None:
-        yield
-        return
+def cluster_client(address: str) -> Any:
+    """Return a client of the Dask scheduler at `address`; ConfigurationError without Dask, Top7Error without an answer."""
     try:
-        import joblib
         from dask.distributed import Client
     except ImportError:
         raise ConfigurationError(
             "--cluster needs Dask: install the extra [cluster] (dask[distributed])"
         ) from None
     try:
-        client = Client(address, timeout=ANSWER_S)
+        return Client(address, timeout=ANSWER_S)
     except OSError as error:
         raise Top7Error(
             f"--cluster {address}: no Dask scheduler answers there ({error}): start one with `dask "
             "scheduler`, or give its address as tcp://host:port"
         ) from None
+
+
+@contextmanager
+def on_cluster(address: str | None) -> Iterator[None]:
+    """Give what `map_over_shards` does inside the block to the Dask scheduler at `address` (None: do it here)."""
+    if address is None:
+        yield
+        return
+    import joblib
+
+    client = cluster_client(address)
     token = _ON_CLUSTER.set(True)
     try:
         with client, joblib.parallel_config(backend="dask", client=client):

@@ -16,7 +16,6 @@ from threading import Lock
 import torch
 
 from competition.configuration import Backbone
-from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
@@ -27,6 +26,7 @@ from features.extraction.device_claims import own_device
 from features.extraction.engine import Engine
 from features.extraction.learn_parts import PartTable, part_models
 from features.extraction.settings import Settings
+from features.sharding import cluster_client
 
 ATTEMPTS = 5  # in a row without a single window done
 LOST = ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker", "CancelledError")
@@ -93,20 +93,7 @@ def _failed(future: Future) -> bool:
 def _executor(jobs: int, cluster: str | None, threads: int) -> Iterator[tuple[Executor, int]]:
     """Open what runs the calls; yields it and how many it runs at once."""
     if cluster:
-        try:
-            from dask.distributed import Client
-        except ImportError:
-            raise ConfigurationError(
-                "--cluster needs Dask: install the extra [cluster] (dask[distributed])"
-            ) from None
-        try:
-            client = Client(cluster, timeout="20s")
-        except OSError as error:
-            raise Top7Error(
-                f"--cluster {cluster}: no Dask scheduler answers there ({error}): start one with `dask "
-                "scheduler`, or give its address as tcp://host:port"
-            ) from None
-        with client:
+        with cluster_client(cluster) as client:
             yield client.get_executor(pure=False), max(1, sum(client.ncores().values()))
         return
     from joblib.externals.loky import get_reusable_executor  # the next pass finds the processes as they are

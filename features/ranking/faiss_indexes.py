@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from competition.atomic import sync_folder
@@ -30,6 +29,7 @@ from competition.messages import log
 from competition.progress import Progress
 from features.dumps import seals
 from features.dumps.derived import content_digest, digest_of, note_files
+from features.dumps.made_once import made_once
 from features.ranking.views import RowView, concatenated
 
 READ_ROWS = 2048  # gallery rows in float64 at once
@@ -129,15 +129,13 @@ def build_index(
     path = Path(folder) / f"index-{kind}-{digest_of(recipe)}.faiss"
     sidecar = path.with_suffix(".json")
     files = [path, *([lists_of(path)] if kind == "ivf_ondisk" else [])]
-    if seals.intact(sidecar) is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f".{path.name}.lock")
-        with FileLock(lock):
-            if seals.intact(sidecar) is None:
-                sidecar.unlink(missing_ok=True)
-                _build(fused, rows, kind, chosen, seed, path, progress)
-                seals.seal(sidecar, files, format=2, recipe=recipe)
-        lock.unlink(missing_ok=True)  # whoever still waits for it finds the sidecar
+
+    def make() -> None:
+        sidecar.unlink(missing_ok=True)
+        _build(fused, rows, kind, chosen, seed, path, progress)
+        seals.seal(sidecar, files, format=2, recipe=recipe)
+
+    made_once(path, lambda: seals.intact(sidecar), make)
     seals.touch(sidecar)
     note_files(sidecar, *files)
     return Index(path, kind, chosen, rows)

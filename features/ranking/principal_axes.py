@@ -72,13 +72,12 @@ def principal_axes(
     """
     from scipy.linalg import eigh  # a predict whose bundle holds what was learnt starts without it
 
-    chosen = np.flatnonzero(~excluded) if excluded is not None else np.arange(len(rows))
+    chosen = np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
     if len(chosen) > samples:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, samples, replace=False))
     if len(chosen) < 2:
         raise Top7Error(f"whitening needs at least 2 readable rows to learn from, found {len(chosen)}")
-    blocks = [chosen[start : start + STATISTICS_ROWS] for start in range(0, len(chosen), STATISTICS_ROWS)]
-    mean = sum(np.add.reduce(float64_rows(rows[block]), axis=0) for block in blocks) / len(chosen)
+    mean = sum(np.add.reduce(block, axis=0) for block in statistics_blocks(rows, chosen)) / len(chosen)
     with threadpool_limits(1):  # the bits of a product may depend on the threads
         if len(chosen) <= rows.shape[1]:
             centred = float64_rows(rows[chosen]) - mean
@@ -86,8 +85,8 @@ def principal_axes(
             axes = centred.T @ vectors / np.sqrt(np.maximum(eigenvalues, 1e-300))
         else:
             scatter = np.zeros((rows.shape[1],) * 2)
-            for block in blocks:
-                centred = float64_rows(rows[block]) - mean
+            for block in statistics_blocks(rows, chosen):
+                centred = block - mean
                 scatter += centred.T @ centred
             eigenvalues, axes = eigh(scatter)
     rounding = 1e-24 * len(chosen) * float(mean @ mean)  # equal rows differ by as much after a product
@@ -122,9 +121,8 @@ def projected(rows: np.ndarray, projection: Projection) -> np.ndarray:
     return normalised(result).astype(np.float32)
 
 
-def statistics_blocks(rows: np.ndarray, excluded: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Yield the rows that are not excluded, float64, in blocks of a fixed size."""
-    chosen = np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
+def statistics_blocks(rows: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of these numbers, float64, in blocks of a fixed size."""
     for start in range(0, len(chosen), STATISTICS_ROWS):
         yield float64_rows(rows[chosen[start : start + STATISTICS_ROWS]])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from features.dumps.derived import digest_of
@@ -16,11 +18,17 @@ class Concatenate(Step, frozen=True):
     def __call__(self, state: State) -> State:
         if len(state.gallery) == 1:
             return state
-        return state.changed(
-            **state.asked(lambda parts: [concatenated(parts, state.weights)]),
-            gallery=(concatenated(state.gallery, state.weights),),
-            weights=np.ones(1),
-            groups=(0,),
-            identity=(f"concatenation-{digest_of([state.identity, state.weights.tolist()])}",),
-            unit=state.unit and abs(state.weights.sum() - 1) < 1e-6,
-        )
+        name = f"concatenation-{digest_of([state.identity, state.weights.tolist()])}"
+        unit = state.unit and abs(state.weights.sum() - 1) < 1e-6
+        return replace(joined(state, state.weights, name), unit=unit)
+
+
+def joined(state: State, weights: np.ndarray, name: str) -> State:
+    """Return the state with one component of all, concatenated with weights (L,), whose identity is `name`."""
+    return state.changed(
+        **state.asked(lambda parts: [concatenated(parts, weights)]),
+        gallery=(concatenated(state.gallery, weights),),
+        weights=np.ones(1),
+        groups=(0,),
+        identity=(name,),
+    )

@@ -23,8 +23,9 @@ from features.ranking.principal_axes import (
     project_components,
 )
 from features.ranking.state import Photos, State
+from features.ranking.steps.concatenate import joined
 from features.ranking.steps.step import Step
-from features.ranking.views import RowView, concatenated, float64_rows
+from features.ranking.views import RowView, float64_rows
 from features.whitening import inverse_root, within_scatter
 
 PRIOR_PHOTOS = 10  # user photos: as many count half
@@ -73,7 +74,8 @@ class PhotoWhiten(Step, frozen=True):
 
     def __call__(self, state: State) -> State:
         if self.joint and len(state.gallery) > 1:
-            state = _joined(state)
+            equal = np.full(len(state.gallery), 1.0 / len(state.gallery))
+            state = joined(state, equal, f"joined-{digest_of(state.identity)}")
         learnt = self.learnt if self.learnt is not None else self._photos(state).identity
         taught: dict[str, Any] = dict(pairs=self.pairs, unlabelled=self.unlabelled, photos=learnt)
         sample: dict[str, Any] = dict(samples=self.samples, seed=self.seed)
@@ -182,18 +184,6 @@ def with_users(scatter: np.ndarray, users: np.ndarray, share: float) -> np.ndarr
         return scatter
     share *= len(users) / (len(users) + PRIOR_PHOTOS)
     return (1 - share) * scatter + share * np.trace(scatter) / np.trace(own) * own
-
-
-def _joined(state: State) -> State:
-    """One component, all concatenated with equal weights."""
-    equal = np.full(len(state.gallery), 1.0 / len(state.gallery))
-    return state.changed(
-        **state.asked(lambda parts: [concatenated(parts, equal)]),
-        gallery=(concatenated(state.gallery, equal),),
-        weights=np.ones(1),
-        groups=(0,),
-        identity=(f"joined-{digest_of(state.identity)}",),
-    )
 
 
 def _photo_scatter(state: State, photos: Photos, place: int, real: bool) -> np.ndarray:

@@ -50,14 +50,13 @@ def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -
 
     excluded (n,) bool: rows that are left out. A dimension that never varies becomes zero.
     """
-    total, count = np.zeros(rows.shape[1]), 0
-    for block in statistics_blocks(rows, excluded):
+    chosen = np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
+    total, squares, count = np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), max(len(chosen), 1)
+    for block in statistics_blocks(rows, chosen):
         total += np.add.reduce(block, axis=0)
-        count += len(block)
-    mean = total / max(count, 1)
-    squares = np.zeros(rows.shape[1])
-    for block in statistics_blocks(rows, excluded):
+    mean = total / count
+    for block in statistics_blocks(rows, chosen):
         squares += np.add.reduce(np.square(block - mean), axis=0)
-    deviation = np.sqrt(squares / max(count, 1))
+    deviation = np.sqrt(squares / count)
     flat = deviation <= np.abs(mean) * 2.0**-40
     return Projection(mean, np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation)))
