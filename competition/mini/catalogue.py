@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from competition.mini.designs import draw_icon
+from competition.mini.designs import around, draw_icon
 from competition.mini.packaging import draw_packaging
 from competition.mini.products import Product, colour
 
@@ -81,9 +81,7 @@ def draw_props(picture: Image.Image, generator: np.random.Generator) -> None:
         )
     else:
         r = SIDE * generator.uniform(0.25, 0.42)
-        draw.ellipse(
-            (SIDE / 2 - r, SIDE / 2 - r, SIDE / 2 + r, SIDE / 2 + r), fill=colour(hue + 0.08, 0.2, 0.95)
-        )
+        draw.ellipse(around(SIDE / 2, SIDE / 2, r), fill=colour(hue + 0.08, 0.2, 0.95))
     icon = str(generator.choice(("leaf", "flower", "drop", "circle")))
     fill = colour(
         0.3 if icon == "leaf" else generator.random(),

@@ -34,10 +34,15 @@ def fitted_text(
     draw.text(centre, text, font=font(size), fill=fill, anchor="mm")
 
 
+def around(x: float, y: float, r: float) -> tuple[float, float, float, float]:
+    """Return the box of the circle of radius `r` around (x, y)."""
+    return x - r, y - r, x + r, y + r
+
+
 def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float, fill: Colour) -> None:
     """Draw the icon of radius `r` pixels around (x, y)."""
     if icon == "circle":
-        draw.ellipse((x - r, y - r, x + r, y + r), outline=fill, width=max(2, int(r / 5)))
+        draw.ellipse(around(x, y, r), outline=fill, width=max(2, int(r / 5)))
     elif icon == "drop":
         draw.ellipse((x - 0.7 * r, y - 0.3 * r, x + 0.7 * r, y + r), fill=fill)
         draw.polygon(
@@ -55,20 +60,12 @@ def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float
     elif icon == "flower":
         for k in range(6):
             px, py = x + 0.6 * r * math.cos(math.pi * k / 3), y + 0.6 * r * math.sin(math.pi * k / 3)
-            draw.ellipse((px - 0.38 * r, py - 0.38 * r, px + 0.38 * r, py + 0.38 * r), fill=fill)
+            draw.ellipse(around(px, py, 0.38 * r), fill=fill)
     elif icon == "star":
-        draw.polygon(
-            [
-                (
-                    x + r * (1 - 0.55 * (k % 2)) * math.sin(math.pi * k / 5),
-                    y - r * (1 - 0.55 * (k % 2)) * math.cos(math.pi * k / 5),
-                )
-                for k in range(10)
-            ],
-            fill=fill,
-        )
+        points = [(r * (1 - 0.55 * (k % 2)), math.pi * k / 5) for k in range(10)]
+        draw.polygon([(x + reach * math.sin(t), y - reach * math.cos(t)) for reach, t in points], fill=fill)
     elif icon == "moon":
-        draw.chord((x - r, y - r, x + r, y + r), 60, 240, fill=fill)
+        draw.chord(around(x, y, r), 60, 240, fill=fill)
     elif icon == "diamond":
         draw.polygon(((x, y - r), (x + 0.7 * r, y), (x, y + r), (x - 0.7 * r, y)), fill=fill)
     elif icon == "heart":
@@ -99,21 +96,11 @@ def draw_pattern(
             draw.rectangle((left + i * step, top, left + (i + 0.4) * step, bottom), fill=fill)
     elif pattern == "dots":
         for x, y, _, j in grid:
-            shift = step / 2 * (j % 2)
-            draw.ellipse(
-                (x + shift - 0.25 * step, y - 0.25 * step, x + shift + 0.25 * step, y + 0.25 * step),
-                fill=fill,
-            )
+            draw.ellipse(around(x + step / 2 * (j % 2), y, 0.25 * step), fill=fill)
     elif pattern == "waves":
         for j in range(rows):
-            draw.line(
-                [
-                    (x, top + (j + 0.5) * step + 0.3 * step * math.sin(x / step * 3.1))
-                    for x in np.arange(left, right, 4)
-                ],
-                fill=fill,
-                width=3,
-            )
+            middle, xs = top + (j + 0.5) * step, np.arange(left, right, 4)
+            draw.line([(x, middle + 0.3 * step * math.sin(x / step * 3.1)) for x in xs], fill=fill, width=3)
     elif pattern == "chevrons":
         for j in range(rows):
             draw.line(
@@ -128,13 +115,11 @@ def draw_pattern(
     elif pattern == "checks":
         for x, y, i, j in grid:
             if (i + j) % 2:
-                draw.rectangle((x - step / 2, y - step / 2, x + step / 2, y + step / 2), fill=fill)
+                draw.rectangle(around(x, y, step / 2), fill=fill)
     elif pattern == "rings":
         for x, y, i, j in grid:
             if not (i % 2 or j % 2):
-                draw.ellipse(
-                    (x - 0.7 * step, y - 0.7 * step, x + 0.7 * step, y + 0.7 * step), outline=fill, width=3
-                )
+                draw.ellipse(around(x, y, 0.7 * step), outline=fill, width=3)
 
 
 def between(first: Colour, second: Colour, share: float) -> Colour:
@@ -178,13 +163,9 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
     }[product.layout]
     if product.pattern != "none":
         wide = around / 2 if shape in ("band", "wrap") else (0.8 if shape == "oval" else 0.94) * half
-        draw_pattern(
-            draw,
-            product.pattern,
-            (middle - wide, pattern_box[0] + 2, middle + wide, pattern_box[1] - 2),
-            product.pattern_scale,
-            between(product.label, product.accent, 0.8),
-        )
+        box = (middle - wide, pattern_box[0] + 2, middle + wide, pattern_box[1] - 2)
+        fill = between(product.label, product.accent, 0.8)
+        draw_pattern(draw, product.pattern, box, product.pattern_scale, fill)
     lines = {
         "top": (0.12, 0.3, 0.44),
         "middle": (0.4, 0.56, 0.7),
@@ -194,14 +175,7 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
     brand, category, variant = (top + share * room for share in lines[product.layout])
     fitted_text(draw, product.words[0], (middle, brand), 1.8 * half, 0.2 * room, product.ink)
     fitted_text(draw, product.words[1], (middle, category), 1.5 * half, 0.12 * room, product.ink)
-    fitted_text(
-        draw,
-        f"{product.words[2]} {product.number:02d}",
-        (middle, variant),
-        1.4 * half,
-        0.1 * room,
-        product.ink,
-    )
+    fitted_text(draw, product.variant, (middle, variant), 1.4 * half, 0.1 * room, product.ink)
     if product.icon != "none":
         radius = 0.28 * min(half, 0.5 * room)
         draw_icon(draw, product.icon, middle, sum(pattern_box) / 2, max(radius, 5.0), product.ink)

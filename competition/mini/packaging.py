@@ -106,19 +106,9 @@ def segments_of(product: Product) -> list[Segment]:
     tall *= 0.8
     half = tall * (0.17 + 0.09 * a)
     top = tall * (0.4 + 0.15 * b)
-    return [
-        Segment(
-            rounded(straight(top, half * (0.38 + 0.1 * c), half * (0.45 + 0.12 * c)), 4 + 6 * d, 0),
-            cap,
-            shine,
-        ),
-        Segment(
-            rounded(straight(tall - top, half), half * (0.2 + 0.5 * d), half * 0.25),
-            product.shades[0],
-            "glass",
-            True,
-        ),
-    ]
+    long_cap = rounded(straight(top, half * (0.38 + 0.1 * c), half * (0.45 + 0.12 * c)), 4 + 6 * d, 0)
+    bottle = rounded(straight(tall - top, half), half * (0.2 + 0.5 * d), half * 0.25)
+    return [Segment(long_cap, cap, shine), Segment(bottle, product.shades[0], "glass", True)]
 
 
 def shine_of(u: np.ndarray, finish: str, light: float) -> tuple[np.ndarray, np.ndarray]:
@@ -224,22 +214,10 @@ def draw_flat(product: Product, light: float) -> Image.Image:
         draw_pan(draw, (wide * 0.12, tall * 0.56, wide * 0.88, tall * 0.94), product.shades[0], b < 0.5)
         if product.pattern != "none":
             emboss = shifted(product.shades[0], 0, 0, -0.12)
-            draw_pattern(
-                draw,
-                product.pattern,
-                (wide * 0.27, tall * 0.64, wide * 0.73, tall * 0.86),
-                product.pattern_scale,
-                emboss,
-            )
+            inside = (wide * 0.27, tall * 0.64, wide * 0.73, tall * 0.86)
+            draw_pattern(draw, product.pattern, inside, product.pattern_scale, emboss)
         fitted_text(draw, product.words[0], (wide / 2, tall * 0.2), wide * 0.7, tall * 0.1, product.ink)
-        fitted_text(
-            draw,
-            f"{product.words[2]} {product.number:02d}",
-            (wide / 2, tall * 0.3),
-            wide * 0.6,
-            tall * 0.06,
-            product.ink,
-        )
+        fitted_text(draw, product.variant, (wide / 2, tall * 0.3), wide * 0.6, tall * 0.06, product.ink)
         return lit(image, light)
     columns, rows = 2 + int(a * 3), 1 + int(b * 3)
     pan_px = HEIGHT * 0.9 / max(columns, rows + 1)
@@ -250,17 +228,9 @@ def draw_flat(product: Product, light: float) -> Image.Image:
     for k in range(columns * rows):
         left, top = 8 + (k % columns) * pan_px + 3, 8 + (k // columns) * pan_px + 3
         draw_pan(draw, (left, top, left + pan_px - 6, top + pan_px - 6), product.shades[k % 12], d < 0.5)
-    fitted_text(
-        draw, product.words[0], (wide / 2, tall - 0.6 * pan_px), wide * 0.7, pan_px * 0.4, product.ink
-    )
-    fitted_text(
-        draw,
-        f"{product.words[2]} {product.number:02d}",
-        (wide / 2, tall - 0.28 * pan_px),
-        wide * 0.6,
-        pan_px * 0.2,
-        product.ink,
-    )
+    for text, above, width, height in ((product.words[0], 0.6, 0.7, 0.4), (product.variant, 0.28, 0.6, 0.2)):
+        centre = (wide / 2, tall - above * pan_px)
+        fitted_text(draw, text, centre, wide * width, pan_px * height, product.ink)
     return lit(image, light)
 
 

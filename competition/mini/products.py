@@ -9,100 +9,24 @@ import numpy as np
 
 Colour = tuple[int, int, int]  # red, green, blue, 0-255
 
-KINDS = (
-    "bottle",
-    "pump",
-    "spray",
-    "dropper",
-    "tube",
-    "jar",
-    "lipstick",
-    "mascara",
-    "polish",
-    "compact",
-    "palette",
-    "carton",
-)
+KINDS = "bottle pump spray dropper tube jar lipstick mascara polish compact palette carton".split()
 LABEL_SHAPES = ("print", "band", "panel", "oval", "wrap")
 PATTERNS = ("none", "stripes", "bars", "dots", "waves", "chevrons", "leaves", "petals", "checks", "rings")
 ICONS = ("none", "leaf", "flower", "drop", "star", "circle", "moon", "diamond", "heart")
 LAYOUTS = ("top", "middle", "bottom", "split")
 FINISHES = ("matte", "glossy", "metal", "glass")
 
-ONSETS = (
-    "b",
-    "br",
-    "c",
-    "cl",
-    "d",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "st",
-    "t",
-    "v",
-    "z",
-)
+ONSETS = "b br c cl d f fl g gl h j k l m n p r s st t v z".split()
 VOWELS = ("a", "e", "i", "o", "u", "ae", "ia", "ea", "io")
 CODAS = ("", "", "", "n", "r", "l", "s", "x", "ne", "lle", "que")
 CATEGORIES = (
-    "SERUM",
-    "CREAM",
-    "LOTION",
-    "TONER",
-    "MILK",
-    "GEL",
-    "OIL",
-    "BALM",
-    "MIST",
-    "MASK",
-    "WASH",
-    "TINT",
-    "SHINE",
-    "GLOW",
-    "VELVET",
-    "SILK",
-    "LIFT",
-    "CALM",
-    "PURE",
-    "REPAIR",
-)
+    "SERUM CREAM LOTION TONER MILK GEL OIL BALM MIST MASK WASH TINT SHINE GLOW VELVET SILK LIFT CALM "
+    "PURE REPAIR"
+).split()
 SCENTS = (
-    "ROSE",
-    "ALOE",
-    "HONEY",
-    "CITRUS",
-    "MINT",
-    "COCOA",
-    "LILAC",
-    "PEACH",
-    "MUSK",
-    "FIG",
-    "PEARL",
-    "CORAL",
-    "OLIVE",
-    "AMBER",
-    "PLUM",
-    "CHERRY",
-    "ALMOND",
-    "SAGE",
-    "VANILLA",
-    "OCEAN",
-    "LOTUS",
-    "BERRY",
-    "MANGO",
-    "TEA",
-)
+    "ROSE ALOE HONEY CITRUS MINT COCOA LILAC PEACH MUSK FIG PEARL CORAL OLIVE AMBER PLUM CHERRY ALMOND "
+    "SAGE VANILLA OCEAN LOTUS BERRY MANGO TEA"
+).split()
 
 
 @dataclass(frozen=True)
@@ -130,6 +54,11 @@ class Product:
     icon: str
     words: tuple[str, str, str]
     number: int
+
+    @property
+    def variant(self) -> str:
+        """What is printed in the smallest letters."""
+        return f"{self.words[2]} {self.number:02d}"
 
 
 def colour(hue: float, saturation: float, value: float) -> Colour:

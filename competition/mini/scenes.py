@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from competition.mini.catalogue import SIDE
-from competition.mini.designs import draw_pattern
+from competition.mini.designs import around, draw_pattern
 from competition.mini.products import PATTERNS, Colour, colour, random_colour, shifted
 
 
@@ -43,13 +43,9 @@ def draw_ground(generator: np.random.Generator) -> Image.Image:
             draw.line((0, k * step, SIDE, k * step), fill=grout, width=3)
             draw.line((k * step, 0, k * step, SIDE), fill=grout, width=3)
     elif kind == "cloth" and generator.random() < 0.7:
-        draw_pattern(
-            draw,
-            str(generator.choice(PATTERNS)),
-            (0, 0, SIDE, SIDE),
-            generator.uniform(0.8, 2.5),
-            shifted(base, 0, 0.05, generator.uniform(-0.25, 0.25)),
-        )
+        pattern, scale = str(generator.choice(PATTERNS)), generator.uniform(0.8, 2.5)
+        fill = shifted(base, 0, 0.05, generator.uniform(-0.25, 0.25))
+        draw_pattern(draw, pattern, (0, 0, SIDE, SIDE), scale, fill)
     return picture
 
 
@@ -67,21 +63,14 @@ def draw_clutter(picture: Image.Image, generator: np.random.Generator, count: in
         if kind in (0, 1):  # a book, a phone
             long, wide = (size, 0.7 * size) if kind == 0 else (0.8 * size, 0.4 * size)
             corners = [
-                (
-                    x + sx * long * along[0] + sy * wide * across[0],
-                    y + sx * long * along[1] + sy * wide * across[1],
-                )
+                tuple(at + sx * long * u + sy * wide * v for at, u, v in zip((x, y), along, across))
                 for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))
             ]
             draw.polygon(corners, fill=fill, outline=edge)
             draw.line((corners[0], corners[3]), fill=edge, width=4)
         elif kind == 2:  # a cup from above
-            draw.ellipse(
-                (x - size / 2, y - size / 2, x + size / 2, y + size / 2), fill=fill, outline=edge, width=3
-            )
-            draw.ellipse(
-                (x - size / 3, y - size / 3, x + size / 3, y + size / 3), fill=colour(0.07, 0.6, 0.25)
-            )
+            draw.ellipse(around(x, y, size / 2), fill=fill, outline=edge, width=3)
+            draw.ellipse(around(x, y, size / 3), fill=colour(0.07, 0.6, 0.25))
         elif kind == 3:  # a pen
             draw.line(
                 (x - size * along[0], y - size * along[1], x + size * along[0], y + size * along[1]),
@@ -94,7 +83,7 @@ def draw_clutter(picture: Image.Image, generator: np.random.Generator, count: in
                 [(x + size * 4 * (k - 0.5), y + size * math.sin(6 * k + turn)) for k in t], fill=edge, width=3
             )
         else:  # fruit, a ball
-            draw.ellipse((x - size / 2.4, y - size / 2.4, x + size / 2.4, y + size / 2.4), fill=fill)
+            draw.ellipse(around(x, y, size / 2.4), fill=fill)
             draw.ellipse(
                 (x - size / 4, y - size / 4, x - size / 10, y - size / 10), fill=shifted(fill, 0, -0.3, 0.2)
             )
@@ -106,7 +95,7 @@ def capsule(
     """Draw a thick line with round ends."""
     draw.line((start, end), fill=fill, width=round(2 * r))
     for x, y in (start, end):
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+        draw.ellipse(around(x, y, r), fill=fill)
 
 
 def draw_hand(
