@@ -21,7 +21,7 @@ from submissions.bundle.opening import WEIGHTS
 
 
 def files_of_recipe(
-    configuration: Configuration, recipe: Recipe, photos: Photos | None, *, progress: bool = False
+    configuration: Configuration, recipe: Recipe, photos: Photos | None
 ) -> tuple[list[Path], int]:
     """Return the files under the work folder that ranking by a reduced recipe needs, sorted, and the gallery's rows."""
     from features.descriptors import open_components
@@ -35,7 +35,7 @@ def files_of_recipe(
     ]
     for backbone in configuration.backbones:
         found += _backbone_files(configuration, backbone)
-    found += _derived_files(configuration, recipe, gallery, photos, progress)
+    found += _derived_files(configuration, recipe, gallery, photos)
     if sampled_ids(configuration) is not None:
         found.append(sample_record(configuration))
     return sorted(set(found)), len(gallery[0].ids)
@@ -62,11 +62,7 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
 
 
 def _derived_files(
-    configuration: Configuration,
-    recipe: Recipe,
-    gallery: Sequence[Dump],
-    photos: Photos | None,
-    progress: bool,
+    configuration: Configuration, recipe: Recipe, gallery: Sequence[Dump], photos: Photos | None
 ) -> list[Path]:
     """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
     from features.dumps.derived import noting_files
@@ -102,7 +98,7 @@ def _derived_files(
             configuration.competition.top_k,
             groups=recipe.groups or None,
             folder=Path(configuration.competition.work) / "ranking",
-            progress=progress,
+            progress=True,
             photos=photos,
         )
     return used
@@ -144,26 +140,22 @@ def selection_name(backbone: Backbone, number: int) -> str:
 def configuration_text(configuration: Configuration) -> str:
     """Return the bundle's config.toml: what predict needs, paths relative to it, no gallery."""
     competition = configuration.competition
-    lines = [
-        "[competition]",
-        f"name = {_toml(competition.name)}",
-        'gallery = "not in the bundle"',
-        f"top_k = {competition.top_k}",
-        f"ids = {_toml(competition.ids)}",
-        f"submission = {_toml(competition.submission)}",
+    own = {key: getattr(competition, key) for key in ("top_k", "ids", "submission")}
+    tables = [
+        ("[competition]", {"name": competition.name, "gallery": "not in the bundle", **own}),
+        ("[simulate]", vars(configuration.simulate)),
     ]
-    lines += ["", "[simulate]", *(f"{key} = {value}" for key, value in vars(configuration.simulate).items())]
     for backbone in configuration.backbones:
-        lines += ["", "[[backbone]]"]
         values = {key: value for key, value in vars(backbone).items() if value is not None and value != ()}
         values |= {
             "weights": weights_name(backbone),
             "pooling": backbone.pooling or ("spoc",),
-        }  # one has to be there
+        }  # one must be there
         if backbone.parts:
             values["parts"] = [_parts_values(backbone, number) for number in range(len(backbone.parts))]
-        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
+        tables.append(("[[backbone]]", values))
+    texts = ([head, *(f"{key} = {_toml(value)}" for key, value in table.items())] for head, table in tables)
+    return "\n\n".join(map("\n".join, texts)) + "\n"
 
 
 def _parts_values(backbone: Backbone, number: int) -> dict:

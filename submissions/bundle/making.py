@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from competition.atomic import sync_folder, write_json, write_text
+from competition.atomic import FULL, sync_folder, write_json, write_text
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
@@ -35,7 +32,7 @@ from submissions.bundle.opening import (
     MANIFEST,
     RECIPE,
     WORK,
-    blocks_of,
+    content_digest,
     is_bundle,
     manifest_digest,
     open_bundle,
@@ -53,7 +50,7 @@ class Bundle:
     gallery: int
 
 
-def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, progress: bool = True) -> Bundle:
+def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Bundle:
     """Copy what `recipe` needs to answer new images into the folder `out`, replacing only an earlier bundle.
 
     The size is printed first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
@@ -64,8 +61,7 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, prog
     configuration, recipe, photos = needed(configuration, recipe)
     if out.exists() and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
         raise ConfigurationError(f"{out}: is there and is no bundle: give another --out, or remove it")
-    work = Path(configuration.competition.work)
-    files, gallery = files_of_recipe(configuration, recipe, photos, progress=progress)
+    files, gallery = files_of_recipe(configuration, recipe, photos)
     recipe = without_photos(recipe, photos)
     states = {backbone.name: needed_state(backbone) for backbone in configuration.backbones}
     copied = sum(path.stat().st_size for path in files)
@@ -73,8 +69,8 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, prog
     out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
     log.info(
-        f"top7: bundle of recipe {recipe.name}: {len(files)} files of {work} {_size(copied)}, weights {_size(tensors)}: "
-        f"{_size(copied + tensors)} in {out}, {_size(free)} free there"
+        f"top7: bundle of recipe {recipe.name}: {len(files)} files of {configuration.competition.work} {_size(copied)}, "
+        f"weights {_size(tensors)}: {_size(copied + tensors)} in {out}, {_size(free)} free there"
     )
     if (copied + tensors) * 1.01 + (16 << 20) > free:
         raise Top7Error(
@@ -82,13 +78,12 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path, *, prog
         )
     with _staging(out) as folder:
         try:
-            noted = _write(folder, configuration, recipe, files, states, progress)
+            noted = _write(folder, configuration, recipe, files, states)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise Top7Error(
-                    f"{out}: the disk is full ({error.strerror}); nothing of the bundle is left"
-                ) from None
-            raise
+            if error.errno not in FULL:
+                raise
+            full = f"the disk is full ({error.strerror})"
+            raise Top7Error(f"{out}: {full}; nothing of the bundle is left") from None
         _answer_once(folder)
         _put(folder, out)
     return Bundle(out, len(noted), sum(entry["bytes"] for entry in noted.values()), gallery)
@@ -100,25 +95,20 @@ def _write(
     recipe: Recipe,
     files: Sequence[Path],
     states: Mapping[str, Mapping[str, np.ndarray]],
-    progress: bool,
 ) -> dict[str, dict]:
-    """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest."""
+    """Fill `folder`, the manifest last; returns {name: {"bytes", "sha256"}} of everything but the manifest.
+
+    Bytes are copied (no links): the bundle may lie on another disk, and must not change with its source.
+    """
+    import timm
+    import torch
     from safetensors.numpy import save_file
 
     from features.weights import digest_note, weights_digest
 
-    noted: dict[str, dict] = {}
-    work = Path(configuration.competition.work)
-    with Progress(
-        total=sum(path.stat().st_size for path in files),
-        unit="B",
-        unit_scale=True,
-        desc="bundle",
-        shown=progress,
-    ) as bar:
-        for path in files:
-            name = Path(WORK) / path.relative_to(work)
-            noted[name.as_posix()] = _copy(path, folder / name, bar.update)
+    work = configuration.competition.work
+    for path in Progress(files, unit="file", desc="bundle"):
+        _copy(path, folder / WORK / path.relative_to(work))
     for backbone in configuration.backbones:
         path = folder / weights_name(backbone)
         path.parent.mkdir(exist_ok=True)
@@ -128,16 +118,14 @@ def _write(
         )
         for number, parts in enumerate(backbone.parts):
             if isinstance(parts.selection, Path):
-                _copy(parts.selection, folder / selection_name(backbone, number), lambda count: None)
+                _copy(parts.selection, folder / selection_name(backbone, number))
     write_text(folder / CONFIGURATION, configuration_text(configuration))
     write_recipe(folder / RECIPE, recipe)
-    for path in sorted(folder.rglob("*")):
-        within = path.relative_to(folder).as_posix()
-        if path.is_file() and within not in noted:
-            noted[within] = _noted(blocks_of(path))
-    import timm
-    import torch
-
+    noted = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": content_digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     manifest = {
         "bundle": FORMAT,
         "name": configuration.competition.name,
@@ -153,29 +141,11 @@ def _write(
     return noted
 
 
-def _noted(blocks: Iterable[bytes]) -> dict:
-    digest, size = hashlib.sha256(), 0
-    for block in blocks:
-        digest.update(block)
-        size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _copy(source: Path, target: Path, done) -> dict:
-    """Copy bytes (no links: the bundle may lie on another disk, and must not change with its source); size and SHA-256."""
+def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "wb") as stream:
-
-        def written() -> Iterable[bytes]:
-            for block in blocks_of(source):
-                stream.write(block)
-                done(len(block))
-                yield block
-
-        noted = _noted(written())
-        stream.flush()
+    shutil.copyfile(source, target)
+    with open(target, "rb") as stream:
         os.fsync(stream.fileno())
-    return noted
 
 
 @contextmanager
@@ -183,14 +153,13 @@ def _staging(out: Path):
     """A folder beside `out`, of another name until all is there; one bundle is written there at a time."""
     from filelock import FileLock, Timeout
 
-    folder, lock = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.lock")
+    folder, old, lock = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "old", "lock"))
     try:
         with FileLock(lock, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
-            old = out.with_name(f".{out.name}.old")
             if old.exists() and not out.exists():  # killed between two renames
                 os.rename(old, out)
-            shutil.rmtree(old, ignore_errors=True)
+            for left in (folder, old):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
             folder.mkdir()
             try:
                 yield folder
@@ -215,23 +184,14 @@ def _answer_once(folder: Path) -> None:
 
 
 def _put(folder: Path, out: Path) -> None:
-    """Give a finished folder its name, in one step where the system can: a bundle is there at every instant."""
+    """Give a finished folder its name; an earlier bundle keeps another one until then."""
     sync_folder(folder)
     old = out.with_name(f".{out.name}.old")
-    if not out.exists():
-        os.rename(folder, out)
-    elif not _swap(folder, out):
+    if out.exists():
         os.rename(out, old)
-        os.rename(folder, out)
-        shutil.rmtree(old, ignore_errors=True)
+    os.rename(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
     sync_folder(out.parent)
-
-
-def _swap(a: Path, b: Path) -> bool:
-    """Swap two names in one step (Linux); False where the system or the file system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def _size(size_bytes: float) -> str:

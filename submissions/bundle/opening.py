@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,8 @@ from competition.progress import Progress
 from features.recipes.recipe import Recipe, read_recipe
 
 FORMAT = 1
-MANIFEST, CONFIGURATION, RECIPE, WORK, WEIGHTS = (
-    "bundle.json",
-    "config.toml",
-    "recipe.json",
-    "work",
-    "weights",
-)
+MANIFEST, CONFIGURATION, RECIPE = "bundle.json", "config.toml", "recipe.json"
+WORK, WEIGHTS = "work", "weights"
 
 
 def is_bundle(folder: Path) -> bool:
@@ -99,36 +94,30 @@ def _manifest(folder: Path) -> dict:
 
 
 def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
-    with Progress(
-        total=sum(entry["bytes"] for entry in files.values()), unit="B", unit_scale=True, desc="checking"
-    ) as bar:
-        for name, entry in files.items():
-            digest = hashlib.sha256()
-            for block in blocks_of(folder / name):
-                digest.update(block)
-                bar.update(len(block))
-            if digest.hexdigest() != entry["sha256"]:
-                raise Top7Error(
-                    f"{folder / name}: its content is not what the manifest says: the bundle is damaged: copy it "
-                    "again, or make it again with ./run.sh bundle"
-                )
+    for name, entry in Progress(files.items(), unit="file", desc="checking"):
+        if content_digest(folder / name) != entry["sha256"]:
+            wrong = "its content is not what the manifest says: the bundle is damaged"
+            raise Top7Error(f"{folder / name}: {wrong}: copy it again, or make it again with ./run.sh bundle")
 
 
-def blocks_of(path: Path, size_bytes: int = 16 << 20) -> Iterable[bytes]:
-    """Yield the bytes of a file, a block at a time."""
+def content_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as stream:
-        while block := stream.read(size_bytes):
-            yield block
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _with_training(configuration: Configuration, folders: Mapping[str, list]) -> Configuration:
     """Parts tables with the folder they were learnt from, as it was written: part of their dumps' names, never read."""
-    backbones = []
-    for backbone in configuration.backbones:
-        named = folders[backbone.name]
-        parts = tuple(
-            replace(table, training=Path(name) if name else None)
-            for table, name in zip(backbone.parts, named)
-        )
-        backbones.append(replace(backbone, parts=parts))
-    return replace(configuration, backbones=tuple(backbones))
+    return replace(
+        configuration,
+        backbones=tuple(
+            replace(
+                backbone,
+                parts=tuple(
+                    replace(table, training=Path(name) if name else None)
+                    for table, name in zip(backbone.parts, folders[backbone.name])
+                ),
+            )
+            for backbone in configuration.backbones
+        ),
+    )

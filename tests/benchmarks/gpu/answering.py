@@ -34,7 +34,7 @@ def rows(task: Task) -> Iterator[Row]:
     weights = (1 / len(components),) * len(components)
     recipe = Recipe("gpu", components, weights, steps=STEPS, groups=tuple(range(len(components))))
     predict(configuration, recipe, asked, task.folder / "device.csv", device=task.device)
-    made = make_bundle(configuration, recipe, task.folder / "bundle", progress=False)
+    made = make_bundle(configuration, recipe, task.folder / "bundle")
     predict(*open_bundle(made.path, check_content=True), asked, task.folder / "cpu.csv", device="cpu")
     one, other = _lists(task.folder / "device.csv"), _lists(task.folder / "cpu.csv")
     places = sum(a == b for name in one for a, b in zip(one[name], other[name], strict=True))
