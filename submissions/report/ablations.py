@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 from competition.messages import log
 from features.components import (
     Component,
@@ -29,8 +30,7 @@ def ablations(scene: Scene) -> dict[str, object] | None:
     """Return charts and tables, all on all labelled queries; None without labels or dumps."""
     if scene.labelled is None:
         return None
-    charts: dict[str, dict] = {}
-    tables: list[dict] = []
+    found = _Ablations(scene.metric)
     for number, backbone in enumerate(scene.configuration.backbones):
         rows = {
             pooling: [
@@ -39,70 +39,58 @@ def ablations(scene: Scene) -> dict[str, object] | None:
             ]
             for pooling in backbone.pooling
         }
-        _add(
-            charts,
-            tables,
-            f"layers-{number}",
-            f"{backbone.name}: each layer alone, by pooling",
-            "layer",
-            rows,
-            scene.metric,
-        )
-        for table in range(len(backbone.parts)):
+        found.add(f"layers-{number}", f"{backbone.name}: each layer alone, by pooling", "layer", rows)
+        for table, parts in enumerate(backbone.parts):
+            title = f"{backbone.name}: part detectors of {layer_in_words(parts.layer)} alone, by dimension"
             rows = _parts(scene, backbone, table)
-            layer = layer_in_words(backbone.parts[table].layer)
-            title = f"{backbone.name}: part detectors of {layer} alone, by dimension"
-            _add(
-                charts,
-                tables,
-                f"parts-{number}-{table}",
-                title,
-                "dimension after whitening",
-                rows,
-                scene.metric,
-            )
-    elsewhere = {
-        "alone": [
-            (each.name, _alone(scene, external_component(each))) for each in scene.configuration.externals
-        ]
-    }
-    _add(charts, tables, "externals", "Descriptors made elsewhere", "descriptors", elsewhere, scene.metric)
+            found.add(f"parts-{number}-{table}", title, "dimension after whitening", rows)
+    elsewhere = [
+        (each.name, _alone(scene, external_component(each))) for each in scene.configuration.externals
+    ]
+    found.add("externals", "Descriptors made elsewhere", "descriptors", {"alone": elsewhere})
     rows = {
         f"{name}: {', '.join(str(step['step']) for step in ranked.recipe.steps)}": _steps(scene, name)
         for name, ranked in scene.ranked.items()
         if ranked.recipe.steps
     }
-    _add(charts, tables, "steps", "Recipes after each of their steps", "steps so far", rows, scene.metric)
-    return {"tables": tables, "charts": charts} if tables else None
+    found.add("steps", "Recipes after each of their steps", "steps so far", rows)
+    return {"tables": found.tables, "charts": found.charts} if found.tables else None
 
 
-def _add(charts: dict, tables: list, key: str, title: str, axis: str, rows: dict, metric: str) -> None:
-    """Add a chart, one line a name of `rows`, and the table of its figures; what could not be measured is left out."""
-    rows = {name: [each for each in line if each[1] is not None] for name, line in rows.items()}
-    rows = {name: line for name, line in rows.items() if line}
-    if not rows:
-        return
-    traces = []
-    for name, line in rows.items():
-        trace = {"type": "scatter", "mode": "lines+markers", "name": name, "x": [x for x, _ in line]}
-        trace["y"] = [round(figure["mean"], 5) for _, figure in line]
-        if len(rows) <= MOST_BARS:
-            bars = [_half(figure) for _, figure in line]
-            trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
-        traces.append(trace)
-    layout = {
-        "xaxis": {"title": {"text": axis}, "type": "category"},
-        "yaxis": {"title": {"text": metric}, "rangemode": "tozero"},
-        "height": 380,
-        "showlegend": True,
-    }
-    charts[key] = {"data": traces, "layout": layout}
-    cells = [
-        {"name": name, "at": x, "mean": figure["mean"], "interval": figure["interval"]}
-        for name, line in rows.items()
-        for x, figure in line
-    ]
-    tables.append({"id": key, "title": title, "axis": axis, "rows": cells})
+class _Ablations:
+    """Charts with the tables of their figures."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric, self.charts, self.tables = metric, dict[str, dict](), list[dict]()
+
+    def add(self, key: str, title: str, axis: str, rows: dict[str, list]) -> None:
+        """Add a chart, one line a name of `rows`; what could not be measured is left out."""
+        rows = {name: [each for each in line if each[1] is not None] for name, line in rows.items()}
+        rows = {name: line for name, line in rows.items() if line}
+        if not rows:
+            return
+        traces = []
+        for name, line in rows.items():
+            trace: dict[str, Any] = {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [x for x, _ in line],
+            }
+            trace["y"] = [round(figure["mean"], 5) for _, figure in line]
+            if len(rows) <= MOST_BARS:
+                bars = [_half(figure) for _, figure in line]
+                trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
+            traces.append(trace)
+        layout = {
+            "xaxis": {"title": {"text": axis}, "type": "category"},
+            "yaxis": {"title": {"text": self.metric}, "rangemode": "tozero"},
+            "height": 380,
+            "showlegend": True,
+        }
+        self.charts[key] = {"data": traces, "layout": layout}
+        cells = [{"name": name, "at": x, **figure} for name, line in rows.items() for x, figure in line]
+        self.tables.append({"id": key, "title": title, "axis": axis, "rows": cells})
 
 
 def _half(figure: dict) -> float:
@@ -132,9 +120,8 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
             for dim in table.dims:
                 path = parts_dump_path(scene.configuration, "gallery", backbone, table, count, dim, exponent)
                 if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
-                    line.append(
-                        (str(dim), _alone(scene, parts_component(backbone, number, count, dim, exponent)))
-                    )
+                    component = parts_component(backbone, number, count, dim, exponent)
+                    line.append((str(dim), _alone(scene, component)))
             rows[f"{count} detectors, exponent {exponent:g}"] = line
     return rows
 
@@ -147,7 +134,7 @@ def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
         part = replace(recipe, steps=recipe.steps[:count])
         try:
             values = labelled_precisions(scene.configuration, part, scene.judged)
-        except (ConfigurationError, Top7Error) as error:
+        except Top7Error as error:
             log.warning(f"top7: {name} after {count} steps is left out: {error}")
             continue
         line.append((str(count), _figure(values, scene)))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -82,33 +83,23 @@ def _sizes(images: ImageSet) -> np.ndarray:
                 found.append(image.size)
         except (
             Exception
-        ):  # a damaged header ends in any of Python's errors; such files are listed as unreadable
+        ):  # damaged headers end in any of Python's errors; such files are listed as unreadable
             continue
     return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
 def _histograms(sizes: np.ndarray) -> dict[str, dict]:
-    longer, aspect = sizes.max(axis=1), sizes[:, 0] / sizes[:, 1]
-    sides = {"type": "histogram", "x": longer.tolist(), "nbinsx": 40, "name": "images"}
-    shapes = {
-        "type": "histogram",
-        "x": np.clip(aspect, 0.2, 5).round(3).tolist(),
-        "nbinsx": 40,
-        "name": "images",
-    }
-    return {
-        "sides": {"data": [sides], "layout": _layout("longer side in pixels")},
-        "shapes": {"data": [shapes], "layout": _layout("width / height")},
-    }
-
-
-def _layout(title: str) -> dict:
-    return {
-        "xaxis": {"title": {"text": title}},
-        "yaxis": {"title": {"text": "images"}},
-        "bargap": 0.05,
-        "height": 260,
-    }
+    """Charts of the longer sides and of the shapes."""
+    longer, aspect = sizes.max(axis=1), np.clip(sizes[:, 0] / sizes[:, 1], 0.2, 5).round(3)
+    charts = {}
+    for name, title, values in (
+        ("sides", "longer side in pixels", longer),
+        ("shapes", "width / height", aspect),
+    ):
+        trace: dict[str, Any] = {"type": "histogram", "x": values.tolist(), "nbinsx": 40, "name": "images"}
+        layout: dict[str, Any] = {"xaxis": {"title": {"text": title}}, "yaxis": {"title": {"text": "images"}}}
+        charts[name] = {"data": [trace], "layout": layout | {"bargap": 0.05, "height": 260}}
+    return charts
 
 
 def note_extraction(configuration: Configuration, report: ExtractionReport) -> None:

@@ -14,6 +14,7 @@ from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
 
 CONVENTION = CONVENTIONS[0]
+PARTS = ("all", "public", "private")
 SAME = 5e-5  # figures that print alike
 
 
@@ -66,46 +67,38 @@ def _submission(
     """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
     remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
-    if row.local is None:
-        remark = "no local figure"
+    known = {part: each for part, each in measured.get(recipe, {}).items() if part != "all" or not row.unlike}
     return {
         "recipe": recipe,
         "known": recipe in scores,
         "file": row.file,
         "split": row.split or "",
         "measured_on": row.measured_on or row.split or "",
-        "all": _with_interval(
-            row.local if by_map else None, None if row.unlike else measured.get(recipe, {}).get("all")
-        ),
-        "public": _with_interval(row.public, measured.get(recipe, {}).get("public")),
-        "private": _with_interval(row.private, measured.get(recipe, {}).get("private")),
+        "all": _with_interval(row.local if by_map else None, known.get("all")),
+        "public": _with_interval(row.public, known.get("public")),
+        "private": _with_interval(row.private, known.get("private")),
         "cross_validated": _with_interval(row.cross_validated, None),
         "official": row.official,
         "simulated": scores.get(recipe, {}).get("simulated"),
         "moved": row.moved,
         "date": (row.recorded or "").replace("T", " ")[:16],
         "comparable": not row.unlike and row.local is not None,
-        "remark": remark,
+        "remark": remark if row.local is not None else "no local figure",
     }
 
 
 def _recipe(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> dict[str, Any]:
     """A kept recipe that no submission was written of."""
     current = is_of_this_data(scene.configuration, recipe) or bool(measured)
-    found = {part: recipe.scores.get(part) for part in ("all", "public", "private", "cross-validated")}
-    parts = {part: _with_interval(found[part], measured.get(part)) for part in ("all", "public", "private")}
+    blank = {**dict.fromkeys(("file", "split", "date"), ""), "official": None, "moved": None}
     return {
+        **blank,
         "recipe": recipe.name,
         "known": True,
-        "file": "",
-        "split": "",
         "measured_on": "validation",
-        **parts,
-        "cross_validated": _with_interval(found["cross-validated"], None),
-        "official": None,
+        **{part: _with_interval(recipe.scores.get(part), measured.get(part)) for part in PARTS},
+        "cross_validated": _with_interval(recipe.scores.get("cross-validated"), None),
         "simulated": recipe.scores.get("simulated"),
-        "moved": None,
-        "date": "",
         "comparable": current,
         "remark": "" if current else "its figures are of other data: not comparable",
     }

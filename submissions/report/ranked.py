@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.configured import split_images
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 from competition.metrics import WHOLE_LISTS, figure_label, query_figures
 from competition.progress import Progress
 from features.descriptors import gallery_ids
@@ -34,7 +34,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Scene:
-    """What all pages look at. labelled: None without labels; chosen: the recipe that submit takes; left_out: why."""
+    """What all pages look at. labelled: None without labels; chosen: the recipe that submit takes."""
 
     configuration: Configuration
     gallery_ids: tuple[str, ...]
@@ -42,7 +42,6 @@ class Scene:
     recipes: tuple[Recipe, ...]
     ranked: dict[str, Ranked]
     chosen: str | None
-    left_out: dict[str, str]
 
     @property
     def judged(self) -> Labelled:
@@ -74,23 +73,20 @@ def look(configuration: Configuration) -> Scene:
     labelled = labelled_queries(configuration, ids) if configuration.competition.labelled else None
     recipes = tuple(kept_recipes(configuration))
     usable = [recipe for recipe in recipes if is_of_this_data(configuration, recipe)]
-    ranked, left_out = {}, {}
+    ranked = {}
     queries: tuple[str, ...] = () if labelled is None else labelled.query_ids
     if labelled is None and configuration.competition.validation is not None:
         queries = tuple(split_images(configuration, "validation").ids)
     for recipe in Progress(recipes if queries else (), desc="rank by each recipe", unit="recipe"):
+        if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
+            continue  # it compares all gallery images with each other, which takes hours
         try:
-            if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
-                raise ConfigurationError(
-                    "it compares all gallery images with each other, which takes long here"
-                )
             lists = ranked_lists(configuration, recipe, "validation", queries, ids, k=min(DEPTH, len(ids)))
-        except (ConfigurationError, Top7Error) as error:
-            left_out[recipe.name] = str(error)
+        except Top7Error:
             continue
         ranked[recipe.name] = Ranked(recipe, lists, _precisions(configuration, recipe, lists, labelled))
     chosen = choose(usable)[0].name if usable else None
-    return Scene(configuration, ids, labelled, recipes, ranked, chosen, left_out)
+    return Scene(configuration, ids, labelled, recipes, ranked, chosen)
 
 
 def _precisions(
@@ -107,11 +103,8 @@ def _precisions(
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:
     """Return mean and 95 % interval of AP@k (Q,) on the public, the private and all labelled queries."""
     found = {}
-    for name, mask in (
-        ("public", labelled.public),
-        ("private", labelled.private),
-        ("all", np.ones(len(values), dtype=bool)),
-    ):
+    masks = {"public": labelled.public, "private": labelled.private, "all": np.full(len(values), True)}
+    for name, mask in masks.items():
         if mask.any():
             interval = group_interval(values[mask], labelled.groups[mask])
             found[name] = {"mean": float(values[mask].mean()), "interval": interval}

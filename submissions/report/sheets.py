@@ -15,11 +15,13 @@ from competition.labels import read_labels
 from competition.leaderboard import file_digest, read_rows
 from competition.messages import log
 from competition.metrics import query_figures
+from features.components import short_names
+from features.descriptors import open_components
 from features.extraction import extracted_images
+from features.similarity import component_similarity
 from submissions.checking import Expected, read_submission
 from submissions.report.pictures import Pictures
-from submissions.report.pulled import pulled_down
-from submissions.report.ranked import Scene
+from submissions.report.ranked import Ranked, Scene
 from submissions.writing import read_scores
 
 SHOWN = 20  # images of a list; further ones are only counted
@@ -45,10 +47,8 @@ class Lists:
 def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> dict | None:
     """Return what the sheet of a split shows, as plain values; None where there is nothing to show."""
     competition = scene.configuration.competition
-    queries, gallery = (
-        split_images(scene.configuration, split),
-        extracted_images(scene.configuration, "gallery"),
-    )
+    queries = split_images(scene.configuration, split)
+    gallery = extracted_images(scene.configuration, "gallery")
     row_of = {name: row for row, name in enumerate(gallery.ids)}
     truth = _truth(scene, split, labels, queries, row_of)
     found = _lists(scene, split, queries, row_of)
@@ -80,9 +80,7 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
                 "precisions": [_rounded(value) for value in values[each.name]],
                 "ranks": [[image(row) for row in line[:SHOWN] if row >= 0] for line in each.ranks.tolist()],
                 "scores": None if each.scores is None else np.round(each.scores[:, :SHOWN], 4).tolist(),
-                "lead": None
-                if each.scores is None
-                else np.round(each.scores[:, 0] - each.scores[:, -1], 5).tolist(),
+                "lead": _lead(each.scores),
                 "missed": [
                     [
                         [image(row), place, _why(each, number, row)]
@@ -145,13 +143,37 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
         why = pulled_down(scene, ranked)
         for each in same:
             each.deep, each.why = ranks, why
-        if any(each.note == f"recipe {name}" for each in same):
-            for each in same:
-                each.name = name if each.note == f"recipe {name}" else each.name
-        elif not same:
+            if each.note == f"recipe {name}":
+                each.name = name
+        if not same:
             top = competition.top_k
             found.append(Lists(name, ranks[:, :top], scores[:, :top], ranks, "ranked for this report", why))
     return found
+
+
+def pulled_down(scene: Scene, ranked: Ranked) -> Callable[[int, int, int], str]:
+    """Return (query number, missed gallery row, last listed row) -> words, empty where a step makes the scores.
+
+    Of a weighted sum of cosines the difference of two images is the sum of the components' own: the most negative is named.
+    """
+    recipe = ranked.recipe
+    if recipe.steps:
+        return lambda query, missed, last: ""
+    queries = open_components(scene.configuration, recipe.components, "validation", ranked.lists.query_ids)
+    gallery = open_components(scene.configuration, recipe.components, "gallery", ranked.lists.gallery_ids)
+    names = short_names(recipe.components)
+
+    def words(query: int, missed: int, last: int) -> str:
+        behind = np.zeros(len(names))
+        for number, (of, rows) in enumerate(zip(queries, gallery)):
+            found, listed = component_similarity(of.descriptors[query], rows.descriptors[[missed, last]])
+            behind[number] = recipe.weights[number] * (found - listed)
+        worst = int(behind.argmin())
+        if len(names) < 2 or behind[worst] >= 0:
+            return ""
+        return f"{behind.sum():+.3f} to the last listed, most by {names[worst]} ({behind[worst]:+.3f})"
+
+    return words
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
@@ -166,6 +188,10 @@ def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int,
     place = {row: number for number, row in enumerate(deep.tolist(), start=1)}
     missed = [(row, place.get(row, 0)) for row in dict.fromkeys(correct) if row not in shown]
     return sorted(missed, key=lambda each: (each[1] == 0, each[1], each[0]))[:MOST_MISSED]
+
+
+def _lead(scores: np.ndarray | None) -> list[float] | None:
+    return None if scores is None else np.round(scores[:, 0] - scores[:, -1], 5).tolist()
 
 
 def _why(lists: Lists, query: int, row: int) -> str:

@@ -19,8 +19,8 @@ from features.descriptors import open_components
 from features.recipes.recipe import Recipe
 from submissions.__main__ import main
 from submissions.report import weight_map, write_report
-from submissions.report.pulled import pulled_down
 from submissions.report.ranked import look
+from submissions.report.sheets import pulled_down
 from submissions.report.study_page import trial_weights
 from tests.benchmarks.report_screenshots import browser
 from tuning.region import uniform_coordinates
