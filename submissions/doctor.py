@@ -10,33 +10,25 @@ import numpy as np
 
 from competition.configuration import SMALLEST_SIDE_PX, SPLITS, Configuration
 from competition.configured import split_images, validation_labels
-from competition.datasets import FORMATS, OFFICIAL, detect, load_dataset
+from competition.datasets import OFFICIAL, below, load_dataset
 from competition.datasets.dataset import image_size
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.progress import Progress
 from features.extraction.decode_ahead import read_ahead
 from features.sizing import Sizing
 
 MOST = 20_000  # images of a folder that are all decoded; of more, so many drawn by seed
-HALF = (
-    ".part",
-    ".crdownload",
-    ".download",
-    ".tmp",
-    ".tgz",
-    ".tar",
-    ".gz",
-    ".zip",
+HALF = tuple(
+    ".part .crdownload .download .tmp .tgz .tar .gz .zip".split()
 )  # half downloaded, or not unpacked
 SHOWN_LINES = 10
 
 
 def examine_data(folder: Path) -> tuple[list[str], list[str]]:
     """Return (what was found, what is wrong) of every data set below `folder`, a line each."""
-    named = {name: Path(folder) / name for name in FORMATS if (Path(folder) / name).is_dir()}
     found, faults = [], []
-    for name, home in (named or {detect(folder): Path(folder)}).items():
+    for name, home in below(folder).items():
         try:
             images = list_images(home, ids="path")
         except Top7Error as error:
@@ -44,11 +36,8 @@ def examine_data(folder: Path) -> tuple[list[str], list[str]]:
             continue
         found.append(f"{home}: {name}, {len(images)} images")
         faults += _counted(name, home, len(images))
-        faults += [
-            f"{path}: half downloaded, or not unpacked"
-            for path in images.others
-            if path.lower().endswith(HALF)
-        ]
+        half = [path for path in images.others if path.lower().endswith(HALF)]
+        faults += [f"{path}: half downloaded, or not unpacked" for path in half]
         try:
             dataset = load_dataset(name, home)
             found.append(f"{home}: {len(dataset.gallery)} gallery images, {len(dataset.queries)} queries")
@@ -60,15 +49,10 @@ def examine_data(folder: Path) -> tuple[list[str], list[str]]:
 
 def _counted(name: str, home: Path, count: int) -> list[str]:
     """Whether the archive holds as many images as were published (of the revisited sets: with their queries)."""
-    if name not in OFFICIAL:
-        return []
-    gallery, queries = OFFICIAL[name]
+    gallery, queries = OFFICIAL.get(name, (0, 0))
     wanted = gallery + (queries if name.startswith("r") else 0)
-    if count >= wanted:
-        return []
-    return [
-        f"{home}: {count} images, {name} has {wanted}: {wanted - count} are missing: unpack or download them again"
-    ]
+    missing = f"{wanted - count} are missing: unpack or download them again"
+    return [f"{home}: {count} images, {name} has {wanted}: {missing}"] if count < wanted else []
 
 
 def examine_configuration(configuration: Configuration) -> tuple[list[str], list[str]]:
@@ -80,7 +64,7 @@ def examine_configuration(configuration: Configuration) -> tuple[list[str], list
         try:
             images[split] = split_images(configuration, split)
             found.append(f"{split}: {len(images[split])} images")
-        except (Top7Error, ConfigurationError) as error:
+        except Top7Error as error:
             faults.append(str(error))
     if competition.labelled and {"gallery", "validation"} <= set(images):
         try:

@@ -11,7 +11,7 @@ from competition.datasets.dataset import Dataset, Truth
 from competition.datasets.distractors import with_distractors
 from competition.errors import ConfigurationError, Top7Error, nearest
 
-__all__ = ["FORMATS", "OFFICIAL", "Dataset", "Truth", "detect", "load_dataset"]
+__all__ = ["FORMATS", "OFFICIAL", "Dataset", "Truth", "below", "detect", "load_dataset"]
 
 FORMATS: dict[str, Callable[[Path, str], Dataset]] = {
     "oxford5k": oxford_paris.load,
@@ -40,6 +40,12 @@ def load_dataset(name: str, folder: Path, distractors: Path | None = None) -> Da
         raise ConfigurationError(f"unknown data set {name!r}: {nearest(name, FORMATS)}")
     dataset = FORMATS[name](Path(folder), name)
     return dataset if distractors is None else with_distractors(dataset, distractors)
+
+
+def below(folder: Path) -> dict[str, Path]:
+    """Return the data sets in folders of their names below `folder`, by name; else the one that it is itself."""
+    named = {name: Path(folder) / name for name in FORMATS if (Path(folder) / name).is_dir()}
+    return named or {detect(folder): Path(folder)}
 
 
 def detect(folder: Path) -> str:

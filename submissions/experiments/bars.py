@@ -21,12 +21,10 @@ def bars(title: str, records: Sequence[Record]) -> str:
         f'<text x="8" y="20">{escape(title)}</text>',
     ]
     for number, (record, ours) in enumerate(shown):
-        y, label = 34 + ROW_PX * number, record.row + (f" ({record.level})" if record.level != "all" else "")
-        lines.append(f'<text x="{LEFT_PX - 8}" y="{y + 13}" text-anchor="end">{escape(label)}</text>')
-        bar_px = BARS_PX * ours / most
-        lines.append(
-            f'<rect x="{LEFT_PX}" y="{y}" width="{bar_px:.1f}" height="{ROW_PX - 6}" fill="#7a9cc6"/>'
-        )
+        y, bar_px = 34 + ROW_PX * number, BARS_PX * ours / most
+        lines.append(f'<text x="{LEFT_PX - 8}" y="{y + 13}" text-anchor="end">{escape(record.label)}</text>')
+        size = f'width="{bar_px:.1f}" height="{ROW_PX - 6}"'
+        lines.append(f'<rect x="{LEFT_PX}" y="{y}" {size} fill="#7a9cc6"/>')
         if record.low is not None and record.high is not None:
             low, high = (LEFT_PX + BARS_PX * value / most for value in (record.low, record.high))
             lines.append(f'<path d="M{low:.1f} {y + 8}H{high:.1f}" stroke="#223"/>')

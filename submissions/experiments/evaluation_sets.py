@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from competition.configuration import Competition, Configuration, Simulate, Tuning
-from competition.datasets import FORMATS, Dataset, detect, load_dataset
+from competition.datasets import Dataset, below, load_dataset
 from competition.metrics import WHOLE_LISTS, figure_label
 from competition.splits import query_groups
 from features.descriptors import gallery_ids
@@ -61,22 +62,14 @@ def evaluation_sets(
         return [EvaluationSet(competition.format or competition.name, configuration, dataset)]
     if data is None:
         return []
-    named = {name: Path(data) / name for name in FORMATS if (Path(data) / name).is_dir()}
     found = []
-    for name, folder in (named or {detect(data): Path(data)}).items():
+    for name, folder in below(data).items():
         home = (Path("work/reproduce") if work is None else Path(work)) / name
         if distractors is not None:
             home = home.with_name(f"{name}-with-distractors")
         dataset = load_dataset(name, folder, distractors)
-        competition = Competition(
-            name,
-            folder,
-            validation=folder,
-            work=home,
-            format=name,
-            distractors=distractors,
-            top_k=min(7, len(dataset.gallery)),
-        )
+        own: dict[str, Any] = {"work": home, "format": name, "distractors": distractors}
+        competition = Competition(name, folder, folder, top_k=min(7, len(dataset.gallery)), **own)
         made = Configuration(folder, competition, (), (), Tuning(), Simulate(images=0))
         found.append(EvaluationSet(name, made, dataset, folder))
     return found

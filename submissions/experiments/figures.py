@@ -60,9 +60,8 @@ def row_figure(
     elif row.optimum:
         values, more = _optimum(row.optimum, choices[0], target, configuration)
     else:
-        values, more = _mean(
-            [_values(each, weights, row, target, configuration) for each in choices], "seeds"
-        )
+        values, each = _mean([_values(seed, weights, row, target, configuration) for seed in choices])
+        more = [f"± {np.std(each, ddof=1):.3f} over {len(each)} seeds"] if len(each) > 1 else []
     seconds = time.perf_counter() - begun
     notes += more
     if experiment.membership and row.weights:
@@ -99,15 +98,10 @@ def _possible(
     return tuple(found), notes
 
 
-def _mean(each: Sequence[Values], of: str) -> tuple[Values, list[str]]:
-    """Return the mean over several runs, query by query, and the spread of their figures."""
+def _mean(each: Sequence[Values]) -> tuple[Values, list[float]]:
+    """Return the mean over several runs, query by query, and the figure of each."""
     values = {level: np.mean([one[level] for one in each], axis=0) for level in each[0]}
-    if len(each) == 1:
-        return values, []
-    figures = [np.nanmean(next(iter(one.values()))) for one in each]
-    if of == "seeds":
-        return values, [f"± {np.std(figures, ddof=1):.3f} over {len(each)} seeds"]
-    return values, [f"median {np.median(figures):.3f}"]
+    return values, [float(np.nanmean(next(iter(one.values())))) for one in each]
 
 
 def _values(
@@ -140,12 +134,14 @@ def _random_points(
     points = random_coordinates(RANDOM_POINTS, len(components), np.random.default_rng(0))
     if not target.whole_lists:
         made = _combination(region, components, configuration)
-        return _mean([{"all": made.average_precisions(made.weights(point))} for point in points], "points")
-    sums = layer_sums(_mean_similarities(components, configuration), region)
-    chains = region_chains([component.chain for component in components], region)
-    corners = vertices(sums, chains, [component.name for component in components])
-    each = [_values(components, point @ corners, row, target, configuration) for point in points]
-    return _mean(each, "points")
+        each = [{"all": made.average_precisions(made.weights(point))} for point in points]
+    else:
+        sums = layer_sums(_mean_similarities(components, configuration), region)
+        chains = region_chains([component.chain for component in components], region)
+        corners = vertices(sums, chains, [component.name for component in components])
+        each = [_values(components, point @ corners, row, target, configuration) for point in points]
+    values, found = _mean(each)
+    return values, [f"median {np.median(found):.3f}"]
 
 
 def _optimum(

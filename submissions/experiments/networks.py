@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from features.descriptors import gallery_ids
 from submissions.experiments.evaluation_sets import EvaluationSet
 from submissions.experiments.experiment import FOLDER, Experiment, PartsRow, TableRow
 
+KEY = ("layer", "form", "selection", "variant", "seed")  # what tells tables of part detectors apart
 LEARNT_FROM = 2000  # images that parts are learnt from, more only where M asks for more
 
 
@@ -30,13 +31,6 @@ class Learning:
     def dim(self, parts: PartsRow) -> int:
         """Return M as asked, else the experiment's own replacement, 0 where so many images teach neither."""
         return next((dim for dim in (parts.dim, self.fallback_dim) if dim < self.images - 1), 0)
-
-
-@dataclass
-class _Asked:
-    counts: set[int] = field(default_factory=set)
-    dims: set[int] = field(default_factory=set)
-    exponents: set[float] = field(default_factory=set)
 
 
 def learning(experiment: Experiment, target: EvaluationSet) -> Learning:
@@ -65,9 +59,8 @@ def network(
         values = {**experiment.network, "layers": [0]}
         values |= {key: value for key, value in options.items() if value is not None}
         if values.get("weights") == "local":
-            raise ConfigurationError(
-                f"{experiment.name}: {experiment.note or 'give the network: --weights FILE'}"
-            )
+            lacking = experiment.note or "give the network: --weights FILE"
+            raise ConfigurationError(f"{experiment.name}: {lacking}")
         base = read_backbone(values, Place(FOLDER, f"[network] of {experiment.name}"))
         base = replace(base, name=base.name or base.model)
     return replace(
@@ -79,37 +72,27 @@ def network(
 
 
 def _tables(experiment: Experiment, learnt: Learning, rows: Sequence[TableRow]) -> tuple[Parts, ...]:
-    tables: dict[tuple[Any, ...], _Asked] = {}
+    asked: dict[tuple[Any, ...], list[tuple[int, int, float]]] = {}
     for row in rows:
         if row.parts is not None and (dim := learnt.dim(row.parts)):
             for seed in range(row.seeds):
-                asked = tables.setdefault(_key(row.parts, seed), _Asked())
-                asked.counts.add(row.parts.count)
-                asked.dims.add(dim)
-                asked.exponents.add(float(row.parts.exponent))
-    most = max(
-        (dim for dim in (*experiment.dims, experiment.fallback_dim) if dim < learnt.images - 1), default=0
-    )
-    return tuple(
-        Parts(
-            layer=layer,
-            form=form,
-            selection=selection,
-            variant=variant,
-            seed=seed,
-            training=learnt.folder,
-            training_images=LEARNT_FROM if most < LEARNT_FROM else learnt.images,
-            counts=tuple(sorted(asked.counts)),
-            dims=tuple(sorted({*asked.dims, most})),
-            exponents=tuple(sorted(asked.exponents)),
-        )
-        for (layer, form, selection, variant, seed), asked in tables.items()
-    )
+                wanted = (row.parts.count, dim, float(row.parts.exponent))
+                asked.setdefault(_key(row.parts, seed), []).append(wanted)
+    dims = (*experiment.dims, experiment.fallback_dim)
+    most = max((dim for dim in dims if dim < learnt.images - 1), default=0)
+    images = LEARNT_FROM if most < LEARNT_FROM else learnt.images
+    tables = []
+    for key, all_wanted in asked.items():
+        counts, own_dims, exponents = (set(values) for values in zip(*all_wanted))
+        lists = (tuple(sorted(values)) for values in (counts, own_dims | {most}, exponents))
+        own: dict[str, Any] = dict(zip((*KEY, "counts", "dims", "exponents"), (*key, *lists)))
+        tables.append(Parts(**own, training=learnt.folder, training_images=images))
+    return tuple(tables)
 
 
 def parts_of_row(backbone: Backbone, parts: PartsRow, seed: int, dim: int) -> Component:
     """Return the component that a row's part detectors are, with M = `dim`."""
-    keys = [(table.layer, table.form, table.selection, table.variant, table.seed) for table in backbone.parts]
+    keys = [tuple(getattr(table, name) for name in KEY) for table in backbone.parts]
     return parts_component(backbone, keys.index(_key(parts, seed)), parts.count, dim, float(parts.exponent))
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas
+
 from competition.atomic import write_text
-from competition.configuration import Simulate
+from competition.configuration import Configuration, Simulate
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.extraction import extract
 from submissions.experiments.bars import bars
 from submissions.experiments.evaluation_sets import EvaluationSet
-from submissions.experiments.experiment import Experiment
+from submissions.experiments.experiment import Experiment, TableRow
 from submissions.experiments.figures import Figure, row_figure
 from submissions.experiments.networks import network
 from submissions.experiments.tables import Record, not_run, records_of, text_of
@@ -36,15 +36,20 @@ def reproduce(
 
     cluster: address of the Dask scheduler that describes the images; None: this machine does.
     """
-    texts, rows = [], []
+    texts: list[str] = []
+    values: list[dict[str, object]] = []
     for experiment in chosen:
         if not found:
             texts.append(not_run(experiment))
+        rows = (*experiment.rows, *(experiment.variants if variants else ()))
         for target in found:
             try:
-                figures = run(
-                    experiment, target, variants=variants, device=device, options=options, cluster=cluster
+                backbone = network(experiment, target, rows, options)
+                configuration = replace(
+                    target.configuration, backbones=(backbone,), externals=(), simulate=Simulate(images=0)
                 )
+                extract(configuration, splits=("gallery", "validation"), device=device, cluster=cluster)
+                figures = _figures(experiment, rows, target, configuration, device)
             except ConfigurationError as error:
                 if len(chosen) == 1:
                     raise
@@ -54,28 +59,20 @@ def reproduce(
             records = records_of(experiment, target, figures)
             text = text_of(experiment, target, figures, records, missing)
             texts.append("\n".join([text, *map(str, _write_results(experiment, target, records))]))
-            rows += [record.values() for record in records]
-    if not rows and found:
+            values += map(asdict, records)
+    if not values and found:
         raise Top7Error("nothing could be run: see above")
-    return "\n\n".join(texts), rows
+    return "\n\n".join(texts), values
 
 
-def run(
+def _figures(
     experiment: Experiment,
+    rows: Sequence[TableRow],
     target: EvaluationSet,
-    *,
-    variants: bool,
+    configuration: Configuration,
     device: str,
-    options: Mapping[str, Any],
-    cluster: str | None = None,
 ) -> list[Figure]:
-    """Describe the images where that is not done yet, and return the figure of every row."""
-    rows = (*experiment.rows, *(experiment.variants if variants else ()))
-    backbone = network(experiment, target, rows, options)
-    configuration = replace(
-        target.configuration, backbones=(backbone,), externals=(), simulate=Simulate(images=0)
-    )
-    extract(configuration, splits=("gallery", "validation"), device=device, cluster=cluster)
+    """Return the figure of every row; the images are described."""
     if experiment.parts_page:
         page = write_parts_page(configuration, None, device=device)
         return [Figure(row, {}, note=str(page)) for row in rows]
@@ -89,12 +86,8 @@ def run(
 def _write_results(experiment: Experiment, target: EvaluationSet, records: Sequence[Record]) -> list[Path]:
     """Write the rows as CSV, and for a figure of the paper as a picture; returns the paths."""
     folder = Path(target.configuration.competition.work) / "reproduce"
-    rows = [record.values() for record in records]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    paths = [write_text(folder / f"{experiment.name}.csv", stream.getvalue())]
+    rows = pandas.DataFrame(map(asdict, records)).to_csv(index=False, lineterminator="\n")
+    paths = [write_text(folder / f"{experiment.name}.csv", rows)]
     if experiment.picture:
         picture = bars(f"{experiment.title}; {target.name}", records)
         paths.append(write_text(folder / f"{experiment.name}.svg", picture))

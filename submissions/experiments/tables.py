@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,9 +31,10 @@ class Record:
     high: float | None
     note: str
 
-    def values(self) -> dict[str, object]:
-        """Return the row as plain values."""
-        return asdict(self)
+    @property
+    def label(self) -> str:
+        """The row with its level, where there are several."""
+        return self.row + (f" ({self.level})" if self.level != "all" else "")
 
 
 def records_of(experiment: Experiment, target: EvaluationSet, figures: Sequence[Figure]) -> list[Record]:
@@ -72,18 +73,14 @@ def text_of(
     rows = {figure.row.label: figure.row for figure in figures}
     lines = [["", "published", "ours", "difference", "95 %", ""]]
     for record in records:
-        level = f" ({record.level})" if record.level != "all" else ""
         interval = "" if record.low is None else f"{record.low:.3f} to {record.high:.3f}"
         difference = "" if record.difference is None else f"{record.difference:+.3f}"
         published = _published(rows[record.row], target.name)
-        ours = _number(record.ours, seconds)
-        lines.append([record.row + level, published, ours, difference, interval, record.note])
+        ours = "not run" if record.ours is None else f"{record.ours:.3f}" + " s" * seconds
+        lines.append([record.label, published, ours, difference, interval, record.note])
     metric = "seconds" if seconds else target.metric
-    text = [
-        f"{experiment.paper}, {experiment.title}; on {target.name} ({metric})",
-        table(lines, left=(0, 5)),
-    ]
-    text += [experiment.note] if experiment.note else []
+    head = f"{experiment.paper}, {experiment.title}; on {target.name} ({metric})"
+    text = [head, table(lines, left=(0, 5)), *filter(None, [experiment.note])]
     text += claims(experiment, figures, target.groups())
     return "\n".join([*text, *(f"{name}: not run (no images of it here)" for name in missing)])
 
@@ -93,10 +90,6 @@ def _published(row: TableRow, name: str) -> str:
         return f"{row.published[name]:g}"
     elsewhere = ", ".join(f"{value:g} ({data})" for data, value in row.published.items())
     return elsewhere or (NOT_AT_HAND if row.not_at_hand else OURS_ALONE)
-
-
-def _number(value: float | None, seconds: bool) -> str:
-    return "not run" if value is None else f"{value:.3f}" + (" s" if seconds else "")
 
 
 def claims(experiment: Experiment, figures: Sequence[Figure], groups: np.ndarray) -> list[str]:
@@ -135,7 +128,7 @@ def not_run(experiment: Experiment) -> str:
         missing = NOT_AT_HAND if row.not_at_hand else OURS_ALONE
         cells = [f"{row.published[name]:g}" if name in row.published else missing for name in experiment.data]
         lines.append([row.label, *cells, "not run"])
-    text = [f"{experiment.paper}, {experiment.title}", table(lines, left=(0,))]
-    text += [experiment.note] if experiment.note else []
+    text = [f"{experiment.paper}, {experiment.title}", table(lines, left=(0,)), experiment.note]
     where = "give --data DIR, the folder its archives were unpacked into, or --config FILE"
-    return "\n".join([*text, f"not run: no images of {', '.join(experiment.data)} here: {where}"])
+    text.append(f"not run: no images of {', '.join(experiment.data)} here: {where}")
+    return "\n".join(filter(None, text))
