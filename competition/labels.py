@@ -15,6 +15,7 @@ from competition.errors import Top7Error, file_bytes
 from competition.images import ids_digest
 from competition.once import once
 
+EXPECTED = "expected query,gallery[,gallery…]"
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -60,7 +61,7 @@ def _check_ids(where: str, row: Sequence[str], queries: Collection[str], gallery
             "(file names without extension)"
         )
     if not correct:
-        raise Top7Error(f"{where}: query {query!r} has no gallery id: expected query,gallery[,gallery…]")
+        raise Top7Error(f"{where}: query {query!r} has no gallery id: {EXPECTED}")
     for gallery_id in correct:
         if gallery_id not in gallery:
             raise Top7Error(
@@ -106,9 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise Top7Error(
-                f"{path}: line {line}: not valid CSV ({error}): expected query,gallery[,gallery…]"
-            ) from None
+            raise Top7Error(f"{path}: line {line}: not valid CSV ({error}): {EXPECTED}") from None
         if row is None:
             return
         row = [field.strip() for field in row]
@@ -122,10 +121,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                         "save the file as comma-separated CSV"
                     )
             if "" in row:
-                raise Top7Error(
-                    f"{path}: line {line}: field {row.index('') + 1} is empty: "
-                    "expected query,gallery[,gallery…]"
-                )
+                raise Top7Error(f"{path}: line {line}: field {row.index('') + 1} is empty: {EXPECTED}")
             yield line, row
         line = reader.line_num + 1
 

@@ -78,12 +78,8 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:
         raise Top7Error(
             f"a leaderboard entry lacks {', '.join(missing)}: expected at least {', '.join(REQUIRED)}"
         )
-    for name, value in [
-        *entry["maps"].items(),
-        ("public", entry.get("public")),
-        ("private", entry.get("private")),
-        ("cross_validated", entry.get("cross_validated")),
-    ]:
+    parts = {name: entry.get(name) for name in ("public", "private", "cross_validated")}
+    for name, value in {**entry["maps"], **parts}.items():
         if value is not None:
             _check_score(value, f"the leaderboard entry of {entry['file']}, {name}")
     return _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
@@ -164,31 +160,16 @@ def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> lis
         (officials if record["kind"] == "official" else scores)[record["sha256"]] = record
     rows = [_row(scores.get(digest), officials.get(digest)) for digest in {**scores, **officials}]
     rows = [replace(row, unlike=_unlike(row, like)) for row in rows]
-    rows.sort(
-        key=lambda row: (
-            row.unlike != "",
-            -(row.local if row.local is not None else -1.0),
-            -(row.official or 0.0),
-            row.file,
-            row.sha256,
-        )
-    )
-    return _with_moves(rows)
+    return _with_moves(sorted(rows, key=_place))
 
 
-COLUMNS = (
-    "file",
-    "sha256",
-    "split",
-    "top_k",
-    "maps",
-    "public",
-    "private",
-    "cross_validated",
-    "recorded",
-    "data",
-)
+COLUMNS = "file sha256 split top_k maps public private cross_validated recorded data".split()
 USED = {*COLUMNS, "measured_on", "kind", "official"}
+
+
+def _place(row: Row) -> tuple:
+    local = -1.0 if row.local is None else row.local
+    return row.unlike != "", -local, -(row.official or 0.0), row.file, row.sha256
 
 
 def _row(score: dict | None, official: dict | None) -> Row:
@@ -214,10 +195,10 @@ def _unlike(row: Row, like: Mapping[str, object] | None) -> str:
 def _with_moves(rows: list[Row]) -> list[Row]:
     ranked = [row for row in rows if not row.unlike]
     both = {_recipe_of(row): row for row in ranked if row.public is not None and row.private is not None}
-    place = {
-        name: sorted(both, key=lambda recipe: -getattr(both[recipe], name)) for name in ("public", "private")
-    }
-    moved = {recipe: place["public"].index(recipe) - place["private"].index(recipe) for recipe in both}
+    public, private = (
+        sorted(both, key=lambda recipe: -getattr(both[recipe], name)) for name in ("public", "private")
+    )
+    moved = {recipe: public.index(recipe) - private.index(recipe) for recipe in both}
     return [replace(row, moved=None if row.unlike else moved.get(_recipe_of(row))) for row in rows]
 
 
@@ -242,12 +223,9 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 def official_correlation(rows: Sequence[Row]) -> tuple[int, float | None]:
     """(number of ranked rows with a local and an official score, the rank correlation of the two or None)."""
-    both = [
-        (row.local, row.official)
-        for row in rows
-        if not row.unlike and row.local is not None and row.official is not None
-    ]
-    return len(both), rank_correlation([local for local, _ in both], [official for _, official in both])
+    both = [row for row in rows if not row.unlike and None not in (row.local, row.official)]
+    local, official = ([getattr(row, name) for row in both] for name in ("local", "official"))
+    return len(both), rank_correlation(local, official)
 
 
 def frame(rows: Sequence[Row]) -> pandas.DataFrame:

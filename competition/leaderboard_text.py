@@ -18,12 +18,8 @@ def render(rows: Sequence[Row], *, published: str | None = None) -> str:
     """
     if published is not None and published not in PUBLISHED:
         raise ConfigurationError(f"no published scores of {published!r}; {nearest(published, PUBLISHED)}")
-    blocks = [
-        _local_table(rows)
-        if rows
-        else "The leaderboard is empty: ./run.sh score FILE puts a submission on it."
-    ]
-    blocks += _remarks(rows)
+    empty = "The leaderboard is empty: ./run.sh score FILE puts a submission on it."
+    blocks = [_local_table(rows) if rows else empty, *_remarks(rows)]
     if published is not None:
         blocks.append(_published_table(published))
     return "\n\n".join(blocks) + "\n"
@@ -32,20 +28,8 @@ def render(rows: Sequence[Row], *, published: str | None = None) -> str:
 def _local_table(rows: Sequence[Row]) -> str:
     sizes = {row.top_k for row in rows if row.top_k is not None}
     metric = f"MAP@{sizes.pop()}" if len(sizes) == 1 else "MAP@k"
-    head = [
-        "",
-        "file",
-        "answers",
-        "measured on",
-        *(f"{metric} {convention}" for convention in CONVENTIONS),
-        "public",
-        "private",
-        "cross-validated",
-        "moved",
-        "official",
-        "recipe",
-        "date",
-    ]
+    head = ["", "file", "answers", "measured on", *(f"{metric} {convention}" for convention in CONVENTIONS)]
+    head += ["public", "private", "cross-validated", "moved", "official", "recipe", "date"]
     body = [
         [
             "-" if row.unlike else str(place),
@@ -85,10 +69,8 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         moves = {(row.details.get("recipe", row.sha256), row.public): row.moved for row in rows}
         moved = [abs(places) for places in moves.values() if places is not None]
         if moved:
-            remark += (
-                f"; moved: places from one ranking to the other, {sum(moved) / len(moved):.2f} on average "
-                f"over {len(moved)} recipes"
-            )
+            mean = f"{sum(moved) / len(moved):.2f} on average over {len(moved)} recipes"
+            remark += f"; moved: places from one ranking to the other, {mean}"
         remarks.append(f"{remark}.")
     if any(row.official is not None for row in rows):
         pairs, correlation = official_correlation(rows)

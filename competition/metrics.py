@@ -96,9 +96,8 @@ def query_figures(
             f"ranks of shape {ranks.shape} for {len(padded)} labelled queries: expected one row a query"
         )
     ranks = ranks[:, :k]
-    found = (ranks[:, :, None] == padded[:, None, :]) & (ranks >= 0)[
-        :, :, None
-    ]  # (query, rank, correct image)
+    # (query, rank, correct image)
+    found = (ranks[:, :, None] == padded[:, None, :]) & (ranks >= 0)[:, :, None]
     hits = (found & (np.cumsum(found, axis=1) == 1)).any(axis=2)
     return figures_of_hits(hits, (padded >= 0).sum(axis=1), k, metric, convention)
 

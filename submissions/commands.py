@@ -121,7 +121,7 @@ def tune(options: Namespace) -> Outcome:
         log.info(f"top7: tuning recipe {name}")
         try:
             run_study(configuration, recipe=find_recipe(configuration, name), **settings)
-        except (ConfigurationError, Top7Error) as error:
+        except Top7Error as error:
             log.warning(f"top7: recipe {name} was not tuned: {error}")
     tuned = run_study(
         configuration,

@@ -44,8 +44,8 @@ def compare_recipes(configuration: Configuration, recipes: Sequence[Recipe]) -> 
 
 def comparison_table(rows: Sequence[dict], competition: Competition) -> str:
     """Return the table as text."""
-    head = ["recipe", "public", "private", "all", "simulated", f"gain over {rows[0]['recipe']}"]
-    lines = [[*head, "95 %", "p", "better/equal/worse"]]
+    parts = ("public", "private", "all", "simulated")
+    lines = [["recipe", *parts, f"gain over {rows[0]['recipe']}", "95 %", "p", "better/equal/worse"]]
     for row in rows:
         gain = ["", "", "", ""]
         if "gain" in row:
@@ -56,9 +56,7 @@ def comparison_table(rows: Sequence[dict], competition: Competition) -> str:
                 f"{row['p']:.3f}" if row["p"] >= 0.0005 else "<0.001",
                 f"{row['wins']}/{row['ties']}/{row['losses']}",
             ]
-        found = [
-            f"{row[part]:.4f}" if part in row else "-" for part in ("public", "private", "all", "simulated")
-        ]
+        found = [f"{row[part]:.4f}" if part in row else "-" for part in parts]
         lines.append([row["recipe"], *found, *gain])
     return (
         table(lines, left=(0,), spare=(4, 8))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas
 from scipy.cluster.hierarchy import DisjointSet
 
 from competition.atomic import write_text
@@ -45,14 +44,16 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
     }
     if not groups:
         return values, f"no two gallery {alike}"
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "id"] + ["cosine"] * (near is not None))
-    for number, rows in enumerate(groups, start=1):
-        for row in rows:
-            writer.writerow([number, ids[row]] + [f"{cosines[row]:.6f}"] * (near is not None))
+    listed = [
+        (number, ids[row], f"{cosines[row]:.6f}")
+        for number, rows in enumerate(groups, start=1)
+        for row in rows
+    ]
+    columns = ["group", "id"] + ["cosine"] * (near is not None)
+    found = pandas.DataFrame(listed, columns=["group", "id", "cosine"])
+    text = found.to_csv(columns=columns, index=False, lineterminator="\n")
     path = Path(configuration.competition.work) / "duplicates" / f"{name}.csv"
-    values["csv"] = written = str(write_text(path, text.getvalue()))
+    values["csv"] = written = str(write_text(path, text))
     lines = [f"{alike}: {len(groups)} group{'s' * (len(groups) > 1)}, {images} images", written]
     for rows in groups[:SHOWN_GROUPS]:
         more = f" and {len(rows) - SHOWN_IDS} more" if len(rows) > SHOWN_IDS else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from competition.configuration import Configuration
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 from competition.messages import log
 from competition.metrics import figure_label
 from features.descriptors import gallery_ids
@@ -92,5 +92,5 @@ def _measured_interval(configuration: Configuration, recipe: Recipe) -> tuple[fl
     try:
         labelled = labelled_queries(configuration, ids)
         return group_interval(labelled_precisions(configuration, recipe, labelled), labelled.groups)
-    except (ConfigurationError, Top7Error):
+    except Top7Error:
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -21,6 +23,7 @@ GPU = ("resnet50.a1_in1k", 384)
 HUB = "huggingface.co"
 SIMULATED, VIEWS = 2000, 8
 FEW_LABELLED = 30
+FOLDERS = '"folders"'
 
 
 def write_first_configuration(
@@ -50,15 +53,22 @@ def write_first_configuration(
     if 0 < len(found.correct) < FEW_LABELLED:
         unsure.append(f"labels: {len(found.correct)} labelled queries can hardly tell recipes apart")
     seen = [*_seen(found), _estimate(found, model, network, image_size, gpu)]
-    text = _text(found, out, model, weights, deepest, image_size, gpu, seen, unsure)
+    network_lines = [
+        f"# Recommended {'with' if gpu else 'without'} a GPU; --model and --weights of init choose another.",
+        "[[backbone]]",
+        f"model = {json.dumps(model)}",
+        f"weights = {_quoted(weights, out)}"
+        if weights
+        else 'weights = "pretrained"     # fetched once; or a local file',
+        '# options = { pad_type = "same" }, mean, std: where local weights want other than timm\'s own',
+        f"image_size = {image_size}",
+        'resize = "pad"             # keeps the aspect ratio',
+        f"layers = {deepest}         # the three deepest",
+    ]
+    text = _text(found, out, network_lines, seen, unsure)
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(out, "x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise ConfigurationError(
-            f"{out} is there already: it stays as it is; give another --out FILE"
-        ) from None
+    with open(out, "x", encoding="utf-8") as stream:  # the command has looked that it is not there
+        stream.write(text)
     try:
         load_configuration(out)
     except Top7Error:
@@ -121,27 +131,15 @@ def _estimate(found: Contents, model: str, network, image_size: int, gpu: bool) 
     )
 
 
-def _text(
-    found: Contents,
-    out: Path,
-    model: str,
-    weights: Path | None,
-    layers: list[int],
-    image_size: int,
-    gpu: bool,
-    seen: list[str],
-    unsure: list[str],
-) -> str:
-    def quoted(path: Path) -> str:
-        path, home = path.resolve(), out.parent.resolve()
-        return json.dumps(
-            os.path.relpath(path, home) if path.is_relative_to(home) else str(path), ensure_ascii=False
-        )
+def _quoted(path: Path, out: Path) -> str:
+    """A path as the file `out` names it: relative where it lies below."""
+    path, home = path.resolve(), out.parent.resolve()
+    named = os.path.relpath(path, home) if path.is_relative_to(home) else str(path)
+    return json.dumps(named, ensure_ascii=False)
 
-    name = (
-        "".join(each if each.isalnum() or each in "-_" else "-" for each in found.folder.resolve().name)
-        or "competition"
-    )
+
+def _text(found: Contents, out: Path, network: list[str], seen: list[str], unsure: list[str]) -> str:
+    name = re.sub(r"[^\w-]", "-", found.folder.resolve().name) or "competition"
     lines = [
         "# Written by ./run.sh init. Next: ./run.sh extract, tune and submit, each with --config this file.",
         *(f"# found: {line}" for line in seen),
@@ -149,30 +147,19 @@ def _text(
         "",
         "[competition]",
         f"name = {json.dumps(name, ensure_ascii=False)}",
-        *(f"{split} = {quoted(path)}" for split, path in found.folders.items()),
+        *(f"{split} = {_quoted(path, out)}" for split, path in found.folders.items()),
     ]
     if "test" not in found.folders:
         lines.append('# test = "…"           # no folder named test: the queries to be answered')
     if found.labels is None:
         lines.append('# labels = "….csv"     # query,gallery[,gallery…]; none was found')
     else:
-        lines.append(
-            f"labels = {json.dumps(found.labels) if found.labels == 'folders' else quoted(Path(found.labels))}"
-        )
+        lines.append(f"labels = {_quoted(found.labels, out) if isinstance(found.labels, Path) else FOLDERS}")
     lines += [
         f"ids = {json.dumps(found.ids):<19}# name | path (with the folders below)",
         '# submission = "kaggle"   # header id,images, ids separated by spaces',
         "",
-        f"# {'Recommended with' if gpu else 'Recommended without'} a GPU; --model and --weights of init choose another.",
-        "[[backbone]]",
-        f"model = {json.dumps(model)}",
-        f"weights = {quoted(weights)}"
-        if weights
-        else 'weights = "pretrained"     # fetched once; or a local file',
-        '# options = { pad_type = "same" }, mean, std: where local weights want other than timm\'s own',
-        f"image_size = {image_size}",
-        'resize = "pad"             # keeps the aspect ratio',
-        f"layers = {layers}         # the three deepest",
+        *network,
         'pooling = ["rmac", "spoc-centre"]   # recipe top7 joins the two; the study chooses one',
         "",
         "[simulate]                 # photos made of gallery images: they teach what a photo changes, and judge",
@@ -189,8 +176,6 @@ def _text(
 
 
 def _hub_reachable() -> bool:
-    try:
-        socket.getaddrinfo(HUB, 443)
-    except OSError:
-        return False
-    return True
+    with contextlib.suppress(OSError):
+        return bool(socket.getaddrinfo(HUB, 443))
+    return False

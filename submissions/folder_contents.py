@@ -12,7 +12,7 @@ from PIL import Image
 
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
-from competition.labels import read_labels
+from competition.labels import folder_labels, read_labels
 from features.decoding import FORMATS, set_up_pillow
 from features.extraction.image_files import opened
 
@@ -60,10 +60,8 @@ def contents_of(folder: Path) -> Contents:
         if known:
             found.folders[split] = known[0]
         if len(known) > 1:
-            others = ", ".join(path.name for path in known[1:])
-            found.unsure.append(
-                f"{split}: {known[0].name} is taken; {others} could be it, too, and is left out"
-            )
+            others = f"{', '.join(path.name for path in known[1:])} could be it, too, and is left out"
+            found.unsure.append(f"{split}: {known[0].name} is taken; {others}")
     if "gallery" not in found.folders:
         _gallery_without_a_name(found, [path for path in inside if path not in found.folders.values()])
     _list(found)
@@ -128,24 +126,17 @@ def _find_labels(found: Contents) -> None:
             reasons.append(f"labels: {path.name} is not taken ({error})")
     if fitting:
         found.labels, found.correct = fitting[0]
-        for path, _ in fitting[1:]:
-            found.unsure.append(
-                f"labels: {found.labels.name} is taken; {path.name} fits, too, and is left out"
-            )
+        taken = f"labels: {fitting[0][0].name} is taken"
+        found.unsure += [f"{taken}; {path.name} fits, too, and is left out" for path, _ in fitting[1:]]
         return
     found.unsure += reasons
     try:
-        by_path = {
-            split: list_images(found.folders[split], ids="path") for split in ("validation", "gallery")
-        }
-        labels = read_labels(
-            "folders", query_ids=by_path["validation"].ids, gallery_ids=by_path["gallery"].ids
-        )
+        by_path = {split: list_images(path, ids="path") for split, path in found.folders.items()}
+        labels = folder_labels(by_path["validation"].ids, by_path["gallery"].ids)
     except Top7Error:
         found.unsure.append("labels: no *.csv names these queries and gallery images, no folder is in both")
         return
-    found.ids, found.labels = "path", "folders"
-    found.images = {split: list_images(path, ids="path") for split, path in found.folders.items()}
+    found.ids, found.labels, found.images = "path", "folders", by_path
     found.correct = [len(correct) for correct in labels.values()]
 
 
@@ -162,20 +153,16 @@ def _read_headers(found: Contents, split: str, images: ImageSet) -> None:
             with stream, Image.open(stream, formats=FORMATS) as image:
                 formats[image.format] += 1
                 sizes.append(image.size)
-                misnamed += path.suffix.lower() not in Image.registered_extensions() or (
-                    Image.registered_extensions()[path.suffix.lower()] != image.format
-                    and image.format != "MPO"
-                )
+                named = Image.registered_extensions().get(path.suffix.lower())
+                misnamed += named is None or image.format not in (named, "MPO")
         except Exception:  # Pillow's plugins raise many kinds on damage; extraction gives each image's reason
             unreadable.append(path.name)
     found.formats[split], found.sizes[split] = formats, np.array(sizes, dtype=int).reshape(-1, 2)
     small = int((found.sizes[split].max(axis=1) < SMALL_PX).sum()) if sizes else 0
     of = f"of {len(rows)} images looked at"
-    if unreadable:
-        found.odd.append(f"{split}: {len(unreadable)} {of} cannot be read, as {unreadable[0]}")
-    if misnamed:
-        found.odd.append(
-            f"{split}: {misnamed} {of} are of another format than their names say (read all the same)"
-        )
-    if small:
-        found.odd.append(f"{split}: {small} {of} have no side of {SMALL_PX} pixels")
+    for count, words in (
+        (len(unreadable), f"cannot be read, as {unreadable[0] if unreadable else ''}"),
+        (misnamed, "are of another format than their names say (read all the same)"),
+        (small, f"have no side of {SMALL_PX} pixels"),
+    ):
+        found.odd += [f"{split}: {count} {of} {words}"] * bool(count)

@@ -26,12 +26,11 @@ def write_parts_page(
     *,
     top: int = 12,
     images: int = 6,
-    sample: int = SAMPLE_IMAGES,
     device: str = "auto",
 ) -> Path:
     """Write the page of every parts table to `out` (default <work>/parts.html); returns its path.
 
-    top: detectors a table; images: pictures a detector, the best among `sample` seeded gallery images. Runs those
+    top: detectors a table; images: pictures a detector, the best among SAMPLE_IMAGES seeded gallery images. Runs those
     images through the network. ConfigurationError where the configuration has no parts, Top7Error where they have not
     been learnt yet.
     """
@@ -41,21 +40,13 @@ def write_parts_page(
             f"{configuration.path}: no part detectors to show: write parts = {{ layer = …, counts = […], dims = […] }} in a"
             " [[backbone]]"
         )
-    sections = [
-        _section(configuration, backbone, parts, top, images, sample, device) for backbone, parts in tables
-    ]
+    sections = [_section(configuration, *each, top, images, device) for each in tables]
     html = parts_html(f"{configuration.competition.name}: part detectors", sections)
     return write_text(Path(out) if out else Path(configuration.competition.work) / "parts.html", html)
 
 
 def _section(
-    configuration: Configuration,
-    backbone: Backbone,
-    parts: Parts,
-    top: int,
-    most: int,
-    sample: int,
-    device: str,
+    configuration: Configuration, backbone: Backbone, parts: Parts, top: int, most: int, device: str
 ) -> dict:
     from features.dumps.layout import backbone_recipe
     from features.extraction import extracted_images
@@ -70,7 +61,7 @@ def _section(
     path = settings_path(configuration.competition.work, backbone, backbone_recipe(configuration, backbone))
     engine = Engine(backbone, fixed_settings(path, backbone, choose_device(device)))
     gallery = extracted_images(configuration, "gallery")
-    gallery = gallery.rows(training_rows(replace(parts, training_images=sample), len(gallery)))
+    gallery = gallery.rows(training_rows(replace(parts, training_images=SAMPLE_IMAGES), len(gallery)))
     detectors = [int(channel) for channel in model.order[:top]]
     found = most_exciting(engine, gallery, parts, detectors, most)
     variance = about.get("variance") or []
@@ -125,16 +116,8 @@ def curve(variance: Sequence[float], count: int, width: int = 640, height: int =
     points = " ".join(
         f"{place * step:.1f},{height - value / highest * height:.1f}" for place, value in enumerate(variance)
     )
-    cut = min(width, count * step)
-    return {
-        "width": width,
-        "height": height,
-        "points": points,
-        "cut": round(cut, 1),
-        "count": count,
-        "highest": highest,
-        "channels": len(variance),
-    }
+    size = {"width": width, "height": height, "cut": round(min(width, count * step), 1)}
+    return {**size, "points": points, "count": count, "highest": highest, "channels": len(variance)}
 
 
 def parts_html(title: str, sections: Sequence[dict]) -> str:
