@@ -139,25 +139,15 @@ def _broken(found: Sequence[tuple[str, str]], blanks: bool) -> list[str]:
     wrong = [
         repr(path)
         for stem, path in found
-        if stem != stem.strip()
-        or not stem.isprintable()
-        or "," in stem
-        or '"' in stem
-        or (" " in stem and not blanks)
+        if stem != stem.strip() or not stem.isprintable() or set(stem) & set(',"' if blanks else '," ')
     ]
-    if not wrong:
-        return []
-    forbidden = "commas, quotes, line ends, unprintable characters, leading or trailing blanks"
-    if not blanks:
-        forbidden = forbidden.replace(
-            "leading or trailing blanks", 'blanks (submission = "kaggle" puts them between ids)'
-        )
-    names = (
-        f"the file name of {wrong[0]} makes an id" if len(wrong) == 1 else f"{len(wrong)} file names make ids"
-    )
-    listed = "" if len(wrong) == 1 else f": {_first(wrong)}"
+    ends = "leading or trailing blanks" if blanks else 'blanks (submission = "kaggle" puts them between ids)'
+    without = f"without commas, quotes, line ends, unprintable characters, {ends}"
+    if len(wrong) > 1:
+        names = f"{len(wrong)} file names make ids that would break a CSV"
+        return [f"{names}: rename them {without}: {_first(wrong)}"]
     return [
-        f"{names} that would break a CSV: rename {'it' if len(wrong) == 1 else 'them'} without {forbidden}{listed}"
+        f"the file name of {path} makes an id that would break a CSV: rename it {without}" for path in wrong
     ]
 
 
@@ -171,9 +161,8 @@ def _doubled(found: Sequence[tuple[str, str]], ids: str) -> list[str]:
         way = 'write ids = "path" under [competition] to make the folder a part of every id, or rename'
     doubled = list(dict.fromkeys(one[0] for one, _ in pairs))
     if len(doubled) > 1:
-        return [
-            f"{len(doubled)} ids are those of more than one image: {way}: {_first([*map(repr, doubled)])}"
-        ]
+        names = _first([repr(stem) for stem in doubled])
+        return [f"{len(doubled)} ids are those of more than one image: {way}: {names}"]
     (stem, path), (_, other) = pairs[0]
     return [f"the id {stem!r} is that of two images, {path} and {other}: {way}"]
 

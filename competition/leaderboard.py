@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from competition.atomic import sync_folder
+from competition.atomic import sync_folder, unless_read_only
 from competition.errors import ConfigurationError, Top7Error, file_bytes
 from competition.metrics import CONVENTIONS
 
@@ -65,8 +65,8 @@ def file_digest(path: Path | str) -> str:
     return hashlib.sha256(file_bytes(path, "submission")).hexdigest()
 
 
-def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:
-    """Append what a submission got here; returns the leaderboard's file.
+def record_score(work: Path | str, entry: Mapping[str, Any]) -> None:
+    """Append what a submission got here, or say that the work folder is read-only.
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
     MAP@top_k), and where known top_k, measured_on (split of the labels; default: `split`. For a test
@@ -82,7 +82,8 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> Path:
     for name, value in {**entry["maps"], **parts}.items():
         if value is not None:
             _check_score(value, f"the leaderboard entry of {entry['file']}, {name}")
-    return _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
+    with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
+        _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
 
 
 def record_official(work: Path | str, file: Path | str, score: float, split: str | None = None) -> bool:
@@ -102,7 +103,7 @@ def _check_score(score: object, what: str) -> None:
         )
 
 
-def _append(work: Path | str, record: dict) -> Path:
+def _append(work: Path | str, record: dict) -> None:
     from filelock import FileLock, Timeout
 
     path = Path(work) / FILE
@@ -127,7 +128,6 @@ def _append(work: Path | str, record: dict) -> Path:
             "end it and try again"
         ) from None
     sync_folder(path.parent)
-    return path
 
 
 def _parsed(line: bytes) -> dict | None:

@@ -58,15 +58,8 @@ def extract(options: Namespace) -> Outcome:
 
     configuration = configuration_of(options)
     space_of(configuration)  # a step that cannot be is an error now, not after the hours of the extraction
-    report = run_extraction(
-        configuration,
-        device=options.device,
-        limit=options.limit,
-        jobs=options.jobs,
-        cluster=options.cluster,
-        check_content=options.check_content,
-        drop_gone=options.drop_gone,
-    )
+    keys = ("device", "limit", "jobs", "cluster", "check_content", "drop_gone")
+    report = run_extraction(configuration, **{key: getattr(options, key) for key in keys})
     note_extraction(configuration, report)
     return extraction_outcome(configuration, report)
 
@@ -123,13 +116,8 @@ def tune(options: Namespace) -> Outcome:
             run_study(configuration, recipe=find_recipe(configuration, name), **settings)
         except Top7Error as error:
             log.warning(f"top7: recipe {name} was not tuned: {error}")
-    tuned = run_study(
-        configuration,
-        recipe=recipe,
-        certify_seconds=options.certify,
-        certify_all=options.certify_all,
-        **settings,
-    )
+    certifying = {"certify_seconds": options.certify, "certify_all": options.certify_all}
+    tuned = run_study(configuration, recipe=recipe, **certifying, **settings)
     values = report_values(tuned)
     text = report(tuned)
     values["named_recipes"] = score_named(configuration)
@@ -241,15 +229,12 @@ def bundle(options: Namespace) -> Outcome:
 
     configuration = configuration_of(options)
     recipe = find_recipe(configuration, options.recipe, options.index)
-    made = make_bundle(configuration, recipe, options.out or Path(configuration.competition.work) / "bundle")
-    values = {
-        "bundle": str(made.path),
-        "files": made.files,
-        "bytes": made.size_bytes,
-        "gallery": made.gallery,
-    }
+    made = make_bundle(configuration, recipe, options.out or configuration.competition.work / "bundle")
+    values = {"files": made.files, "bytes": made.size_bytes, "gallery": made.gallery}
     size = f"{made.files} files, {made.size_bytes / 1e6:.1f} MB"
-    return Outcome(values, f"{made.path}: {size}, {made.gallery} gallery images")
+    return Outcome(
+        {"bundle": str(made.path), **values}, f"{made.path}: {size}, {made.gallery} gallery images"
+    )
 
 
 def compare(options: Namespace) -> Outcome:

@@ -37,10 +37,8 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
     _say(2, "tune: weights inside the region, pooling, part detectors")
     tuned = tune(configuration, trials=trials)
     log.info(report(tuned))
-    _say(
-        3,
-        "submit, check and score four recipes: best single layer, equal weights, tuned, and what submit takes",
-    )
+    road = "best single layer, equal weights, tuned, and what submit takes"
+    _say(3, f"submit, check and score four recipes: {road}")
     recipes = {
         "best single layer": read_recipe(_best_single_layer(configuration)),
         "equal weights": read_recipe(tuned.paths["untuned"]),
@@ -58,11 +56,8 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[di
         }
         validation = score_and_record(configuration, files[name]["validation"], competition.labels, expected)
         test = score_and_record(configuration, files[name]["test"], held_back, expected)
-        figures[name] = {
-            "public": validation["public"],
-            "private": validation["private"],
-            "test": test["maps"]["min(m,k)"],
-        }
+        parts = {part: validation[part] for part in ("public", "private")}
+        figures[name] = {**parts, "test": test["maps"]["min(m,k)"]}
     answer = files[next(reversed(recipes))]["test"]
     page = write_report(configuration, labels=held_back)
     seconds = time.perf_counter() - begun
@@ -104,17 +99,12 @@ def _best_single_layer(configuration: Configuration) -> Path:
 
 def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
     work, top_k = configuration.competition.work, configuration.competition.top_k
+    rows = [[name, *(f"{value:.4f}" for value in row.values())] for name, row in figures.items()]
     lines = [
         "",
         render(leaderboard.read_rows(work, ranked_among(configuration))),
         "",
-        table(
-            [
-                [f"MAP@{top_k}", "public", "private", "test"],
-                *([name, *(f"{value:.4f}" for value in row.values())] for name, row in figures.items()),
-            ],
-            left=[0],
-        ),
+        table([[f"MAP@{top_k}", "public", "private", "test"], *rows], left=[0]),
         "test: of its own labels, which tuning never reads",
         "",
         f"done in {values['seconds']:.0f} s. Look at:",

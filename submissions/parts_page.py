@@ -122,10 +122,6 @@ def curve(variance: Sequence[float], count: int, width: int = 640, height: int =
 
 def parts_html(title: str, sections: Sequence[dict]) -> str:
     """Return the page; every name is escaped."""
-    import jinja2
+    from submissions.report import environment
 
-    folder = Path(__file__).parent / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("parts.html").render(title=title, sections=sections)
+    return environment().get_template("parts.html").render(title=title, sections=sections)

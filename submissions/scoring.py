@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.atomic import unless_read_only
 from competition.configuration import Competition, Configuration
 from competition.errors import Top7Error
 from competition.labels import measured_by, read_labels, relevant_rows
@@ -111,14 +110,8 @@ def score_and_record(
         noted = {part: value for part, value in noted.items() if value is not None}
         entry = {**known.details, **noted, **entry}
         entry.pop("figures_of", None)
-    record(competition.work, entry)
+    record_score(competition.work, entry)
     return values
-
-
-def record(work: Path, entry: Mapping) -> None:
-    """Note `entry` on the leaderboard, or say that the work folder is read-only."""
-    with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
-        record_score(work, entry)
 
 
 def score_text(values: Mapping, competition: Competition) -> str:

@@ -9,13 +9,12 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.configured import split_images
-from competition.leaderboard import file_digest
+from competition.leaderboard import file_digest, record_score
 from competition.messages import log
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import OF_QUERIES
 from features.recipes.recipe import Recipe
-from submissions.scoring import record
 from submissions.writing import write_scores, write_submission
 
 
@@ -76,10 +75,8 @@ def record_expected(work: Path, values: Mapping, data: Mapping) -> None:
     if "cross-validated" in expected:
         entry["cross_validated"] = expected["cross-validated"]
     entry |= {"measured_on": "validation", "maps": {"min(m,k)": expected["all"]}}
-    record(
-        work,
-        {**entry, "data": {key: data[key] for key in OF_QUERIES if key in data}, "top_k": data.get("top_k")},
-    )
+    entry["data"] = {key: data[key] for key in OF_QUERIES if key in data}
+    record_score(work, {**entry, "top_k": data.get("top_k")})
 
 
 def _lists(

@@ -52,15 +52,12 @@ class Dataset:
         }
 
 
-def images_of(folder: Path, names: Collection[str] | None = None, *, official: str = "") -> ImageSet:
-    """List the images below `folder` whose id is among `names` (None: all), sorted by id.
+def images_of(folder: Path, names: Collection[str], official: str) -> ImageSet:
+    """List the images below `folder` whose id is among `names`, sorted by id.
 
     Top7Error where some of `names` are not there; the message says where a name differs in case alone.
     """
-    found = list_images(folder)
-    if names is None:
-        return found
-    wanted = set(names)
+    found, wanted = list_images(folder), set(names)
     require(wanted, set(found.ids), folder, official)
     return found.rows(row for row, image_id in enumerate(found.ids) if image_id in wanted)
 
@@ -106,12 +103,6 @@ def image_size(path: str) -> tuple[int, int] | None:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def rows_by_id(images: ImageSet, ids: Collection[str]) -> frozenset[int]:
-    """Gallery rows of `ids`; those that are not there are left out (the caller has required them)."""
-    wanted = set(ids)
-    return frozenset(row for row, image_id in enumerate(images.ids) if image_id in wanted)
 
 
 def one_file(folder: Path, patterns: Sequence[str], what: str) -> Path:

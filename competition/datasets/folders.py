@@ -34,5 +34,5 @@ def load(folder: Path, name: str = "folders", *, seed: int = 0) -> Dataset:
         frozenset(place[images.ids[row]] for row in classes[label] if row != head)
         for label, head in drawn.items()
     )
-    truth = Truth(positives, tuple(frozenset() for _ in positives))
+    truth = Truth(positives, (frozenset(),) * len(positives))
     return Dataset(name, gallery, images.rows(drawn.values()), {"all": truth}, "MAP@7")

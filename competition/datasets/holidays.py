@@ -11,9 +11,9 @@ import json
 import re
 from pathlib import Path
 
-from competition.datasets.dataset import Dataset, Truth, images_of
+from competition.datasets.dataset import Dataset, Truth
 from competition.errors import Top7Error
-from competition.images import ImageSet, Region
+from competition.images import ImageSet, Region, list_images
 
 NAME = re.compile(r"1\d{5}")
 
@@ -21,7 +21,7 @@ NAME = re.compile(r"1\d{5}")
 def load(folder: Path, name: str = "holidays") -> Dataset:
     """Read the images below `folder`; Top7Error, one line, for groups without a query or with nothing but it."""
     folder = Path(folder)
-    images = images_of(folder)
+    images = list_images(folder)
     images = images.rows(row for row, image_id in enumerate(images.ids) if NAME.fullmatch(image_id))
     groups: dict[str, list[int]] = {}
     for row, image_id in enumerate(images.ids):
@@ -33,11 +33,8 @@ def load(folder: Path, name: str = "holidays") -> Dataset:
     headless = [group for group, rows in groups.items() if images.ids[rows[0]] != f"{group}00"]
     alone = [group for group, rows in groups.items() if len(rows) == 1]
     if headless or alone:
-        kind = (
-            f"group {headless[0]} has no query {headless[0]}00"
-            if headless
-            else f"group {alone[0]} has its query alone"
-        )
+        kind = f"group {headless[0]} has no query {headless[0]}00" if headless else ""
+        kind = kind or f"group {alone[0]} has its query alone"
         raise Top7Error(
             f"{folder}: {kind} ({len(headless) + len(alone)} such groups of {len(groups)}): a half-downloaded archive? "
             f"./run.sh doctor --data {folder} says more"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from competition.datasets.dataset import Dataset, Truth, boxed_queries, images_of, require
+from competition.datasets.dataset import Dataset, Truth, boxed_queries, require
 from competition.errors import Top7Error
-from competition.images import Box, ImageSet
+from competition.images import Box, ImageSet, list_images
 
 KINDS = ("good", "ok", "junk")
 PREFIX = "oxc1_"  # precedes every image in Oxford's query files
@@ -20,7 +20,7 @@ PREFIX = "oxc1_"  # precedes every image in Oxford's query files
 def load(folder: Path, name: str) -> Dataset:
     """Read the images and the ground truth below `folder`; Top7Error, one line, for what is missing or wrong."""
     folder = Path(folder)
-    images = images_of(folder)
+    images = list_images(folder)
     queries = query_files(folder)
     named: dict[str, str] = {}  # image -> the file that names it first
     boxes, lists = [], []

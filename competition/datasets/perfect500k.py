@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from competition.datasets.dataset import Dataset, Truth, images_of, rows_by_id
+from competition.datasets.dataset import Dataset, Truth
 from competition.errors import Top7Error
-from competition.labels import read_labels
+from competition.images import list_images
+from competition.labels import read_labels, relevant_rows
 
 QUERY = re.compile(r"v\d{6}")
 GALLERY = {"perfect500k-2018": re.compile(r"n\d{4}_\d{7}"), "perfect500k-2020": re.compile(r"n\d{7}")}
@@ -20,7 +21,7 @@ GALLERY = {"perfect500k-2018": re.compile(r"n\d{4}_\d{7}"), "perfect500k-2020": 
 def load(folder: Path, name: str) -> Dataset:
     """Read gallery, labelled queries and labels below `folder`; Top7Error, one line, for what is missing or wrong."""
     folder = Path(folder)
-    images = images_of(folder)
+    images = list_images(folder)
     gallery = images.rows(row for row, each in enumerate(images.ids) if GALLERY[name].fullmatch(each))
     photos = images.rows(row for row, each in enumerate(images.ids) if QUERY.fullmatch(each))
     if not len(gallery) or not len(photos):
@@ -31,8 +32,8 @@ def load(folder: Path, name: str) -> Dataset:
     path = label_file(folder)
     labels = read_labels(path, query_ids=photos.ids, gallery_ids=frozenset(gallery.ids), complete=False)
     queries = photos.rows(row for row, each in enumerate(photos.ids) if each in labels)
-    positives = tuple(rows_by_id(gallery, labels[query]) for query in queries.ids)
-    truth = Truth(positives, tuple(frozenset() for _ in positives))
+    positives = tuple(frozenset(rows.tolist()) for rows in relevant_rows(labels, gallery.ids))
+    truth = Truth(positives, (frozenset(),) * len(positives))
     return Dataset(name, gallery, queries, {"all": truth}, "MAP@7")
 
 

@@ -66,7 +66,7 @@ def load(folder: Path, name: str) -> Dataset:
     gallery_ids, query_ids, gnd = _checked(entry, path)
     ordered = sorted(zip(query_ids, gnd), key=lambda each: each[0])  # rows are sorted by id, as everywhere
     query_ids, gnd = [query for query, _ in ordered], [each for _, each in ordered]
-    images = images_of(folder, {*gallery_ids, *query_ids}, official=path.name)
+    images = images_of(folder, {*gallery_ids, *query_ids}, path.name)
     inside = set(gallery_ids)
     gallery = images.rows(row for row, image_id in enumerate(images.ids) if image_id in inside)
     row_of = {image_id: row for row, image_id in enumerate(gallery.ids)}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from competition.atomic import write_bytes, write_text
 from competition.configuration import Configuration
@@ -41,13 +42,8 @@ def write_report(
         write_bytes(folder / "assets" / asset.name, asset.read_bytes())
     scene = look(configuration)
     pictures = Pictures(folder / "pictures")
-    pages: dict[str, tuple[str, str, dict]] = {
-        "index.html": (
-            "Leaderboard",
-            "leaderboard.html",
-            {"board": leaderboard(scene), "metric": scene.metric, "convention": CONVENTION},
-        )
-    }
+    values: dict[str, Any] = {"board": leaderboard(scene), "metric": scene.metric, "convention": CONVENTION}
+    pages = {"index.html": ("Leaderboard", "leaderboard.html", values)}
     sheets, listed = {}, figure_label(scene.listed_metric, configuration.competition.top_k)
     for split, title in SHEETS.items():
         if getattr(configuration.competition, split) is not None:
@@ -58,17 +54,13 @@ def write_report(
     place = pictures.make()
     for split, found in sheets.items():
         _write_data(folder, split, {**found, "pictures": place.as_posix(), "metric": listed})
-    study, parts, health = study_page(scene), ablations(scene), data_health(configuration)
-    for name, title, found in (
-        ("study", "Study", study),
-        ("ablations", "Ablations", parts),
-        ("data", "Data", health),
-    ):
-        if found is not None:
+    charted = {"study": study_page(scene), "ablations": ablations(scene), "data": data_health(configuration)}
+    for name, charts in charted.items():
+        if charts is not None:
             values = {"metric": scene.metric, "photos": name == "data" and _copied_photos(scene.work, folder)}
-            key = "health" if name == "data" else name
-            pages[f"{name}.html"] = (title, f"{name}.html", {key: found, **values})
-            _write_data(folder, name, {"charts": found["charts"]})
+            values["health" if name == "data" else name] = charts
+            pages[f"{name}.html"] = (name.capitalize(), f"{name}.html", values)
+            _write_data(folder, name, {"charts": charts["charts"]})
     write_text(folder / "assets" / "plotly.min.js", get_plotlyjs())
     made = f"{datetime.now():%Y-%m-%d %H:%M}"
     navigation = [(file, title) for file, (title, _, _) in pages.items()]
@@ -77,13 +69,8 @@ def write_report(
         write_bytes(folder / "parts.html", part_page.replace(b"<body>", BACK, 1))
         navigation.append(("parts.html", "Part detectors"))
     for file, (title, template, values) in reversed(pages.items()):  # the one to open comes last
-        shown = {
-            "title": title,
-            "file": file,
-            "name": configuration.competition.name,
-            "made": made,
-            "pages": navigation,
-        }
+        shown = {"title": title, "file": file, "made": made, "pages": navigation}
+        shown["name"] = configuration.competition.name
         html = environment().get_template(template).render(**shown, **values)
         write_bytes(folder / file, html.encode("utf-8", "replace"))
     for path in folder.glob("*.html"):  # of an earlier report, and linked by none of these

@@ -64,8 +64,12 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
     return near_best_share(made, made.average_precisions(recipe.weight_array), scene.judged)
 
 
+def _is_coordinate(name: str) -> bool:
+    return name.startswith("u") and name[1:].isdigit()
+
+
 def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:
-    count = sum(name.startswith("u") and name[1:].isdigit() for name in trial.params)
+    count = sum(map(_is_coordinate, trial.params))
     return uniform_coordinates(np.array([trial.params[f"u{number}"] for number in range(count)]))
 
 
@@ -74,10 +78,8 @@ def trial_weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray
     coordinates, sums = _coordinates(trial), np.array(recipe.provenance.get("sums", ()))
     if not len(coordinates) == len(sums) == len(recipe.components):
         return None
-    ordered = str(recipe.provenance["region"])
-    region = (
-        "simplex" if any(step_of(step).centres for step in recipe.steps) else ordered
-    )  # sums of centred rows order nothing
+    centred = any(step_of(step).centres for step in recipe.steps)  # sums of centred rows order nothing
+    region = "simplex" if centred else str(recipe.provenance["region"])
     chains = region_chains([part.chain for part in recipe.components], region)
     return coordinates @ vertices(sums, chains)
 
@@ -92,39 +94,23 @@ def optuna_charts(
     study = optuna.create_study(direction="maximize")
     for trial in trials:
         coordinates = _coordinates(trial)
-        choices = {
-            choice_name(name, components): name
-            for name in trial.params
-            if not (name.startswith("u") and name[1:].isdigit())
-        }
-        shares = (
-            names
-            if len(coordinates) == len(names)
-            else [f"share {number}" for number in range(len(coordinates))]
-        )
-        study.add_trial(
-            optuna.trial.create_trial(
-                value=trial.value,
-                params={
-                    **{new: trial.params[old] for new, old in choices.items()},
-                    **dict(zip(shares, coordinates.tolist())),
-                },
-                distributions={
-                    **{new: trial.distributions[old] for new, old in choices.items()},
-                    **{name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in shares},
-                },
-            )
-        )
+        choices = {choice_name(old, components): old for old in trial.params if not _is_coordinate(old)}
+        shares = names
+        if len(coordinates) != len(names):
+            shares = [f"share {number}" for number in range(len(coordinates))]
+        params = {new: trial.params[old] for new, old in choices.items()}
+        kinds = {new: trial.distributions[old] for new, old in choices.items()}
+        params |= dict(zip(shares, coordinates.tolist()))
+        kinds |= {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in shares}
+        study.add_trial(optuna.trial.create_trial(value=trial.value, params=params, distributions=kinds))
     found = {"history": visualization.plot_optimization_history(study, target_name=metric)}
     if len(trials) >= ENOUGH and len({trial.value for trial in trials}) > 1:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        found["importances"] = visualization.plot_param_importances(
-            study, evaluator=evaluator, target_name=metric
-        )
-        found["slices"] = visualization.plot_slice(
-            study, params=list(importances)[:SLICED], target_name=metric
-        )
+        sliced = list(importances)[:SLICED]
+        plot = visualization.plot_param_importances
+        found["importances"] = plot(study, evaluator=evaluator, target_name=metric)
+        found["slices"] = visualization.plot_slice(study, params=sliced, target_name=metric)
     charts = {name: _chart(figure) for name, figure in found.items()}
     charts["history"]["layout"]["xaxis"] = {"title": {"text": "trial"}}
     for trace in charts["history"]["data"]:
@@ -132,25 +118,16 @@ def optuna_charts(
     if "importances" in charts:
         layout = charts["importances"]["layout"]
         layout |= {"height": 100 + 26 * len(importances), "showlegend": False, "yaxis": {}}
-        layout["xaxis"] = {
-            "title": {"text": "share"},
-            "range": [0, 1.15 * max(importances.values())],
-        }
+        layout["xaxis"] = {"title": {"text": "share"}, "range": [0, 1.15 * max(importances.values())]}
     for key, axis in charts.get("slices", {}).get("layout", {}).items():
         if key.startswith("xaxis"):
-            axis["title"] = {
-                "text": axis["title"]["text"]
-                .replace(" and ", "<br>and ")
-                .replace(" of ", "<br>of ")
-                .replace(", ", ",<br>")
-            }
+            broken = re.sub(r" (and|of) ", r"<br>\1 ", axis["title"]["text"])
+            axis["title"] = {"text": broken.replace(", ", ",<br>")}
     return charts
 
 
 def _chart(figure) -> dict:
     """A figure of Optuna's as plain values, without its template, title and quotes of words: the page has its own."""
     chart = json.loads(re.sub(r"\"'([^'\"]*)'\"", r'"\1"', figure.to_json()))
-    chart["layout"] = {
-        key: value for key, value in chart["layout"].items() if key not in ("template", "title")
-    }
-    return {"data": chart["data"], "layout": chart["layout"]}
+    layout = {key: value for key, value in chart["layout"].items() if key not in ("template", "title")}
+    return {"data": chart["data"], "layout": layout}

@@ -45,10 +45,8 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
         whole = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
         for triple in triples:
             if whole.padded is not None and weights[list(triple)].sum() >= LEAST_SHARE:
-                parts = [recipe.components[number] for number in triple]
-                found[f"slice through the recipe: {', '.join(short_names(parts))}"] = _slice(
-                    scene, whole, triple, weights
-                )
+                names = short_names([recipe.components[number] for number in triple])
+                found[f"slice through the recipe: {', '.join(names)}"] = _slice(scene, whole, triple, weights)
     return found
 
 
@@ -75,12 +73,8 @@ def _public(scene: Scene, made: Combination) -> PaddedCandidates:
 
 def _grid() -> np.ndarray:
     """The points of the triangle, (n, 3), each >= 0 and of sum 1."""
-    return (
-        np.array(
-            [(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)], dtype=np.float64
-        )
-        / STEPS
-    )
+    counts = [(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]
+    return np.array(counts, dtype=np.float64) / STEPS
 
 
 def _alone(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarray) -> dict:
@@ -106,9 +100,8 @@ def _alone(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarra
         traces.append(_star((chosen / chosen.sum())[None]))
     equal = points[values == values.max()]
     best = equal[np.argmin(((equal - equal.mean(axis=0)) ** 2).sum(axis=1))]  # the one in the middle
-    said = f"best of the map: {values.max():.4f}, at " + ", ".join(
-        f"{n} {w:.2f}" for w, n in zip(best, names)
-    )
+    at = ", ".join(f"{name} {weight:.2f}" for weight, name in zip(best, names))
+    said = f"best of the map: {values.max():.4f}, at {at}"
     return {"data": traces, "layout": _layout(names), "said": said}
 
 
