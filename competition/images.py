@@ -16,6 +16,7 @@ EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .tif .tiff .avif .jp2 .j2k .mpo .ppm .pgm .pbm .qoi".split()
 )
 
+LISTED = 20  # names in a message
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -167,8 +168,8 @@ def _doubled(found: Sequence[tuple[str, str]], ids: str) -> list[str]:
     return [f"the id {stem!r} is that of two images, {path} and {other}: {way}"]
 
 
-def _first(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def sample_images(images: ImageSet, limit: int, seed: int, always: Iterable[str] = ()) -> ImageSet:

@@ -10,15 +10,17 @@ from competition.datasets.dataset import Dataset, Truth
 from competition.errors import Top7Error
 from competition.images import list_images
 
+SEED = 0  # of the queries drawn
 
-def load(folder: Path, name: str = "folders", *, seed: int = 0) -> Dataset:
+
+def load(folder: Path, name: str) -> Dataset:
     """Draw one query a class of two or more images; it leaves the gallery, which holds all other images."""
     images = list_images(folder, ids="path")
     classes: dict[str, list[int]] = {}
     for row, image_id in enumerate(images.ids):
         classes.setdefault(image_id.rpartition("/")[0], []).append(row)
     drawn = {
-        label: int(np.random.default_rng([seed, number]).choice(rows))
+        label: int(np.random.default_rng([SEED, number]).choice(rows))
         for number, (label, rows) in enumerate(classes.items())
         if len(rows) > 1
     }

@@ -18,7 +18,7 @@ from competition.images import ImageSet, Region, list_images
 NAME = re.compile(r"1\d{5}")
 
 
-def load(folder: Path, name: str = "holidays") -> Dataset:
+def load(folder: Path, name: str) -> Dataset:
     """Read the images below `folder`; Top7Error, one line, for groups without a query or with nothing but it."""
     folder = Path(folder)
     images = list_images(folder)

@@ -55,15 +55,10 @@ def cast_shadow(
 ) -> None:
     """Darken `picture` by the blurred outline of `layer`, moved by `shift` pixels."""
     outline = layer.getchannel("A").resize((SIDE // 2, SIDE // 2))
-    outline = outline.transform(
-        outline.size, Image.Transform.AFFINE, (1, 0, -shift[0] / 2, 0, 1, -shift[1] / 2)
-    )
-    soft = (
-        outline.filter(ImageFilter.GaussianBlur(blur / 2))
-        .resize((SIDE, SIDE))
-        .point(lambda v: int(v * strength))
-    )
-    picture.paste((18, 16, 20), (0, 0), soft)
+    moved = (1, 0, -shift[0] / 2, 0, 1, -shift[1] / 2)
+    outline = outline.transform(outline.size, Image.Transform.AFFINE, moved)
+    soft = outline.filter(ImageFilter.GaussianBlur(blur / 2)).resize((SIDE, SIDE))
+    picture.paste((18, 16, 20), (0, 0), soft.point(lambda v: int(v * strength)))
 
 
 def draw_props(picture: Image.Image, generator: np.random.Generator) -> None:
@@ -94,29 +89,20 @@ def draw_props(picture: Image.Image, generator: np.random.Generator) -> None:
         draw_icon(draw, icon, x, generator.uniform(0.1, 0.95) * SIDE, generator.uniform(10, 26), fill)
 
 
-def draw_catalogue(product: Product, generator: np.random.Generator, *, plain: bool = False) -> Image.Image:
-    """Draw one catalogue picture of the product.
-
-    Returns RGB, `SIDE` pixels square; `plain`: surely on white. Every choice comes from `generator`.
-    """
+def draw_catalogue(product: Product, generator: np.random.Generator) -> Image.Image:
+    """Draw one catalogue picture of the product: RGB, `SIDE` pixels square. Every choice comes from `generator`."""
     picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
-    props = not plain and generator.random() < 0.45
+    props = generator.random() < 0.45
     if props:
         draw_props(picture, generator)
-    yaw = generator.normal(0, 0.06 if plain else 0.2)
+    yaw = generator.normal(0, 0.2)
     layer = draw_packaging(product, yaw=yaw, light=float(generator.choice((-1.0, 1.0))))
     size = SIDE * generator.uniform(0.66, 0.92) if not props else SIDE * generator.uniform(0.55, 0.78)
     size = min(size, 0.92 * SIDE)
-    offset = 0.02 if plain else 0.05
-    centre = (SIDE * (0.5 + generator.normal(0, offset)), SIDE * (0.5 + generator.normal(0, offset / 2)))
-    angle = 0.0 if plain or generator.random() < 0.6 else generator.normal(0, 8)
+    centre = (SIDE * (0.5 + generator.normal(0, 0.05)), SIDE * (0.5 + generator.normal(0, 0.025)))
+    angle = 0.0 if generator.random() < 0.6 else generator.normal(0, 8)
     moved = placed(layer, size=size, angle=angle, centre=centre)
-    cast_shadow(
-        picture,
-        moved,
-        (generator.uniform(-6, 6), generator.uniform(2, 7)),
-        generator.uniform(3, 8),
-        generator.uniform(0.1, 0.35),
-    )
+    shift = (generator.uniform(-6, 6), generator.uniform(2, 7))
+    cast_shadow(picture, moved, shift, generator.uniform(3, 8), generator.uniform(0.1, 0.35))
     picture.paste(moved, (0, 0), moved)
     return picture

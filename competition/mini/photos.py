@@ -64,9 +64,8 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     if generator.random() < 0.45:  # something else of the shop beside it
         other = draw_packaging(draw_product(generator), yaw=generator.normal(0, 0.5), light=1.0)
         beside = (SIDE * float(generator.choice((0.08, 0.92))), SIDE * generator.uniform(0.2, 0.8))
-        layer = placed(
-            other, size=SIDE * generator.uniform(0.4, 0.65), angle=generator.normal(0, 25), centre=beside
-        )
+        wide = SIDE * generator.uniform(0.4, 0.65)
+        layer = placed(other, size=wide, angle=generator.normal(0, 25), centre=beside)
         cast_shadow(picture, layer, (4, 5), 5, 0.4)
         picture.paste(layer, (0, 0), layer)
     light = float(generator.choice((-1.0, 1.0)))
@@ -75,27 +74,16 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     centre = (SIDE * (0.5 + generator.normal(0, 0.06)), SIDE * (0.5 + generator.normal(0, 0.05)))
     held = generator.random() < 0.4
     angle = generator.normal(0, 10 if held else 18)
-    layer = placed(
-        product_layer,
-        size=size,
-        angle=angle,
-        centre=centre,
-        squeeze=generator.uniform(0.82, 1.05),
-        tilt=generator.normal(0, 0.14),
-    )
+    squeeze, tilt = generator.uniform(0.82, 1.05), generator.normal(0, 0.14)
+    layer = placed(product_layer, size=size, angle=angle, centre=centre, squeeze=squeeze, tilt=tilt)
     reach = 0.5 * size * min(1.0, product_layer.width / max(product_layer.size))
     if held:
         behind, front = draw_hand(generator, centre, reach)
         cast_shadow(picture, behind, (-6 * light, 8), 8, 0.3)
         picture.paste(behind, (0, 0), behind)
     else:
-        cast_shadow(
-            picture,
-            layer,
-            (-light * generator.uniform(3, 14), generator.uniform(3, 12)),
-            generator.uniform(3, 9),
-            generator.uniform(0.3, 0.7),
-        )
+        shift = (-light * generator.uniform(3, 14), generator.uniform(3, 12))
+        cast_shadow(picture, layer, shift, generator.uniform(3, 9), generator.uniform(0.3, 0.7))
     picture.paste(layer, (0, 0), layer)
     if held:
         cast_shadow(picture, front, (-2 * light, 3), 3, 0.4)
@@ -103,12 +91,8 @@ def draw_photo(product: Product, generator: np.random.Generator) -> tuple[Image.
     elif generator.random() < 0.25:  # a corner of something lies over it
         x = centre[0] + float(generator.choice((-1, 1))) * reach
         cover = Image.new("RGBA", (48, 30), (*random_colour(generator), 255))
-        over = placed(
-            cover,
-            size=generator.uniform(45, 90),
-            angle=generator.uniform(0, 180),
-            centre=(x, centre[1] + generator.normal(0, 0.25) * size),
-        )
+        wide, angle = generator.uniform(45, 90), generator.uniform(0, 180)
+        over = placed(cover, size=wide, angle=angle, centre=(x, centre[1] + generator.normal(0, 0.25) * size))
         cast_shadow(picture, over, (3, 4), 4, 0.4)
         picture.paste(over, (0, 0), over)
     picture = blurred(picture, generator)

@@ -14,12 +14,11 @@ from competition.configuration import Configuration, Simulate
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.extraction import extract
-from submissions.experiments.bars import bars
 from submissions.experiments.evaluation_sets import EvaluationSet
 from submissions.experiments.experiment import Experiment, TableRow
 from submissions.experiments.figures import Figure, row_figure
 from submissions.experiments.networks import network
-from submissions.experiments.tables import Record, not_run, records_of, text_of
+from submissions.experiments.tables import Record, bars, not_run, records_of, text_of
 from submissions.parts_page import write_parts_page
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from competition.leaderboard import Row, official_correlation, read_rows
+from competition.leaderboard_text import PUBLISHED
 from competition.metrics import CONVENTIONS
-from competition.published import PUBLISHED
 from features.recipes.kept import is_of_this_data, ranked_among
 from features.recipes.recipe import Recipe
 from submissions.recipe_list import in_words

@@ -45,7 +45,7 @@ class Pictures:
         self._asked[stem] = path, view
         return stem
 
-    def make(self, progress: bool = True) -> Path:
+    def make(self) -> Path:
         """Write the pictures that are not there, remove those nobody asks for; returns their folder's name."""
         place = self.folder / str(self.side)
         wanted = {place / f"{stem}.jpg": asked for stem, asked in self._asked.items()}
@@ -54,8 +54,7 @@ class Pictures:
         missing = [(file, path, view) for file, (path, view) in wanted.items() if file not in kept]
         with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
             made = pool.map(lambda each: write_bytes(each[0], _jpeg(each[1], each[2], sizing)), missing)
-            shown = Progress(made, total=len(missing), unit="image", desc="pictures", shown=progress)
-            for _ in shown:
+            for _ in Progress(made, total=len(missing), unit="image", desc="pictures"):
                 pass
         for file in kept - wanted.keys():
             file.unlink()

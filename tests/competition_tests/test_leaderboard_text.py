@@ -4,8 +4,7 @@ import pytest
 
 from competition.errors import ConfigurationError
 from competition.leaderboard import Row
-from competition.leaderboard_text import render
-from competition.published import PUBLISHED
+from competition.leaderboard_text import PUBLISHED, render
 from competition.tables import table
 
 
