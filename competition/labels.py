@@ -56,18 +56,14 @@ def read_labels(
 def _check_ids(where: str, row: Sequence[str], queries: Collection[str], gallery: Collection[str]) -> None:
     query, correct = row[0], row[1:]
     if query not in queries:
-        raise Top7Error(
-            f"{where}: unknown query {query!r}: expected one of the {len(queries)} query ids "
-            "(file names without extension)"
-        )
+        known = f"{len(queries)} query ids (file names without extension)"
+        raise Top7Error(f"{where}: unknown query {query!r}: expected one of the {known}")
     if not correct:
         raise Top7Error(f"{where}: query {query!r} has no gallery id: {EXPECTED}")
     for gallery_id in correct:
         if gallery_id not in gallery:
-            raise Top7Error(
-                f"{where}: unknown gallery id {gallery_id!r}: expected one of the {len(gallery)} "
-                "gallery ids (file names without extension)"
-            )
+            known = f"{len(gallery)} gallery ids (file names without extension)"
+            raise Top7Error(f"{where}: unknown gallery id {gallery_id!r}: expected one of the {known}")
 
 
 def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -> None:
@@ -75,10 +71,8 @@ def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -
     for gallery_id in row[1:]:
         if gallery_id in known:
             first = f"for {row[0]!r}, first on line {known[gallery_id]}"
-            raise Top7Error(
-                f"{where}: gallery id {gallery_id!r} appears twice "
-                f"{'in the row' if known[gallery_id] == line else first}: remove one"
-            )
+            again = "in the row" if known[gallery_id] == line else first
+            raise Top7Error(f"{where}: gallery id {gallery_id!r} appears twice {again}: remove one")
         known[gallery_id] = line
 
 
@@ -116,10 +110,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         if row:
             for mark, name in DELIMITERS.items():
                 if len(row) == 1 and mark in row[0]:
-                    raise Top7Error(
-                        f"{path}: line {line}: the fields are separated by {name}: expected commas, "
-                        "save the file as comma-separated CSV"
-                    )
+                    found = f"{path}: line {line}: the fields are separated by {name}"
+                    raise Top7Error(f"{found}: expected commas, save the file as comma-separated CSV")
             if "" in row:
                 raise Top7Error(f"{path}: line {line}: field {row.index('') + 1} is empty: {EXPECTED}")
             yield line, row

@@ -33,10 +33,11 @@ def sampled_rows(ids: Sequence[str], settings: Simulate) -> np.ndarray:
 
     A gallery that grows changes no more of the sample than the share of its new images.
     """
-    ordered = heapq.nsmallest(
-        settings.images, range(len(ids)), key=lambda row: _drawn(f"{settings.seed}/", ids[row])
-    )
-    return np.array(sorted(ordered), dtype=np.int64)
+
+    def drawn(row: int) -> bytes:
+        return _drawn(f"{settings.seed}/", ids[row])
+
+    return np.array(sorted(heapq.nsmallest(settings.images, range(len(ids)), key=drawn)), dtype=np.int64)
 
 
 def simulated_images(gallery: ImageSet, settings: Simulate) -> ImageSet:

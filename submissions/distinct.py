@@ -63,13 +63,8 @@ def distinct_looks(
             break
         if depth == n_listable:
             query, there = lists.query_ids[short[0]], int((places[short[0]] >= 0).sum())
-            raise Top7Error(
-                f"--distinct {threshold:g}: query {query!r} has {there} answers that differ so much: expected {k}; "
-                "choose a higher cosine"
-            )
+            few = f"query {query!r} has {there} answers that differ so much: expected {k}"
+            raise Top7Error(f"--distinct {threshold:g}: {few}; choose a higher cosine")
         depth *= DEEPER
-    return replace(
-        lists,
-        ranks=np.take_along_axis(lists.ranks, places, 1),
-        scores=np.take_along_axis(lists.scores, places, 1),
-    )
+    ranks, scores = (np.take_along_axis(values, places, 1) for values in (lists.ranks, lists.scores))
+    return replace(lists, ranks=ranks, scores=scores)

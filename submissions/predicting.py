@@ -16,7 +16,7 @@ from features.ranking.photos import photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import used_components
 from features.recipes.recipe import Recipe
-from submissions.writing import write_submission
+from submissions.writing import write_lists
 
 
 def predict(
@@ -42,18 +42,9 @@ def predict(
         folder = Path(scratch)
         describe(configuration, images, folder, device=device)
         lists = ranked_lists(configuration, recipe, "test", images.ids, None, folder=folder, photos=photos)
-    for query in lists.unreadable:
-        log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
-    competition = configuration.competition
-    write_submission(
-        output_csv, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, competition.submission
-    )
-    return {
-        "file": str(output_csv),
-        "queries": len(lists.query_ids),
-        "recipe": recipe.name,
-        "unreadable": list(lists.unreadable),
-    }
+    write_lists(output_csv, lists, configuration.competition)
+    written = {"file": str(output_csv), "queries": len(lists.query_ids), "recipe": recipe.name}
+    return {**written, "unreadable": list(lists.unreadable)}
 
 
 def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration, Recipe, Photos | None]:
@@ -80,17 +71,12 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
         settings = [component.setting for component in own if component.setting is not None]
         tables_of[name] = tables = sorted({setting.table for setting in settings})
         counts = {number: {each.count for each in settings if each.table == number} for number in tables}
-        backbones.append(
-            replace(
-                backbone,
-                layers=tuple(layer for layer in backbone.layers if layer in layers)
-                or depth_order(backbone.layers)[-1:],
-                pooling=tuple(dict.fromkeys(poolings)),
-                parts=tuple(
-                    replace(backbone.parts[number], counts=tuple(sorted(counts[number]))) for number in tables
-                ),
-            )
+        kept = (
+            tuple(layer for layer in backbone.layers if layer in layers) or depth_order(backbone.layers)[-1:]
         )
+        parts = tuple(replace(backbone.parts[table], counts=tuple(sorted(counts[table]))) for table in tables)
+        pooling = tuple(dict.fromkeys(poolings))
+        backbones.append(replace(backbone, layers=kept, pooling=pooling, parts=parts))
     groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
     components = tuple(
         component
@@ -98,8 +84,6 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
         else replace(component, parts=tables_of[component.backbone].index(component.parts))
         for component, _ in used
     )
-    return (
-        replace(configuration, backbones=tuple(backbones), externals=()),
-        replace(recipe, components=components, weights=tuple(weight for _, weight in used), groups=groups),
-        photos,
-    )
+    weights = tuple(weight for _, weight in used)
+    reduced = replace(recipe, components=components, weights=weights, groups=groups)
+    return replace(configuration, backbones=tuple(backbones), externals=()), reduced, photos

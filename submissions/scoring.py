@@ -42,9 +42,8 @@ class Score:
         values = self.average_precisions[convention]
         values = values if mask is None else values[mask]
         if not len(values):
-            raise Top7Error(
-                f"{self.path}: MAP@{self.top_k} of no query at all: expected at least one labelled query"
-            )
+            none = f"MAP@{self.top_k} of no query at all"
+            raise Top7Error(f"{self.path}: {none}: expected at least one labelled query")
         return float(np.mean(values))
 
     @property
@@ -125,7 +124,6 @@ def score_text(values: Mapping, competition: Competition) -> str:
         lines.append("mAP is of whole lists, which this file does not hold: ./run.sh compare RECIPE gives it")
     if "public" in values:
         private = f", private {values['private']:.4f}" if "private" in values else ""
-        lines.append(
-            f"public {values['public']:.4f}{private}  (min(m,k); what the study saw and did not see)"
-        )
+        seen = "(min(m,k); what the study saw and did not see)"
+        lines.append(f"public {values['public']:.4f}{private}  {seen}")
     return "\n".join(lines)

@@ -10,12 +10,11 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.configured import split_images
 from competition.leaderboard import file_digest, record_score
-from competition.messages import log
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import OF_QUERIES
 from features.recipes.recipe import Recipe
-from submissions.writing import write_scores, write_submission
+from submissions.writing import write_lists, write_scores
 
 
 def submit(
@@ -35,24 +34,17 @@ def submit(
     competition = configuration.competition
     queries = split_images(configuration, split)
     lists = _lists(configuration, recipe, split, queries.ids, distinct)
-    for query in lists.unreadable:
-        log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
-    path = (
-        Path(out)
-        if out is not None
-        else Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv"
-    )
-    form = competition.submission
-    write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, form)
+    path = Path(out or Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv")
+    write_lists(path, lists, competition)
     write_scores(path, lists.query_ids, lists.scores)
-    weights = {component.name: weight for component, weight in zip(recipe.components, recipe.weights)}
+    names = [component.name for component in recipe.components]
     values = {
         "file": str(path),
         "sha256": file_digest(path),
         "split": split,
         "queries": len(lists.query_ids),
         "recipe": recipe.name,
-        "weights": weights,
+        "weights": dict(zip(names, recipe.weights)),
         "expected": recipe.scores,
     }
     if "figures of" in recipe.provenance:

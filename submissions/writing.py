@@ -5,13 +5,20 @@ Kaggle's has the header `id,images` and the gallery ids of a query separated by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from competition.atomic import write_text
+from competition.configuration import Competition
 from competition.errors import Top7Error
+from competition.messages import log
+
+if TYPE_CHECKING:
+    from features.ranked_lists import RankedLists
 
 KAGGLE_HEADER = "id,images"
 
@@ -26,54 +33,53 @@ def write_submission(
 ) -> Path:
     """Write the first `top_k` columns of `ranks` as gallery ids, a line a query in the order of `query_ids`.
 
-    ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`, written completely or
-    not at all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
+    ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`, written
+    completely or not at all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
     """
-    ranks = np.asarray(ranks)
-    _check(path, query_ids, ranks, len(gallery_ids), top_k)
+    path, ranks = Path(path), np.asarray(ranks)
+    if fault := _fault(path, query_ids, ranks, len(gallery_ids), top_k):
+        raise Top7Error(f"{path}: {fault}")
     between = {"plain": ",", "kaggle": " "}[form]
     lines = [KAGGLE_HEADER] if form == "kaggle" else []
     lines += [
         f"{query},{between.join(gallery_ids[row] for row in rows)}"
         for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True)
     ]
-    return write_text(Path(path), "".join(f"{line}\n" for line in lines))
+    return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _check(path: Path | str, query_ids: Sequence[str], ranks: np.ndarray, n_gallery: int, top_k: int) -> None:
-    if Path(path).is_dir():
-        raise Top7Error(f"{path}: is a folder: expected the name of the CSV file to write")
+def write_lists(path: Path | str, lists: RankedLists, competition: Competition) -> None:
+    """Write ranked lists as a submission of the competition, and say which queries could not be read."""
+    for query in lists.unreadable:
+        log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
+    form = competition.submission
+    write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, form)
+
+
+def _fault(path: Path, query_ids: Sequence[str], ranks: np.ndarray, n_gallery: int, top_k: int) -> str | None:
+    if path.is_dir():
+        return "is a folder: expected the name of the CSV file to write"
     if not len(query_ids):
-        raise Top7Error(f"{path}: no query to answer: expected at least one")
-    if len(set(query_ids)) < len(query_ids):
-        doubled = next(query for query in query_ids if list(query_ids).count(query) > 1)
-        raise Top7Error(f"{path}: query {doubled!r} appears twice: expected each query once")
-    if (
-        ranks.ndim != 2
-        or ranks.shape[0] != len(query_ids)
-        or ranks.shape[1] < top_k
-        or ranks.dtype.kind not in "iu"
-    ):
-        raise Top7Error(
-            f"{path}: ranks of shape {ranks.shape} and type {ranks.dtype}: expected integers, "
-            f"{len(query_ids)} queries by at least {top_k} gallery rows"
-        )
+        return "no query to answer: expected at least one"
+    for query, count in Counter(query_ids).items():
+        if count > 1:
+            return f"query {query!r} appears twice: expected each query once"
+    rows_each = ranks.shape[1] if ranks.ndim == 2 else 0
+    if len(ranks) != len(query_ids) or rows_each < top_k or ranks.dtype.kind not in "iu":
+        expected = f"expected integers, {len(query_ids)} queries by at least {top_k} gallery rows"
+        return f"ranks of shape {ranks.shape} and type {ranks.dtype}: {expected}"
     for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True):
         if min(rows) < 0:
-            raise Top7Error(
-                f"{path}: query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}; "
-                f"the gallery needs at least {top_k} readable images"
-            )
+            found = f"query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}"
+            return f"{found}; the gallery needs at least {top_k} readable images"
         if max(rows) >= n_gallery:
-            raise Top7Error(
-                f"{path}: query {query!r} is answered by gallery row {max(rows)}: expected a row below "
-                f"{n_gallery}; the ranks belong to another gallery"
+            found = (
+                f"query {query!r} is answered by gallery row {max(rows)}: expected a row below {n_gallery}"
             )
+            return f"{found}; the ranks belong to another gallery"
         if len(set(rows)) < top_k:
-            raise Top7Error(
-                f"{path}: query {query!r} is answered by one gallery image twice: expected {top_k} "
-                "distinct images"
-            )
+            return f"query {query!r} is answered by one gallery image twice: expected {top_k} distinct images"
+    return None
 
 
 def scores_path(path: Path | str) -> Path:
@@ -103,8 +109,6 @@ def read_scores(path: Path | str, query_ids: Sequence[str], k: int) -> np.ndarra
             f"{beside}: not the scores of {path} ({error!r}): remove the file and blend by rank"
         ) from None
     if scores.shape != (len(query_ids), k) or len(values) != len(query_ids):
-        raise Top7Error(
-            f"{beside}: scores of shape {scores.shape} for {len(query_ids)} queries of {k} answers: remove "
-            "the file and blend by rank"
-        )
+        found = f"scores of shape {scores.shape} for {len(query_ids)} queries of {k} answers"
+        raise Top7Error(f"{beside}: {found}: remove the file and blend by rank")
     return scores

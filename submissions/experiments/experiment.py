@@ -115,9 +115,8 @@ def experiments(folder: Path = FOLDER) -> dict[str, Experiment]:
 def chosen(name: str, folder: Path = FOLDER) -> list[Experiment]:
     """Return the experiment `name`, or all whose name starts with it ("pwa", "fcrow", "all")."""
     known = experiments(folder)
-    found = [each for key, each in known.items() if key == name] or [
-        each for key, each in known.items() if name == "all" or key.startswith(f"{name}-")
-    ]
+    found = [each for key, each in known.items() if name == "all" or key.startswith(f"{name}-")]
+    found = [known[name]] if name in known else found
     if not found:
         raise ConfigurationError(f"no experiment {name!r}: {nearest(name, [*known, 'all'])}")
     return found
@@ -134,14 +133,10 @@ def _experiment(table: Mapping[str, Any], where: str) -> Experiment:
     labels = [row.label for row in (*values["rows"], *values["variants"])]
     for claim in table.get("claims", []):
         _known(claim, ("text", "better", "worse", "same"), f"{where}: a claim")
-        for key in ("better", "worse"):
-            if claim[key] not in labels:
-                raise ConfigurationError(
-                    f"{where}: a claim speaks of {claim[key]!r}: {nearest(claim[key], labels)}"
-                )
-    return Experiment(
-        **{**values, "data": tuple(table.get("data", ())), "claims": tuple(table.get("claims", ()))}
-    )
+        for row in (claim["better"], claim["worse"]):
+            if row not in labels:
+                raise ConfigurationError(f"{where}: a claim speaks of {row!r}: {nearest(row, labels)}")
+    return Experiment(**values | {key: tuple(table.get(key, ())) for key in ("data", "claims")})
 
 
 def _rows(entry: Mapping[str, Any], where: str) -> list[TableRow]:
@@ -161,17 +156,15 @@ def _rows(entry: Mapping[str, Any], where: str) -> list[TableRow]:
             row["parts"] = PartsRow(**row["parts"])
         if isinstance(row.get("published"), str):
             if row.pop("published") != NOT_AT_HAND:
-                raise ConfigurationError(
-                    f"{where}: published: expected a figure for each data set, or {NOT_AT_HAND!r}"
-                )
+                expected = f"expected a figure for each data set, or {NOT_AT_HAND!r}"
+                raise ConfigurationError(f"{where}: published: {expected}")
             row["not_at_hand"] = True
         check_steps(row.get("steps", []), where)
         for key in ("layers", "weights", "steps"):
             row[key] = tuple(row.get(key, ()))
-        if row["weights"] and len(row["weights"]) != len(row["layers"]):
-            raise ConfigurationError(
-                f"{where}: {len(row['weights'])} weights for {len(row['layers'])} layers: give one each"
-            )
+        weights, layers = len(row["weights"]), len(row["layers"])
+        if weights not in (0, layers):
+            raise ConfigurationError(f"{where}: {weights} weights for {layers} layers: give one each")
         found.append(TableRow(**row))
     return found
 
