@@ -109,10 +109,9 @@ def standardised(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 def read_lists(path: Path | str, expected: Expected) -> ScoredLists:
     """Read a submission without fault, rows in the order of its split's queries, and its scores if they were kept."""
     check = read_submission(path, expected)
-    row_of = {gallery_id: row for row, gallery_id in enumerate(expected.gallery_ids)}
     split = str(check.split)
     query_ids = tuple(expected.splits[split])
-    ranks = np.array([[row_of[one] for one in check.answers[query]] for query in query_ids], dtype=np.int64)
+    ranks = check.ranks(query_ids, expected.gallery_ids)
     return ScoredLists(Path(path), split, query_ids, ranks, read_scores(path, query_ids, ranks.shape[1]))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from competition.configuration import Configuration
 from competition.configured import split_images
@@ -57,6 +59,11 @@ class Check:
     split: str | None
     answers: Mapping[str, tuple[str, ...]]
     faults: tuple[Fault, ...]
+
+    def ranks(self, query_ids: Iterable[str], gallery_ids: Sequence[str]) -> np.ndarray:
+        """Return the answers to queries of a file without faults as gallery rows, (Q, k) int64."""
+        row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
+        return np.array([[row_of[one] for one in self.answers[query]] for query in query_ids], dtype=np.int64)
 
 
 def check_submission(path: Path | str, expected: Expected) -> Check:

@@ -64,8 +64,7 @@ def score_submission(path: Path | str, labels_path: Path | str | Labels, expecte
     labels = labels_path
     if not isinstance(labels, Mapping):
         labels = read_labels(labels, query_ids=queries, gallery_ids=gallery, complete=False)
-    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery)}
-    ranks = np.array([[row_of[each] for each in check.answers[query]] for query in labels], dtype=np.int64)
+    ranks = check.ranks(labels, gallery)
     relevant = relevant_rows(labels, gallery)
     values = {name: query_figures(ranks, relevant, top_k, convention=name) for name in CONVENTIONS}
     rates = {

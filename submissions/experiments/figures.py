@@ -56,9 +56,9 @@ def row_figure(
     row, notes = replace(row, steps=steps), notes + more
     begun = time.perf_counter()
     if row.random:
-        values, more = _random_points(row.random, row, choices[0], target, configuration)
+        values, more = _random_points(row, choices[0], target, configuration)
     elif row.optimum:
-        values, more = _optimum(row.optimum, choices[0], target, configuration)
+        values, more = _optimum(str(row.optimum), choices[0], target, configuration)
     else:
         values, each = _mean([_values(seed, weights, row, target, configuration) for seed in choices])
         more = [f"± {np.std(each, ddof=1):.3f} over {len(each)} seeds"] if len(each) > 1 else []
@@ -124,13 +124,10 @@ def _values(
 
 
 def _random_points(
-    region: str,
-    row: TableRow,
-    components: Sequence[Component],
-    target: EvaluationSet,
-    configuration: Configuration,
+    row: TableRow, components: Sequence[Component], target: EvaluationSet, configuration: Configuration
 ) -> tuple[Values, list[str]]:
     """Return the mean of random points of a region; for a whole-list mAP each ranks the whole gallery."""
+    region = str(row.random)
     points = random_coordinates(RANDOM_POINTS, len(components), np.random.default_rng(0))
     if not target.whole_lists:
         made = _combination(region, components, configuration)

@@ -85,7 +85,7 @@ def _figures(
 def _write_results(experiment: Experiment, target: EvaluationSet, records: Sequence[Record]) -> list[Path]:
     """Write the rows as CSV, and for a figure of the paper as a picture; returns the paths."""
     folder = Path(target.configuration.competition.work) / "reproduce"
-    rows = pandas.DataFrame(map(asdict, records)).to_csv(index=False, lineterminator="\n")
+    rows = pandas.DataFrame(map(asdict, records), dtype=object).to_csv(index=False, lineterminator="\n")
     paths = [write_text(folder / f"{experiment.name}.csv", rows)]
     if experiment.picture:
         picture = bars(f"{experiment.title}; {target.name}", records)

@@ -127,7 +127,7 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
             check = read_submission(path, expected)
         except Top7Error:
             continue  # of another split, or of another gallery
-        ranks = np.array([[row_of[name] for name in check.answers[query]] for query in queries.ids])
+        ranks = check.ranks(queries.ids, expected.gallery_ids)
         try:
             scores = read_scores(path, queries.ids, competition.top_k)
         except Top7Error as error:
