@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "leaderboard.jsonl"
 LOCK_TIMEOUT_S = 60
-REQUIRED = ("file", "sha256", "split", "maps")
 
 
 @dataclass(frozen=True)
@@ -73,34 +72,21 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> None:
     submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public,
     private. Anything else that JSON can hold (recipe, weights) is kept.
     """
-    missing = [key for key in REQUIRED if not entry.get(key)]
-    if missing:
-        raise Top7Error(
-            f"a leaderboard entry lacks {', '.join(missing)}: expected at least {', '.join(REQUIRED)}"
-        )
-    parts = {name: entry.get(name) for name in ("public", "private", "cross_validated")}
-    for name, value in {**entry["maps"], **parts}.items():
-        if value is not None:
-            _check_score(value, f"the leaderboard entry of {entry['file']}, {name}")
     with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):
         _append(work, {**entry, "file": Path(str(entry["file"])).name, "kind": "score"})
 
 
 def record_official(work: Path | str, file: Path | str, score: float, split: str | None = None) -> bool:
     """Append the judges' score of an uploaded `file`; returns whether it has a local score already."""
-    _check_score(score, f"official score of {file}")
+    if (
+        isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1
+    ):  # nan is refused, too
+        expected = "expected a number from 0 to 1 (0.4086 for 40.86 %)"
+        raise ConfigurationError(f"official score of {file}: {score!r} is no MAP: {expected}")
     digest = file_digest(file)
     record = {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)}
     _append(work, record if split is None else {**record, "split": split})
     return any(row.sha256 == digest and row.local is not None for row in read_rows(work))
-
-
-def _check_score(score: object, what: str) -> None:
-    # the comparison also refuses nan
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
-        raise ConfigurationError(
-            f"{what}: {score!r} is no MAP: expected a number from 0 to 1 (0.4086 for 40.86 %)"
-        )
 
 
 def _append(work: Path | str, record: dict) -> None:

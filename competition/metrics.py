@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import Top7Error
 from competition.trapezoid import trapezoid_precisions
 
 CONVENTIONS = ("min(m,k)", "hits")
@@ -81,14 +81,7 @@ def query_figures(
         positives = [[row for row in rows if row >= 0] for rows in relevant]
         taken_out = [list(rows) for rows in junk] or [[]] * len(positives)
         return trapezoid_precisions(list(ranks), positives, taken_out)
-    if metric not in METRICS:
-        raise ConfigurationError(f"unknown metric {metric!r}; {nearest(metric, METRICS)}")
-    if convention not in CONVENTIONS:
-        raise ConfigurationError(
-            f"unknown convention {convention!r} of MAP@k; {nearest(convention, CONVENTIONS)}"
-        )
-    if k < 1:
-        raise ConfigurationError(f"{METRICS[metric]}@{k}: expected k of at least 1")
+    assert metric in METRICS and convention in CONVENTIONS and k >= 1  # a configuration has nothing else
     padded = relevant if isinstance(relevant, np.ndarray) else pad_relevant(relevant)
     ranks = np.asarray(ranks)
     if ranks.ndim != 2 or len(ranks) != len(padded):

@@ -40,8 +40,6 @@ def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     Their number is as near to share * n_queries as whole groups allow (the smaller of two equally near), and
     never all of them. It can be 0, also for share > 0 where every group is too large.
     """
-    if not 0 <= share < 1:
-        raise ConfigurationError(f"a private share of {share}: expected at least 0 and below 1")
     groups = np.asarray(groups)
     names, sizes = np.unique(groups, return_counts=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))

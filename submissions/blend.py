@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import ConfigurationError, Top7Error
 from competition.leaderboard import Row, file_digest, read_rows
 from competition.metrics import WHOLE_LISTS, query_figures
 from features.recipes.kept import ranked_among
@@ -31,9 +31,6 @@ class ScoredLists:
     scores: np.ndarray | None = None
 
 
-METHODS = ("rank", "reciprocal", "score")
-
-
 def blend(
     all_ranks: Sequence[np.ndarray],
     weights: Sequence[float],
@@ -47,11 +44,9 @@ def blend(
     all_ranks: S arrays (Q, k_s) of gallery rows, best first, -1 for missing; weights (S,) >= 0; all_scores beside them
     for method "score": those of each submission are first standardised (mean 0, deviation 1 over all its answers), so
     that submissions of different measures weigh alike. An image's points are the weighted mean over the submissions;
-    equal points go to the lower gallery row. ConfigurationError: unknown method, weights that do not fit.
+    equal points go to the lower gallery row. ConfigurationError: weights that do not fit.
     """
     shares = _shares(weights, len(all_ranks))
-    if method not in METHODS:
-        raise ConfigurationError(f"unknown way to blend {method!r}: {nearest(method, METHODS)}")
     scores = all_scores or [None] * len(all_ranks)
     if method == "score" and any(part is None for part in scores):
         raise Top7Error("blending by score needs the scores of every submission: blend by rank instead")

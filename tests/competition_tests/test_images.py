@@ -160,10 +160,6 @@ def test_split_images_names_the_configuration(tmp_path):
         ConfigurationError, match="^c.toml: .competition. has no test: add test = … with the folder"
     ):
         split_images(configuration, "test")
-    with pytest.raises(
-        ConfigurationError, match="unknown split 'name': expected one of gallery, validation, test"
-    ):
-        split_images(configuration, "name")
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 5), st.sets(st.integers(0, 29)))
@@ -178,15 +174,9 @@ def test_sample(n, limit, seed, chosen):
     assert set(sample.ids) <= set(sample_images(images, limit + 1, seed, always).ids)
 
 
-def test_sample_depends_on_the_seed_and_refuses_strangers():
+def test_sample_depends_on_the_seed():
     images = image_set(100)
-    assert len({sample_images(images, 10, seed).ids for seed in range(5)}) == 5
-    with pytest.raises(
-        Top7Error, match="the image 'x' must be in the sample but is not among the 100 images"
-    ):
-        sample_images(images, 10, 0, ["x"])
-    with pytest.raises(ConfigurationError, match="a sample of 0 images: expected at least 1"):
-        sample_images(images, 0, 0)
+    assert len({sample_images(images, 10, seed, ()).ids for seed in range(5)}) == 5
 
 
 def test_digest():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from competition.errors import ConfigurationError, Top7Error
-from submissions.blend import METHODS, blend, blend_files
+from submissions.blend import blend, blend_files
 from submissions.checking import Expected
 from submissions.writing import read_scores, write_scores, write_submission
 
@@ -40,7 +40,7 @@ def test_scores_are_standardised_and_absent_images_get_the_lowest():
     assert points[0] == pytest.approx([expected[row] / 2 for row in ranks[0]])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ("rank", "reciprocal", "score"))
 def test_a_submission_with_itself_is_itself(method):
     generator = np.random.default_rng(0)
     ranks = np.stack([generator.permutation(50)[:7] for _ in range(9)])
@@ -76,8 +76,6 @@ def test_short_lists_and_missing_answers():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigurationError, match="did you mean 'rank'"):
-        blend([A, B], [1, 1], 3, method="ranks")
     for weights in ([1], [1, -1], [0, 0], [1, np.nan]):
         with pytest.raises(ConfigurationError, match="for 2 submissions"):
             blend([A, B], weights, 3)
