@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -108,31 +109,19 @@ def list_images(folder: Path | str, *, ids: str = "name", origin: str = "", blan
 
 def _files(folder: str) -> Iterable[tuple[str, str]]:
     """(path, name) of every file below `folder` that is not hidden; links to folders are followed once."""
-    waiting, seen = [folder], set()
-    while waiting:
-        current = waiting.pop()
-        real = os.path.realpath(current)
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise Top7Error(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
+
+    seen: set[str] = set()
+    for at, inside, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(at)
         if real in seen:
+            inside.clear()
             continue
         seen.add(real)
-        try:
-            with os.scandir(current) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if _is_folder(entry):
-                        waiting.append(entry.path)
-                    else:
-                        yield entry.path, entry.name
-        except OSError as error:
-            raise Top7Error(f"{current}: the folder cannot be read: {error.strerror}") from None
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: a file that cannot be opened
-        return False
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        yield from ((os.path.join(at, name), name) for name in names if not name.startswith("."))
 
 
 def _broken(found: Sequence[tuple[str, str]], blanks: bool) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from competition.datasets import folders, holidays, oxford_paris, perfect500k, revisited
 from competition.datasets.dataset import Dataset, Truth
 from competition.datasets.distractors import with_distractors
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import Top7Error
 
 __all__ = ["FORMATS", "OFFICIAL", "Dataset", "Truth", "below", "detect", "load_dataset"]
 
@@ -36,8 +36,6 @@ OFFICIAL = {
 @lru_cache(maxsize=2)
 def load_dataset(name: str, folder: Path, distractors: Path | None = None) -> Dataset:
     """Read the data set `name` below `folder`; Top7Error, one line, for what is missing or wrong."""
-    if name not in FORMATS:
-        raise ConfigurationError(f"unknown data set {name!r}: {nearest(name, FORMATS)}")
     dataset = FORMATS[name](Path(folder), name)
     return dataset if distractors is None else with_distractors(dataset, distractors)
 

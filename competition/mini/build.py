@@ -9,10 +9,8 @@ folder/config.toml, folder/competition.json      what to run; what drew it
 
 from __future__ import annotations
 
-import concurrent.futures
 import io
 import json
-import multiprocessing
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from joblib import Parallel, delayed
 
 from competition.atomic import sync_folder, write_bytes, write_json
 from competition.errors import Top7Error
@@ -211,17 +210,7 @@ def _made_from(folder: Path) -> object:
 
 
 def _drawn(pictures: tuple[Drawing, ...], processes: int | None):
-    """Yield the files of `pictures` in their order, with a progress bar on stderr."""
-    processes = min(os.cpu_count() or 1, 8) if processes is None else processes
-    if processes <= 1:
-        yield from map(draw, Progress(pictures, desc="drawing", unit="picture"))
-        return
-    with concurrent.futures.ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        yield from Progress(
-            pool.map(draw, pictures, chunksize=16),
-            total=len(pictures),
-            desc="drawing",
-            unit="picture",
-        )
+    """Return the files of `pictures` in their order, with a progress bar on stderr."""
+    pool = Parallel(processes or min(os.cpu_count() or 1, 8), return_as="generator")
+    made = pool(delayed(draw)(picture) for picture in pictures)
+    return Progress(made, total=len(pictures), desc="drawing", unit="picture")
