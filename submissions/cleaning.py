@@ -21,7 +21,6 @@ from features.components import Component, backbone_of
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
 from features.dumps.layout import dumps_folder, layer_dump_path, parts_dump_path, whole_folder
-from features.extraction.dump_group import unfinished_names
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
 from features.recipes.recipe import Recipe
@@ -160,7 +159,7 @@ def _dump_path(configuration: Configuration, component: Component) -> Path:
 
 def _targets(journal: Path) -> set[str]:
     lines, _ = read_journal(journal)
-    return {str(name).removesuffix(".npy") for name in (unfinished_names(lines[0]) if lines else ())}
+    return {str(name).removesuffix(".npy") for name in (lines[0].get("files", ()) if lines else ())}
 
 
 def _record(sidecar: Path) -> str | None:

@@ -14,7 +14,7 @@ from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import folder_labels, read_labels
 from features.decoding import FORMATS, set_up_pillow
-from features.extraction.image_files import opened
+from features.extraction.decode_ahead import opened
 
 NAMES = {
     "gallery": ("gallery", "index", "database", "db", "train", "images"),

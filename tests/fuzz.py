@@ -23,7 +23,7 @@ from competition.errors import Top7Error
 from competition.labels import read_labels
 from features.dumps.dump import open_dump
 from features.dumps.sidecar import FORMAT
-from features.extraction.earlier_dumps import settings_by_row
+from features.extraction.dump_group import settings_by_row
 from features.recipes.kept import FOLDER, resolve
 from features.recipes.recipe import read_recipe
 from submissions.checking import Expected, check_submission
@@ -313,7 +313,7 @@ def _sidecar(folder: Path, rng: random.Random) -> None:
     (folder / "d.json").write_bytes(_json_file(rng, sidecar))
     dump = open_dump(path, ids=["a", "b", "c"])
     dump.column_sum(np.ones(3, dtype=bool))
-    settings_by_row(dump.sidecar.get("settings", []), len(dump.ids))
+    settings_by_row(dump.sidecar.get("settings", []), len(dump.ids), [])
 
 
 def _journal(folder: Path, rng: random.Random) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,17 @@ def noted_damage(path: Path) -> int:
         return 0
     except (ValueError, KeyError, TypeError):
         return 1  # a damaged note is a note
+
+
+def is_complete(path: Path, sidecar: Mapping) -> bool:
+    """Whether the files of a dump are there in full, and `verify` noted no damage."""
+    head = npy_header(sidecar["shape"], sidecar["dtype"])
+    size_bytes = len(head) + math.prod(sidecar["shape"]) * np.dtype(sidecar["dtype"]).itemsize
+    return (
+        all(beside(path, suffix).exists() for suffix in (".npy", ".norms.npy", ".sums.npy"))
+        and path.stat().st_size == size_bytes
+        and not beside(path, DAMAGE).exists()
+    )
 
 
 def open_dump(path: Path | str, *, ids: Sequence[str] | None = None, recipe: Mapping | None = None) -> Dump:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+
+def unfinished(folder: Path) -> Iterator[tuple[Path, dict]]:
+    """Yield the journals in a folder with their headers; `files` of a header has the names of what is written."""
+    for journal in sorted(folder.glob(".*.journal")) if folder.is_dir() else []:
+        lines, _ = read_journal(journal)
+        if lines and "files" in lines[0]:
+            yield journal, lines[0]
 
 
 def read_journal(path: Path) -> tuple[list[dict], int]:

@@ -1,7 +1,7 @@
 """Images to descriptor dumps: one forward pass a backbone, resumable, the same bytes after any interruption."""
 
 from features.dumps.layout import dumps_folder, external_dump_path, layer_dump_path, parts_dump_path
-from features.extraction.duplicates import exact_duplicates, near_duplicates
+from features.extraction.beside_dumps import exact_duplicates, near_duplicates
 from features.extraction.estimate import Plan
 from features.extraction.extract import ExtractionReport, describe, extract, plan
 from features.extraction.sample import extracted_images

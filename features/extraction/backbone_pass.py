@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from competition.images import ImageSet
 from competition.messages import log
 from competition.progress import Progress
-from features.dumps.layout import Target
 from features.extraction.batching import StartedWindow, Window
-from features.extraction.decode_ahead import Timed, read_ahead
+from features.extraction.decode_ahead import Timed
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
 
@@ -23,12 +22,11 @@ WAITING_SHARE = 0.1
 
 @dataclass
 class PendingWindow:
-    """A window to do: its rows that must be computed, and the groups that take its results."""
+    """A window to do, with the rows that must be computed."""
 
     number: int
     rows: range
     needed: list[int]
-    groups: list[DumpGroup]
 
 
 @dataclass
@@ -55,110 +53,73 @@ def run_pass(
     engine: Engine,
     split: str,
     images: ImageSet,
-    groups: Sequence[DumpGroup],
+    group: DumpGroup,
     *,
     elsewhere: Callable[[Iterator[PendingWindow]], Iterator[Result]] | None = None,
     progress: bool = True,
 ) -> PassReport:
-    """Compute the windows that the journals lack and give the dumps their final names.
+    """Compute the windows that the journal lacks and give the dumps their final names.
 
     elsewhere: computes windows in other processes or on other machines; results may come in any order.
     """
-    for group in groups:
-        group.start()
-    targets, widths = columns_of(groups)
+    group.start()
     report = PassReport()
-    windows = pending_windows(groups)
-    done = sum(len(groups[0].window(number)) for number in finished_windows(groups))
+    windows = pending_windows(group)
     bar = Progress(
         total=len(images),
-        initial=done,
+        initial=len(images) - sum(len(rows) for _, rows in group.windows_left()),
         desc=f"{engine.backbone.name} {split}",
         unit="img",
         shown=progress,
         delay=0,
     )
-    writer = _Writer({target.path.name: column for column, target in enumerate(targets)}, report)
+    writer = _Writer(group)
+    row_bytes = sum(file.row_bytes for file in group.written.values())
     waited_s = taken_s = 0.0
     try:
         here = elsewhere is None
         results = (
             elsewhere(windows)
             if elsewhere is not None
-            else computed_here(engine, images, targets, widths, groups, windows, bar)
+            else computed_here(engine, images, group, windows, bar)
         )
         for result in results:
-            report.images += len(result.pending.needed)
-            if result.pending.needed:  # rows taken over wait for no image
+            needed, rows = len(result.pending.needed), len(result.pending.rows)
+            report.images += needed
+            report.bytes_written += rows * row_bytes
+            if needed:  # rows taken over wait for no image
                 waited_s, taken_s = waited_s + result.waited_s, taken_s + result.taken_s
                 report.limit = limit_named(waited_s / max(1e-9, taken_s))
                 bar.set_postfix_str(report.limit, refresh=False)
-            bar.update(len(result.pending.rows) - (len(result.pending.needed) if here else 0))
+            bar.update(rows - (needed if here else 0))
             writer.put(result)
         writer.close()
-        for group in groups:
-            group.finish_group()
+        group.finish_group()
     finally:
         writer.abandon()
         bar.close()
-        for group in groups:
-            group.disk.close()
+        group.disk.close()
     return report
 
 
-def columns_of(groups: Sequence[DumpGroup]) -> tuple[list[Target], list[int]]:
-    """The targets that a pass computes, and their widths, in one order."""
-    pairs = [(target, group.files[target.path.name].shape[1]) for group in groups for target in group.targets]
-    return [target for target, _ in pairs], [width for _, width in pairs]
-
-
-def finished_windows(groups: Sequence[DumpGroup]) -> list[int]:
-    """The windows that no group lacks."""
-    return [number for number in range(len(groups[0].done)) if all(group.done[number] for group in groups)]
-
-
-def pending_windows(groups: Sequence[DumpGroup]) -> Iterator[PendingWindow]:
-    """The windows that some group lacks, in order, with the rows that no group can take over."""
-    for number in range(len(groups[0].done)):
-        lacking = [group for group in groups if not group.done[number]]
-        if not lacking:
-            continue
-        rows = lacking[0].window(number)
-        needed: set[int] = set()
-        for group in lacking:
-            if group.earlier is None:
-                needed.update(rows)
-            else:
-                taken = set((group.earlier.take(rows).places + rows.start).tolist())
-                needed.update(row for row in rows if row not in taken)
-        yield PendingWindow(number, rows, sorted(needed), lacking)
+def pending_windows(group: DumpGroup) -> Iterator[PendingWindow]:
+    """The windows that the group lacks, in order, with the rows that it cannot take over."""
+    for number, rows in group.windows_left():
+        yield PendingWindow(number, rows, group.needed(rows))
 
 
 def computed_here(
-    engine: Engine,
-    images: ImageSet,
-    targets: Sequence[Target],
-    widths: Sequence[int],
-    groups: Sequence[DumpGroup],
-    windows: Iterator[PendingWindow],
-    bar: Progress,
+    engine: Engine, images: ImageSet, group: DumpGroup, windows: Iterator[PendingWindow], bar: Progress
 ) -> Iterator[Result]:
     """Compute windows in this process, decoding ahead; images with the content of a finished row are not run again.
 
     The last batches of a window are under way while the next one is read, so that no core waits.
     """
     known: dict[bytes, int] = {}
-    for number in finished_windows(groups):
-        for _, sha256, row in groups[0].known_contents(number):
-            known.setdefault(sha256, row)
+    for sha256, row in group.finished_contents():
+        known.setdefault(sha256, row)
     ahead, windows = itertools.tee(windows)
-    pictures = read_ahead(
-        images,
-        (row for pending in ahead for row in pending.needed),
-        engine.sizings(),
-        workers=engine.decode_threads,
-        ahead=max(2 * engine.decode_threads, 4 * engine.settings.batch_rows),
-    )
+    pictures = engine.pictures(images, (row for pending in ahead for row in pending.needed))
     timed = Timed(pictures)
     behind: tuple[PendingWindow, StartedWindow] | None = None
     began, waited_s = time.perf_counter(), 0.0
@@ -166,31 +127,19 @@ def computed_here(
         for pending in itertools.chain(windows, [None]):
             started = None
             if pending is not None:
-                started = StartedWindow(engine, targets, widths, pending.rows)
+                started = StartedWindow(engine, group.targets, group.widths, pending.rows)
                 started.read(timed, pending.needed, known, bar.update)
             if behind is not None:
                 before, window = behind[0], behind[1].finish()
                 taken_s = time.perf_counter() - began
                 yield Result(before, window, asdict(engine.settings), timed.waited_s - waited_s, taken_s)
-                for sha256, row in _finished_contents(before, window):
+                for sha256, row in group.contents(window, before.needed):
                     known.setdefault(sha256, row)
                 began, waited_s = time.perf_counter(), timed.waited_s
             if pending is not None and started is not None:
                 behind = pending, started
     finally:
         pictures.close()
-
-
-def _finished_contents(pending: PendingWindow, window: Window) -> Iterator[tuple[bytes, int]]:
-    """(content hash, row) of the images that a pending computed, and of those that all its groups took over."""
-    for place in window.computed:
-        yield window.pictures[place][2], window.rows.start + place
-    needed, earlier = set(pending.needed), pending.groups[0].earlier
-    if earlier is not None and len(needed) < len(pending.rows):
-        for row in pending.rows:
-            old = int(earlier.row_of[row])
-            if row not in needed and old not in earlier.unreadable:
-                yield earlier.records[old]["sha256"].tobytes(), row
 
 
 def limit_named(waiting_share: float) -> str:
@@ -202,12 +151,10 @@ def limit_named(waiting_share: float) -> str:
 class _Writer:
     """Writes results in a thread of its own, at most two behind, and commits every few seconds."""
 
-    def __init__(self, columns: dict[str, int], report: PassReport) -> None:
-        self.columns, self.report = columns, report
+    def __init__(self, group: DumpGroup) -> None:
+        self.group = group
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self.behind: list[Future] = []
-        self.groups: list[DumpGroup] = []
-        self.committed = time.monotonic()
 
     def put(self, result: Result) -> None:
         """Write a result soon; waits where more than two are left to write."""
@@ -216,25 +163,14 @@ class _Writer:
             self.behind.pop(0).result()
 
     def _write(self, result: Result) -> None:
-        for group in result.pending.groups:
-            group.write_window(result.pending.number, result.window, self.columns, result.settings)
-            if group not in self.groups:
-                self.groups.append(group)
-            row_bytes = sum(file.row_bytes for file in group.written.values())
-            self.report.bytes_written += len(result.pending.rows) * row_bytes
-        if time.monotonic() - self.committed >= COMMIT_EVERY_S:
-            self._commit()
-
-    def _commit(self) -> None:
-        for group in self.groups:
-            group.commit()
-        self.committed = time.monotonic()
+        self.group.write_window(result.pending.number, result.window, result.settings)
+        self.group.commit(every_s=COMMIT_EVERY_S)
 
     def close(self) -> None:
         """Wait for everything and commit it."""
         while self.behind:
             self.behind.pop(0).result()
-        self.pool.submit(self._commit).result()
+        self.pool.submit(self.group.commit).result()
 
     def abandon(self) -> None:
         """After an error elsewhere: write and commit what was computed; nothing if all is closed already."""

@@ -1,8 +1,12 @@
-"""Image files read and decoded ahead of the network, in row order."""
+"""Image files: opened, told apart by their content, and decoded ahead of the network, in row order."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
+import stat
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -14,11 +18,63 @@ import numpy as np
 
 from competition.images import ImageSet, Region
 from features.decoding import Budget, decode
-from features.extraction.image_files import MAX_FILE_BYTES, opened, view_hash
 from features.rgb_pixels import Unreadable
 from features.sizing import Sizing
 
+MAX_FILE_BYTES = 256 << 20
 READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time
+
+
+def opened(path: str | Path) -> tuple[io.BufferedReader, os.stat_result]:
+    """Open a regular file of at most MAX_FILE_BYTES; OSError, with what it is, for everything else.
+
+    Looked at is what was opened. Pipes and devices are opened without waiting for the other end.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))
+    try:
+        found = os.fstat(stream.fileno())
+        if (why := _refused(found)) is not None:
+            raise OSError(errno.EINVAL, why)
+    except BaseException:
+        stream.close()
+        raise
+    return stream, found
+
+
+def _refused(found: os.stat_result) -> str | None:
+    if not stat.S_ISREG(found.st_mode):
+        return "not a regular file"
+    if found.st_size > MAX_FILE_BYTES:
+        return f"{found.st_size / 2**20:.0f} MB, an image file may have {MAX_FILE_BYTES >> 20} MB"
+    return None
+
+
+def file_stamp(path: str) -> tuple[int, int]:
+    """Size in bytes and time of change in ns; -1, -1 for a file that `opened` refuses."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, -1
+    return (-1, -1) if _refused(found) else (found.st_size, found.st_mtime_ns)
+
+
+def content_hash(path: str, view: int | Region | None = None) -> bytes:
+    """SHA-256 of a file, or of what `view` makes of it (`view_hash`), 32 bytes; zeros if it cannot be read."""
+    try:
+        stream, _ = opened(path)
+        with stream:
+            return view_hash(hashlib.file_digest(stream, "sha256").digest(), view)
+    except OSError:
+        return bytes(32)
+
+
+def view_hash(sha256: bytes, view: int | Region | None) -> bytes:
+    """The hash of the content of a simulated photo (a seed) or a region: the file's hash and the view's; None: the file's."""
+    if view is None:
+        return sha256
+    text = view.to_bytes(8, "little") if isinstance(view, int) else repr((view.box, view.turns)).encode()
+    return hashlib.sha256(sha256 + text).digest()
 
 
 @dataclass
@@ -55,28 +111,17 @@ def read_picture(
 
 
 class Timed(Iterator[Picture]):
-    """Pictures, with the seconds that were spent waiting for them; `fetch` draws one before it is asked for."""
+    """Pictures, with the seconds that were spent waiting for them."""
 
     def __init__(self, pictures: Iterator[Picture]) -> None:
         self.pictures, self.waited_s = pictures, 0.0
-        self.ahead: list[Picture] = []
 
-    def fetch(self) -> None:
-        """Draw a picture if there is one."""
-        try:
-            self.ahead.append(self._draw())
-        except StopIteration:
-            pass
-
-    def _draw(self) -> Picture:
+    def __next__(self) -> Picture:
         start = time.perf_counter()
         try:
             return next(self.pictures)
         finally:
             self.waited_s += time.perf_counter() - start
-
-    def __next__(self) -> Picture:
-        return self.ahead.pop() if self.ahead else self._draw()
 
 
 def read_ahead(

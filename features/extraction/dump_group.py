@@ -3,22 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.messages import log
-from features.dumps import sidecar_for
+from features.dumps import npy_header, row_sums, sidecar_for
 from features.dumps.disk import Disk
-from features.dumps.dump_writer import DumpWriter
-from features.dumps.journal import read_journal
+from features.dumps.dump_writer import DumpWriter, record_type
+from features.dumps.journal import unfinished
 from features.dumps.layout import Target
 from features.dumps.writer import label_of
 from features.extraction.batching import Window
-from features.extraction.earlier_dumps import EarlierDumps
 
 IMAGE = [("size_bytes", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", (32,)), ("by", "u1")]
+
+
+class EarlierDump:
+    """A finished dump whose rows may be taken over. row_of: (n,) int64, its row of each image of now, -1 for none."""
+
+    def __init__(self, path: Path, sidecar: Mapping, row_of: np.ndarray, settings: list[dict]) -> None:
+        self.row_of, self.column = row_of, sidecar["columns"].index(path.name)
+        self.matrix = mapped_rows(path, tuple(sidecar["shape"]), sidecar["dtype"])
+        kind = record_type(len(sidecar["columns"]), IMAGE)
+        self.records = np.memmap(path.parent / sidecar["images"], dtype=kind, mode="r")
+        self.unreadable = {entry["row"]: entry["reason"] for entry in sidecar["unreadable"]}
+        self.by = settings_by_row(sidecar["settings"], len(self.records), settings)
+
+    def whole(self, rows: np.ndarray) -> np.ndarray:
+        """Whether rows are as they were written, by their checksums, (m,) bool."""
+        records = self.records[rows]
+        sums = row_sums(self.matrix[rows], records["norms"][:, self.column])
+        return sums == records["sums"][:, self.column]
+
+
+class EarlierRows:
+    """Rows of finished dumps that need not be computed: the gallery grew, or others are damaged or changed.
+
+    there: (n,) bool, the images that every dump has a row of, computed with the same settings. found: for each dump
+    its path, its sidecar and its rows of the images of now, as in `EarlierDump`.
+    """
+
+    def __init__(self, found: Sequence[tuple[Path, Mapping, np.ndarray]]) -> None:
+        self.settings: list[dict] = []
+        self.dumps = {
+            path.name: EarlierDump(path, sidecar, row_of, self.settings) for path, sidecar, row_of in found
+        }
+        first = next(iter(self.dumps.values()))
+        self.there = np.ones(len(first.row_of), dtype=bool)
+        for dump in self.dumps.values():
+            self.there &= (dump.row_of >= 0) & (dump.by[dump.row_of] == first.by[first.row_of])
+        records = {sidecar["images"]: sidecar["columns"] for _, sidecar, _ in found}
+        self.records_left = [name for name, columns in records.items() if self.dumps.keys() >= set(columns)]
+
+    def whole(self, rows: range) -> np.ndarray:
+        """Return those of the rows that are there, and as they were written in every dump, (m,) int64."""
+        places = rows.start + np.flatnonzero(self.there[rows.start : rows.stop])
+        for dump in self.dumps.values():
+            places = places[dump.whole(dump.row_of[places])]
+        return places
+
+
+def settings_by_row(runs: Sequence[Mapping], rows: int, settings: list[dict]) -> np.ndarray:
+    """Return the number of each row's settings in `settings`, which grows by new ones, and 0 for row -1, (rows + 1,) uint8."""
+    by = np.zeros(rows + 1, dtype=np.uint8)
+    for run in runs:
+        entry = {key: value for key, value in run.items() if key != "rows"}
+        if entry not in settings:
+            settings.append(entry)
+        by[run["rows"][0] : run["rows"][1]] = settings.index(entry)
+    return by
+
+
+def mapped_rows(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:
+    """Return a memory map of a dump that may be cut off: rows that are not there are zero, which fits no checksum."""
+    rows, width = shape
+    offset, row_bytes = len(npy_header(shape, dtype)), np.dtype(dtype).itemsize * width
+    size_bytes = path.stat().st_size if path.exists() else 0
+    there = max(0, min(rows, (size_bytes - offset) // row_bytes))
+    if there == rows:
+        return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    whole = np.zeros(shape, dtype=dtype)
+    if there:
+        whole[:there] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(there, width))
+    return whole
 
 
 class DumpGroup(DumpWriter):
@@ -36,9 +106,10 @@ class DumpGroup(DumpWriter):
         ids: Sequence[str],
         window_rows: int,
         disk: Disk,
-        earlier: EarlierDumps | None = None,
+        earlier: EarlierRows | None = None,
     ) -> None:
         self.targets, self.earlier = list(targets), earlier
+        self.widths = [dumps[target.path.name][0] for target in targets]
         self.unreadable: dict[int, str] = {}
         self.settings: list[dict] = list(earlier.settings) if earlier else []
         label = label_of(*dumps, ids_digest(ids))
@@ -56,30 +127,21 @@ class DumpGroup(DumpWriter):
 
     @property
     def bytes_needed(self) -> int:
-        """What the finished files take."""
+        """What is still to be written: an unfinished run has taken its part already."""
         sidecars = len(self.targets) * (8 * self.rows + sum(len(image_id) + 4 for image_id in self.ids))
-        return sum(file.size_bytes for file in self.written.values()) + sidecars
-
-    def bytes_there(self) -> int:
-        """What of it an unfinished run has taken already."""
         partials = [self.partial(name) for name in self.written]
-        return sum(path.stat().st_size for path in partials if path.exists())
+        there = sum(path.stat().st_size for path in partials if path.exists())
+        return max(0, sum(file.size_bytes for file in self.written.values()) + sidecars - there)
 
     def start(self) -> None:
-        """Go on from the journal, or create the files; what was begun for other images is removed, with a message."""
-        for journal in self.folder.glob(".*.journal"):
-            lines, _ = read_journal(journal)
-            if (
-                journal != self.journal
-                and lines
-                and not self.written.keys().isdisjoint(unfinished_names(lines[0]))
-            ):
-                label = journal.name.split(".")[1]
+        """Go on from the journal, or create the files; what was begun otherwise is removed, with a message."""
+        for journal, header in unfinished(self.folder):
+            if journal != self.journal and not self.written.keys().isdisjoint(header["files"]):
                 log.warning(
-                    f"{self.folder}: an unfinished run was of other images or of an earlier version: its rows are "
-                    "computed again"
+                    f"{self.folder}: an unfinished run was of other images, of other dumps or of an earlier version: "
+                    "its rows are computed again"
                 )
-                for path in [journal, *self.folder.glob(f".*{label}.*")]:
+                for path in [journal, *self.folder.glob(f".*{journal.name.split('.')[1]}.*")]:
                     self.disk.remove(path)
         super().start()
 
@@ -90,12 +152,13 @@ class DumpGroup(DumpWriter):
         if len(line["settings"]) > len(self.settings):
             self.settings = line["settings"]
 
-    def write_window(self, number: int, window: Window, columns: Mapping[str, int], settings: dict) -> None:
-        """Write one window.
+    def needed(self, rows: range) -> list[int]:
+        """Return the rows of a window that must be computed."""
+        taken = set(self.earlier.whole(rows).tolist()) if self.earlier else ()
+        return [row for row in rows if row not in taken]
 
-        columns: dump name -> its column in `window`; rows that `window` did not compute come from the earlier dumps,
-        copies of earlier rows from what is written already.
-        """
+    def write_window(self, number: int, window: Window, settings: dict) -> None:
+        """Write one window: rows that were not computed are those of the earlier dumps, or copies of rows written before."""
         rows = self.window(number)
         if settings not in self.settings:
             self.settings = [*self.settings, settings]
@@ -103,56 +166,59 @@ class DumpGroup(DumpWriter):
         records["by"] = self.settings.index(settings)
         window.identify(records)
         unreadable = dict(window.unreadable)
-        taken = self.earlier.take(rows) if self.earlier else None
-        if taken is not None:
-            for field, *_ in IMAGE:
-                records[field][taken.places] = taken.records[field]
-            unreadable |= taken.unreadable
-        given = {*window.computed, *window.copies, *(row - rows.start for row in unreadable)}
-        if len(given.union(taken.places.tolist() if taken else ())) < len(rows):
-            raise Top7Error(
-                f"{self.folder}: finished rows changed while they were read: run the same command again"
-            )
-        originals = {
-            place: self.read(self.record, range(row, row + 1))[0] for place, row in window.copies.items()
-        }
         matrices: dict[str, np.ndarray] = {}
-        for name in (target.path.name for target in self.targets):
+        given = {*window.computed, *window.copies, *(row - rows.start for row in unreadable)}
+        taken = np.array([place for place in range(len(rows)) if place not in given], dtype=np.int64)
+        for target, computed, norms in zip(self.targets, window.descriptors, window.norms.T):
+            name = target.path.name
             column, file = self.dumps.index(name), self.files[name]
             matrices[name] = matrix = np.zeros((len(rows), *file.shape[1:]), dtype=file.dtype)
-            if name in columns:
-                matrix[:] = window.descriptors[columns[name]]
-                norms = window.norms[window.computed, columns[name]]
-                records["norms"][window.computed, column] = norms
-            if taken is not None:
-                matrix[taken.places] = taken.matrices[name]
-                records["norms"][taken.places, column] = taken.norms[name]
-            for place, original in originals.items():
-                row = window.copies[place]
+            matrix[:] = computed
+            records["norms"][window.computed, column] = norms[window.computed]
+            if self.earlier and len(taken):
+                dump = self.earlier.dumps[name]
+                old = dump.row_of[rows.start + taken]
+                matrix[taken] = dump.matrix[old]
+                known = dump.records[old]
+                records["norms"][taken, column] = known["norms"][:, dump.column]
+                for field in ("size_bytes", "mtime_ns", "sha256"):
+                    records[field][taken] = known[field]
+                records["by"][taken] = dump.by[old]
+                of_row = zip((rows.start + taken).tolist(), old.tolist())
+                unreadable |= {row: dump.unreadable[was] for row, was in of_row if was in dump.unreadable}
+            for place, row in window.copies.items():
                 matrix[place] = self.read(name, range(row, row + 1))[0]
-                records["norms"][place, column] = original["norms"][column]
-        for place, original in originals.items():
-            records["by"][place] = original["by"]
+        for place, row in window.copies.items():
+            original = self.read(self.record, range(row, row + 1))[0]
+            records["norms"][place], records["by"][place] = original["norms"], original["by"]
         self.write_rows(
             number, matrices, records, unreadable=sorted(unreadable.items()), settings=self.settings
         )
 
-    def known_contents(self, number: int) -> list[tuple[int, bytes, int]]:
-        """Return (size in bytes, content hash, row) of the readable images of a finished window."""
-        rows = self.window(number)
-        return [
-            (int(entry["size_bytes"]), entry["sha256"].tobytes(), row)
-            for row, entry in zip(rows, self.read(self.record, rows))
-            if row not in self.unreadable
-        ]
+    def finished_contents(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (content hash, row) of the readable images of finished windows."""
+        for rows in map(self.window, np.flatnonzero(self.done).tolist()):
+            for row, entry in zip(rows, self.read(self.record, rows)):
+                if row not in self.unreadable:
+                    yield entry["sha256"].tobytes(), row
+
+    def contents(self, window: Window, needed: Sequence[int]) -> Iterator[tuple[bytes, int]]:
+        """Yield (content hash, row) of the images of a window that were computed or are taken over."""
+        for place in window.computed:
+            yield window.pictures[place][2], window.rows.start + place
+        if self.earlier and len(needed) < len(window.rows):
+            dump = next(iter(self.earlier.dumps.values()))
+            for row in sorted(set(window.rows) - set(needed)):
+                if (old := int(dump.row_of[row])) not in dump.unreadable:
+                    yield dump.records[old]["sha256"].tobytes(), row
 
     def finish_group(self) -> None:
         """Give the complete dumps their names."""
         self.commit()
         if not self.done.all():
             raise Top7Error(f"{self.journal}: {int((~self.done).sum())} windows are not finished")
-        leftovers = [name for name in (self.earlier.leftovers if self.earlier else ()) if name != self.record]
-        self.finish_dumps(self._sidecars(), leftovers)
+        records_left = self.earlier.records_left if self.earlier else ()
+        self.finish_dumps(self._sidecars(), [name for name in records_left if name != self.record])
 
     def _sidecars(self) -> Iterator[tuple[str, dict]]:
         unreadable = [
@@ -182,8 +248,3 @@ class DumpGroup(DumpWriter):
                     columns=self.dumps,
                 ),
             )
-
-
-def unfinished_names(header: Mapping) -> set[str]:
-    """Return the names of the files that a journal is of, one of an earlier version, too."""
-    return set(header.get("files", header.get("targets", ())))

@@ -7,7 +7,7 @@ end of each operation, and a batch's maps are pooled by the core that has them i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
+from competition.images import ImageSet
 from competition.messages import log
 from features.backbones import Network, create_network
 from features.dumps.layout import Target
+from features.extraction.decode_ahead import Picture, read_ahead
 from features.extraction.settings import Settings
 from features.extraction.unit_descriptors import finite_images, mean_descriptors, unit_descriptors
 from features.fused_convolutions import put
@@ -180,6 +182,14 @@ class Engine:
             )
             for scale in self.backbone.scales
         )
+
+    def pictures(
+        self, images: ImageSet, rows: Iterable[int], *, scaled: bool = True
+    ) -> Generator[Picture, None, None]:
+        """The pictures of `rows`, decoded ahead at every test-time scale (or the first alone)."""
+        ahead = max(2 * self.decode_threads, 4 * self.settings.batch_rows)
+        sizings = self.sizings() if scaled else self.sizings()[:1]
+        return read_ahead(images, rows, sizings, workers=self.decode_threads, ahead=ahead)
 
     def maps(self, pixels: np.ndarray, *, flip: bool = False, exact: bool = False) -> list[Tensor]:
         """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced precision."""

@@ -17,23 +17,21 @@ from competition.images import ImageSet
 from features.dumps.disk import Disk
 from features.dumps.layout import Target
 from features.extraction.batching import compute_window
-from features.extraction.decode_ahead import read_ahead
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine, dimensions
-from features.extraction.learn_parts import PartTable, left_to_learn
-from features.extraction.status import DumpStatus, groups_for
+from features.extraction.status import DumpStatus, group_for
 
 SPARE_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedPass:
     """One backbone over one split: the dumps still to be made, `images` still to be run."""
 
     backbone: str
     split: str
     targets: tuple[Target, ...]
-    groups: tuple[DumpGroup, ...]
+    group: DumpGroup
     images: int
     bytes_needed: int
     seconds: float = 0.0
@@ -83,32 +81,21 @@ def _gib(size: int) -> str:
 
 
 def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[DumpStatus]) -> PlannedPass:
-    """The groups of one backbone and split, with what is left of them. found: every target, complete ones too."""
-    left = [status.target for status in found if not status.complete]
-    widths = dict(zip((target.path for target in left), dimensions(engine, left), strict=True))
-    groups = groups_for(found, widths, images, engine.settings.window_rows, Disk())
-    missing = np.zeros(len(images), dtype=bool)
-    damaged = {status.target.path for status in found if status.damaged(images)}
-    for group in groups:
-        new = _not_taken_over(group, any(target.path in damaged for target in group.targets))
-        for number in np.flatnonzero(group.peek()):
-            new[group.window(int(number)).start : group.window(int(number)).stop] = False
-        missing |= new
-    needed = sum(max(0, group.bytes_needed - group.bytes_there()) for group in groups)
-    return PlannedPass(engine.backbone.name, split, tuple(left), tuple(groups), int(missing.sum()), needed)
-
-
-def _not_taken_over(group: DumpGroup, damaged: bool) -> np.ndarray:
-    """(n,) bool: images that have no earlier row. damaged: rows are read to see whether they are whole."""
-    if group.earlier is None:
-        return np.ones(len(group.ids), dtype=bool)
-    new = group.earlier.row_of < 0
-    if damaged:
-        for number in range(len(group.done)):
-            rows = group.window(number)
-            new[rows.start : rows.stop] = True
-            new[rows.start + group.earlier.take(rows).places] = False
-    return new
+    """The dumps of one backbone and split that are not complete, with what is left of them."""
+    left = [status for status in found if not status.complete]
+    targets = tuple(status.target for status in left)
+    group = group_for(left, dimensions(engine, targets), images, engine.settings.window_rows, Disk())
+    damaged = any(status.damaged for status in left)
+    missing = np.ones(len(images), dtype=bool)
+    if group.earlier is not None and not damaged:
+        missing = ~group.earlier.there
+    for number, finished in enumerate(group.peek()):
+        rows = group.window(number)
+        if finished:
+            missing[rows.start : rows.stop] = False
+        elif damaged and group.earlier is not None:  # the rows are read to see which are whole
+            missing[group.earlier.whole(rows)] = False
+    return PlannedPass(engine.backbone.name, split, targets, group, int(missing.sum()), group.bytes_needed)
 
 
 def seconds_an_image(
@@ -130,26 +117,10 @@ def seconds_an_image(
     seconds = 0.0
     for rows in (warm, timed):
         start = clock()
-        pictures = read_ahead(
-            images,
-            rows,
-            engine.sizings(),
-            workers=engine.decode_threads,
-            ahead=4 * engine.settings.batch_rows,
-        )
+        pictures = engine.pictures(images, rows)
         compute_window(engine, pooled, widths, rows, pictures, rows)
         seconds = clock() - start
     return seconds / max(1, len(timed))
-
-
-def seconds_of(
-    passes: Sequence[PlannedPass], an_image_s: float, tables: Sequence[PartTable], jobs: int
-) -> list[float]:
-    """Seconds of each pass of one backbone; the forward passes to learn part detectors from count to the first."""
-    seconds = [planned.images * an_image_s / jobs for planned in passes]
-    for table in tables:
-        seconds[0] += left_to_learn(table).passes * len(table.ids) * an_image_s
-    return seconds
 
 
 def free_bytes(folder: Path) -> int:

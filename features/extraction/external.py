@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar, write_dump
-from features.dumps.layout import ids_path
+from features.dumps import read_sidecar, write_dump
+from features.dumps.dump import is_complete
+from features.dumps.layout import external_dump_path, external_recipe, ids_path
+from features.extraction.sample import SplitImages
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,29 @@ class ExternalDump:
     sampled: bool
 
 
+def external_dumps(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
+    """Every [[external]] matrix of the splits; a missing file is an error before anything is run."""
+    dumps = []
+    for external in configuration.externals:
+        for split, of in images.items():
+            if (source := getattr(external, split, None)) is None:
+                continue
+            if not Path(source).is_file():
+                raise Top7Error(
+                    f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
+                )
+            path = external_dump_path(configuration, split, external, of.folder)
+            recipe = external_recipe(external, split)
+            dumps.append(ExternalDump(external.name, split, source, of.images, path, recipe, of.sampled))
+    return dumps
+
+
 def external_bytes(dump: ExternalDump) -> int:
     """Bytes that `write_external` would write, 0 if the dump is there; reads no descriptor.
 
     Top7Error: as `write_external`, so that hours of extraction do not end with it.
     """
-    if _is_complete(dump.path, dump.images):
+    if _is_complete(dump):
         return 0
     matrix = _matrix(dump.source)
     _order(dump, len(matrix))
@@ -48,7 +68,7 @@ def write_external(dump: ExternalDump) -> None:
     marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many (but for a sample),
     another shape.
     """
-    if _is_complete(dump.path, dump.images):
+    if _is_complete(dump):
         return
     matrix = _matrix(dump.source)
     order = _order(dump, len(matrix))
@@ -71,15 +91,12 @@ def write_external(dump: ExternalDump) -> None:
     )
 
 
-def _is_complete(path: Path, images: ImageSet) -> bool:
-    if not path.exists() or not beside(path, ".json").exists() or beside(path, DAMAGE).exists():
-        return False
+def _is_complete(dump: ExternalDump) -> bool:
     try:
-        sidecar = read_sidecar(path)
-    except DamagedSidecar:
+        sidecar = read_sidecar(dump.path)
+    except Top7Error:  # not there, or damaged
         return False
-    rows, width = sidecar["shape"]
-    return sidecar["ids"] == list(images.ids) and path.stat().st_size >= 4 * rows * width
+    return sidecar["ids"] == list(dump.images.ids) and is_complete(dump.path, sidecar)
 
 
 def _matrix(source: Path) -> np.ndarray:

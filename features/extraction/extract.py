@@ -14,14 +14,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from competition.configuration import SIMULATED, Configuration
+from competition.atomic import remove_abandoned
+from competition.configuration import SIMULATED, Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
-from features.dumps.layout import sample_record
-from features.extraction.backbone_pass import columns_of, run_pass
+from features.dumps.layout import Target, backbone_recipe, sample_record, targets_of
+from features.extraction.backbone_pass import run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
 from features.extraction.engine_choice import Engines
 from features.extraction.estimate import (
@@ -31,23 +32,18 @@ from features.extraction.estimate import (
     plan_pass,
     refuse_small_disk,
     seconds_an_image,
-    seconds_of,
 )
-from features.extraction.external import ExternalDump, external_bytes, write_external
+from features.extraction.external import ExternalDump, external_bytes, external_dumps, write_external
 from features.extraction.learn_parts import (
+    PartTable,
+    drawn_tables,
     learn_part_models,
     learning_bytes,
     left_to_learn,
 )
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
-from features.extraction.settings import available_cores, choose_device
-from features.extraction.status import dump_statuses, refuse_lost_rows
-from features.extraction.wanted_dumps import (
-    BackboneDumps,
-    backbone_dumps,
-    external_dumps,
-    whole_gallery_dumps,
-)
+from features.extraction.settings import available_cores, choose_device, settings_path
+from features.extraction.status import dump_statuses, recover
 
 
 @dataclass
@@ -99,32 +95,17 @@ def extract(
     work = Path(configuration.competition.work)
     device = choose_device(device)
     with alone(work):
-        images, whole = images_to_describe(configuration, splits, limit)
-        dumps = backbone_dumps(configuration, images, whole)
-        engines = Engines(device, sum(len(found.images) for found in images.values()), jobs=jobs)
-        if not drop_gone:
-            for split, found in images.items():
-                if split != SIMULATED:
-                    targets = [target for each in dumps for target in each.targets[split]]
-                    refuse_lost_rows(found.source, found.folder, targets, found.images)
-        externals = external_dumps(configuration, images)
-        plan_ = _planned(dumps, images, engines, externals, check_content=check_content, jobs=jobs)
+        images, gallery = images_to_describe(configuration, splits, limit)
+        wanted = _Wanted(configuration, images, gallery, external_dumps(configuration, images))
+        engines = Engines(device, wanted.rows, jobs=jobs)
+        plan_ = _planned(wanted, engines, check_content=check_content, drop_gone=drop_gone, jobs=jobs)
         log.info(plan_.sentence())
         refuse_small_disk(plan_, work)
-        report = _run(plan_, dumps, images, engines, whole, progress, jobs, cluster)
-        if any(planned.split == SIMULATED for planned in plan_.passes):
-            write_contact_sheet(images[SIMULATED].folder, images[SIMULATED].images)
-        for external in externals:
-            write_external(external)
-            report.paths.append(external.path)
-            unreadable = read_sidecar(external.path)["unreadable"]
-            report.unreadable += [(external.split, entry["id"], entry["reason"]) for entry in unreadable]
-        if whole is not None and images["gallery"].sampled:
+        report = _run(plan_, wanted, engines, progress, jobs, cluster)
+        if gallery is not None and images["gallery"].sampled:
             report.limited = len(images["gallery"].images)
-            use_sample(
-                sample_record(configuration), images["gallery"].images.ids, whole_gallery_dumps(configuration)
-            )
-        elif whole is not None:
+            use_sample(configuration, images["gallery"].images.ids)
+        elif gallery is not None:
             sample_record(configuration).unlink(missing_ok=True)
     report.seconds = time.perf_counter() - start
     report.say()
@@ -140,10 +121,9 @@ def plan(
 ) -> Plan:
     """What `extract` with these arguments would compute; measures a few images for the hours."""
     with alone(Path(configuration.competition.work)):
-        images, whole = images_to_describe(configuration, splits, limit)
-        dumps = backbone_dumps(configuration, images, whole, recovering=False)
-        engines = Engines(choose_device(device), sum(len(found.images) for found in images.values()))
-        return _planned(dumps, images, engines, external_dumps(configuration, images))
+        images, gallery = images_to_describe(configuration, splits, limit)
+        wanted = _Wanted(configuration, images, gallery, external_dumps(configuration, images))
+        return _planned(wanted, Engines(choose_device(device), wanted.rows))
 
 
 def describe(
@@ -162,10 +142,9 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        found = {"queries": SplitImages("queries", images, folder)}
-        engines = Engines(choose_device(device), len(images), keep=False)
-        dumps = backbone_dumps(configuration, found, None)
-        report = _run(_planned(dumps, found, engines, measure=False), dumps, found, engines, None, progress)
+        wanted = _Wanted(configuration, {"queries": SplitImages("queries", images, folder)})
+        engines = Engines(choose_device(device), wanted.rows, keep=False)
+        report = _run(_planned(wanted, engines, measure=False), wanted, engines, progress)
     report.seconds = time.perf_counter() - start
     report.say()
     return report
@@ -187,24 +166,69 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@dataclass(frozen=True)
+class _BackboneDumps:
+    """A backbone with what it is to give. targets: the dumps of each split; settings: the file of its settings."""
+
+    backbone: Backbone
+    settings: Path
+    tables: tuple[PartTable, ...]
+    targets: dict[str, list[Target]]
+
+
+class _Wanted:
+    """What is to be extracted. images: by split; gallery: all of it, which part detectors learn from.
+
+    The samples to learn from are drawn where they are not yet. What an earlier run left between its last row and its
+    last file name is completed; what it left half written in between goes.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        images: dict[str, SplitImages],
+        gallery: ImageSet | None = None,
+        externals: Sequence[ExternalDump] = (),
+    ) -> None:
+        work = Path(configuration.competition.work)
+        self.images, self.gallery, self.externals = images, gallery, externals
+        self.rows = sum(len(of.images) for of in images.values())
+        self.backbones: list[_BackboneDumps] = []
+        for folder in {
+            work,
+            *work.glob("*/"),
+            *work.glob("dumps/*/"),
+            *(of.folder for of in images.values()),
+        }:
+            remove_abandoned(folder)
+        for backbone in configuration.backbones:
+            recipe = backbone_recipe(configuration, backbone)
+            tables = drawn_tables(work, backbone, recipe, gallery)
+            targets = {split: targets_of(configuration, backbone, of.folder) for split, of in images.items()}
+            for split, of in images.items():
+                recover(targets[split], of.folder, Disk())
+            settings = settings_path(work, backbone, recipe)
+            self.backbones.append(_BackboneDumps(backbone, settings, tables, targets))
+
+
 def _planned(
-    dumps: Sequence[BackboneDumps],
-    images: dict[str, SplitImages],
+    wanted: _Wanted,
     engines: Engines,
-    externals: Sequence[ExternalDump] = (),
     *,
     check_content: bool = False,
+    drop_gone: bool = True,
     measure: bool = True,
     jobs: int = 1,
 ) -> Plan:
     """The passes with something to do; measure: time a few images for the hours."""
     passes: list[PlannedPass] = []
-    sizes = [external_bytes(external) for external in externals]
+    sizes = [external_bytes(external) for external in wanted.externals]
     needed = sum(sizes)
-    for each in dumps:
+    for each in wanted.backbones:
         missing = {}
-        for split, found in images.items():
-            status = dump_statuses(each.targets[split], found.images, check_content=check_content)
+        for split, of in wanted.images.items():
+            dropped = drop_gone or split == SIMULATED
+            status = dump_statuses(each.targets[split], of, check_content=check_content, drop_gone=dropped)
             if not all(target.complete for target in status):
                 missing[split] = status
         if not missing:
@@ -212,19 +236,23 @@ def _planned(
         engine = engines.of(each.backbone, each.settings)
         for note in engine.notes:
             log.info(note)
-        planned = [plan_pass(engine, split, images[split].images, found) for split, found in missing.items()]
+        planned = [
+            plan_pass(engine, split, wanted.images[split].images, found) for split, found in missing.items()
+        ]
         if measure and (most := max(found.images for found in planned)):
             first = planned[0]
-            an_image_s = seconds_an_image(engine, images[first.split].images, first.targets, most)
-            seconds = seconds_of(planned, an_image_s, each.tables, jobs)
-            planned = [replace(found, seconds=taken) for found, taken in zip(planned, seconds, strict=True)]
+            an_image_s = seconds_an_image(engine, wanted.images[first.split].images, first.targets, most)
+            for found in planned:
+                found.seconds = found.images * an_image_s / jobs
+            for table in each.tables:  # it is learnt before the first pass
+                first.seconds += left_to_learn(table).passes * len(table.ids) * an_image_s
         passes += planned
         needed += sum(learning_bytes(engine, table) for table in each.tables)
     needed += sum(planned.bytes_needed for planned in passes)
-    free = free_bytes(next(iter(images.values())).folder) if images else 0
+    free = free_bytes(next(iter(wanted.images.values())).folder) if wanted.images else 0
     copied = tuple(
         (external.name, external.split, len(external.images))
-        for external, size in zip(externals, sizes, strict=True)
+        for external, size in zip(wanted.externals, sizes, strict=True)
         if size
     )
     return Plan(tuple(passes), needed, free, copied)
@@ -232,47 +260,52 @@ def _planned(
 
 def _run(
     plan_: Plan,
-    dumps: Sequence[BackboneDumps],
-    images: dict[str, SplitImages],
+    wanted: _Wanted,
     engines: Engines,
-    whole: ImageSet | None,
     progress: bool,
     jobs: int = 1,
     cluster: str | None = None,
 ) -> ExtractionReport:
     """Do what the plan says and report on every dump."""
     report = ExtractionReport()
-    for each in dumps:
+    for each in wanted.backbones:
         passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
         left = [left_to_learn(table) for table in each.tables]
         if not passes and any(found.passes or found.counts for found in left):
             log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
-            learn_part_models(engines.of(each.backbone, each.settings), each.tables, whole, [])
+            learn_part_models(engines.of(each.backbone, each.settings), each.tables, wanted.gallery, [])
         for planned in passes:
-            engine, found = engines.of(each.backbone, each.settings), images[planned.split].images
-            learn_part_models(engine, each.tables, whole, planned.targets)
+            engine, images = engines.of(each.backbone, each.settings), wanted.images[planned.split].images
+            learn_part_models(engine, each.tables, wanted.gallery, planned.targets)
             elsewhere = None
             if jobs > 1 or cluster:
                 from features.extraction.workers import Assignment, computed_elsewhere
 
-                targets, widths = columns_of(planned.groups)
                 cores = None if cluster else max(1, available_cores() // jobs)
                 tables = tuple(replace(table, ids=()) for table in each.tables)  # only learning needs them
+                widths = tuple(planned.group.widths)
                 assignment = Assignment(
-                    each.backbone, engine.settings, cores, tables, tuple(targets), tuple(widths)
+                    each.backbone, engine.settings, cores, tables, planned.targets, widths
                 )
-                elsewhere = partial(computed_elsewhere, assignment, found, jobs=jobs, cluster=cluster)
+                elsewhere = partial(computed_elsewhere, assignment, images, jobs=jobs, cluster=cluster)
             done = run_pass(
-                engine, planned.split, found, planned.groups, elsewhere=elsewhere, progress=progress
+                engine, planned.split, images, planned.group, elsewhere=elsewhere, progress=progress
             )
             report.images += done.images
             report.bytes_written += done.bytes_written
             if done.limit:
                 report.limits.append((planned.backbone, planned.split, done.limit))
-    for split, of in images.items():
-        paths = [target.path for each in dumps for target in each.targets[split]]
+            if planned.split == SIMULATED:
+                write_contact_sheet(wanted.images[SIMULATED].folder, images)
+    for split, of in wanted.images.items():
+        paths = [target.path for each in wanted.backbones for target in each.targets[split]]
         report.paths += paths
         unreadable = write_lists(paths, of.folder, of.images) if paths else []
         if split != SIMULATED:  # photos of unreadable images: they are named already
             report.unreadable += [(split, *entry) for entry in unreadable]
+    for external in wanted.externals:
+        write_external(external)
+        report.paths.append(external.path)
+        unreadable_rows = read_sidecar(external.path)["unreadable"]
+        report.unreadable += [(external.split, entry["id"], entry["reason"]) for entry in unreadable_rows]
     return report

@@ -23,7 +23,6 @@ from competition.images import ImageSet, ids_digest, list_images
 from competition.messages import log
 from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
-from features.extraction.decode_ahead import read_ahead
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
 from features.parts.part_model import model_folder
@@ -203,13 +202,7 @@ def _sample_maps(
 def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[torch.Tensor]:
     """One layer's maps (B, C, H, W) float32 of the readable images, in row order."""
     position = engine.network.layers.index(layer)
-    pictures = read_ahead(
-        images,
-        range(len(images)),
-        engine.sizings()[:1],
-        workers=engine.decode_threads,
-        ahead=4 * engine.settings.batch_rows,
-    )
+    pictures = engine.pictures(images, range(len(images)), scaled=False)
     skipped = 0
     readable = (picture.pixels[0] for picture in pictures if picture.pixels is not None)
     for pixels in _batches(readable, engine.settings.batch_rows):

@@ -7,7 +7,7 @@ gallery's; commands use them until the whole gallery has been extracted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,14 @@ from competition.messages import log
 from competition.simulated_split import simulated_images
 from features.dumps import beside
 from features.dumps.disk import Disk
-from features.dumps.layout import sample_folder, sample_record, sampled_ids, whole_folder
+from features.dumps.layout import (
+    external_dump_path,
+    sample_folder,
+    sample_record,
+    sampled_ids,
+    targets_of,
+    whole_folder,
+)
 
 DESCRIBED = (*SPLITS, SIMULATED)
 
@@ -103,15 +110,18 @@ def extracted_images(configuration: Configuration, split: str) -> ImageSet:
     return found
 
 
-def use_sample(record: Path, sample: Sequence[str], whole_dumps: Iterable[Path]) -> None:
-    """Let commands use the finished dumps of `sample`, unless those of the whole gallery are all there.
-
-    record: `sample_record`.
-    """
-    dumps = list(whole_dumps)
+def use_sample(configuration: Configuration, sample: Sequence[str]) -> None:
+    """Let commands use the finished dumps of `sample`, unless those of the whole gallery are all there."""
+    record, folder = sample_record(configuration), whole_folder(configuration, "gallery")
+    dumps = [
+        target.path
+        for backbone in configuration.backbones
+        for target in targets_of(configuration, backbone, folder)
+    ]
+    dumps += [external_dump_path(configuration, "gallery", each, folder) for each in configuration.externals]
     data = json.dumps({"ids": list(sample)}).encode()
     if dumps and all(beside(path, ".json").exists() for path in dumps):
         record.unlink(missing_ok=True)
-        log.info(f"{dumps[0].parent}: the whole gallery is there: commands use it, not the sample")
+        log.info(f"{folder}: the whole gallery is there: commands use it, not the sample")
     elif not record.exists() or record.read_bytes() != data:
         Disk().write_file(record, data)

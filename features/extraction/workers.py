@@ -21,7 +21,7 @@ from competition.messages import log, on_stderr
 from features.dumps.layout import Target
 from features.extraction.backbone_pass import PendingWindow, Result
 from features.extraction.batching import Window, blank_window, compute_window
-from features.extraction.decode_ahead import Timed, read_ahead
+from features.extraction.decode_ahead import Timed
 from features.extraction.device_claims import own_device
 from features.extraction.engine import Engine
 from features.extraction.learn_parts import PartTable, part_models
@@ -114,13 +114,7 @@ def compute_rows(
     """In a worker: the window of `rows`, of which `images` are those `needed`; with settings and times as in `Result`."""
     engine = _engine(assignment)
     started = time.perf_counter()
-    pictures = read_ahead(
-        images,
-        range(len(images)),
-        engine.sizings(),
-        workers=engine.decode_threads,
-        ahead=4 * engine.settings.batch_rows,
-    )
+    pictures = engine.pictures(images, range(len(images)))
     timed = Timed(pictures)
     placed = (replace(picture, row=needed[picture.row]) for picture in timed)
     try:

@@ -69,10 +69,8 @@ def _maps(
     engine, images: ImageSet, parts: Parts, rows: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """Yield (row, pixels (H, W, 3) uint8, maps (1, C, H', W')) of the readable images among `rows`."""
-    from features.extraction.decode_ahead import read_ahead
-
     position = engine.network.layers.index(parts.layer)
-    pictures = read_ahead(images, rows, engine.sizings()[:1], workers=engine.settings.threads, ahead=16)
+    pictures = engine.pictures(images, rows, scaled=False)
     for picture in Progress(pictures, total=len(rows), desc="parts", unit="image", leave=False):
         if picture.pixels is None:
             continue

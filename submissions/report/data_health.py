@@ -19,7 +19,7 @@ from competition.images import ImageSet
 from features.decoding import FORMATS
 from features.dumps.layout import dumps_folder
 from features.extraction import ExtractionReport
-from features.extraction.image_files import opened
+from features.extraction.decode_ahead import opened
 
 SAMPLE = 2_000  # images of a split whose size is looked at
 MOST_ROWS = 200  # unreadable images, groups of equal files

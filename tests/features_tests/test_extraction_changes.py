@@ -9,19 +9,17 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import ConfigurationError
 from competition.images import list_images
 from features.dumps import beside, open_dump
 from features.extraction import (
     backbone_pass,
     describe,
-    earlier_dumps,
     exact_duplicates,
     near_duplicates,
     plan,
@@ -304,30 +302,6 @@ def test_settings_of_the_first_run_are_kept(tiny):
     dump = open_dump(tiny.run(configuration).paths[0])
     runs = [(run["rows"], run["threads"]) for run in dump.sidecar["settings"]]
     assert runs == [([0, 1], threads), ([1, 2], threads + 1), ([2, 22], threads)]
-
-
-def test_rows_that_change_between_planning_and_writing_end_the_run(tiny, monkeypatch):
-    """They are neither computed nor taken over: no row may be left at zero for that."""
-    configuration = tiny.configured()
-    tiny.run(configuration)
-    before = tiny.contents(configuration)
-    tiny.draw(["g999"])
-    take, calls = earlier_dumps.EarlierDumps.take, []
-
-    def failing(self, rows):
-        found = take(self, rows)
-        calls.append(rows)
-        if calls.count(rows) < 2:
-            return found
-        return replace(found, places=found.places[1:], records=found.records[1:])
-
-    monkeypatch.setattr(earlier_dumps.EarlierDumps, "take", failing)
-    with pytest.raises(Top7Error, match="changed while they were read: run the same command again"):
-        tiny.run(configuration)
-    monkeypatch.undo()
-    found = tiny.contents(configuration)
-    assert {name: found[name] for name in before} == before
-    assert tiny.run(configuration).images == 1
 
 
 def test_describing_needs_no_gallery(tiny):

@@ -17,9 +17,8 @@ from PIL import Image
 from competition.images import list_images
 from features import decoding, rgb_pixels
 from features.decoding import FORMATS, Budget, decode
-from features.extraction import image_files
-from features.extraction.decode_ahead import read_picture
-from features.extraction.image_files import content_hash, file_stamp
+from features.extraction import decode_ahead
+from features.extraction.decode_ahead import content_hash, file_stamp, read_picture
 from features.rgb_pixels import Unreadable
 from features.sizing import Sizing
 
@@ -273,7 +272,7 @@ def test_special_files_are_unreadable_by_name_and_nothing_waits(special):
 def test_a_file_is_read_no_further_than_its_size(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(saved(noise(), "PNG"))
-    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", path.stat().st_size)
+    monkeypatch.setattr(decode_ahead, "MAX_FILE_BYTES", path.stat().st_size)
     assert read_picture(0, path, SIZING).reason is None
-    monkeypatch.setattr(image_files, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(decode_ahead, "MAX_FILE_BYTES", path.stat().st_size - 1)
     assert "an image file may have" in read_picture(0, path, SIZING).reason

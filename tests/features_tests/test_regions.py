@@ -8,7 +8,7 @@ from PIL import Image
 
 from competition.images import Region
 from features.decoding import decode
-from features.extraction.image_files import view_hash
+from features.extraction.decode_ahead import view_hash
 from features.rgb_pixels import Unreadable
 from features.sizing import Sizing
 

@@ -23,7 +23,8 @@ from features.dumps.journal import journal_line, read_journal
 from features.dumps.layout import Target
 from features.extraction.backbone_pass import pending_windows
 from features.extraction.batching import blank_window
-from features.extraction.status import dump_statuses, groups_for, recover
+from features.extraction.sample import SplitImages
+from features.extraction.status import dump_statuses, group_for, recover
 from features.parts.blocks import block_files, write_blocks
 from tests.features_tests.failing_disks import ForgetfulDisk, PowerLoss, Room
 
@@ -47,14 +48,12 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
         Target(folder / f"m.{column}.spoc-0.npy", {"layer": column}, column, "spoc") for column in range(2)
     ]
     recover(targets, folder, disk)
-    found = dump_statuses(targets, images)
-    groups = groups_for(found, {t.path: w for t, w in zip(targets, WIDTHS)}, images, WINDOW_ROWS, disk)
-    if not groups:
+    found = dump_statuses(targets, SplitImages("gallery", images, folder))
+    if all(status.complete for status in found):
         return
-    for group in groups:
-        group.start()
-    columns = {target.path.name: column for column, target in enumerate(targets)}
-    for task in pending_windows(groups):
+    group = group_for(found, WIDTHS, images, WINDOW_ROWS, disk)
+    group.start()
+    for task in pending_windows(group):
         window = blank_window(task.rows, WIDTHS)
         for row in task.needed:
             place = row - task.rows.start
@@ -72,13 +71,10 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
             window.norms[place] = row + 1 + 0.5 * np.arange(2)
             for column in range(2):
                 window.descriptors[column][place] = values(images.ids[row], column)
-        for group in task.groups:
-            group.write_window(task.number, window, columns, SETTINGS)
+        group.write_window(task.number, window, SETTINGS)
         if task.number % 2:
-            for group in groups:
-                group.commit()
-    for group in groups:
-        group.finish_group()
+            group.commit()
+    group.finish_group()
     disk.close()
 
 
