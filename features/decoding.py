@@ -42,11 +42,20 @@ MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothi
 MAX_TEXT_MB = 16
 PHOTOGRAPHED = 1.5  # times the side wanted: what a photo is made of; it shows at least 0.6 of a side
 ORIENTATION = 0x0112
-QUARTERS = {
-    1: Image.Transpose.ROTATE_90,
-    2: Image.Transpose.ROTATE_180,
-    3: Image.Transpose.ROTATE_270,
-}  # counter-clockwise
+ROTATIONS = (
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.ROTATE_270,
+)  # counter-clockwise
+ORIENTED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 START_OF_SCAN = b"\xff\xda"
 MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
@@ -81,7 +90,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
             orientation = _orientation(image) if scalable else 1
             wanted = _wanted(image.size, orientation, sizings)
             coefficients = _coefficient_bytes(image, data) if scalable else 0
-            if not isinstance(view, Region):  # a box is in pixels of the file
+            if scalable and not isinstance(view, Region):  # a box is in pixels of the file
                 _draft(image, orientation in TURNED, wanted)
             with _room(coefficients + _decoding_bytes(image)):
                 depth = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
@@ -93,7 +102,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
                     image.info["transparency"] = as_decoded(image.info["transparency"], depth)
                 pixels = as_rgb(image)
                 if orientation != 1:
-                    pixels = _turned(pixels, orientation)
+                    pixels = pixels.transpose(ORIENTED[orientation])
                 if view is not None:
                     if isinstance(view, Region):
                         pixels = cut(pixels, view)
@@ -170,8 +179,8 @@ def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]
 
 def cut(pixels: Image.Image, region: Region) -> Image.Image:
     """The region of an image, edges rounded to whole pixels; Unreadable where the box is not inside it."""
-    if region.turns % 4:
-        pixels = pixels.transpose(QUARTERS[region.turns % 4])
+    if turns := region.turns % 4:
+        pixels = pixels.transpose(ROTATIONS[turns - 1])
     if region.box is None:
         return pixels
     pixels_box = region.pixels(*pixels.size)
@@ -211,8 +220,6 @@ def _orientation(image: Image.Image) -> int:
 
 def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]]) -> None:
     """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where what is left is at least twice every (width, height) wanted."""
-    if image.format not in ("JPEG", "MPO"):
-        return
     size = 2 * max(size[0] for size in wanted), 2 * max(size[1] for size in wanted)
     image.draft(None, size[::-1] if turned else size)
 
@@ -237,16 +244,3 @@ def _scans(data: bytes) -> int:
         scans += marker == START_OF_SCAN[1]
         place += int.from_bytes(data[place : place + 2])
     return scans
-
-
-def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
-    method = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }[orientation]
-    return pixels.transpose(method)

@@ -8,7 +8,7 @@ convolution, as `torch.compile` has it. What belongs together is read off one fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -97,19 +97,16 @@ def fuse_convolutions(
     before: dict[str, nn.Module] = {}
     if not can_fuse():
         return {}, NO_FUSING
+    reason = None
     try:
         with torch.inference_mode():
             flow = _observed(module, forward, images)
             replaced = flow.fused_modules()
             before = {name: module.get_submodule(name) for name in replaced}
             put(module, replaced)
-            found = forward(images)
-        worst = max(
-            float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(flow.maps, found)
-        )
-        reason = (
-            None if worst <= TOLERANCE else f"its maps would differ by {worst:.1e} of their largest value"
-        )
+            worst = largest_difference(flow.maps, forward(images))
+        if not worst <= TOLERANCE:
+            reason = f"its maps would differ by {worst:.1e} of their largest value"
     except Top7Error:
         put(module, before)
         raise
@@ -119,6 +116,13 @@ def fuse_convolutions(
         put(module, before)
         return {}, reason
     return replaced, None
+
+
+def largest_difference(maps: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The largest difference between two lists of maps, in shares of each map's largest value; NaN if one holds NaN."""
+    return max(
+        float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(maps, others, strict=True)
+    )
 
 
 def put(module: nn.Module, replaced: dict[str, nn.Module]) -> None:

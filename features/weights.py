@@ -205,34 +205,20 @@ def weights_digest(backbone: Backbone, work: Path) -> str:
     """
     if isinstance(backbone.weights, Path):
         return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
+    if (file := own_file(backbone)) is not None:
+        return stamped_digest(file)
     key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
-    remembered = _remembered(work)
-    entry = remembered.get(key)
-    if entry and all(_stamp(path) == stamp for path, stamp in entry["files"].items()):
-        return entry["digest"]
-    file = own_file(backbone)
-    digest = stamped_digest(file) if file else state_digest(source_state(backbone)[0])
-    remembered[key] = {"digest": digest, "files": {str(file): _stamp(file)} if file else {}}
-    write_json(Path(work) / REMEMBERED, remembered)
-    return digest
-
-
-def _stamp(path: str | Path) -> list[int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _remembered(work: Path) -> dict:
     path = Path(work) / REMEMBERED
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        remembered = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        remembered = {}
     except ValueError:
         raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
+    if key not in remembered:
+        remembered[key] = {"digest": state_digest(source_state(backbone)[0])}
+        write_json(path, remembered)
+    return remembered[key]["digest"]
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

@@ -117,7 +117,7 @@ def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:
     """What decides the detectors and the projections learnt, but for the images learnt from."""
-    from features.parts.readings import selection_key
+    from features.parts.selection import selection_key
 
     return {
         **base,
@@ -179,34 +179,19 @@ def parts_recipe(
 def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
     """Every target of one backbone in `folder`, layers in their order, part detectors last."""
     base = backbone_recipe(configuration, backbone)
-    found = [
-        _target(folder, backbone, pooling_recipe(base, layer, pooling), layer, pooling=pooling)
-        for layer in (*backbone.layers, *EMBEDDINGS)
-        for pooling in backbone.pooling
-        if (layer in EMBEDDINGS or pooling in EMBEDDINGS) <= (layer == pooling)
-    ]
+    found = []
+    for layer in (*backbone.layers, *EMBEDDINGS):
+        for pooling in backbone.pooling:
+            if (layer in EMBEDDINGS or pooling in EMBEDDINGS) <= (layer == pooling):
+                recipe = pooling_recipe(base, layer, pooling)
+                path = dump_path(folder, backbone.name, layer, pooling, recipe)
+                found.append(Target(path, recipe, layer, pooling))
     for parts in backbone.parts:
         for count in parts.counts:
             recipe = parts_recipe(configuration, backbone, base, parts, count)
-            found.append(_target(folder, backbone, recipe, parts.layer, parts=parts, count=count))
-    unique = {target.path: target for target in found}
-    return list(unique.values())
-
-
-def _target(
-    folder: Path,
-    backbone: Backbone,
-    recipe: dict,
-    layer: int | str,
-    *,
-    pooling: str | None = None,
-    parts: Parts | None = None,
-    count: int | None = None,
-) -> Target:
-    middle = f"parts-N{count}" if pooling is None else pooling
-    return Target(
-        dump_path(folder, backbone.name, layer, middle, recipe), recipe, layer, pooling, parts, count
-    )
+            path = dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
+            found.append(Target(path, recipe, parts.layer, parts=parts, count=count))
+    return list({target.path: target for target in found}.values())
 
 
 def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Mapping) -> Path:

@@ -78,8 +78,7 @@ class RowWriter:
     """Files of `rows` rows each that are written together, `window_rows` at a time, in any order.
 
     files: by final name, in `folder`; those in `unwanted` are named in the journal of an earlier run and no longer
-    written. about: further keys that an unfinished run must share to be continued. `done`: (windows,) bool; `noted`:
-    the journal's line of each finished window.
+    written. about: further keys that an unfinished run must share to be continued. `done`: (windows,) bool.
     """
 
     def __init__(
@@ -109,7 +108,6 @@ class RowWriter:
         }
         self.journal = self.folder / f".{label}.journal"
         self.done = np.zeros(-(-rows // window_rows), dtype=bool)
-        self.noted: dict[int, dict] = {}
         self._waiting: list[dict] = []
         self._committed = time.monotonic()
 
@@ -141,10 +139,8 @@ class RowWriter:
         finished, whole_bytes = self._unfinished()
         if finished:
             self.disk.truncate(self.journal, whole_bytes)
-            partials = {name: self.partial(name) for name in self.written}
-            for line in finished:
-                if is_whole(line, self.header, partials, self.disk):
-                    self.note(line)
+            for line in filter(self._is_whole, finished):
+                self.note(line)
             return
         if self.journal.exists() and len(read_journal(self.journal)[0]) > 1:
             log.warning(
@@ -181,6 +177,11 @@ class RowWriter:
         with open(path, "rb") as stream:
             return stream.read(len(file.head)) == file.head
 
+    def _is_whole(self, line: Mapping[str, Any]) -> bool:
+        """Whether the rows of a finished window are in the files as they were written."""
+        rows, sums = self.window(line["window"]), dict(zip(self.files, line["sums"], strict=True))
+        return all(zlib.crc32(self.read(name, rows).tobytes()) == sums[name] for name in self.written)
+
     def read(self, name: str, rows: range) -> np.ndarray:
         """Return rows that were written, whether they are committed or not."""
         file = self.files[name]
@@ -212,7 +213,6 @@ class RowWriter:
     def note(self, line: dict) -> None:
         """Take over what the journal says of a finished window."""
         self.done[line["window"]] = True
-        self.noted[line["window"]] = line
 
     def commit(self, every_s: float = 0.0) -> None:
         """Flush the windows written so far, then note them in the journal; not before `every_s` since the last time."""
@@ -241,7 +241,7 @@ class RowWriter:
         useless = [self.partial(name).name for name in self.files if name not in names]
         line = {"finish": names, "gone": [*gone, *useless]}
         self.disk.add_lines(self.journal, journal_line(line))
-        complete(self.journal, self.disk, check=False)
+        complete(self.journal, self.disk)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -250,63 +250,27 @@ class RowWriter:
             self.disk.remove(self.partial(name))
 
 
-def is_whole(
-    line: Mapping[str, Any], header: Mapping[str, Any], paths: Mapping[str, Path], disk: Disk
-) -> bool:
-    """Whether the rows of a window that a journal's line calls finished are in these files as they were written."""
-    start = line["window"] * header["window_rows"]
-    for (name, (shape, _, offset, row_bytes)), total in zip(header["files"].items(), line["sums"]):
-        size_bytes = row_bytes * min(header["window_rows"], shape[0] - start)
-        if name in paths and total != zlib.crc32(
-            disk.read_at(paths[name], offset + row_bytes * start, size_bytes)
-        ):
-            return False
-    return True
-
-
-def complete(journal: Path, disk: Disk | None = None, *, check: bool = True) -> None:
-    """Give files that a journal says are finished their names, after an interruption, too.
-
-    check: the files are read first; where they are not as they were written, they keep (or get back) the names of
-    unfinished ones, for the writer to go on with.
-    """
-    lines, whole_bytes = read_journal(journal) if journal.exists() else ([], 0)
+def complete(journal: Path, disk: Disk | None = None) -> None:
+    """Give files that a journal says are finished their names, after an interruption, too."""
+    lines, _ = read_journal(journal) if journal.exists() else ([], 0)
     if not lines or "finish" not in lines[-1]:
         return
     disk, folder, label = disk or Disk(), journal.parent, journal.name.split(".")[1]
-    names = [Path(name).name for name in lines[-1]["finish"]]
-    partials = {name: folder / f".{name}.{label}.partial" for name in names}
-    left = [name for name in names if partials[name].exists()]
-    sidecars = [name for name in names if name.endswith(SIDECARS)]
-    windows = [line for line in lines if "window" in line]
-    files = {
-        name: partials[name] if name in left else folder / name for name in names if name in lines[0]["files"]
+    left = {
+        name: partial
+        for name in (Path(name).name for name in lines[-1]["finish"])
+        if (partial := folder / f".{name}.{label}.partial").exists()
     }
-    if check and not (
-        all(path.exists() for path in files.values())
-        and all(is_whole(line, lines[0], files, disk) for line in windows)
-    ):
-        for name in names:
-            if name not in files:
-                disk.remove(partials[name] if name in left else folder / name)
-            elif files[name] != partials[name] and files[name].exists():
-                disk.replace(files[name], partials[name])
-        disk.truncate(journal, whole_bytes - len(journal_line(lines[-1])))
-        disk.sync_folder(folder)
-        return
+    sidecars = [name for name in left if name.endswith(SIDECARS)]
     for name in sidecars:  # no sidecar of older rows may be beside new ones
-        if name in left:
-            disk.remove(folder / name)
-    for group in (
-        [name for name in left if name not in sidecars],
-        [name for name in left if name in sidecars],
-    ):
+        disk.remove(folder / name)
+    for group in ([name for name in left if name not in sidecars], sidecars):
         disk.sync_folder(folder)
         for name in group:
-            disk.replace(partials[name], folder / name)
+            disk.replace(left[name], folder / name)
     disk.sync_folder(folder)
-    for useless in [folder / Path(name).name for name in lines[-1]["gone"]]:
-        disk.remove(useless)
+    for useless in lines[-1]["gone"]:
+        disk.remove(folder / Path(useless).name)
     disk.sync_folder(folder)
     disk.remove(journal)
     disk.sync_folder(folder)

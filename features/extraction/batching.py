@@ -21,6 +21,7 @@ from features.dumps.layout import Target
 from features.extraction.decode_ahead import Picture
 from features.extraction.engine import Batch, Engine
 from features.extraction.unit_descriptors import mean_descriptors, unit_descriptors
+from features.parts.projection import IMAGES_A_PASS
 
 NOT_FINITE = "the network gives values that are not finite"
 
@@ -198,7 +199,6 @@ class _Projection:
             for t, target in enumerate(targets)
             if target.parts is not None and target.count is not None
         ]
-        self.most = min((engine.part_models[parts].images_a_call for _, parts, _ in self.columns), default=0)
         self.places: list[int] = []
         self.views: list[list[dict[Parts, Tensor]]] = []
 
@@ -208,7 +208,7 @@ class _Projection:
             return
         self.places.append(place)
         self.views.append(views)
-        if len(self.places) == self.most:
+        if len(self.places) == IMAGES_A_PASS:
             self.flush()
 
     def flush(self) -> None:

@@ -19,6 +19,7 @@ from competition.configuration import Backbone
 from competition.messages import log
 from features.extraction.engine import Engine
 from features.extraction.settings import available_cores, fixed_settings, keep_settings
+from features.fused_convolutions import largest_difference
 
 COMPILED_FROM = 20_000  # images: fewer are done before the compiler is
 WORTH = 1.05  # times as fast, or compiling is not worth its minutes
@@ -56,28 +57,20 @@ class Engines:
 def compiling_helps(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> tuple[bool, str]:
     """Whether the network of `engine` is to be compiled, and why in one line; a failure is a reason, not an error."""
     backbone, rows = engine.backbone, engine.settings.batch_rows
+    not_compiled = f"{backbone.name}: not compiled: "
     if backbone.resize == "keep":
-        return (
-            False,
-            f"{backbone.name}: not compiled: each of the images' many shapes would be compiled by itself",
-        )
+        return False, f"{not_compiled}each of the images' many shapes would be compiled by itself"
     shape = (rows, backbone.image_size, backbone.image_size, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     plain, plain_s = _timed(engine, pixels, clock)
     try:
-        candidate = Engine(backbone, replace(engine.settings, compiled=True))
-        found, compiled_s = _timed(candidate, pixels, clock)
+        found, compiled_s = _timed(Engine(backbone, replace(engine.settings, compiled=True)), pixels, clock)
     except Exception as error:  # dynamo's, the compiler's and the device's own errors have no common root
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return False, f"{backbone.name}: not compiled: torch.compile fails here: {reason[:200]}"
-    worst = max(
-        float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in zip(plain, found, strict=True)
-    )
+        return False, f"{not_compiled}torch.compile fails here: {reason[:200]}"
+    worst = largest_difference(plain, found)
     if not worst <= TOLERANCE:
-        return (
-            False,
-            f"{backbone.name}: not compiled: its maps would differ by {worst:.1e} of their largest value",
-        )
+        return False, f"{not_compiled}its maps would differ by {worst:.1e} of their largest value"
     return plain_s > WORTH * compiled_s, (
         f"{backbone.name}: {rows / compiled_s:.0f} images/s compiled, {rows / plain_s:.0f} as it is; the faster one is taken"
         f" if by {100 * (WORTH - 1):.0f} %"
@@ -96,5 +89,4 @@ def _timed(engine: Engine, pixels: np.ndarray, clock: Callable[[], float]) -> tu
 
     passes(2)
     begun = clock()
-    maps = passes(ROUNDS)
-    return maps, (clock() - begun) / ROUNDS
+    return passes(ROUNDS), (clock() - begun) / ROUNDS

@@ -25,8 +25,7 @@ from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
-from features.parts.part_model import model_folder
-from features.parts.remaining import Remaining, remaining
+from features.parts.part_model import Remaining, model_folder, remaining
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
 HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
@@ -98,8 +97,7 @@ def _draw(record: Path, backbone: str, parts: Parts, gallery: ImageSet | None) -
             f"{record}: no such file: the part detectors of {backbone} have not been learnt yet: run "
             "./run.sh extract for the gallery first"
         )
-    rows = training_rows(parts, len(images), np.ones(len(images), dtype=bool))
-    ids = [images.ids[row] for row in rows]
+    ids = [images.ids[row] for row in training_rows(parts, len(images))]
     write_json(record, {"sample": ids_digest(ids)[:16], "ids": ids})
 
 

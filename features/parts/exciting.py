@@ -13,7 +13,7 @@ from competition.configuration import Parts
 from competition.images import ImageSet
 from competition.progress import Progress
 from features.parts.aggregation import part_weights
-from features.parts.readings import VARIANTS
+from features.parts.selection import VARIANTS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,19 +25,14 @@ from competition.configuration import Parts
 from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
+from features.dumps import file_label
 from features.dumps.seals import file_is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
-from features.parts.projection import IMAGES_A_PASS, Projector, cumulative_grams, solve
-from features.parts.readings import VARIANTS, beyond_rank, check_parts, selection_key
-from features.whitening import column_scales, ledoit_wolf
-
-
-def training_rows(parts: Parts, n_images: int, readable: np.ndarray | None = None) -> np.ndarray:
-    """Return the sorted int64 rows of the training sample among `n_images`; readable: (n_images,) bool, None: all."""
-    readable = np.ones(n_images, dtype=bool) if readable is None else readable
-    return selection.sample_rows(n_images, parts.training_images, parts.seed, readable)
+from features.parts.projection import Projector, cumulative_grams
+from features.parts.selection import VARIANTS, beyond_rank, check_parts, selection_key
+from features.whitening import column_scales, dual_components, ledoit_wolf
 
 
 def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Path:
@@ -53,7 +47,7 @@ def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Pat
         "format": 1,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.=-]', '_', name)}-{digest}"
+    return Path(folder) / f"{file_label(name)}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -79,11 +73,6 @@ class PartModel:
         """Return what the first `dim` columns of the projection for `count` are multiplied by, (dim,) float64."""
         power = VARIANTS[self.parts.variant].power
         return column_scales(self.eigenvalues[count], dim, exponent * power)
-
-    @property
-    def images_a_call(self) -> int:
-        """How many images `project_psi` takes at the cost of one: the sample is read once for so many."""
-        return IMAGES_A_PASS
 
     def aggregate(self, maps: Tensor, ids: Sequence[str] | None = None) -> Tensor:
         """maps (B, C, H, W) float32 -> psi (B, N, C) float32 of the largest count; any batch, the same bits.
@@ -148,11 +137,11 @@ def learn_parts(
     check_parts(parts, where)
     home = model_folder(parts, folder, name, provenance)
     counts, most_dims = tuple(sorted(set(parts.counts))), max(parts.dims)
-    order, n = _order(parts, maps, home, where, provenance, ids, images)
-    selection.check_counts(counts, len(order[0]) if order[1] is None else order[1], where)
+    order, given, n = _order(parts, maps, home, where, provenance, ids, images)
+    selection.check_counts(counts, len(order) if given is None else given, where)
     if most_dims > n:
         raise beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
-    channels = len(order[0])
+    channels = len(order)
     held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
     if held < counts[-1]:
         if held:
@@ -160,7 +149,7 @@ def learn_parts(
                 f"{where}: a count of {counts[-1]} needs {counts[-1] - held} more detectors than the {held} there are:"
                 f" one pass over the sample of {n} images, {(counts[-1] - held) * n * channels * 2 / 1e9:.2f} GB"
             )
-        detectors = torch.from_numpy(order[0][held : counts[-1]].copy())
+        detectors = torch.from_numpy(order[held : counts[-1]].copy())
 
         def psi() -> Iterable[Tensor]:
             return (
@@ -168,8 +157,8 @@ def learn_parts(
             )
 
         sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
-    components = _components(parts, home, counts, most_dims, order[0], n, where)
-    return PartModel(parts, name, home, order[0], n, components)
+    components = _components(parts, home, counts, most_dims, order, n, where)
+    return PartModel(parts, name, home, order, n, components)
 
 
 def _checked(
@@ -192,13 +181,13 @@ def _order(
     provenance: dict,
     ids: Sequence[str],
     images: int | None,
-) -> tuple[tuple[np.ndarray, int | None], int]:
-    """Return ((all channels, best first; how many were given or None), images of the sample)."""
+) -> tuple[np.ndarray, int | None, int]:
+    """Return all channels, best first; how many were given, or None; and the images of the sample."""
     path = home / "order.json"
     if file_is_whole(path):
         try:
             about = json.loads(path.read_bytes())
-            return (np.array(about["order"], dtype=np.int64), about["given"]), int(about["images"])
+            return np.array(about["order"], dtype=np.int64), about["given"], int(about["images"])
         except (ValueError, KeyError, TypeError):
             raise Top7Error(
                 f"{path}: damaged: delete it and run ./run.sh extract to learn it again"
@@ -234,7 +223,7 @@ def _order(
     if parts.training is None:
         source = "the gallery itself (the paper learns on another set; training = a folder of images does so)"
     log.info(f"{where}: learnt from {statistics.count} images of {source}")
-    return (order, given), statistics.count
+    return order, given, statistics.count
 
 
 def _components(
@@ -261,7 +250,7 @@ def _components(
         for count, products in Progress(
             grams, total=len(missing), desc=f"{where}: PCA", unit="count", leave=False
         ):
-            learnt = solve(products, centred=centred)
+            learnt = dual_components(products, centred=centred)
             entry = {
                 "spectrum": learnt.eigenvalues,
                 "coefficients": np.ascontiguousarray(learnt.coefficients[:, :dims]),
@@ -303,3 +292,30 @@ def _read_components(path: Path) -> dict[str, np.ndarray] | None:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise Top7Error(f"{path}: damaged ({error}): delete it and run ./run.sh extract") from None
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What is still to be learnt.
+
+    passes: over the sample's images; aggregated: detectors whose blocks are lacking; counts: those without components.
+    """
+
+    passes: int
+    aggregated: int
+    counts: int
+
+
+def remaining(parts: Parts, folder: Path, *, name: str, provenance: dict) -> Remaining:
+    """Return what `learn_parts` with the same arguments would still do, by the files that are there."""
+    home = model_folder(parts, folder, name, provenance)
+    held = max((end for _, end, _ in sample_blocks.block_files(home)), default=0)
+    centred = VARIANTS[parts.variant].centred
+    lacking = [
+        count
+        for count in set(parts.counts)
+        if not file_is_whole(components_path(home, count, parts.form, centred))
+    ]
+    aggregated = max(0, max(parts.counts) - held)
+    passes = (not file_is_whole(home / "order.json")) + (aggregated > 0)
+    return Remaining(passes, aggregated, len(lacking))

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.whitening import DualComponents, dual_components
-
 ROWS_A_PRODUCT = 32  # every product has this many rows, padded: its rounding does not depend on the batch
 IMAGES_A_PASS = 64  # the sample is read once for so many images
 
@@ -86,11 +84,6 @@ def cumulative_grams(
                 for block in floats.of(_columns(halves, piece, order), total.device):
                     total += torch.mm(block, block.T, out=product)
         yield count, total.numpy()
-
-
-def solve(products: np.ndarray, *, centred: bool) -> DualComponents:
-    """Return the components of one count from its cumulative products (n, n) float64."""
-    return dual_components(products.copy(), centred=centred)
 
 
 class Projector:

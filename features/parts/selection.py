@@ -1,4 +1,4 @@
-"""Which channels are part detectors, in which order, and which images they are learnt from.
+"""What a parts table asks for: readings of the paper by name, channels and their order, images to learn from.
 
 The order is a small JSON file: {"layer", "selection", "seed", "order": [channels, best first], "variance": [...]}.
 """
@@ -7,28 +7,84 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from competition.atomic import write_json
-from competition.errors import ConfigurationError, Top7Error
+from competition.configuration import Parts
+from competition.errors import ConfigurationError, Top7Error, nearest
 
 SELECTIONS = ("variance", "variance-mean", "random")  # or the path of an order file
+FORMS = ("NxC", "NxN")
 
 
-def sample_rows(n_images: int, size: int, seed: int, readable: np.ndarray) -> np.ndarray:
-    """Return the sorted int64 rows of the training sample: `size` of the readable images, all if there are fewer.
+@dataclass(frozen=True)
+class Variant:
+    """A reading of the paper.
 
-    readable: (n_images,) bool. Raises Top7Error where no image can be read.
+    root: the exponent 1/alpha in eq. 2; centred: the mean is subtracted before eq. 4; power: of the exponent (2:
+    eigenvalues in place of singular values); shrunk: Ledoit-Wolf before whitening.
     """
-    candidates = np.flatnonzero(np.asarray(readable)[:n_images]).astype(np.int64)
-    if len(candidates) == 0:
-        raise Top7Error(f"part detectors: none of the {n_images} training images can be read")
-    if len(candidates) <= size:
-        return candidates
-    return np.sort(np.random.default_rng(seed).choice(candidates, size=size, replace=False))
+
+    root: bool = True
+    centred: bool = True
+    power: float = 1.0
+    shrunk: bool = False
+
+
+# the last L2, which eq. 4 lacks, is in all of them: dumps are unit rows and scores are cosines
+VARIANTS = {
+    "default": Variant(),
+    "printed-weights": Variant(root=False),
+    "uncentred": Variant(centred=False),
+    "eigenvalues": Variant(power=2.0),
+    "printed": Variant(root=False, centred=False),
+    "ledoit-wolf": Variant(shrunk=True),
+}
+
+
+def check_parts(parts: Parts, where: str) -> None:
+    """Raise ConfigurationError for an unknown form or variant; `where` names the table."""
+    if parts.form not in FORMS:
+        raise ConfigurationError(f"{where}: unknown form {parts.form!r}: {nearest(parts.form, FORMS)}")
+    if parts.variant not in VARIANTS:
+        raise ConfigurationError(
+            f"{where}: unknown variant {parts.variant!r}: {nearest(parts.variant, VARIANTS)}"
+        )
+    possible = parts.training_images - VARIANTS[parts.variant].centred
+    if max(parts.dims) > possible:
+        raise beyond_rank(where, max(parts.dims), possible, f"training_images = {parts.training_images}")
+    selection_key(parts)
+
+
+def selection_key(parts: Parts) -> str | list[int]:
+    """Return what identifies the selection: its name, or the channels that the given file lists."""
+    if parts.selection in SELECTIONS:
+        return parts.selection
+    if not Path(parts.selection).is_file():
+        raise ConfigurationError(
+            f"parts of layer {parts.layer!r}: selection {str(parts.selection)!r} is no file with an order of detectors,"
+            f" nor one of {', '.join(SELECTIONS)}"
+        )
+    return read_order(Path(parts.selection))
+
+
+def beyond_rank(where: str, dims: int, rank: int, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{where}: dims holds {dims}, but {what} give {rank} dimensions: ask for at most {rank}, or raise training_images"
+    )
+
+
+def training_rows(parts: Parts, n_images: int) -> np.ndarray:
+    """Return the sorted int64 rows of the training sample among `n_images`, by seed; all if there are fewer than wanted."""
+    if n_images <= parts.training_images:
+        return np.arange(n_images)
+    return np.sort(
+        np.random.default_rng(parts.seed).choice(n_images, size=parts.training_images, replace=False)
+    )
 
 
 class SumVariance:
@@ -89,12 +145,10 @@ def check_counts(counts: Iterable[int], channels: int, where: str) -> None:
         )
 
 
-def write_order(path: Path, order: np.ndarray, variance: np.ndarray | None, about: dict) -> None:
-    """Write the order file; variance: (C,) of the sum-pooled responses, where it was computed."""
-    entry = {**about, "order": order.tolist()}
-    if variance is not None:
-        entry["variance"] = [float(f"{value:.6g}") for value in variance[order]]
-    write_json(path, entry)
+def write_order(path: Path, order: np.ndarray, variance: np.ndarray, about: dict) -> None:
+    """Write the order file; variance: (C,) of the sum-pooled responses."""
+    variances = [float(f"{value:.6g}") for value in variance[order]]
+    write_json(path, {**about, "order": order.tolist(), "variance": variances})
 
 
 def read_order(path: Path) -> list[int]:

@@ -13,7 +13,7 @@ from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
 from features.extraction.learn_parts import left_to_learn, part_table
 from features.extraction.settings import fixed_settings
-from features.parts.remaining import Remaining
+from features.parts.part_model import Remaining
 
 TEXT = """
 [[backbone]]

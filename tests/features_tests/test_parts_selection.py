@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from competition.configuration import Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.parts import selection
 
@@ -43,15 +44,12 @@ def test_given_order():
             selection.given(wrong, 6, "here")
 
 
-def test_sample_rows():
-    readable = np.ones(20, dtype=bool)
-    readable[[0, 7]] = False
-    rows = selection.sample_rows(20, 5, 1, readable)
-    assert len(rows) == 5 and rows.dtype == np.int64 and (np.diff(rows) > 0).all() and readable[rows].all()
-    assert np.array_equal(rows, selection.sample_rows(20, 5, 1, readable))
-    assert selection.sample_rows(20, 100, 1, readable).tolist() == np.flatnonzero(readable).tolist()
-    with pytest.raises(Top7Error, match="none of the 3"):
-        selection.sample_rows(3, 5, 0, np.zeros(3, dtype=bool))
+def test_training_rows():
+    parts = Parts(layer=0, counts=(2,), dims=(1,), training_images=5, seed=1)
+    rows = selection.training_rows(parts, 20)
+    assert len(rows) == 5 and rows.dtype == np.int64 and (np.diff(rows) > 0).all() and rows[-1] < 20
+    assert np.array_equal(rows, selection.training_rows(parts, 20))
+    assert selection.training_rows(parts, 4).tolist() == [0, 1, 2, 3]
 
 
 def test_order_file_round_trip(tmp_path):
