@@ -26,9 +26,10 @@ from features.timm_models import (
     module_name,
     no_such_layer,
     paper_indices,
+    source_state,
     whole_options,
 )
-from features.weights import fit, source_state
+from features.weights import fit
 
 
 class _Reached(Exception):

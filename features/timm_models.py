@@ -1,21 +1,27 @@
-"""The timm model of a [[backbone]], and what its layers are called: feature indices, module names, the papers' names."""
+"""The timm model of a [[backbone]]: what its layers are called, its weights and their digest."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from competition.atomic import write_json
 from competition.configuration import Backbone
-from competition.errors import ConfigurationError, nearest
+from competition.errors import ConfigurationError, Top7Error, nearest
+from features.weights import noted_digest, read_state, stamped_digest, state_digest
 
 try:
     import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
@@ -25,6 +31,8 @@ except ModuleNotFoundError as absent:
 
 Layer = int | str
 PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")
+RANDOM_SEED = 0
+REMEMBERED = "weights.json"
 FEATURE_OPTIONS = ("features_only", "out_indices", "feature_location", "feature_cls", "output_stride")
 
 
@@ -169,3 +177,107 @@ def no_such_layer(
         f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {unknown[0]!r}; "
         f"{nearest(unknown[0], known)}"
     )
+
+
+def own_file(backbone: Backbone) -> Path | None:
+    """The local file that a registered model's own pretrained weights lie in (the embedded backbone), if any."""
+    check_model(backbone.model)
+    file = getattr(model_cfg(backbone), "file", None)
+    return Path(file) if backbone.weights == "pretrained" and file else None
+
+
+def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple[str, ...], list[str]]:
+    """The whole model's state dict, every name it may hold, its classifier's prefixes, and notes for the user."""
+    check_model(backbone.model)
+    classifier = getattr(model_cfg(backbone), "classifier", None) or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    file = backbone.weights if isinstance(backbone.weights, Path) else own_file(backbone)
+    if file is not None:
+        state = read_state(file)
+        return state, _all_names(backbone), heads, []
+    if backbone.weights == "random":
+        with drawing():
+            torch.manual_seed(RANDOM_SEED)
+            model = create_model(backbone, whole_options(backbone))
+        note = f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"
+        return model.state_dict(), set(model.state_dict()), heads, [note]
+    model = _from_hub(backbone)
+    return model.state_dict(), set(model.state_dict()), heads, []
+
+
+def _all_names(backbone: Backbone) -> set[str]:
+    try:
+        with torch.device("meta"):  # names and shapes, no values
+            return set(create_model(backbone, whole_options(backbone)).state_dict())
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ):  # some models compute while they are built
+        return set(create_model(backbone, whole_options(backbone)).state_dict())
+
+
+def _from_hub(backbone: Backbone) -> Any:
+    cfg = model_cfg(backbone)
+    if not (cfg.hf_hub_id or cfg.url or cfg.file):
+        raise ConfigurationError(
+            f"[[backbone]] {backbone.name}: timm has no pretrained weights for {backbone.model!r}: "
+            'give a local file in weights = …, or weights = "random"'
+        )
+    try:
+        with _hub():
+            return create_model(backbone, whole_options(backbone) | {"pretrained": True})
+    except ConfigurationError:
+        raise
+    except Exception as error:  # hub, HTTP, socket and cache errors have no common class
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise Top7Error(
+            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of "
+            f"{backbone.model!r} "
+            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): "
+            f"connect to "
+            'the network, or download them elsewhere and write weights = "path/to/file.safetensors"'
+        ) from error
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Where the hub's name cannot even be resolved, its cache is used at once, without minutes of retries."""
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def weights_digest(backbone: Backbone, work: Path) -> str:
+    """The digest by which every recipe names a backbone's weights.
+
+    Local file: that of the file, or of the one it was made from (`noted_digest`). Hub and random: that of the
+    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
+    network.
+    """
+    if isinstance(backbone.weights, Path):
+        return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
+    if (file := own_file(backbone)) is not None:
+        return stamped_digest(file)
+    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
+    path = Path(work) / REMEMBERED
+    try:
+        remembered = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        remembered = {}
+    except ValueError:
+        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
+    if key not in remembered:
+        remembered[key] = {"digest": state_digest(source_state(backbone)[0])}
+        write_json(path, remembered)
+    return remembered[key]["digest"]

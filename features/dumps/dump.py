@@ -49,7 +49,7 @@ class Dump:
         if kept is None:
             return column_sum(self.descriptors, skip)
         more = np.flatnonzero(skip & ~self.unreadable)  # unreadable rows are zero
-        return np.array(kept) - column_sum(self.descriptors[more])
+        return np.array(kept, dtype=np.float64) - column_sum(self.descriptors[more])
 
 
 def column_sum(descriptors: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:

@@ -15,7 +15,8 @@ from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.simulated_photos import VERSION
-from features.weights import stamped_digest, weights_digest
+from features.timm_models import weights_digest
+from features.weights import stamped_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
 PARTS = 1  # likewise for part detectors

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from competition.errors import Top7Error
 from features.dumps import seals
 
 FORMAT = 1
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Unreadable(msgspec.Struct):
+    row: Count
+    id: str
+    reason: str
+
+
+class _Run(msgspec.Struct):
+    rows: tuple[int, int]  # first, last + 1
+
+
+class _Sidecar(msgspec.Struct):
+    """The keys of a sidecar; the last three, together, of dumps that were extracted."""
+
+    format: Literal[1]  # FORMAT
+    shape: tuple[Count, Count]
+    dtype: Literal["float32", "float16"]
+    ids: list[str]
+    recipe: dict
+    unreadable: list[_Unreadable]
+    column_sum: list[float] | msgspec.UnsetType = msgspec.UNSET
+    images: str | msgspec.UnsetType = msgspec.UNSET
+    columns: list[str] | msgspec.UnsetType = msgspec.UNSET
+    settings: list[_Run] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        rows, width = self.shape
+        if len(self.ids) != rows or any(entry.row >= rows for entry in self.unreadable):
+            raise ValueError(f"other ids or unreadable rows than its {rows} rows")
+        if isinstance(self.column_sum, list) and len(self.column_sum) != width:
+            raise ValueError(f"sums of {len(self.column_sum)} columns, not of its {width}")
+        if isinstance(self.images, str) and (
+            Path(self.images).name != self.images or msgspec.UNSET in (self.columns, self.settings)
+        ):
+            raise ValueError("images: expected a file's name, with columns and settings beside it")
 
 
 class DamagedSidecar(Top7Error):
@@ -35,64 +74,13 @@ def read_sidecar(path: Path) -> dict:
         raise DamagedSidecar(
             f"{sidecar}: damaged ({error}): run ./run.sh extract to write it again"
         ) from None
-    for key, (fits, words) in SIDECAR.items():
-        if (key in found or key not in OPTIONAL) and not fits(found.get(key), found):
-            raise DamagedSidecar(
-                f"{sidecar}: not a dump's sidecar: {key} = {found.get(key)!r:.60}: expected {words}: run ./run.sh "
-                "extract to write it again"
-            )
+    try:
+        msgspec.convert(found, _Sidecar)
+    except msgspec.ValidationError as error:
+        raise DamagedSidecar(
+            f"{sidecar}: not a dump's sidecar: {str(error):.160}: run ./run.sh extract to write it again"
+        ) from None
     return found
-
-
-def _are(kind: type, values: Any) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {kind}
-
-
-def _fit_unreadable(entries: Any, sidecar: Mapping) -> bool:
-    if not _are(dict, entries):
-        return False
-    rows = [entry.get("row") for entry in entries]
-    told = [entry.get(key) for entry in entries for key in ("id", "reason")]
-    return _are(int, rows) and all(0 <= row < len(sidecar["ids"]) for row in rows) and _are(str, told)
-
-
-def _fit_settings(runs: Any, sidecar: Mapping) -> bool:
-    return _are(dict, runs) and all(_are(int, run.get("rows")) and len(run["rows"]) == 2 for run in runs)
-
-
-# the last three together: of dumps that were extracted
-OPTIONAL = ("column_sum", "images", "columns", "settings")
-# the keys of a sidecar, checked in this order: whether a value fits, and what is expected
-SIDECAR: dict[str, tuple[Callable[[Any, Mapping], bool], str]] = {
-    "format": (lambda value, _: value == FORMAT, str(FORMAT)),
-    "shape": (
-        lambda shape, _: _are(int, shape) and len(shape) == 2 and min(shape) >= 0,
-        "numbers of rows and columns",
-    ),
-    "dtype": (lambda dtype, _: dtype in ("float32", "float16"), "float32 or float16"),
-    "ids": (
-        lambda ids, sidecar: _are(str, ids) and len(ids) == sidecar["shape"][0],
-        "a text for each row",
-    ),
-    "recipe": (lambda recipe, _: isinstance(recipe, dict), "an object"),
-    "unreadable": (_fit_unreadable, "objects with a row, an id and a reason"),
-    "column_sum": (
-        lambda sums, sidecar: (
-            isinstance(sums, list)
-            and all(type(total) is float or type(total) is int and abs(total) < 2**53 for total in sums)
-            and len(sums) == sidecar["shape"][1]
-        ),
-        "a number for each column",
-    ),
-    "images": (
-        lambda name, sidecar: (
-            isinstance(name, str) and Path(name).name == name and {"columns", "settings"} <= sidecar.keys()
-        ),
-        "a file's name, with columns and settings beside it",
-    ),
-    "columns": (lambda names, _: _are(str, names), "file names"),
-    "settings": (_fit_settings, "objects with rows = [first, last + 1]"),
-}
 
 
 def sidecar_for(

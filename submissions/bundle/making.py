@@ -104,7 +104,8 @@ def _write(
     import torch
     from safetensors.numpy import save_file
 
-    from features.weights import digest_note, weights_digest
+    from features.timm_models import weights_digest
+    from features.weights import digest_note
 
     work = configuration.competition.work
     for path in Progress(files, unit="file", desc="bundle"):
