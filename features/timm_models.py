@@ -156,12 +156,8 @@ def no_such_layer(
     backbone: Backbone, options: dict, layers: tuple, error: Exception | None
 ) -> ConfigurationError:
     try:
-        known = [
-            str(info["index"])
-            for info in create_model(backbone, options).feature_info.info
-            if "index" in info
-        ]
-        known = known or [str(n) for n in range(len(create_model(backbone, options).feature_info.info))]
+        infos = enumerate(create_model(backbone, options).feature_info.info)
+        known = [str(info.get("index", number)) for number, info in infos]
     except Exception as failure:
         return ConfigurationError(
             f"[[backbone]] {backbone.name}: timm gives no feature maps of {backbone.model!r} by "

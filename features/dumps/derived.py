@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from filelock import FileLock
 
 from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import budget, seals
-from features.dumps.made_once import made_once
 from features.dumps.writer import (
     BLOCK_ROWS,
     COMMIT_EVERY_S,
@@ -32,7 +33,26 @@ from features.dumps.writer import (
 )
 
 Block = Sequence[np.ndarray]
+T = TypeVar("T")
 _USED: ContextVar[list[Path] | None] = ContextVar("used", default=None)
+
+
+def made_once(path: Path, opened: Callable[[], T | None], make: Callable[[], object]) -> T:
+    """Return what `opened` finds; where it finds nothing, one process makes it while the others wait.
+
+    path: what is made, for the name of the lock beside it. Top7Error: it is damaged as soon as it is made.
+    """
+    if (found := opened()) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        with FileLock(lock):
+            if (found := opened()) is None:
+                make()
+                found = opened()
+        lock.unlink(missing_ok=True)  # whoever still waits for it finds the file
+    if found is None:
+        raise Top7Error(f"{path}: just written and damaged already: check the disk")
+    return found
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def sum_path(path: Path) -> Path:
 
 
 def file_is_whole(path: Path) -> bool:
-    """Whether a file with a sidecar to itself is there and undamaged; one of an earlier version, without, passes."""
-    return path.exists() and (not sum_path(path).exists() or intact(sum_path(path)) is not None)
+    """Whether a file with a sidecar to itself is there and undamaged."""
+    return intact(sum_path(path)) is not None
 
 
 def file_sum(path: Path) -> int:

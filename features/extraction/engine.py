@@ -114,17 +114,10 @@ class Engine:
         return True
 
     def submit(self, views: Sequence[np.ndarray], targets: Sequence[Target]) -> Future[Batch]:
-        """`describe` in one of the engine's threads; at once where a single batch is computed at a time."""
-        if self.settings.at_once > 1:  # even one at a time: a batch's bytes depend on its number of threads
-            self._under_way = [future for future in self._under_way if not future.done()]
-            self._under_way.append(self._pool.submit(self.describe, views, targets))
-            return self._under_way[-1]
-        done: Future[Batch] = Future()
-        try:
-            done.set_result(self.describe(views, targets))
-        except Exception as error:
-            done.set_exception(error)
-        return done
+        """`describe` in one of the engine's threads."""
+        self._under_way = [future for future in self._under_way if not future.done()]
+        self._under_way.append(self._pool.submit(self.describe, views, targets))
+        return self._under_way[-1]
 
     def wait(self) -> None:
         """Wait for every batch that was submitted."""

@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import torch
 
 from competition.configuration import Backbone
@@ -84,40 +85,29 @@ def fixed_settings(
     path: Path, backbone: Backbone, device: str, *, threads: int | None = None, keep: bool = True
 ) -> Settings:
     """The settings of the first run on this kind of device; chosen, and written if `keep`, if this is the first."""
-    known = _read(path)
-    if device in known:
-        try:
-            return Settings(**known[device])
-        except TypeError:
-            raise damaged(path) from None
+    if (known := _read(path).get(device)) is not None:
+        return known
     chosen = _chosen(backbone, device, threads)
     return keep_settings(path, chosen) if keep else chosen
 
 
 def keep_settings(path: Path, settings: Settings) -> Settings:
     """Write `settings` as those of their kind of device, and return them."""
-    text = json.dumps(_read(path) | {settings.device: asdict(settings)}, indent=1, sort_keys=True)
-    Disk().write_file(path, text.encode() + b"\n")
+    known = {device: asdict(kept) for device, kept in (_read(path) | {settings.device: settings}).items()}
+    Disk().write_file(path, json.dumps(known, indent=1, sort_keys=True).encode() + b"\n")
     return settings
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Settings]:
     try:
-        found = json.loads(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Settings])
     except FileNotFoundError:
         return {}
-    except ValueError:
-        raise damaged(path) from None
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise damaged(path)
-    return found
-
-
-def damaged(path: Path) -> Top7Error:
-    return Top7Error(
-        f"{path}: damaged: remove it and run the same command again; settings are then chosen again, and rows computed "
-        "from now on may differ from earlier ones in their last bits"
-    )
+    except msgspec.DecodeError:
+        raise Top7Error(
+            f"{path}: damaged: remove it and run the same command again; settings are then chosen again, and rows "
+            "computed from now on may differ from earlier ones in their last bits"
+        ) from None
 
 
 def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:

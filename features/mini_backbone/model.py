@@ -2,7 +2,7 @@
 
 Thirteen 3 x 3 convolutions in five blocks (configuration D of Simonyan & Zisserman, 2015) with 16 to 128 channels and no
 classifier head: 0.92 M parameters. The weights (`weights.safetensors`, half precision on disk, float32 in memory) lie
-beside this file and were made by `train.py`.
+beside this file and were made by tests/benchmarks/mini_backbone_training.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from timm.models._builder import build_model_with_cfg
 from timm.models._registry import generate_default_cfgs
 from timm.models.vgg import VGG
 from torch import nn
-
-from features.fused_convolutions import with_norm
 
 NAME = "top7_vgg16_quarter"
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
@@ -95,27 +93,3 @@ def top7_vgg16_quarter(pretrained: bool = False, **kwargs) -> nn.Module:
         model.head.in_features = WIDTH
         model.head.reset(kwargs["num_classes"])
     return model
-
-
-def training_features() -> nn.Sequential:
-    """Return the convolutions with a batch norm after each, as the training uses them (random weights)."""
-    return VGG(list(LAYOUT), num_classes=0, mlp_ratio=1 / 4096, norm_layer=nn.BatchNorm2d).features
-
-
-def folded(features: nn.Sequential) -> dict[str, torch.Tensor]:
-    """Return the state of the plain network that computes what `features` (with batch norms) computes in evaluation.
-
-    Keys as in timm's VGG, "features.0.weight" and so on; float32.
-    """
-    state: dict[str, torch.Tensor] = {}
-    position = 0
-    modules = list(features)
-    for module, following in zip(modules, [*modules[1:], None]):
-        if isinstance(module, nn.BatchNorm2d):
-            continue
-        if isinstance(module, nn.Conv2d):
-            weight, bias = with_norm(module, following if isinstance(following, nn.BatchNorm2d) else None)
-            bias = weight.new_zeros(len(weight)) if bias is None else bias
-            state[f"features.{position}.weight"], state[f"features.{position}.bias"] = weight, bias
-        position += 1
-    return state

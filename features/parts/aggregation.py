@@ -6,8 +6,6 @@ psi_n = sum over positions of w_n f: a product (N x P) (P x C) an image, P = H *
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -47,8 +45,8 @@ def aggregate(maps: Tensor, weights: Tensor) -> Tensor:
     return psi
 
 
-def check_maps(maps: Tensor, ids: Sequence[str] = (), *, finite: bool = True) -> None:
-    """Raise Top7Error naming the image (by ids, one an image) whose map holds a negative value, NaN or infinity.
+def check_maps(maps: Tensor, first: int = 0, *, finite: bool = True) -> None:
+    """Raise Top7Error with the number of the image, counted from `first`, whose map is negative, NaN or infinite anywhere.
 
     finite=False: NaN and infinity pass.
     """
@@ -60,12 +58,11 @@ def check_maps(maps: Tensor, ids: Sequence[str] = (), *, finite: bool = True) ->
         bad |= infinite
     if bad.any():
         row = int(bad.nonzero()[0])
-        image = f"image {ids[row]}" if row < len(ids) else f"image {row} of the batch"
         if infinite[row]:
             raise Top7Error(
-                f"{image}: its map holds NaN or infinity: recompute it in float32, or treat the image as unreadable"
+                f"image {first + row}: its map holds NaN or infinity: recompute it in float32, or treat the image as unreadable"
             )
         raise Top7Error(
-            f"{image}: its map holds negative values (down to {lowest[row].item():.4g}), which part detectors"
+            f"image {first + row}: its map holds negative values (down to {lowest[row].item():.4g}), which part detectors"
             " cannot take: clamp the maps at zero, or choose a layer after a ReLU"
         )

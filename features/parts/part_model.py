@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
@@ -74,14 +73,13 @@ class PartModel:
         power = VARIANTS[self.parts.variant].power
         return column_scales(self.eigenvalues[count], dim, exponent * power)
 
-    def aggregate(self, maps: Tensor, ids: Sequence[str] | None = None) -> Tensor:
+    def aggregate(self, maps: Tensor) -> Tensor:
         """maps (B, C, H, W) float32 -> psi (B, N, C) float32 of the largest count; any batch, the same bits.
 
-        Raises Top7Error for negative values and, where `ids` (one an image) are given, for NaN and infinity, naming
-        the image; without ids these reach the image's own row as NaN.
+        NaN and infinity reach the image's own row as NaN. Raises Top7Error for negative values.
         """
-        check_maps(maps, ids or (), finite=ids is not None)
-        return _psi(maps, self.parts, self._detectors(max(self.counts)))
+        check_maps(maps, finite=False)
+        return _psi(maps, self.parts, torch.from_numpy(self.order[: max(self.counts)].copy()))
 
     def only(self, counts: Iterable[int]) -> PartModel:
         """Return the model of these counts alone: the others cost nothing, and no bit changes."""
@@ -92,12 +90,9 @@ class PartModel:
         """psi (B, N, C) -> {count: (B, M) float32} projections of the L2-normalised, centred psi, not whitened."""
         return self._projector.project(psi)
 
-    def project(self, maps: Tensor, ids: Sequence[str] | None = None) -> dict[int, Tensor]:
+    def project(self, maps: Tensor) -> dict[int, Tensor]:
         """maps (B, C, H, W) float32 -> {count: (B, M) float32}: `aggregate`, then `project_psi`."""
-        return self.project_psi(self.aggregate(maps, ids))
-
-    def _detectors(self, count: int) -> Tensor:
-        return torch.from_numpy(self.order[:count].copy())
+        return self.project_psi(self.aggregate(maps))
 
     @cached_property
     def _projector(self) -> Projector:
@@ -122,14 +117,12 @@ def learn_parts(
     *,
     name: str,
     provenance: dict,
-    ids: Sequence[str] = (),
     images: int | None = None,
 ) -> PartModel:
     """Learn what `parts` asks for from the training sample, or open it where it is there already.
 
     maps: called for each pass over the sample (two at first, one for detectors asked for later, none if all is
-    there); yields (B, C, H, W) float32 in one order, unreadable images left out; `ids` names the images in that order;
-    images: how many to show as the total, where ids are not given.
+    there); yields (B, C, H, W) float32 in one order, unreadable images left out; images: how many to show as the total.
     provenance: JSON values that identify the maps and the sample. Raises ConfigurationError for a count above the
     channels and for dimensions beyond the sample's rank, Top7Error for a map with NaN.
     """
@@ -137,7 +130,7 @@ def learn_parts(
     check_parts(parts, where)
     home = model_folder(parts, folder, name, provenance)
     counts, most_dims = tuple(sorted(set(parts.counts))), max(parts.dims)
-    order, given, n = _order(parts, maps, home, where, provenance, ids, images)
+    order, given, n = _order(parts, maps, home, where, provenance, images)
     selection.check_counts(counts, len(order) if given is None else given, where)
     if most_dims > n:
         raise beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
@@ -152,22 +145,18 @@ def learn_parts(
         detectors = torch.from_numpy(order[held : counts[-1]].copy())
 
         def psi() -> Iterable[Tensor]:
-            return (
-                _psi(batch, parts, detectors) for batch in _checked(maps(), ids, n, f"{where}: aggregating")
-            )
+            return (_psi(batch, parts, detectors) for batch in _checked(maps(), n, f"{where}: aggregating"))
 
         sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
     components = _components(parts, home, counts, most_dims, order, n, where)
     return PartModel(parts, name, home, order, n, components)
 
 
-def _checked(
-    batches: Iterable[Tensor], ids: Sequence[str], n: int | None, description: str
-) -> Iterable[Tensor]:
+def _checked(batches: Iterable[Tensor], images: int | None, description: str) -> Iterable[Tensor]:
     row = 0
-    with Progress(total=n or len(ids) or None, desc=description, unit="image", leave=False) as bar:
+    with Progress(total=images, desc=description, unit="image", leave=False) as bar:
         for batch in batches:
-            check_maps(batch, ids[row : row + len(batch)])
+            check_maps(batch, row)
             row += len(batch)
             bar.update(len(batch))
             yield batch
@@ -179,21 +168,15 @@ def _order(
     home: Path,
     where: str,
     provenance: dict,
-    ids: Sequence[str],
     images: int | None,
 ) -> tuple[np.ndarray, int | None, int]:
     """Return all channels, best first; how many were given, or None; and the images of the sample."""
     path = home / "order.json"
     if file_is_whole(path):
-        try:
-            about = json.loads(path.read_bytes())
-            return np.array(about["order"], dtype=np.int64), about["given"], int(about["images"])
-        except (ValueError, KeyError, TypeError):
-            raise Top7Error(
-                f"{path}: damaged: delete it and run ./run.sh extract to learn it again"
-            ) from None
+        about = json.loads(path.read_bytes())
+        return np.array(about["order"], dtype=np.int64), about["given"], int(about["images"])
     statistics = selection.SumVariance(means=parts.selection == "variance-mean")
-    for batch in _checked(maps(), ids, images, f"{where}: channel variance"):
+    for batch in _checked(maps(), images, f"{where}: channel variance"):
         if not statistics.count:  # before the whole sample has been run
             selection.check_counts(parts.counts, batch.shape[1], where)
         statistics.add(batch)
@@ -232,11 +215,10 @@ def _components(
     centred = VARIANTS[parts.variant].centred
     found: dict[int, dict[str, np.ndarray]] = {}
     for count in counts:
-        entry = _read_components(components_path(home, count, parts.form, centred))
-        if entry is not None and (
-            dims <= len(entry["offset"]) or len(entry["offset"]) == len(entry["spectrum"])
-        ):
-            found[count] = entry
+        if file_is_whole(path := components_path(home, count, parts.form, centred)):
+            entry = load_file(path)
+            if dims <= len(entry["offset"]) or len(entry["offset"]) == len(entry["spectrum"]):
+                found[count] = entry
     missing = tuple(count for count in counts if count not in found)
     if missing:
         if found:
@@ -283,15 +265,6 @@ def _trimmed(
 
 def components_path(home: Path, count: int, form: str, centred: bool) -> Path:
     return home / f"components-N{count}-{form}{'' if centred else '-uncentred'}.safetensors"
-
-
-def _read_components(path: Path) -> dict[str, np.ndarray] | None:
-    if not file_is_whole(path):
-        return None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise Top7Error(f"{path}: damaged ({error}): delete it and run ./run.sh extract") from None
 
 
 @dataclass(frozen=True)

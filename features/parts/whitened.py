@@ -14,7 +14,7 @@ import numpy as np
 from competition.configuration import Backbone, Configuration, Parts
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
-from features.dumps.made_once import made_once
+from features.dumps.derived import made_once
 from features.dumps.seals import CHECKED_BYTES
 from features.whitening import unit_rows
 

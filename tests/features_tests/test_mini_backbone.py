@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from features.mini_backbone import model, train
+from features.mini_backbone import model
+from tests.benchmarks import mini_backbone_training as train
 
 
 def test_it_is_vgg16_at_a_quarter_of_its_width():
@@ -43,7 +44,7 @@ def test_the_recipe_lies_beside_the_weights():
 
 def test_folded_batch_norms_compute_the_same():
     torch.manual_seed(0)
-    features = model.training_features()
+    features = train.training_features()
     for module in features:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_()
@@ -52,7 +53,7 @@ def test_folded_batch_norms_compute_the_same():
             module.bias.data.normal_()
     features.eval()
     plain = timm.create_model(model.NAME, pretrained=False)
-    plain.load_state_dict(model.complete_state(model.folded(features), plain), strict=True)
+    plain.load_state_dict(model.complete_state(train.folded(features), plain), strict=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(plain.features.eval()(images), features(images), rtol=1e-3, atol=1e-3)
@@ -60,9 +61,9 @@ def test_folded_batch_norms_compute_the_same():
 
 def test_the_heads_sit_on_the_papers_layers():
     torch.manual_seed(0)
-    features = model.training_features().eval()
+    features = train.training_features().eval()
     plain = timm.create_model(model.NAME, pretrained=False)
-    plain.load_state_dict(model.complete_state(model.folded(features), plain))
+    plain.load_state_dict(model.complete_state(train.folded(features), plain))
     network = timm.create_model(model.NAME, pretrained=False, features_only=True)
     network.load_state_dict(
         {
@@ -84,7 +85,7 @@ def test_a_short_training_writes_weights_that_load(tmp_path):
     settings = train.TrainingRecipe(
         families=3, members=2, photos=1, stored_px=48, batch=6, steps=3, small_px=32, large_px=48
     )
-    out = train.train(settings, tmp_path / "weights.safetensors", processes=1, checkpoint_steps=2)
+    out = train.train(settings, tmp_path / "weights.safetensors", processes=1)
     plain = timm.create_model(model.NAME, pretrained=False)
     with safe_open(out, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}

@@ -1,6 +1,6 @@
 """Train the embedded network on products of the mini competition's generator that no competition holds.
 
-    python -m features.mini_backbone.train [--steps N] [--out weights.safetensors]
+    python -m tests.benchmarks.mini_backbone_training [--steps N] [--out weights.safetensors]
 
 The task is to name the product, and at the deepest layer also its family (packaging, brand, layout), from a catalogue
 picture or a user photo. conv3_3, conv4_3 and conv5_3 each have their own head, so that each of them is of use alone and
@@ -11,11 +11,8 @@ in half precision; the training recipe goes beside them as JSON.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import io
 import math
-import multiprocessing
-import os
 import platform
 import time
 from dataclasses import asdict, dataclass
@@ -23,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from PIL import Image
 from safetensors.torch import save
+from timm.models.vgg import VGG
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -33,7 +32,8 @@ from competition.atomic import write_bytes, write_json
 from competition.mini.catalogue import draw_catalogue
 from competition.mini.photos import draw_photo
 from competition.mini.products import draw_family
-from features.mini_backbone.model import MEAN, NAME, STD, WEIGHTS, WIDTH, folded, training_features
+from features.fused_convolutions import with_norm
+from features.mini_backbone.model import LAYOUT, MEAN, NAME, STD, WEIGHTS, WIDTH
 
 # module number of a map in timm's VGG with batch norms, its channels, the share of its loss: conv3_3, conv4_3, conv5_3
 TAPS = {"conv3_3": (22, 64, 0.3), "conv4_3": (32, 128, 0.5), "conv5_3": (42, 128, 1.0)}
@@ -82,14 +82,8 @@ def draw_training_family(settings: TrainingRecipe, family: int) -> np.ndarray:
 
 def draw_training_set(settings: TrainingRecipe, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all images (n, 3, stored_px, stored_px) uint8 and their product numbers (n,) int64."""
-    jobs = range(settings.families)
-    if processes > 1:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-            drawn = pool.map(draw_training_family, [settings] * len(jobs), jobs, chunksize=4)
-            families = list(tqdm(drawn, total=len(jobs), desc="drawing families", unit="family"))
-    else:
-        families = [draw_training_family(settings, family) for family in jobs]
+    numbers = tqdm(range(settings.families), desc="drawing families", unit="family")
+    families = Parallel(processes)(delayed(draw_training_family)(settings, number) for number in numbers)
     images = torch.from_numpy(np.concatenate(families)).permute(0, 3, 1, 2).contiguous()
     return images, torch.arange(settings.families * settings.members).repeat_interleave(
         len(families[0]) // settings.members
@@ -145,22 +139,36 @@ def tapped(features: nn.Sequential, views: torch.Tensor) -> dict[str, torch.Tens
     return found
 
 
-def save_weights(features: nn.Sequential, path: Path) -> Path:
-    """Write the folded convolutions of `features` to `path` as safetensors in half precision."""
-    state = {name: value.half().contiguous() for name, value in folded(features).items()}
-    return write_bytes(path, save(state, metadata={"model": NAME, "format": "pt"}))
+def training_features() -> nn.Sequential:
+    """Return the convolutions with a batch norm after each, as the training uses them (random weights)."""
+    return VGG(list(LAYOUT), num_classes=0, mlp_ratio=1 / 4096, norm_layer=nn.BatchNorm2d).features
 
 
-def train(settings: TrainingRecipe, out: Path, *, processes: int = 2, checkpoint_steps: int = 100) -> Path:
-    """Train, write the weights to `out` and `recipe.json` beside it; returns `out`.
+def folded(features: nn.Sequential) -> dict[str, torch.Tensor]:
+    """Return the state of the plain network that computes what `features` (with batch norms) computes in evaluation.
 
-    The weights so far are written each `checkpoint_steps` steps.
+    Keys as in timm's VGG, "features.0.weight" and so on; float32.
     """
+    state: dict[str, torch.Tensor] = {}
+    position = 0
+    modules = list(features)
+    for module, following in zip(modules, [*modules[1:], None]):
+        if isinstance(module, nn.BatchNorm2d):
+            continue
+        if isinstance(module, nn.Conv2d):
+            weight, bias = with_norm(module, following if isinstance(following, nn.BatchNorm2d) else None)
+            bias = weight.new_zeros(len(weight)) if bias is None else bias
+            state[f"features.{position}.weight"], state[f"features.{position}.bias"] = weight, bias
+        position += 1
+    return state
+
+
+def train(settings: TrainingRecipe, out: Path, *, processes: int = 2) -> Path:
+    """Train, write the weights to `out` and `recipe.json` beside it; returns `out`."""
     began = time.perf_counter()
     torch.manual_seed(settings.seed)
     draws = torch.Generator().manual_seed(settings.seed)
     images, labels = draw_training_set(settings, processes)
-    drawn_s = time.perf_counter() - began
     features = training_features().to(memory_format=torch.channels_last)
     products = settings.families * settings.members
     heads = nn.ModuleDict(
@@ -204,9 +212,8 @@ def train(settings: TrainingRecipe, out: Path, *, processes: int = 2, checkpoint
         losses.append(loss.item())
         hits.append((logits["conv5_3"].argmax(1) == wanted).float().mean().item())
         bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", accuracy=f"{np.mean(hits[-20:]):.3f}")
-        if (step + 1) % checkpoint_steps == 0 and step + 1 < settings.steps:
-            save_weights(features, out)
-    save_weights(features, out)
+    state = {name: value.half().contiguous() for name, value in folded(features).items()}
+    write_bytes(out, save(state, metadata={"model": NAME, "format": "pt"}))
     write_json(
         out.with_name("recipe.json"),
         {
@@ -216,14 +223,10 @@ def train(settings: TrainingRecipe, out: Path, *, processes: int = 2, checkpoint
             "images": len(images),
             "loss_last_50_steps": round(float(np.mean(losses[-50:])), 4),
             "accuracy_last_50_steps": round(float(np.mean(hits[-50:])), 4),
-            "drawing_s": round(drawn_s, 1),
             "total_s": round(time.perf_counter() - began, 1),
-            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
-            "python": platform.python_version(),
             "torch": torch.__version__,
-            "numpy": np.__version__,
         },
     )
     return out
@@ -238,10 +241,9 @@ def main() -> None:
     parser.add_argument("--families", type=int, default=TrainingRecipe.families)
     parser.add_argument("--seed", type=int, default=TrainingRecipe.seed)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     settings = TrainingRecipe(seed=arguments.seed, families=arguments.families, steps=arguments.steps)
-    print(train(settings, arguments.out, processes=arguments.processes))
+    print(train(settings, arguments.out))
 
 
 if __name__ == "__main__":
