@@ -10,8 +10,9 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.messages import log
-from features.dumps import npy_header, row_sums, sidecar_for
+from features.dumps import row_sums, sidecar_for
 from features.dumps.disk import Disk
+from features.dumps.dump import mapped_rows
 from features.dumps.dump_writer import DumpWriter, record_type
 from features.dumps.journal import unfinished
 from features.dumps.layout import Target
@@ -75,20 +76,6 @@ def settings_by_row(runs: Sequence[Mapping], rows: int, settings: list[dict]) ->
             settings.append(entry)
         by[run["rows"][0] : run["rows"][1]] = settings.index(entry)
     return by
-
-
-def mapped_rows(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:
-    """Return a memory map of a dump that may be cut off: rows that are not there are zero, which fits no checksum."""
-    rows, width = shape
-    offset, row_bytes = len(npy_header(shape, dtype)), np.dtype(dtype).itemsize * width
-    size_bytes = path.stat().st_size if path.exists() else 0
-    there = max(0, min(rows, (size_bytes - offset) // row_bytes))
-    if there == rows:
-        return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-    whole = np.zeros(shape, dtype=dtype)
-    if there:
-        whole[:there] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(there, width))
-    return whole
 
 
 class DumpGroup(DumpWriter):

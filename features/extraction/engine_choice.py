@@ -18,7 +18,7 @@ from torch import Tensor
 from competition.configuration import Backbone
 from competition.messages import log
 from features.extraction.engine import Engine
-from features.extraction.settings import available_cores, fixed_settings, keep_settings
+from features.extraction.settings import fixed_settings, keep_settings
 from features.fused_convolutions import largest_difference
 
 COMPILED_FROM = 20_000  # images: fewer are done before the compiler is
@@ -27,31 +27,22 @@ ROUNDS = 8
 TOLERANCE = 1e-2  # of a layer's largest value: half precision rounds otherwise where operations are fused
 
 
-class Engines:
-    """Engines as they are asked for; the last one is kept, since a single backbone needs it only once.
-
-    images: to be run; keep: the settings chosen now are those of later runs, too.
-    """
-
-    def __init__(self, device: str, images: int, *, jobs: int = 1, keep: bool = True) -> None:
-        self.device, self.few, self.keep = device, images < COMPILED_FROM, keep
-        self.threads = max(1, available_cores() // jobs) if jobs > 1 else None
-        self._last: Engine | None = None
-
-    def of(self, backbone: Backbone, path: Path) -> Engine:
-        """The engine of a backbone, whose settings are kept at `path`; compiled where there are many images."""
-        if self._last is None or self._last.backbone is not backbone:
-            settings = fixed_settings(path, backbone, self.device, threads=self.threads, keep=self.keep)
-            engine = Engine(backbone, replace(settings, compiled=None) if self.few else settings)
-            if self.device == "cuda" and settings.compiled is None and not self.few:
-                compiled, why = compiling_helps(engine)
-                log.info(why)
-                settings = replace(settings, compiled=compiled)
-                if self.keep:
-                    keep_settings(path, settings)
-                engine = Engine(backbone, settings)
-            self._last = engine
-        return self._last
+def chosen_engine(
+    backbone: Backbone, path: Path, device: str, images: int, *, threads: int | None, keep: bool
+) -> Engine:
+    """The engine of a backbone, whose settings lie at `path`, or are put there if `keep`; compiled for many images."""
+    settings = fixed_settings(path, backbone, device, threads=threads, keep=keep)
+    if images < COMPILED_FROM:
+        return Engine(backbone, replace(settings, compiled=None))
+    engine = Engine(backbone, settings)
+    if device == "cuda" and settings.compiled is None:
+        compiled, why = compiling_helps(engine)
+        log.info(why)
+        settings = replace(settings, compiled=compiled)
+        if keep:
+            keep_settings(path, settings)
+        engine = Engine(backbone, settings)
+    return engine
 
 
 def compiling_helps(engine: Engine, clock: Callable[[], float] = time.perf_counter) -> tuple[bool, str]:

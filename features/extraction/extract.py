@@ -6,7 +6,7 @@ The configuration is read here, once, into the images, folders, dumps and tables
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,9 +22,10 @@ from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.layout import Target, backbone_recipe, sample_record, targets_of
-from features.extraction.backbone_pass import run_pass
+from features.extraction.backbone_pass import PendingWindow, Result, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
-from features.extraction.engine_choice import Engines
+from features.extraction.engine import Engine
+from features.extraction.engine_choice import chosen_engine
 from features.extraction.estimate import (
     Plan,
     PlannedPass,
@@ -33,7 +34,7 @@ from features.extraction.estimate import (
     refuse_small_disk,
     seconds_an_image,
 )
-from features.extraction.external import ExternalDump, external_bytes, external_dumps, write_external
+from features.extraction.external import external_bytes, external_dumps, write_external
 from features.extraction.learn_parts import (
     PartTable,
     drawn_tables,
@@ -96,12 +97,11 @@ def extract(
     device = choose_device(device)
     with alone(work):
         images, gallery = images_to_describe(configuration, splits, limit)
-        wanted = _Wanted(configuration, images, gallery, external_dumps(configuration, images))
-        engines = Engines(device, wanted.rows, jobs=jobs)
-        plan_ = _planned(wanted, engines, check_content=check_content, drop_gone=drop_gone, jobs=jobs)
+        extraction = _Extraction(configuration, images, device, gallery=gallery, jobs=jobs)
+        plan_ = extraction.planned(check_content=check_content, drop_gone=drop_gone)
         log.info(plan_.sentence())
         refuse_small_disk(plan_, work)
-        report = _run(plan_, wanted, engines, progress, jobs, cluster)
+        report = extraction.run(plan_, progress, cluster)
         if gallery is not None and images["gallery"].sampled:
             report.limited = len(images["gallery"].images)
             use_sample(configuration, images["gallery"].images.ids)
@@ -122,8 +122,7 @@ def plan(
     """What `extract` with these arguments would compute; measures a few images for the hours."""
     with alone(Path(configuration.competition.work)):
         images, gallery = images_to_describe(configuration, splits, limit)
-        wanted = _Wanted(configuration, images, gallery, external_dumps(configuration, images))
-        return _planned(wanted, Engines(choose_device(device), wanted.rows))
+        return _Extraction(configuration, images, choose_device(device), gallery=gallery).planned()
 
 
 def describe(
@@ -142,9 +141,9 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        wanted = _Wanted(configuration, {"queries": SplitImages("queries", images, folder)})
-        engines = Engines(choose_device(device), wanted.rows, keep=False)
-        report = _run(_planned(wanted, engines, measure=False), wanted, engines, progress)
+        queries = {"queries": SplitImages("queries", images, folder)}
+        extraction = _Extraction(configuration, queries, choose_device(device), keep=False)
+        report = extraction.run(extraction.planned(measure=False), progress)
     report.seconds = time.perf_counter() - start
     report.say()
     return report
@@ -176,30 +175,31 @@ class _BackboneDumps:
     targets: dict[str, list[Target]]
 
 
-class _Wanted:
-    """What is to be extracted. images: by split; gallery: all of it, which part detectors learn from.
+class _Extraction:
+    """What is to be extracted, and the engines for it; the last is kept, since a backbone alone needs one only once.
 
-    The samples to learn from are drawn where they are not yet. What an earlier run left between its last row and its
-    last file name is completed; what it left half written in between goes.
+    images: by split; gallery: all of it, which part detectors learn from, by samples that are drawn where they are not
+    yet; keep: the settings chosen now are those of later runs, too. What an earlier run left between its last row and
+    its last file name is completed; what it left half written in between goes.
     """
 
     def __init__(
         self,
         configuration: Configuration,
         images: dict[str, SplitImages],
+        device: str,
+        *,
         gallery: ImageSet | None = None,
-        externals: Sequence[ExternalDump] = (),
+        jobs: int = 1,
+        keep: bool = True,
     ) -> None:
         work = Path(configuration.competition.work)
-        self.images, self.gallery, self.externals = images, gallery, externals
-        self.rows = sum(len(of.images) for of in images.values())
+        self.images, self.gallery, self.device, self.jobs, self.keep = images, gallery, device, jobs, keep
+        self.externals = external_dumps(configuration, images)
         self.backbones: list[_BackboneDumps] = []
-        for folder in {
-            work,
-            *work.glob("*/"),
-            *work.glob("dumps/*/"),
-            *(of.folder for of in images.values()),
-        }:
+        self._engine: Engine | None = None
+        folders = {of.folder for of in images.values()}
+        for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *folders}:
             remove_abandoned(folder)
         for backbone in configuration.backbones:
             recipe = backbone_recipe(configuration, backbone)
@@ -210,102 +210,100 @@ class _Wanted:
             settings = settings_path(work, backbone, recipe)
             self.backbones.append(_BackboneDumps(backbone, settings, tables, targets))
 
-
-def _planned(
-    wanted: _Wanted,
-    engines: Engines,
-    *,
-    check_content: bool = False,
-    drop_gone: bool = True,
-    measure: bool = True,
-    jobs: int = 1,
-) -> Plan:
-    """The passes with something to do; measure: time a few images for the hours."""
-    passes: list[PlannedPass] = []
-    sizes = [external_bytes(external) for external in wanted.externals]
-    needed = sum(sizes)
-    for each in wanted.backbones:
-        missing = {}
-        for split, of in wanted.images.items():
-            dropped = drop_gone or split == SIMULATED
-            status = dump_statuses(each.targets[split], of, check_content=check_content, drop_gone=dropped)
-            if not all(target.complete for target in status):
-                missing[split] = status
-        if not missing:
-            continue
-        engine = engines.of(each.backbone, each.settings)
-        for note in engine.notes:
-            log.info(note)
-        planned = [
-            plan_pass(engine, split, wanted.images[split].images, found) for split, found in missing.items()
-        ]
-        if measure and (most := max(found.images for found in planned)):
-            first = planned[0]
-            an_image_s = seconds_an_image(engine, wanted.images[first.split].images, first.targets, most)
-            for found in planned:
-                found.seconds = found.images * an_image_s / jobs
-            for table in each.tables:  # it is learnt before the first pass
-                first.seconds += left_to_learn(table).passes * len(table.ids) * an_image_s
-        passes += planned
-        needed += sum(learning_bytes(engine, table) for table in each.tables)
-    needed += sum(planned.bytes_needed for planned in passes)
-    free = free_bytes(next(iter(wanted.images.values())).folder) if wanted.images else 0
-    copied = tuple(
-        (external.name, external.split, len(external.images))
-        for external, size in zip(wanted.externals, sizes, strict=True)
-        if size
-    )
-    return Plan(tuple(passes), needed, free, copied)
-
-
-def _run(
-    plan_: Plan,
-    wanted: _Wanted,
-    engines: Engines,
-    progress: bool,
-    jobs: int = 1,
-    cluster: str | None = None,
-) -> ExtractionReport:
-    """Do what the plan says and report on every dump."""
-    report = ExtractionReport()
-    for each in wanted.backbones:
-        passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
-        left = [left_to_learn(table) for table in each.tables]
-        if not passes and any(found.passes or found.counts for found in left):
-            log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
-            learn_part_models(engines.of(each.backbone, each.settings), each.tables, wanted.gallery, [])
-        for planned in passes:
-            engine, images = engines.of(each.backbone, each.settings), wanted.images[planned.split].images
-            learn_part_models(engine, each.tables, wanted.gallery, planned.targets)
-            elsewhere = None
-            if jobs > 1 or cluster:
-                from features.extraction.workers import Assignment, computed_elsewhere
-
-                cores = None if cluster else max(1, available_cores() // jobs)
-                tables = tuple(replace(table, ids=()) for table in each.tables)  # only learning needs them
-                widths = tuple(planned.group.widths)
-                assignment = Assignment(
-                    each.backbone, engine.settings, cores, tables, planned.targets, widths
-                )
-                elsewhere = partial(computed_elsewhere, assignment, images, jobs=jobs, cluster=cluster)
-            done = run_pass(
-                engine, planned.split, images, planned.group, elsewhere=elsewhere, progress=progress
+    def engine(self, each: _BackboneDumps) -> Engine:
+        """The engine of a backbone, made at the first call."""
+        if self._engine is None or self._engine.backbone is not each.backbone:
+            images = sum(len(of.images) for of in self.images.values())
+            threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
+            self._engine = chosen_engine(
+                each.backbone, each.settings, self.device, images, threads=threads, keep=self.keep
             )
-            report.images += done.images
-            report.bytes_written += done.bytes_written
-            if done.limit:
-                report.limits.append((planned.backbone, planned.split, done.limit))
-            if planned.split == SIMULATED:
-                write_contact_sheet(wanted.images[SIMULATED].folder, images)
-    for split, of in wanted.images.items():
-        paths = [target.path for each in wanted.backbones for target in each.targets[split]]
-        report.paths += paths
-        unreadable = write_lists(paths, of.folder, of.images) if paths else []
-        if split != SIMULATED:  # photos of unreadable images: they are named already
-            report.unreadable += [(split, *entry) for entry in unreadable]
-    for external in wanted.externals:
-        write_external(external)
-        report.paths.append(external.path)
-        unreadable_rows = read_sidecar(external.path)["unreadable"]
-        report.unreadable += [(external.split, entry["id"], entry["reason"]) for entry in unreadable_rows]
-    return report
+        return self._engine
+
+    def planned(self, *, check_content: bool = False, drop_gone: bool = True, measure: bool = True) -> Plan:
+        """The passes with something to do; measure: time a few images for the hours."""
+        passes: list[PlannedPass] = []
+        sizes = [external_bytes(external) for external in self.externals]
+        needed = sum(sizes)
+        for each in self.backbones:
+            missing = {}
+            for split, of in self.images.items():
+                dropped = drop_gone or split == SIMULATED
+                found = dump_statuses(each.targets[split], of, check_content=check_content, drop_gone=dropped)
+                if not all(status.complete for status in found):
+                    missing[split] = found
+            if not missing:
+                continue
+            engine = self.engine(each)
+            for note in engine.notes:
+                log.info(note)
+            planned = [
+                plan_pass(engine, split, self.images[split].images, found) for split, found in missing.items()
+            ]
+            if measure and (most := max(one.images for one in planned)):
+                first = planned[0]
+                an_image_s = seconds_an_image(engine, self.images[first.split].images, first.targets, most)
+                for one in planned:
+                    one.seconds = one.images * an_image_s / self.jobs
+                for table in each.tables:  # it is learnt before the first pass
+                    first.seconds += left_to_learn(table).passes * len(table.ids) * an_image_s
+            passes += planned
+            needed += sum(learning_bytes(engine, table) for table in each.tables)
+        needed += sum(one.bytes_needed for one in passes)
+        free = free_bytes(next(iter(self.images.values())).folder) if self.images else 0
+        copied = [(one.name, one.split, len(one.images)) for one, size in zip(self.externals, sizes) if size]
+        return Plan(tuple(passes), needed, free, tuple(copied))
+
+    def run(self, plan_: Plan, progress: bool, cluster: str | None = None) -> ExtractionReport:
+        """Do what the plan says and report on every dump."""
+        report = ExtractionReport()
+        for each in self.backbones:
+            passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
+            left = [left_to_learn(table) for table in each.tables]
+            if not passes and any(found.passes or found.counts for found in left):
+                log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
+                learn_part_models(self.engine(each), each.tables, self.gallery, [])
+            for planned in passes:
+                engine, images = self.engine(each), self.images[planned.split].images
+                learn_part_models(engine, each.tables, self.gallery, planned.targets)
+                done = run_pass(
+                    engine,
+                    planned.split,
+                    images,
+                    planned.group,
+                    elsewhere=self._elsewhere(each, engine, planned, cluster),
+                    progress=progress,
+                )
+                report.images += done.images
+                report.bytes_written += done.bytes_written
+                if done.limit:
+                    report.limits.append((planned.backbone, planned.split, done.limit))
+                if planned.split == SIMULATED:
+                    write_contact_sheet(self.images[SIMULATED].folder, images)
+        for split, of in self.images.items():
+            paths = [target.path for each in self.backbones for target in each.targets[split]]
+            report.paths += paths
+            unreadable = write_lists(paths, of.folder, of.images) if paths else []
+            if split != SIMULATED:  # photos of unreadable images: they are named already
+                report.unreadable += [(split, *entry) for entry in unreadable]
+        for external in self.externals:
+            write_external(external)
+            report.paths.append(external.path)
+            rows = read_sidecar(external.path)["unreadable"]
+            report.unreadable += [(external.split, row["id"], row["reason"]) for row in rows]
+        return report
+
+    def _elsewhere(
+        self, each: _BackboneDumps, engine: Engine, planned: PlannedPass, cluster: str | None
+    ) -> Callable[[Iterator[PendingWindow]], Iterator[Result]] | None:
+        """What computes the windows of a pass in other processes, where there are to be some."""
+        if self.jobs == 1 and not cluster:
+            return None
+        from features.extraction.workers import Assignment, computed_elsewhere
+
+        cores = None if cluster else max(1, available_cores() // self.jobs)
+        tables = tuple(replace(table, ids=()) for table in each.tables)  # only learning needs them
+        widths = tuple(planned.group.widths)
+        assignment = Assignment(each.backbone, engine.settings, cores, tables, planned.targets, widths)
+        images = self.images[planned.split].images
+        return partial(computed_elsewhere, assignment, images, jobs=self.jobs, cluster=cluster)
