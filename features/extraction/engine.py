@@ -267,12 +267,19 @@ class Engine:
         return results, finite
 
     def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
-        try:
+        with self._named(f"parts of layer {parts.layer!r}"):
             return self.part_models[parts].aggregate(self.for_parts(maps))
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """An error about maps names the backbone and `what` it is of."""
+        try:
+            yield
+        except ConfigurationError:
+            raise
         except Top7Error as error:
             raise ConfigurationError(
-                f"[[backbone]] {self.backbone.name}, parts of layer {parts.layer!r}: {error}; or "
-                "write clamp = true there"
+                f"[[backbone]] {self.backbone.name}, {what}: {error}; or write clamp = true there"
             ) from None
 
     def for_parts(self, maps: Tensor) -> Tensor:
@@ -292,15 +299,8 @@ class Engine:
             free = [name for name in names if name not in needing]
             pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})
         else:
-            try:
+            with self._named(f"layer {layer!r}"):
                 pooled = pool_maps(maps, list(names))
-            except ConfigurationError:
-                raise
-            except Top7Error as error:
-                raise ConfigurationError(
-                    f"[[backbone]] {self.backbone.name}, layer {layer!r}: {error}; or write "
-                    "clamp = true there"
-                ) from None
         return {t: pooled[name] for name, t in names.items()}
 
 

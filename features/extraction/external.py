@@ -2,101 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration
+from competition.configuration import Configuration, External
 from competition.errors import Top7Error
-from competition.images import ImageSet
 from features.dumps import read_sidecar, write_dump
 from features.dumps.dump import is_complete
 from features.dumps.layout import external_dump_path, external_recipe, ids_path
 from features.extraction.sample import SplitImages
 
 
-@dataclass(frozen=True)
-class ExternalDump:
-    """The matrix of a split of an [[external]], `source`, and the dump to make of it.
-
-    sampled: the matrix may have rows for other images, too.
-    """
-
-    name: str
-    split: str
-    source: Path
-    images: ImageSet
-    path: Path
-    recipe: dict
-    sampled: bool
-
-
 def external_dumps(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
-    """Every [[external]] matrix of the splits; a missing file is an error before anything is run."""
-    dumps = []
-    for external in configuration.externals:
-        for split, of in images.items():
-            if (source := getattr(external, split, None)) is None:
-                continue
-            if not Path(source).is_file():
-                raise Top7Error(
-                    f"{source}: no such file: [[external]] {external.name} expects a .npy matrix, one row an id"
-                )
-            path = external_dump_path(configuration, split, external, of.folder)
-            recipe = external_recipe(external, split)
-            dumps.append(ExternalDump(external.name, split, source, of.images, path, recipe, of.sampled))
-    return dumps
+    """Every [[external]] matrix of the splits; what is wrong with one is an error before anything is run."""
+    return [
+        ExternalDump(configuration, external, split, of)
+        for external in configuration.externals
+        for split, of in images.items()
+        if getattr(external, split, None) is not None
+    ]
 
 
-def external_bytes(dump: ExternalDump) -> int:
-    """Bytes that `write_external` would write, 0 if the dump is there; reads no descriptor.
-
-    Top7Error: as `write_external`, so that hours of extraction do not end with it.
-    """
-    if _is_complete(dump):
-        return 0
-    matrix = _matrix(dump.source)
-    _order(dump, len(matrix))
-    return len(dump.images) * (4 * matrix.shape[1] + 8) + sum(len(name) + 4 for name in dump.images.ids)
-
-
-def write_external(dump: ExternalDump) -> None:
-    """Write the dump of one split of an [[external]], unless it is there.
+class ExternalDump:
+    """The matrix of a split of an [[external]], and the dump to make of it; bytes_needed: 0 where that is complete.
 
     The .npy has one row an id of the .ids file beside it, in any order. A row that is zero or not finite is
     marked unreadable. Top7Error: files missing or damaged, ids missing, doubled or too many (but for a sample),
     another shape.
     """
-    if _is_complete(dump):
-        return
-    matrix = _matrix(dump.source)
-    order = _order(dump, len(matrix))
 
-    def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        given = np.asarray(matrix[order[start:stop]], dtype=np.float64)
+    def __init__(self, configuration: Configuration, external: External, split: str, of: SplitImages) -> None:
+        self.name, self.split, self.images = external.name, split, of.images
+        source = Path(getattr(external, split))
+        if not source.is_file():
+            raise Top7Error(
+                f"{source}: no such file: [[external]] {self.name} expects a .npy matrix, one row an id"
+            )
+        self.path = external_dump_path(configuration, split, external, of.folder)
+        self.recipe, self.bytes_needed = external_recipe(external, split), 0
+        if not self._is_complete():
+            self.matrix = _matrix(source)
+            self.order = _order(source, len(self.matrix), of)
+            names = sum(len(image_id) + 4 for image_id in of.images.ids)
+            self.bytes_needed = len(of.images) * (4 * self.matrix.shape[1] + 8) + names
+
+    def _is_complete(self) -> bool:
+        try:
+            sidecar = read_sidecar(self.path)
+        except Top7Error:  # not there, or damaged
+            return False
+        return sidecar["ids"] == list(self.images.ids) and is_complete(self.path, sidecar)
+
+    def write(self) -> None:
+        """Write the dump, unless it is there."""
+        if not self.bytes_needed:
+            return
+        write_dump(
+            self.path,
+            self._rows,
+            shape=(len(self.images), self.matrix.shape[1]),
+            dtype="float32",
+            ids=self.images.ids,
+            recipe=self.recipe,
+            unreadable=f"the row of [[external]] {self.name} is zero or not finite",
+        )
+
+    def _rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        given = np.asarray(self.matrix[self.order[start:stop]], dtype=np.float64)
         norms = np.sqrt(np.square(given).sum(1))
         good = np.isfinite(norms) & (norms > 0)
         unit = np.where(good[:, None], given / np.where(good, norms, 1)[:, None], 0)
         return unit, np.where(good, norms, 0)
-
-    write_dump(
-        dump.path,
-        rows,
-        shape=(len(dump.images), matrix.shape[1]),
-        dtype="float32",
-        ids=dump.images.ids,
-        recipe=dump.recipe,
-        unreadable=f"the row of [[external]] {dump.name} is zero or not finite",
-    )
-
-
-def _is_complete(dump: ExternalDump) -> bool:
-    try:
-        sidecar = read_sidecar(dump.path)
-    except Top7Error:  # not there, or damaged
-        return False
-    return sidecar["ids"] == list(dump.images.ids) and is_complete(dump.path, sidecar)
 
 
 def _matrix(source: Path) -> np.ndarray:
@@ -114,9 +91,9 @@ def _matrix(source: Path) -> np.ndarray:
     return found
 
 
-def _order(dump: ExternalDump, rows: int) -> np.ndarray:
+def _order(source: Path, rows: int, of: SplitImages) -> np.ndarray:
     """The matrix row of each image, (n,) int64."""
-    source, images, path = dump.source, dump.images, ids_path(dump.source)
+    images, path = of.images, ids_path(source)
     try:
         ids = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -130,7 +107,7 @@ def _order(dump: ExternalDump, rows: int) -> np.ndarray:
                 f"{path}: line {row + 1}: the id {image_id!r} is on line {row_of[image_id] + 1} too"
             )
     missing = [image_id for image_id in images.ids if image_id not in row_of]
-    if missing or (len(ids) != len(images) and not dump.sampled):
+    if missing or (len(ids) != len(images) and not of.sampled):
         raise Top7Error(
             f"{path}: {len(ids)} ids for {len(images)} images: {len(missing)} images have none"
             + (f" (such as {missing[0]!r})" if missing else "")

@@ -34,17 +34,17 @@ from features.extraction.estimate import (
     refuse_small_disk,
     seconds_an_image,
 )
-from features.extraction.external import external_bytes, external_dumps, write_external
+from features.extraction.external import external_dumps
 from features.extraction.learn_parts import (
     PartTable,
     drawn_tables,
     learn_part_models,
     learning_bytes,
-    left_to_learn,
 )
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover
+from features.parts.part_model import remaining
 
 
 @dataclass
@@ -141,7 +141,7 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        queries = {"queries": SplitImages("queries", images, folder)}
+        queries = {"queries": SplitImages(images, folder)}
         extraction = _Extraction(configuration, queries, choose_device(device), keep=False)
         report = extraction.run(extraction.planned(measure=False), progress)
     report.seconds = time.perf_counter() - start
@@ -223,8 +223,7 @@ class _Extraction:
     def planned(self, *, check_content: bool = False, drop_gone: bool = True, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
         passes: list[PlannedPass] = []
-        sizes = [external_bytes(external) for external in self.externals]
-        needed = sum(sizes)
+        needed = sum(external.bytes_needed for external in self.externals)
         for each in self.backbones:
             missing = {}
             for split, of in self.images.items():
@@ -246,12 +245,14 @@ class _Extraction:
                 for one in planned:
                     one.seconds = one.images * an_image_s / self.jobs
                 for table in each.tables:  # it is learnt before the first pass
-                    first.seconds += left_to_learn(table).passes * len(table.ids) * an_image_s
+                    first.seconds += (
+                        remaining(table.parts, **table.model).passes * len(table.ids) * an_image_s
+                    )
             passes += planned
             needed += sum(learning_bytes(engine, table) for table in each.tables)
         needed += sum(one.bytes_needed for one in passes)
         free = free_bytes(next(iter(self.images.values())).folder) if self.images else 0
-        copied = [(one.name, one.split, len(one.images)) for one, size in zip(self.externals, sizes) if size]
+        copied = [(one.name, one.split, len(one.images)) for one in self.externals if one.bytes_needed]
         return Plan(tuple(passes), needed, free, tuple(copied))
 
     def run(self, plan_: Plan, progress: bool, cluster: str | None = None) -> ExtractionReport:
@@ -259,7 +260,7 @@ class _Extraction:
         report = ExtractionReport()
         for each in self.backbones:
             passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
-            left = [left_to_learn(table) for table in each.tables]
+            left = [remaining(table.parts, **table.model) for table in each.tables]
             if not passes and any(found.passes or found.counts for found in left):
                 log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
                 learn_part_models(self.engine(each), each.tables, self.gallery, [])
@@ -287,7 +288,7 @@ class _Extraction:
             if split != SIMULATED:  # photos of unreadable images: they are named already
                 report.unreadable += [(split, *entry) for entry in unreadable]
         for external in self.externals:
-            write_external(external)
+            external.write()
             report.paths.append(external.path)
             rows = read_sidecar(external.path)["unreadable"]
             report.unreadable += [(external.split, row["id"], row["reason"]) for row in rows]

@@ -25,7 +25,7 @@ from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
-from features.parts.part_model import Remaining, model_folder, remaining
+from features.parts.part_model import model_folder, remaining
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
 HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
@@ -78,15 +78,15 @@ def drawn_tables(
         if parts.layer not in backbone.layers:
             listed = ", ".join(map(str, backbone.layers))
             raise ConfigurationError(f"{where}: the layer is not among layers = [{listed}]: add it there")
-        record = learnt_path(work, backbone.name, recipe, parts)
         try:
-            known = read_learnt(record) is not None
+            table = part_table(work, backbone.name, recipe, parts)
         except Top7Error as error:  # the same sample is drawn again
             log.warning(f"{error}: drawn again")
-            known = False
-        if not known:
-            _draw(record, backbone.name, parts, gallery)
-        tables.append(part_table(work, backbone.name, recipe, parts))
+            table = None
+        if table is None or table.sample is None:
+            _draw(learnt_path(work, backbone.name, recipe, parts), backbone.name, parts, gallery)
+            table = part_table(work, backbone.name, recipe, parts)
+        tables.append(table)
     return tuple(tables)
 
 
@@ -149,17 +149,12 @@ def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:
     return model.only(wanted) if wanted else model
 
 
-def left_to_learn(table: PartTable) -> Remaining:
-    """What `learn_part_models` would still do for one table."""
-    return remaining(table.parts, **table.model)
-
-
 def learning_bytes(engine: Engine, table: PartTable) -> int:
     """Bytes that `learn_part_models` will write for one table.
 
     They are the sample's blocks in half precision, and for each count its components in float64.
     """
-    left = left_to_learn(table)
+    left = remaining(table.parts, **table.model)
     if not left.aggregated and not left.counts:
         return 0
     parts, side = table.parts, engine.backbone.image_size or SIDE_PX

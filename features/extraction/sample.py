@@ -38,7 +38,6 @@ class SplitImages:
     source: where the images lie, as the configuration has it; sampled: whether they are of a sample of the gallery.
     """
 
-    split: str
     images: ImageSet
     folder: Path
     source: object = None
@@ -77,9 +76,9 @@ def images_to_describe(
         source = getattr(configuration.competition, split, None)
         if sampled and gallery is not None and split in ("gallery", SIMULATED):
             folder = sample_folder(configuration, gallery.ids, split)
-            found[split] = SplitImages(split, of, folder, source, sampled=True)
+            found[split] = SplitImages(of, folder, source, sampled=True)
         else:
-            found[split] = SplitImages(split, of, whole_folder(configuration, split), source)
+            found[split] = SplitImages(of, whole_folder(configuration, split), source)
     return found, whole
 
 

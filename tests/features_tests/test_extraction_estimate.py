@@ -11,9 +11,9 @@ from features.dumps.layout import backbone_recipe, targets_of
 from features.extraction import plan
 from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
-from features.extraction.learn_parts import left_to_learn, part_table
+from features.extraction.learn_parts import part_table
 from features.extraction.settings import fixed_settings
-from features.parts.part_model import Remaining
+from features.parts.part_model import Remaining, remaining
 
 TEXT = """
 [[backbone]]
@@ -36,7 +36,7 @@ def test_what_is_left_to_learn(tiny):
         backbone = configuration.backbones[0]
         recipe = backbone_recipe(configuration, backbone)
         table = part_table(configuration.competition.work, backbone.name, recipe, backbone.parts[0])
-        return left_to_learn(table), len(table.ids)
+        return remaining(table.parts, **table.model), len(table.ids)
 
     assert left([4, 8]) == (Remaining(2, 8, 2), 0)  # no sample is recorded yet
     tiny.run(configured(tiny, [4, 8]))

@@ -48,7 +48,7 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
         Target(folder / f"m.{column}.spoc-0.npy", {"layer": column}, column, "spoc") for column in range(2)
     ]
     recover(targets, folder, disk)
-    found = dump_statuses(targets, SplitImages("gallery", images, folder))
+    found = dump_statuses(targets, SplitImages(images, folder))
     if all(status.complete for status in found):
         return
     group = group_for(found, WIDTHS, images, WINDOW_ROWS, disk)
