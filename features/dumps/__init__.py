@@ -9,7 +9,6 @@ from features.dumps.dump import (
     file_label,
     noted_damage,
     open_dump,
-    recipe_difference,
     recipe_digest,
     row_sums,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "npy_header",
     "open_dump",
     "read_sidecar",
-    "recipe_difference",
     "recipe_digest",
     "row_sums",
     "sidecar_for",

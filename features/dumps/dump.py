@@ -107,11 +107,11 @@ def is_complete(path: Path, sidecar: Mapping) -> bool:
     )
 
 
-def open_dump(path: Path | str, *, ids: Sequence[str] | None = None, recipe: Mapping | None = None) -> Dump:
+def open_dump(path: Path | str, *, ids: Sequence[str] | None = None) -> Dump:
     """Open a complete dump as a memory map and compare it with what is asked for.
 
-    ids: the row ids expected, in order (None: whatever it has); recipe: the recipe expected.
-    Top7Error, one line: missing, truncated, another shape, another recipe, other ids, or damage that `verify` noted.
+    ids: the row ids expected, in order (None: whatever it has); its recipe's digest is in its name.
+    Top7Error, one line: missing, truncated, another shape, other ids, or damage that `verify` noted.
     """
     path = Path(path)
     sidecar = read_sidecar(path)
@@ -121,10 +121,6 @@ def open_dump(path: Path | str, *, ids: Sequence[str] | None = None, recipe: Map
         )
     matrix = _mapped(path, tuple(sidecar["shape"]), sidecar["dtype"])
     norms = np.asarray(_mapped(beside(path, ".norms.npy"), tuple(sidecar["shape"][:1]), "float32"))
-    if recipe is not None and (difference := recipe_difference(sidecar["recipe"], recipe)):
-        raise Top7Error(
-            f"{path}: a dump of another recipe: {difference}: run ./run.sh extract with this configuration"
-        )
     if ids is not None and list(ids) != sidecar["ids"]:
         raise Top7Error(f"{path}: {ids_difference(sidecar['ids'], ids)}: run ./run.sh extract again")
     unreadable = np.zeros(len(matrix), dtype=bool)
@@ -153,18 +149,6 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             "extract to repair it"
         )
     return found
-
-
-def recipe_difference(found: Mapping, expected: Mapping) -> str:
-    """The first key in which two recipes differ, in words; empty if none."""
-    for key in sorted(found.keys() | expected.keys()):
-        if _plain(found.get(key)) != _plain(expected.get(key)):
-            return f"{key} is {found.get(key)!r}, expected {expected.get(key)!r}"
-    return ""
-
-
-def _plain(value: Any) -> object:
-    return json.loads(json.dumps(value, default=str))
 
 
 def ids_difference(found: Sequence[str], expected: Sequence[str]) -> str:

@@ -38,10 +38,6 @@ class Target:
         """What the rows are stored as: half precision for part detectors, if asked."""
         return "float16" if self.parts is not None and self.parts.half else "float32"
 
-    @property
-    def item_bytes(self) -> int:
-        return 2 if self.dtype == "float16" else 4
-
 
 def dumps_folder(configuration: Configuration, split: str) -> Path:
     """Where the dumps of a split that commands use lie; of the gallery, the sample's while only that is there."""

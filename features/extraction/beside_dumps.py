@@ -91,12 +91,12 @@ def first_rows(record: Path, columns: int) -> np.ndarray:
     return rows
 
 
-def exact_duplicates(configuration: Configuration, split: str = "gallery") -> np.ndarray:
-    """(n,) int64: for each image of the split the first row with the same file content, which may be its own.
+def exact_duplicates(configuration: Configuration) -> np.ndarray:
+    """(n,) int64: for each gallery image the first row with the same file content, which may be its own.
 
     Top7Error: nothing has been extracted yet.
     """
-    folder = dumps_folder(configuration, split)
+    folder = dumps_folder(configuration, "gallery")
     for backbone in configuration.backbones:
         for target in targets_of(configuration, backbone, folder):
             if target.path.exists():

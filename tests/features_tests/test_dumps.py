@@ -43,7 +43,7 @@ def dump(tmp_path):
 
 
 def test_a_complete_dump(dump):
-    opened = open_dump(dump, ids=IDS, recipe=RECIPE)
+    opened = open_dump(dump, ids=IDS)
     assert isinstance(opened.descriptors, np.memmap) and opened.descriptors.shape == (3, 5)
     assert opened.ids == ("a", "b", "c") and opened.recipe == RECIPE
     assert opened.unreadable.tolist() == [False, True, False]
@@ -94,11 +94,6 @@ def test_harm_is_one_line(dump, harm, message):
 def test_other_ids(dump, ids, message):
     with pytest.raises(Top7Error, match=message):
         open_dump(dump, ids=ids)
-
-
-def test_another_recipe(dump):
-    with pytest.raises(Top7Error, match="another recipe: pooling is 'spoc', expected 'mac'"):
-        open_dump(dump, ids=IDS, recipe=RECIPE | {"pooling": "mac"})
 
 
 def test_the_digest_follows_every_key_and_no_order():

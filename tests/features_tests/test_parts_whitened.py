@@ -41,7 +41,8 @@ def test_rows_norms_and_sidecar(tmp_path, monkeypatch, half, dim, exponent):
     path = write_whitened(
         source, tmp_path / "made.npy", recipe, column_scales(eigenvalues, dim, exponent), half=half
     )
-    made = open_dump(path, ids=IDS, recipe=recipe)
+    made = open_dump(path, ids=IDS)
+    assert made.recipe == recipe
     scaled = raw[:, :dim] / eigenvalues[:dim] ** (exponent / 2)
     lengths = np.linalg.norm(scaled, axis=1)
     expected = scaled / np.where(lengths > 0, lengths, 1)[:, None]
