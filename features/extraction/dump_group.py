@@ -156,6 +156,7 @@ class DumpGroup(DumpWriter):
         matrices: dict[str, np.ndarray] = {}
         given = {*window.computed, *window.copies, *(row - rows.start for row in unreadable)}
         taken = np.array([place for place in range(len(rows)) if place not in given], dtype=np.int64)
+        assert not len(taken) or (self.earlier and self.earlier.there[rows.start + taken].all())
         for target, computed, norms in zip(self.targets, window.descriptors, window.norms.T):
             name = target.path.name
             column, file = self.dumps.index(name), self.files[name]
