@@ -20,9 +20,8 @@ from competition.configuration import Configuration, Parts, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.components import Component
 from features.dumps import Dump
-from features.extraction.unit_descriptors import unit_descriptors
 from features.parts import PartModel, learn_parts
-from features.pooling import pool_maps
+from features.pooling import pool_maps, unit_descriptors
 from features.similarity import UNIT_NORM, check_components
 from features.whitening import unit_rows
 from tuning.certificate import certify as branch_and_bound

@@ -1,4 +1,4 @@
-"""Pooling: the maps of one layer -> one descriptor an image, before L2 normalisation.
+"""Pooling: the maps of one layer -> one descriptor an image; and descriptors as unit rows.
 
 Each pooling is a function of the statistics of maps (B, C, H, W) float32 that returns (B, C) float32. They share what
 they need, so that `pool_maps` reads the maps a few times however many poolings are asked for. Each image is reduced on
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -234,3 +235,32 @@ def _single(name: str) -> Callable[[Tensor], Tensor]:
 
 
 POOLING: dict[str, Callable[[Tensor], Tensor]] = {name: _single(name) for name in _FORMULAS}
+
+
+def unit_descriptors(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) float32 divided by their L2 norms, and the norms (B,), on the tensor's device.
+
+    Sums in float64; a zero row stays zero.
+    """
+    norms = rows.double().square().sum(1).sqrt()
+    unit = rows.double() / torch.where(norms > 0, norms, 1)[:, None]
+    return unit.float(), norms.float()
+
+
+def mean_descriptors(
+    rows: Sequence[Sequence[np.ndarray]], norms: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Views of unit rows -> their mean as unit rows, for each target; and the mean of the norms."""
+    if len(rows) == 1:
+        return list(rows[0]), norms[0]
+    means = [unit_descriptors(torch.from_numpy(np.sum(views, axis=0)))[0].numpy() for views in zip(*rows)]
+    return means, np.asarray(np.mean(norms, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def finite_images(maps: Sequence[Tensor]) -> Tensor:
+    """Which images have finite values throughout, (B,) bool: a sum is finite only if its terms are."""
+    sums = torch.stack([found.sum((1, 2, 3)) for found in maps])
+    finite = torch.isfinite(sums).all(0)
+    if finite.all():
+        return finite
+    return torch.stack([torch.isfinite(found).flatten(1).all(1) for found in maps]).all(0)

@@ -20,8 +20,8 @@ from competition.configuration import Parts
 from features.dumps.layout import Target
 from features.extraction.decode_ahead import Picture
 from features.extraction.engine import Batch, Engine
-from features.extraction.unit_descriptors import mean_descriptors, unit_descriptors
 from features.parts.projection import IMAGES_A_PASS
+from features.pooling import mean_descriptors, unit_descriptors
 
 NOT_FINITE = "the network gives values that are not finite"
 

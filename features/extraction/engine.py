@@ -25,10 +25,16 @@ from features.backbones import Network, create_network
 from features.dumps.layout import Target
 from features.extraction.decode_ahead import Picture, read_ahead
 from features.extraction.settings import Settings
-from features.extraction.unit_descriptors import finite_images, mean_descriptors, unit_descriptors
 from features.fused_convolutions import put
 from features.parts import PartModel
-from features.pooling import check_poolings, needs_non_negative, pool_maps
+from features.pooling import (
+    check_poolings,
+    finite_images,
+    mean_descriptors,
+    needs_non_negative,
+    pool_maps,
+    unit_descriptors,
+)
 from features.sizing import Sizing
 
 
