@@ -14,6 +14,7 @@ from PIL import Image
 from competition.configuration import Parts
 from competition.errors import ConfigurationError
 from competition.images import list_images
+from features.extraction.decode_ahead import read_ahead
 from features.parts.exciting import most_exciting
 from features.sizing import Sizing
 from submissions.parts_page import curve, overlay, parts_html, write_parts_page
@@ -22,11 +23,11 @@ from submissions.parts_page import curve, overlay, parts_html, write_parts_page
 class Engine:
     """Maps: the red, green and blue of the picture in 2 x 2 cells."""
 
-    settings = SimpleNamespace(threads=1)
     network = SimpleNamespace(layers=["rgb"])
 
-    def sizings(self):
-        return (Sizing(8, "squash"),)
+    def pictures(self, images, rows, *, scaled):
+        assert not scaled
+        return read_ahead(images, rows, (Sizing(8, "squash"),), workers=1, ahead=16)
 
     def maps(self, pixels):
         cells = torch.from_numpy(pixels).float().permute(0, 3, 1, 2).contiguous()
