@@ -28,8 +28,7 @@ from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import seals
-from features.dumps.derived import content_digest, digest_of, note_files
-from features.dumps.made_once import made_once
+from features.dumps.derived import content_digest, digest_of, made_once, note_files
 from features.ranking.views import RowView, concatenated
 
 READ_ROWS = 2048  # gallery rows in float64 at once
