@@ -136,7 +136,8 @@ class StartedWindow:
     def _put(self, pictures: list[Picture]) -> None:
         """Compute the descriptors of pictures of one shape; waits where more than the engine takes are under way."""
         self.under_way.append(self._sent(pictures))
-        while len(self.under_way) > self.engine.at_once + 1:
+        most = self.engine.at_once + 1 if self.engine.settings.at_once > 1 else 0
+        while len(self.under_way) > most:
             self._take(*self.under_way.popleft())
 
     def _sent(self, pictures: list[Picture]) -> tuple[list[Picture], int, Future[Batch]]:

@@ -76,10 +76,10 @@ def test_commands_on_a_cluster_give_what_one_machine_gives(
     monkeypatch.setattr(sharding, "SHARD_ROWS", 6)
     map_over_shards, maps = sharding.map_over_shards, []
 
-    def killing(*arguments):
+    def killing(*arguments, **named):
         """After the first result of the first map a worker dies, while other shards are under way."""
         maps.append(0)
-        for found in map_over_shards(*arguments):
+        for found in map_over_shards(*arguments, **named):
             maps[-1] += 1
             if len(maps) == maps[-1] == 1:
                 os.kill(next(iter(dask_cluster.workers.values())).pid, 9)
