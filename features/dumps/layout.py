@@ -15,7 +15,6 @@ from features.components import EMBEDDINGS
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.simulated_photos import VERSION
-from features.timm_models import weights_digest
 from features.weights import stamped_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
@@ -89,6 +88,8 @@ def sampled_ids(configuration: Configuration) -> list[str] | None:
 
 def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
     """What decides the maps of an image: model, weights, preprocessing, test-time views."""
+    from features.timm_models import weights_digest  # seconds to import: `recipes` does without
+
     recipe = {
         "model": backbone.model,
         "weights": weights_digest(backbone, configuration.competition.work),
