@@ -241,7 +241,8 @@ COMMANDS = {
     "submit": Command("submit", operations=lambda n: SEARCH * n),
     "check": Command("check WORK/sent.csv"),
     "compare": Command(
-        "compare top7 top7_augmented", operations=lambda n: (TOP7 * n + 2 * SEARCH + 2 * 128 * TOP7) * n
+        "compare top7 top7_augmented",  # the graph of what is whitened: one score serves both rows of a pair
+        operations=lambda n: (TOP7 / 2 * n + 2 * SEARCH + 2 * 128 * TOP7) * n,
     ),
     "report": Command("report", operations=lambda n: SEARCH * n),
     "bundle": Command("bundle --out WORK/bundle", bytes=lambda n: 4 * TOP7 * n),
