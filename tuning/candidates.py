@@ -112,7 +112,6 @@ def find_candidates(
     sample: Sequence[np.ndarray],
     limit: int = 20_000,
     threads: int = 2,
-    ended: Callable[[int], object] = lambda number: None,
 ) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery, or of a part of it.
 
@@ -121,8 +120,7 @@ def find_candidates(
     similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool,
     rows that take part in nothing; sample: what a block holds, of distinct rows from all over the gallery
     that are not excluded, for the first thresholds. PrunesBadly when a query keeps more than `limit`. The
-    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other
-    (ended(1) after each).
+    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other.
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
@@ -152,7 +150,6 @@ def find_candidates(
 
         def last(number: int) -> tuple[np.ndarray, np.ndarray]:
             left, similarities = settle(number, own[number])
-            ended(1)
             if len(left) > limit:
                 raise PrunesBadly(f"{len(left)} candidates for one query")
             return left, similarities

@@ -53,7 +53,7 @@ def pass_over_gallery(
         for first in range(0, n_queries, size):
             part = slice(first, first + size)
             own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
-            shard = partial(_among_rows, own, arrays, fast, np.flatnonzero(excluded), k, progress)
+            shard = partial(_among_rows, own, arrays, fast, np.flatnonzero(excluded), k)
             try:
                 found = merged_candidates(
                     list(map_over_shards(shard, len(excluded), bar.update)),
@@ -86,7 +86,6 @@ def _among_rows(
     fast: FastCoordinates,
     absent: np.ndarray,
     k: int,
-    progress: bool,
     first: int,
     last: int,
     done: Callable[[int], object],
@@ -103,20 +102,17 @@ def _among_rows(
             done(layers[0].shape[1])
 
     bounds = [margin(g.shape[1], UNIT_NORM**2 * scale, extra=2) for g, scale in zip(gallery, fast.scale)]
-    shown = progress and last - first == len(excluded)
-    with Progress(total=n_queries, unit="query", desc="settle", shown=shown, leave=False) as settled:
-        return find_candidates(
-            blocks(),
-            partial(_canonical, queries, gallery),
-            fast,
-            k,
-            n_queries=n_queries,
-            similarity_margin=np.array(bounds),
-            excluded=excluded,
-            sample=_sample(scaled, gallery, excluded),
-            limit=candidate_limit(len(excluded)),
-            ended=settled.update,
-        )
+    return find_candidates(
+        blocks(),
+        partial(_canonical, queries, gallery),
+        fast,
+        k,
+        n_queries=n_queries,
+        similarity_margin=np.array(bounds),
+        excluded=excluded,
+        sample=_sample(scaled, gallery, excluded),
+        limit=candidate_limit(len(excluded)),
+    )
 
 
 def _sample(
