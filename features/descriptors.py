@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from competition.configuration import SIMULATED, Configuration
+from competition.configuration import Configuration
 from competition.errors import ConfigurationError
-from features.components import Component, backbone_of, external_named
+from features.components import Component
 from features.dumps import Dump, open_dump
-from features.dumps.layout import external_dump_path, layer_dump_path
+from features.dumps.layout import component_path
 
 
 def gallery_ids(configuration: Configuration) -> tuple[str, ...]:
@@ -43,35 +43,12 @@ def open_components(
     """
     dumps: list[Dump] = []
     for component in components:
-        dump = open_dump(component_path(configuration, component, split, folder), ids=ids)
+        path = component_path(configuration, component, split, folder)
+        if component.parts is not None:
+            from features.parts.whitened import make_whitened  # imports torch
+
+            make_whitened(configuration, component, path)
+        dump = open_dump(path, ids=ids)
         ids = dump.ids if ids is None else ids
         dumps.append(dump)
     return dumps
-
-
-def component_path(
-    configuration: Configuration, component: Component, split: str, folder: Path | None = None
-) -> Path:
-    """Return where the component's dump lies; a whitened part component is made there if it is missing."""
-    if component.external is not None:
-        if folder is not None or split == SIMULATED:
-            raise ConfigurationError(
-                f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
-                "take a recipe without [[external]] components"
-            )
-        return external_dump_path(configuration, split, external_named(configuration, component.external))
-    backbone = backbone_of(configuration, component)
-    if (setting := component.setting) is None:
-        return layer_dump_path(configuration, split, backbone, *component.pooled, folder=folder)
-    from features.parts.whitened import whitened_dump
-
-    return whitened_dump(
-        configuration,
-        split,
-        backbone,
-        backbone.parts[setting.table],
-        setting.count,
-        setting.dim,
-        setting.exponent,
-        folder=folder,
-    )

@@ -16,11 +16,10 @@ from filelock import FileLock, Timeout
 
 from competition.atomic import abandoned
 from competition.configuration import SIMULATED, SPLITS, Configuration
-from competition.errors import ConfigurationError, Top7Error
-from features.components import Component, backbone_of
+from competition.errors import Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
-from features.dumps.layout import dumps_folder, layer_dump_path, parts_dump_path, whole_folder
+from features.dumps.layout import component_path, dumps_folder, whole_folder
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
 from features.recipes.recipe import Recipe
@@ -141,20 +140,9 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
     for recipe in recipes:
         needed |= {Path(name).stem for name in recipe.provenance.get("data", {}).get("dumps", [])}
         for component in recipe.components:
-            if component.external is None:
-                with suppress(ConfigurationError, IndexError):  # of another configuration
-                    needed.add(_dump_path(configuration, component).stem)
+            with suppress(Top7Error, IndexError):  # of another configuration
+                needed.add(component_path(configuration, component, "gallery").stem)
     return needed
-
-
-def _dump_path(configuration: Configuration, component: Component) -> Path:
-    backbone, setting = backbone_of(configuration, component), component.setting
-    if setting is None:
-        return layer_dump_path(configuration, "gallery", backbone, *component.pooled)
-    table = backbone.parts[setting.table]
-    return parts_dump_path(
-        configuration, "gallery", backbone, table, setting.count, setting.dim, setting.exponent
-    )
 
 
 def _targets(journal: Path) -> set[str]:

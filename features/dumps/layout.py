@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from competition.configuration import SIMULATED, Backbone, Configuration, External, Parts
 from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest
-from features.components import EMBEDDINGS
+from features.components import EMBEDDINGS, Component, backbone_of, external_named
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.simulated_photos import VERSION
@@ -154,24 +154,15 @@ def read_learnt(path: Path) -> dict | None:
 
 
 def parts_recipe(
-    configuration: Configuration,
-    backbone: Backbone,
-    base: Mapping,
-    parts: Parts,
-    count: int,
-    dim: int | None = None,
-    exponent: float | None = None,
+    configuration: Configuration, backbone: Backbone, base: Mapping, parts: Parts, count: int
 ) -> dict:
-    """The recipe of one detector count: its unwhitened projection, or a component with `dim` and `exponent`."""
+    """The recipe of one detector count's unwhitened projection."""
     learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
-    recipe = learning_recipe(base, parts) | {
+    return learning_recipe(base, parts) | {
         "count": count,
         "largest_dim": max(parts.dims),
         "learnt": learnt["sample"] if learnt else None,
     }
-    if dim is not None:
-        recipe |= {"dim": dim, "exponent": exponent}
-    return recipe
 
 
 def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
@@ -196,45 +187,36 @@ def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Ma
     return folder / f"{file_label(name, layer, middle)}-{recipe_digest(recipe)}.npy"
 
 
-def layer_dump_path(
-    configuration: Configuration,
-    split: str,
-    backbone: Backbone,
-    layer: int | str,
-    pooling: str,
-    *,
-    folder: Path | None = None,
+def component_path(
+    configuration: Configuration, component: Component, split: str, folder: Path | None = None
 ) -> Path:
-    """Where the dump of one layer under one pooling lies, there or not.
-
-    folder: instead of the split's folder under `work` (images given to predict).
-    """
-    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
-    recipe = pooling_recipe(backbone_recipe(configuration, backbone), layer, pooling)
-    return dump_path(folder, backbone.name, layer, pooling, recipe)
-
-
-def parts_dump_path(
-    configuration: Configuration,
-    split: str,
-    backbone: Backbone,
-    parts: Parts,
-    count: int,
-    dim: int | None = None,
-    exponent: float | None = None,
-    *,
-    folder: Path | None = None,
-) -> Path:
-    """Where the dump of one detector count lies, there or not.
-
-    It is the unwhitened projection; with dim and exponent the whitened component that is made from it. folder:
-    instead of the split's folder under `work` (images given to predict).
-    """
-    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
-    middle = f"parts-N{count}" + ("" if dim is None else f"-M{dim}-t{exponent:g}")
+    """Where a component's dump lies, there or not; folder: instead of the split's (images given to predict)."""
+    if component.external is not None:
+        if folder is not None or split == SIMULATED:
+            raise ConfigurationError(
+                f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
+                "take a recipe without [[external]] components"
+            )
+        external = external_named(configuration, component.external)
+        return external_path(dumps_folder(configuration, split), external, split)
+    backbone = backbone_of(configuration, component)
+    folder = folder or dumps_folder(configuration, split)
     base = backbone_recipe(configuration, backbone)
-    recipe = parts_recipe(configuration, backbone, base, parts, count, dim, exponent)
-    return dump_path(folder, backbone.name, parts.layer, middle, recipe)
+    if (setting := component.setting) is None:
+        layer, pooling = component.pooled
+        return dump_path(folder, backbone.name, layer, pooling, pooling_recipe(base, layer, pooling))
+    table, count, dim, exponent = astuple(setting)
+    parts = backbone.parts[table]
+    recipe = parts_recipe(configuration, backbone, base, parts, count) | {"dim": dim, "exponent": exponent}
+    return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}-M{dim}-t{exponent:g}", recipe)
+
+
+def projection_path(
+    folder: Path, configuration: Configuration, backbone: Backbone, parts: Parts, count: int
+) -> Path:
+    """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
+    recipe = parts_recipe(configuration, backbone, backbone_recipe(configuration, backbone), parts, count)
+    return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
 
 
 def external_recipe(external: External, split: str) -> dict:
@@ -259,10 +241,7 @@ def ids_path(source: Path) -> Path:
     return Path(source).with_suffix(".ids")
 
 
-def external_dump_path(
-    configuration: Configuration, split: str, external: External, folder: Path | None = None
-) -> Path:
-    """Where the dump made from an [[external]] matrix lies, there or not; folder: instead of the split's."""
-    folder = Path(folder) if folder is not None else dumps_folder(configuration, split)
+def external_path(folder: Path, external: External, split: str) -> Path:
+    """Where the dump made from an [[external]] matrix lies in `folder`, there or not."""
     recipe = external_recipe(external, split)
     return folder / f"{file_label('external', external.name)}-{recipe_digest(recipe)}.npy"

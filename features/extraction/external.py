@@ -10,7 +10,7 @@ from competition.configuration import Configuration, External
 from competition.errors import Top7Error
 from features.dumps import read_sidecar, write_dump
 from features.dumps.dump import is_complete
-from features.dumps.layout import external_dump_path, external_recipe, ids_path
+from features.dumps.layout import external_path, external_recipe, ids_path
 from features.extraction.sample import SplitImages
 
 
@@ -39,7 +39,7 @@ class ExternalDump:
             raise Top7Error(
                 f"{source}: no such file: [[external]] {self.name} expects a .npy matrix, one row an id"
             )
-        self.path = external_dump_path(configuration, split, external, of.folder)
+        self.path = external_path(of.folder, external, split)
         self.recipe, self.bytes_needed = external_recipe(external, split), 0
         if not self._is_complete():
             self.matrix = _matrix(source)

@@ -20,7 +20,7 @@ from competition.simulated_split import simulated_images
 from features.dumps import beside
 from features.dumps.disk import Disk
 from features.dumps.layout import (
-    external_dump_path,
+    external_path,
     sample_folder,
     sample_record,
     sampled_ids,
@@ -117,7 +117,7 @@ def use_sample(configuration: Configuration, sample: Sequence[str]) -> None:
         for backbone in configuration.backbones
         for target in targets_of(configuration, backbone, folder)
     ]
-    dumps += [external_dump_path(configuration, "gallery", each, folder) for each in configuration.externals]
+    dumps += [external_path(folder, each, "gallery") for each in configuration.externals]
     data = json.dumps({"ids": list(sample)}).encode()
     if dumps and all(beside(path, ".json").exists() for path in dumps):
         record.unlink(missing_ok=True)

@@ -16,13 +16,14 @@ from competition.atomic import write_json
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import Top7Error
 from competition.progress import Progress
+from features.components import parts_component
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
 from features.dumps.layout import (
     backbone_recipe,
+    component_path,
     dumps_folder,
-    external_dump_path,
+    external_path,
     learnt_path,
-    parts_dump_path,
     read_learnt,
     targets_of,
 )
@@ -139,9 +140,9 @@ def whitened_dumps(configuration: Configuration, split: str) -> list[Path]:
     if not _asked_for(configuration, split):
         return []
     return [
-        parts_dump_path(configuration, split, backbone, parts, count, dim, exponent)
+        component_path(configuration, parts_component(backbone, number, count, dim, exponent), split)
         for backbone in configuration.backbones
-        for parts in backbone.parts
+        for number, parts in enumerate(backbone.parts)
         for count, dim, exponent in product(parts.counts, parts.dims, parts.exponents)
     ]
 
@@ -163,7 +164,7 @@ def extracted_dumps(configuration: Configuration, split: str) -> list[Path]:
         for target in targets_of(configuration, backbone, folder)
     ]
     return found + [
-        external_dump_path(configuration, split, external)
+        external_path(folder, external, split)
         for external in configuration.externals
         if getattr(external, split, None) is not None
     ]

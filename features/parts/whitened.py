@@ -11,56 +11,50 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Backbone, Configuration, Parts
+from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
+from features.components import Component, backbone_of
 from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
 from features.dumps.derived import made_once
+from features.dumps.layout import projection_path
 from features.dumps.seals import CHECKED_BYTES
 from features.whitening import unit_rows
 
 
-def whitened_dump(
-    configuration: Configuration,
-    split: str,
-    backbone: Backbone,
-    parts: Parts,
-    count: int,
-    dim: int,
-    exponent: float,
-    *,
-    folder: Path | None = None,
-) -> Path:
-    """Return the path of the component's dump, made now if it is not there yet.
+def make_whitened(configuration: Configuration, component: Component, path: Path) -> None:
+    """Make a part component's dump at `path`, its `component_path`, unless it is there.
 
     Top7Error: the projection for this count was not extracted, or the part detectors were not learnt.
     """
-    from features.dumps.layout import parts_dump_path
-    from features.extraction.learn_parts import open_part_model
-
+    backbone, setting = backbone_of(configuration, component), component.setting
+    assert setting is not None
+    parts = backbone.parts[setting.table]
     where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
-    if dim > max(parts.dims):
+    if setting.dim > max(parts.dims):
         raise ConfigurationError(
-            f"{where}: dimension {dim} exceeds the largest of its dims, {max(parts.dims)}"
+            f"{where}: dimension {setting.dim} exceeds the largest of its dims, {max(parts.dims)}"
         )
-    path = parts_dump_path(configuration, split, backbone, parts, count, dim, exponent, folder=folder)
-    projection = parts_dump_path(configuration, split, backbone, parts, count, folder=folder)
+    projection = projection_path(path.parent, configuration, backbone, parts, setting.count)
     if not beside(projection, ".json").exists():
         if beside(
             path, ".json"
         ).exists():  # a bundle holds components without the projection they were made from
-            return path
+            return
         raise Top7Error(
-            f"{projection}: no such dump: {where}, {count} detectors need one more pass of the {split} images through"
+            f"{projection}: no such dump: {where}, {setting.count} detectors need one more pass of the images through"
             f" {backbone.model}: run ./run.sh extract (the other dumps are kept)"
         )
     source = open_dump(projection)
 
     def make() -> None:
-        model = open_part_model(configuration, backbone, parts)
-        recipe = source.recipe | {"dim": dim, "exponent": exponent}
-        write_whitened(source, path, recipe, model.scales(count, dim, exponent), half=parts.half)
+        from features.extraction.learn_parts import open_part_model
 
-    return made_once(path, lambda: path if _is_there(path, source) else None, make)
+        model = open_part_model(configuration, backbone, parts)
+        recipe = source.recipe | {"dim": setting.dim, "exponent": setting.exponent}
+        scales = model.scales(setting.count, setting.dim, setting.exponent)
+        write_whitened(source, path, recipe, scales, half=parts.half)
+
+    made_once(path, lambda: path if _is_there(path, source) else None, make)
 
 
 def _is_there(path: Path, source: Dump) -> bool:

@@ -124,7 +124,8 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
     Without labels: the settings of the simulated photos. ConfigurationError, Top7Error: a component is not of this
     configuration.
     """
-    from features.descriptors import component_path, gallery_ids
+    from features.descriptors import gallery_ids
+    from features.dumps.layout import component_path
 
     ids = gallery_ids(configuration)
     labels: Mapping[str, tuple[str, ...]] = {"simulated": (repr(configuration.simulate),)}

@@ -17,7 +17,7 @@ from features.components import (
     layers_under,
     parts_component,
 )
-from features.dumps.layout import parts_dump_path
+from features.dumps.layout import component_path
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.evaluating import LARGE_GALLERY, labelled_precisions
@@ -118,9 +118,9 @@ def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
         for exponent in table.exponents:
             line = []
             for dim in table.dims:
-                path = parts_dump_path(scene.configuration, "gallery", backbone, table, count, dim, exponent)
+                component = parts_component(backbone, number, count, dim, exponent)
+                path = component_path(scene.configuration, component, "gallery")
                 if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
-                    component = parts_component(backbone, number, count, dim, exponent)
                     line.append((str(dim), _alone(scene, component)))
             rows[f"{count} detectors, exponent {exponent:g}"] = line
     return rows

@@ -9,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 from competition.configuration import load_configuration
+from features.components import external_component, layer_component
+from features.descriptors import open_components
+from features.dumps import Dump
+from features.dumps.layout import component_path, dumps_folder, projection_path
 from features.extraction import backbone_pass, extract
 from features.extraction.engine import Engine
 
@@ -38,6 +42,24 @@ def configured(folder: Path, backbone: str = BACKBONE, work: str = "work", simul
         + backbone
     )
     return load_configuration(folder / "config.toml", work=folder / work)
+
+
+def layer_path(configuration, split: str, layer: int | str, pooling: str, folder: Path | None = None) -> Path:
+    """Where a layer's dump of the first backbone lies."""
+    component = layer_component(configuration.backbones[0], layer, pooling)
+    return component_path(configuration, component, split, folder)
+
+
+def parts_path(configuration, split: str, count: int, table: int = 0, folder: Path | None = None) -> Path:
+    """Where the projection of a parts table of the first backbone lies."""
+    backbone = configuration.backbones[0]
+    folder = folder or dumps_folder(configuration, split)
+    return projection_path(folder, configuration, backbone, backbone.parts[table], count)
+
+
+def external_dump(configuration, split: str) -> Dump:
+    """The dump of the first [[external]]."""
+    return open_components(configuration, [external_component(configuration.externals[0])], split, None)[0]
 
 
 def run(configuration, **options):

@@ -21,14 +21,7 @@ from competition.images import list_images
 from features.backbones import create_network
 from features.decoding import decode
 from features.dumps import open_dump
-from features.extraction import (
-    backbone_pass,
-    describe,
-    extracted_images,
-    layer_dump_path,
-    parts_dump_path,
-    plan,
-)
+from features.extraction import backbone_pass, describe, extracted_images, plan
 from features.extraction.engine import Engine
 from features.pooling import POOLING
 from tests.features_tests.extraction_competition import (
@@ -37,6 +30,8 @@ from tests.features_tests.extraction_competition import (
     configured,
     contents,
     draw,
+    layer_path,
+    parts_path,
     run,
     stopping_after,
 )
@@ -48,7 +43,6 @@ def test_dumps_hold_what_timm_and_the_pooling_give(folder):
     configuration = configured(folder)
     report = run(configuration)
     gallery = extracted_images(configuration, "gallery")
-    backbone = configuration.backbones[0]
     assert len(report.paths) == 8 and report.images == 42
     network = timm.create_model("test_resnet", features_only=True, out_indices=(0, 3)).eval()
     torch.manual_seed(0)
@@ -66,7 +60,7 @@ def test_dumps_hold_what_timm_and_the_pooling_give(folder):
             for layer, maps in zip((0, 3), network(values[None])):
                 for pooling in ("spoc", "mac"):
                     dump = open_dump(
-                        layer_dump_path(configuration, "gallery", backbone, layer, pooling),
+                        layer_path(configuration, "gallery", layer, pooling),
                         ids=gallery.ids,
                     )
                     expected = POOLING[pooling](maps)[0]
@@ -210,16 +204,13 @@ def test_described_images_have_the_bytes_that_extract_gives(folder):
     queries = list_images(folder / "queries")
     report = describe(configuration, queries, folder / "described", device="cpu", progress=False)
     assert len(report.paths) == 4
-    backbone = configuration.backbones[0]
     for layer in (0, 3):
         for pooling in ("spoc", "mac"):
             ours = open_dump(
-                layer_dump_path(
-                    configuration, "queries", backbone, layer, pooling, folder=folder / "described"
-                ),
+                layer_path(configuration, "queries", layer, pooling, folder / "described"),
                 ids=queries.ids,
             )
-            theirs = open_dump(layer_dump_path(configuration, "gallery", backbone, layer, pooling))
+            theirs = open_dump(layer_path(configuration, "gallery", layer, pooling))
             assert np.array_equal(ours.descriptors, theirs.descriptors[[7, 19, 30]])
 
 
@@ -259,7 +250,7 @@ def test_parts_are_learnt_once_and_projected(folder):
     report = run(configuration)
     backbone = configuration.backbones[0]
     assert len(report.paths) == 12
-    paths = [parts_dump_path(configuration, "gallery", backbone, backbone.parts[0], n) for n in (4, 8)]
+    paths = [parts_path(configuration, "gallery", n) for n in (4, 8)]
     first = [open_dump(path) for path in paths]
     assert [dump.descriptors.shape for dump in first] == [(37, 6)] * 2
     assert first[0].recipe["learnt"] == first[1].recipe["learnt"]
@@ -270,16 +261,13 @@ def test_parts_are_learnt_once_and_projected(folder):
 def test_described_parts_equal_extracted_ones(folder):
     configuration = configured(folder, PARTS)
     run(configuration)
-    backbone = configuration.backbones[0]
     (folder / "queries").mkdir()
     (folder / "queries" / "g007.jpg").write_bytes((folder / "gallery" / "g007.jpg").read_bytes())
     describe(
         configuration, list_images(folder / "queries"), folder / "described", device="cpu", progress=False
     )
-    ours = open_dump(
-        parts_dump_path(configuration, "queries", backbone, backbone.parts[0], 4, folder=folder / "described")
-    )
-    theirs = open_dump(parts_dump_path(configuration, "gallery", backbone, backbone.parts[0], 4))
+    ours = open_dump(parts_path(configuration, "queries", 4, folder=folder / "described"))
+    theirs = open_dump(parts_path(configuration, "gallery", 4))
     assert np.array_equal(ours.descriptors[0], theirs.descriptors[7])
 
 
@@ -340,6 +328,6 @@ def test_embeddings_are_dumps_of_their_own(folder):
     with torch.inference_mode():
         expected = dict(zip(network.layers, network.forward(((pixels - mean) / std)[None]), strict=True))
     for name in ("cls", "head"):
-        dump = open_dump(layer_dump_path(configuration, "validation", backbone, name, name))
+        dump = open_dump(layer_path(configuration, "validation", name, name))
         row = expected[name].flatten()
         assert np.allclose(dump.descriptors[dump.ids.index("v0")], row / row.norm(), atol=1e-5)

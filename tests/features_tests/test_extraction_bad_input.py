@@ -16,14 +16,19 @@ from features.dumps import open_dump
 from features.dumps.disk import DiskFull
 from features.extraction import (
     backbone_pass,
-    external_dump_path,
     extract,
     extracted_images,
-    layer_dump_path,
     plan,
 )
 from features.extraction.extract import alone
-from tests.features_tests.extraction_competition import BACKBONE, configured, contents, run
+from tests.features_tests.extraction_competition import (
+    BACKBONE,
+    configured,
+    contents,
+    external_dump,
+    layer_path,
+    run,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +62,7 @@ def test_unreadable_images_are_named_and_leave_their_neighbours_alone(folder, ca
     said = capsys.readouterr().err
     assert all(f"gallery {name}" in said for name in reasons)
     for layer in (0, 3):
-        path = layer_dump_path(configuration, "gallery", configuration.backbones[0], layer, "mac")
+        path = layer_path(configuration, "gallery", layer, "mac")
         dump, whole = open_dump(path), open_dump(healthy.competition.work / path.relative_to(folder / "work"))
         rows = [int(name[1:]) for name in reasons]
         assert np.flatnonzero(dump.unreadable).tolist() == rows
@@ -185,10 +190,8 @@ def test_external_descriptors_come_in_row_order_and_normalised(folder):
     rows = external(folder)
     configuration = configured(folder, EXTERNAL)
     run(configuration)
-    dump = open_dump(
-        external_dump_path(configuration, "gallery", configuration.externals[0]),
-        ids=extracted_images(configuration, "gallery").ids,
-    )
+    dump = external_dump(configuration, "gallery")
+    assert dump.ids == tuple(extracted_images(configuration, "gallery").ids)
     half = rows.astype(np.float16).astype(np.float64)
     lengths = np.linalg.norm(half, axis=1)
     assert np.allclose(dump.descriptors, half / lengths[:, None], atol=1e-6) and np.allclose(
@@ -245,7 +248,7 @@ def test_corrected_ids_of_an_external_are_noticed(folder):
     ids = (folder / "clip" / "gallery.ids").read_text().split()
     (folder / "clip" / "gallery.ids").write_text("\n".join(reversed(ids)))
     run(configuration)
-    dump = open_dump(external_dump_path(configuration, "gallery", configuration.externals[0]))
+    dump = external_dump(configuration, "gallery")
     row_of = {name: row for row, name in enumerate(reversed(ids))}
     given = np.load(folder / "clip" / "gallery.npy").astype(np.float64)[[row_of[name] for name in dump.ids]]
     assert len(rows) == len(given)
@@ -257,7 +260,7 @@ def test_an_external_without_descriptors_of_a_split_is_one_line(folder):
     configuration = configured(folder, EXTERNAL.replace('validation = "clip/val.npy"\n', ""))
     run(configuration)
     with pytest.raises(ConfigurationError, match=r"\[\[external\]\] clip has no .* validation images: add"):
-        external_dump_path(configuration, "validation", configuration.externals[0])
+        external_dump(configuration, "validation")
 
 
 def test_an_external_row_of_zeros_is_unreadable(folder):
@@ -266,6 +269,6 @@ def test_an_external_row_of_zeros_is_unreadable(folder):
     configuration = configured(folder, EXTERNAL)
     said = [entry[:2] for entry in run(configuration).unreadable]
     assert said == [("validation", "v1"), ("validation", "v2")]
-    dump = open_dump(external_dump_path(configuration, "validation", configuration.externals[0]))
+    dump = external_dump(configuration, "validation")
     assert dump.unreadable.tolist() == [False, True, True, False, False]
     assert np.allclose(dump.descriptors[4], [0.6, 0.8])

@@ -7,9 +7,10 @@ import pytest
 
 from competition.errors import ConfigurationError
 from features.dumps import open_dump
-from features.extraction import backbone_pass, dumps_folder, extracted_images, layer_dump_path, verify
+from features.dumps.layout import dumps_folder
+from features.extraction import backbone_pass, extracted_images, verify
 from tests.features_tests.conftest import BACKBONE
-from tests.features_tests.extraction_competition import Stops, stopping_after
+from tests.features_tests.extraction_competition import Stops, layer_path, stopping_after
 
 PARTS = BACKBONE + "parts = { layer = 0, counts = [4], dims = [3], training_images = 12 }\n"
 EXTERNAL = '[[external]]\nname = "clip"\ngallery = "clip.npy"\n'
@@ -17,7 +18,7 @@ EXTERNAL = '[[external]]\nname = "clip"\ngallery = "clip.npy"\n'
 
 def ids_of(configuration) -> tuple[str, ...]:
     """The row ids of the dump that commands open."""
-    path = layer_dump_path(configuration, "gallery", configuration.backbones[0], 0, "spoc")
+    path = layer_path(configuration, "gallery", 0, "spoc")
     return open_dump(path, ids=extracted_images(configuration, "gallery").ids).ids
 
 

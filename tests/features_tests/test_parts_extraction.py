@@ -12,10 +12,12 @@ from sklearn.decomposition import PCA
 
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError, Top7Error
+from features.components import parts_component
+from features.descriptors import open_components
 from features.dumps import open_dump
-from features.extraction import extract, parts_dump_path
+from features.extraction import extract
 from features.extraction.learn_parts import open_part_model
-from features.parts.whitened import whitened_dump
+from tests.features_tests.extraction_competition import parts_path
 
 
 @pytest.fixture()
@@ -58,13 +60,12 @@ def run(configuration):
 
 
 def dump(configuration, count, split="gallery"):
-    backbone = configuration.backbones[0]
-    return open_dump(parts_dump_path(configuration, split, backbone, backbone.parts[0], count))
+    return open_dump(parts_path(configuration, split, count))
 
 
-def whitened(configuration, count, dim, exponent, split="gallery"):
-    backbone = configuration.backbones[0]
-    return open_dump(whitened_dump(configuration, split, backbone, backbone.parts[0], count, dim, exponent))
+def whitened(configuration, count, dim, exponent, split="gallery", table=0):
+    component = parts_component(configuration.backbones[0], table, count, dim, exponent)
+    return open_components(configuration, [component], split, None)[0]
 
 
 def test_a_count_asked_for_later_costs_only_itself(folder, capsys):
@@ -76,9 +77,8 @@ def test_a_count_asked_for_later_costs_only_itself(folder, capsys):
         if path.suffix in (".npy", ".safetensors")
     }
     later = configured(folder, counts=(4, 6, 8, 12))
-    backbone = later.backbones[0]
     with pytest.raises(Top7Error, match=r"12 detectors need one more pass.*\./run\.sh extract"):
-        whitened_dump(later, "gallery", backbone, backbone.parts[0], 12, 3, 1.0)
+        whitened(later, 12, 3, 1.0)
     run(later)
     said = capsys.readouterr().err
     assert "12 needs 4 more detectors than the 8" in said and "components for 6, 12 detectors" in said
@@ -145,9 +145,10 @@ def test_several_layers_and_forms(folder):
     (folder / "config.toml").write_text(text[:start].replace("[3]", "[2, 3]") + tables + text[end:])
     configuration = load_configuration(folder / "config.toml", work=folder / "work")
     run(configuration)
-    backbone = configuration.backbones[0]
-    paths = [whitened_dump(configuration, "gallery", backbone, parts, 5, 4, 1.0) for parts in backbone.parts]
-    assert len(set(paths)) == 3 and all(open_dump(path).descriptors.shape == (22, 4) for path in paths)
+    dumps = [whitened(configuration, 5, 4, 1.0, table=table) for table in range(3)]
+    assert len({each.path for each in dumps}) == 3 and all(
+        each.descriptors.shape == (22, 4) for each in dumps
+    )
 
 
 def test_what_cannot_be_is_said_at_once(folder):
@@ -186,6 +187,5 @@ def test_tables_of_one_layer_share_one_pass_over_the_sample(folder, monkeypatch)
     together = load_configuration(folder / "config.toml", work=folder / "together")
     run(together)
     assert passes == [3]
-    parts = together.backbones[0].parts[1]
-    path = parts_dump_path(together, "gallery", together.backbones[0], parts, 4)
+    path = parts_path(together, "gallery", 4, table=1)
     assert path.read_bytes() == dump(alone, 4).path.read_bytes()

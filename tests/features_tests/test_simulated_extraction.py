@@ -13,7 +13,8 @@ from features.components import external_component, layer_component
 from features.decoding import decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
-from features.extraction import backbone_pass, describe, dumps_folder, layer_dump_path, plan, verify
+from features.dumps.layout import dumps_folder
+from features.extraction import backbone_pass, describe, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
 from features.simulated_halves import judging_dumps, open_judging, open_teaching
 from features.simulated_photos import simulated_photo
@@ -25,6 +26,7 @@ from tests.features_tests.extraction_competition import (
     contents,
     counted,
     draw,
+    layer_path,
     run,
     stopping_after,
 )
@@ -41,7 +43,7 @@ def simulating(folder, work="work", images=IMAGES, views=3, seed=0, backbone=BAC
 
 
 def photos(configuration, pooling="spoc", split=SIMULATED):
-    return open_dump(layer_dump_path(configuration, split, configuration.backbones[0], 3, pooling))
+    return open_dump(layer_path(configuration, split, 3, pooling))
 
 
 def components(configuration):
