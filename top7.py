@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas
 
     from features.extraction import ExtractionReport
-    from tuning.tune import Tuned
+    from tuning.tuned import Tuned
 
 __all__ = [
     "Certified",

@@ -12,7 +12,7 @@ from features.components import short_names
 from tuning.described import parameter_name
 from tuning.evaluating import mean_figures
 from tuning.misses import misses_text
-from tuning.tune import Tuned
+from tuning.tuned import Tuned
 from tuning.validation import Comparison
 
 SHOWN_IMPORTANCES = 6

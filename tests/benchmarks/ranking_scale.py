@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from competition.durations import duration  # noqa: E402
 from features.factors import chosen  # noqa: E402
-from features.ranking.faiss_indexes import BUILDERS, build_index  # noqa: E402
+from features.ranking.faiss_builders import BUILDERS  # noqa: E402
+from features.ranking.faiss_indexes import build_index  # noqa: E402
 from features.ranking.neighbours import neighbour_graph  # noqa: E402
 from features.ranking.steps.approximate import approximate_search  # noqa: E402
 from features.ranking.steps.diffuse import diffused, transition  # noqa: E402

@@ -14,8 +14,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking import faiss_indexes
-from features.ranking.faiss_indexes import BUILDERS, Index, build_index
+from features.ranking import faiss_builders
+from features.ranking.faiss_builders import BUILDERS
+from features.ranking.faiss_indexes import Index, build_index
 from features.ranking.steps import with_index
 from features.ranking.steps.approximate import approximate_search, recall
 from features.search import search
@@ -43,7 +44,7 @@ EXHAUSTIVE = {"hnsw": {"breadth": 1500}, "ivfpq": {"probes": 10**6}, "ivf_ondisk
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_an_exhaustive_search_is_exact(kind, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(faiss_indexes, "SHARD_ROWS", 400)
+    monkeypatch.setattr(faiss_builders, "SHARD_ROWS", 400)
     queries, gallery, excluded = data
     index = build_index(gallery, WEIGHTS, kind, tmp_path, excluded=excluded, **EXHAUSTIVE[kind])
     ranks, scores, share = approximately(

@@ -14,7 +14,8 @@ import numpy as np
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.arguments import Seed, one_of, whole
-from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check_parameters, without_notes
+from features.ranking.faiss_builders import without_notes
+from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check_parameters
 from features.ranking.state import State
 from features.ranking.steps.step import Step
 from features.ranking.views import concatenated
