@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import re
 import socket
@@ -18,10 +17,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from competition.atomic import write_json
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error, nearest
-from features.weights import noted_digest, read_state, stamped_digest, state_digest
+from features.weights import read_state
 
 try:
     import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
@@ -32,7 +30,6 @@ except ModuleNotFoundError as absent:
 Layer = int | str
 PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")
 RANDOM_SEED = 0
-REMEMBERED = "weights.json"
 FEATURE_OPTIONS = ("features_only", "out_indices", "feature_location", "feature_cls", "output_stride")
 
 
@@ -252,28 +249,3 @@ def _hub() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def weights_digest(backbone: Backbone, work: Path) -> str:
-    """The digest by which every recipe names a backbone's weights.
-
-    Local file: that of the file, or of the one it was made from (`noted_digest`). Hub and random: that of the
-    whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
-    network.
-    """
-    if isinstance(backbone.weights, Path):
-        return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
-    if (file := own_file(backbone)) is not None:
-        return stamped_digest(file)
-    key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
-    path = Path(work) / REMEMBERED
-    try:
-        remembered = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        remembered = {}
-    except ValueError:
-        raise Top7Error(f"{path}: not valid JSON: remove the file, it is written again") from None
-    if key not in remembered:
-        remembered[key] = {"digest": state_digest(source_state(backbone)[0])}
-        write_json(path, remembered)
-    return remembered[key]["digest"]

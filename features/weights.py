@@ -1,19 +1,15 @@
-"""Weights as named tensors: read from a file, fitted to a network, told apart by their digest."""
+"""Weights as named tensors: read from a file and fitted to a network."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from competition.errors import ConfigurationError, Top7Error
+from competition.errors import Top7Error
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_ema")
 
@@ -106,51 +102,3 @@ def fit(
 def plain_name(key: str) -> str:
     """timm's feature wrappers write features.0.weight as features_0.weight."""
     return key.replace(".", "_")
-
-
-def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hex) over names, types, shapes and bytes of a state dict, sorted by name."""
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def stamped_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes; read once for a size and time of change."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigurationError(
-            f'{path}: no such weights file: give an existing file in weights = …, or "pretrained"'
-        )
-    stamp = os.stat(path)
-    return _file_digest(os.fspath(path), stamp.st_size, stamp.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _file_digest(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_note(weights: Path) -> Path:
-    """The note beside a file of a bundle's weights: which digest they had where they came from."""
-    return Path(weights).with_name(Path(weights).name + ".stands-for.json")
-
-
-def noted_digest(weights: Path) -> str | None:
-    """The digest that the note beside `weights` gives, None without one; the file itself is not read."""
-    try:
-        note = json.loads(digest_note(weights).read_text(encoding="utf-8"))
-        fits = note["bytes"] == os.path.getsize(weights)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise Top7Error(
-            f"{digest_note(weights)}: does not belong to the weights beside it: make the bundle again"
-        )
-    return note["digest"]

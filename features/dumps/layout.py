@@ -15,7 +15,7 @@ from features.components import EMBEDDINGS, Component, backbone_of, external_nam
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.simulated_photos import VERSION
-from features.weights import stamped_digest
+from features.weights_digest import stamped_digest, weights_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
 PARTS = 1  # likewise for part detectors
@@ -88,8 +88,6 @@ def sampled_ids(configuration: Configuration) -> list[str] | None:
 
 def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
     """What decides the maps of an image: model, weights, preprocessing, test-time views."""
-    from features.timm_models import weights_digest  # seconds to import: `recipes` does without
-
     recipe = {
         "model": backbone.model,
         "weights": weights_digest(backbone, configuration.competition.work),
@@ -153,10 +151,9 @@ def read_learnt(path: Path) -> dict | None:
         raise Top7Error(f"{path}: damaged: run ./run.sh extract, which records the sample again") from None
 
 
-def parts_recipe(
-    configuration: Configuration, backbone: Backbone, base: Mapping, parts: Parts, count: int
-) -> dict:
+def parts_recipe(configuration: Configuration, backbone: Backbone, parts: Parts, count: int) -> dict:
     """The recipe of one detector count's unwhitened projection."""
+    base = backbone_recipe(configuration, backbone)
     learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
     return learning_recipe(base, parts) | {
         "count": count,
@@ -177,7 +174,7 @@ def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -
                 found.append(Target(path, recipe, layer, pooling))
     for parts in backbone.parts:
         for count in parts.counts:
-            recipe = parts_recipe(configuration, backbone, base, parts, count)
+            recipe = parts_recipe(configuration, backbone, parts, count)
             path = dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
             found.append(Target(path, recipe, parts.layer, parts=parts, count=count))
     return list({target.path: target for target in found}.values())
@@ -191,23 +188,22 @@ def component_path(
     configuration: Configuration, component: Component, split: str, folder: Path | None = None
 ) -> Path:
     """Where a component's dump lies, there or not; folder: instead of the split's (images given to predict)."""
-    if component.external is not None:
-        if folder is not None or split == SIMULATED:
-            raise ConfigurationError(
-                f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
-                "take a recipe without [[external]] components"
-            )
-        external = external_named(configuration, component.external)
-        return external_path(dumps_folder(configuration, split), external, split)
-    backbone = backbone_of(configuration, component)
+    if (name := component.external) is not None and (folder is not None or split == SIMULATED):
+        raise ConfigurationError(
+            f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
+            "take a recipe without [[external]] components"
+        )
     folder = folder or dumps_folder(configuration, split)
-    base = backbone_recipe(configuration, backbone)
+    if name is not None:
+        return external_path(folder, external_named(configuration, name), split)
+    backbone = backbone_of(configuration, component)
     if (setting := component.setting) is None:
         layer, pooling = component.pooled
-        return dump_path(folder, backbone.name, layer, pooling, pooling_recipe(base, layer, pooling))
+        recipe = pooling_recipe(backbone_recipe(configuration, backbone), layer, pooling)
+        return dump_path(folder, backbone.name, layer, pooling, recipe)
     table, count, dim, exponent = astuple(setting)
     parts = backbone.parts[table]
-    recipe = parts_recipe(configuration, backbone, base, parts, count) | {"dim": dim, "exponent": exponent}
+    recipe = parts_recipe(configuration, backbone, parts, count) | {"dim": dim, "exponent": exponent}
     return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}-M{dim}-t{exponent:g}", recipe)
 
 
@@ -215,7 +211,7 @@ def projection_path(
     folder: Path, configuration: Configuration, backbone: Backbone, parts: Parts, count: int
 ) -> Path:
     """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
-    recipe = parts_recipe(configuration, backbone, backbone_recipe(configuration, backbone), parts, count)
+    recipe = parts_recipe(configuration, backbone, parts, count)
     return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
 
 

@@ -44,7 +44,7 @@ from features.extraction.learn_parts import (
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover
-from features.parts.part_model import remaining
+from features.parts.learning import remaining
 
 
 @dataclass

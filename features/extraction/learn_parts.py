@@ -25,7 +25,8 @@ from features.dumps import file_label
 from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
-from features.parts.part_model import model_folder, remaining
+from features.parts.learning import remaining
+from features.parts.part_model import model_folder, open_parts
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
 HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
@@ -135,13 +136,12 @@ def part_folder(configuration: Configuration, backbone: Backbone, parts: Parts) 
 
 
 def _opened(table: PartTable) -> PartModel:
-    def absent() -> Iterable[torch.Tensor]:
+    if (model := open_parts(table.parts, **table.model)) is None:
         raise Top7Error(
             f"the part detectors of {table.backbone}, layer {table.parts.layer!r}, have not been learnt yet: run "
             "./run.sh extract"
         )
-
-    return learn_parts(table.parts, absent, **table.model)
+    return model
 
 
 def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:

@@ -1,37 +1,31 @@
-"""Part detectors learnt from a training sample, kept on disk piece by piece, and applied to new maps.
+"""Part detectors as they were learnt (features/parts/learning.py): opened, and applied to new maps.
 
 Under <folder>/<name>-<digest>/: order.json (the detectors, best first), blocks-*.npy (the sample), and for each
-count one .safetensors file with its components. Each is computed only if it is missing, or damaged by the `.sum`
-beside it, so that a count asked for later costs what only that count needs.
+count one .safetensors file with its components; a file counts only while it is whole by the `.sum` beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from competition.atomic import write_bytes
 from competition.configuration import Parts
-from competition.errors import Top7Error
-from competition.messages import log
-from competition.progress import Progress
 from features.dumps import file_label
-from features.dumps.seals import file_is_whole, seal, sum_path
+from features.dumps.seals import file_is_whole
 from features.parts import blocks as sample_blocks
-from features.parts import selection
 from features.parts.aggregation import aggregate, check_maps, part_weights
-from features.parts.projection import Projector, cumulative_grams
-from features.parts.selection import VARIANTS, beyond_rank, check_parts, selection_key
-from features.whitening import column_scales, dual_components, ledoit_wolf
+from features.parts.projection import Projector
+from features.parts.selection import VARIANTS, beyond_rank, selection_key
+from features.whitening import column_scales, ledoit_wolf
 
 
 def model_folder(parts: Parts, folder: Path, name: str, provenance: dict) -> Path:
@@ -79,7 +73,7 @@ class PartModel:
         NaN and infinity reach the image's own row as NaN. Raises Top7Error for negative values.
         """
         check_maps(maps, finite=False)
-        return _psi(maps, self.parts, torch.from_numpy(self.order[: max(self.counts)].copy()))
+        return psi_of(maps, self.parts, torch.from_numpy(self.order[: max(self.counts)].copy()))
 
     def only(self, counts: Iterable[int]) -> PartModel:
         """Return the model of these counts alone: the others cost nothing, and no bit changes."""
@@ -104,153 +98,63 @@ class PartModel:
         return Projector(components, self.parts.form, order, partial(sample_blocks.chunks, opened), self.n)
 
 
-def _psi(maps: Tensor, parts: Parts, detectors: Tensor) -> Tensor:
+def psi_of(maps: Tensor, parts: Parts, detectors: Tensor) -> Tensor:
+    """maps (B, C, H, W) float32 -> psi (B, N, C) float32 of N detectors, channel numbers."""
     root = VARIANTS[parts.variant].root
     weights = part_weights(maps, detectors.to(maps.device), alpha=parts.alpha, beta=parts.beta, root=root)
     return aggregate(maps, weights)
 
 
-def learn_parts(
-    parts: Parts,
-    maps: Callable[[], Iterable[Tensor]],
-    folder: Path,
-    *,
-    name: str,
-    provenance: dict,
-    images: int | None = None,
-) -> PartModel:
-    """Learn what `parts` asks for from the training sample, or open it where it is there already.
+def open_parts(parts: Parts, folder: Path, *, name: str, provenance: dict) -> PartModel | None:
+    """Return what `learn_parts` left for the same arguments; None where a part of it is missing or damaged.
 
-    maps: called for each pass over the sample (two at first, one for detectors asked for later, none if all is
-    there); yields (B, C, H, W) float32 in one order, unreadable images left out; images: how many to show as the total.
-    provenance: JSON values that identify the maps and the sample. Raises ConfigurationError for a count above the
-    channels and for dimensions beyond the sample's rank, Top7Error for a map with NaN.
+    ConfigurationError: dimensions beyond the sample's rank.
     """
-    where = f"parts of {name}"
-    check_parts(parts, where)
     home = model_folder(parts, folder, name, provenance)
-    counts, most_dims = tuple(sorted(set(parts.counts))), max(parts.dims)
-    order, given, n = _order(parts, maps, home, where, provenance, images)
-    selection.check_counts(counts, len(order) if given is None else given, where)
-    if most_dims > n:
-        raise beyond_rank(where, most_dims, n - VARIANTS[parts.variant].centred, f"a sample of {n} images")
-    channels = len(order)
-    held = sum(end - first for first, end, _ in sample_blocks.block_files(home))
-    if held < counts[-1]:
-        if held:
-            log.info(
-                f"{where}: a count of {counts[-1]} needs {counts[-1] - held} more detectors than the {held} there are:"
-                f" one pass over the sample of {n} images, {(counts[-1] - held) * n * channels * 2 / 1e9:.2f} GB"
-            )
-        detectors = torch.from_numpy(order[held : counts[-1]].copy())
+    learnt = learnt_order(home)
+    if learnt is None or held_detectors(home) < max(parts.counts):
+        return None
+    order, _, n = learnt
+    return with_components(parts, name, home, order, n)
 
-        def psi() -> Iterable[Tensor]:
-            return (_psi(batch, parts, detectors) for batch in _checked(maps(), n, f"{where}: aggregating"))
 
-        sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
-    components = _components(parts, home, counts, most_dims, order, n, where)
+def with_components(parts: Parts, name: str, home: Path, order: np.ndarray, n: int) -> PartModel | None:
+    """Return the model of an order learnt from n images with the components of every count; None: one is not there."""
+    components = {}
+    for count in sorted(set(parts.counts)):
+        if (entry := learnt_components(parts, home, count)) is None:
+            return None
+        components[count] = _trimmed(entry, parts, count, n, f"parts of {name}")
     return PartModel(parts, name, home, order, n, components)
 
 
-def _checked(batches: Iterable[Tensor], images: int | None, description: str) -> Iterable[Tensor]:
-    row = 0
-    with Progress(total=images, desc=description, unit="image", leave=False) as bar:
-        for batch in batches:
-            check_maps(batch, row)
-            row += len(batch)
-            bar.update(len(batch))
-            yield batch
-
-
-def _order(
-    parts: Parts,
-    maps: Callable[[], Iterable[Tensor]],
-    home: Path,
-    where: str,
-    provenance: dict,
-    images: int | None,
-) -> tuple[np.ndarray, int | None, int]:
-    """Return all channels, best first; how many were given, or None; and the images of the sample."""
+def learnt_order(home: Path) -> tuple[np.ndarray, int | None, int] | None:
+    """Return all channels, best first; how many were given, or None; and the images of the sample. None: not learnt."""
     path = home / "order.json"
-    if file_is_whole(path):
-        about = json.loads(path.read_bytes())
-        return np.array(about["order"], dtype=np.int64), about["given"], int(about["images"])
-    statistics = selection.SumVariance(means=parts.selection == "variance-mean")
-    for batch in _checked(maps(), images, f"{where}: channel variance"):
-        if not statistics.count:  # before the whole sample has been run
-            selection.check_counts(parts.counts, batch.shape[1], where)
-        statistics.add(batch)
-    if not statistics.count:
-        raise Top7Error(f"{where}: the training sample holds no readable image")
-    variance = statistics.variance()
-    given = None
-    if parts.selection in ("variance", "variance-mean"):
-        order = selection.by_variance(variance)
-    elif parts.selection == "random":
-        order = selection.at_random(len(variance), parts.seed)
-    else:
-        chosen = selection.read_order(Path(parts.selection))
-        order, given = selection.given(chosen, len(variance), str(parts.selection))
-    about = {
-        "name": where,
-        "selection": str(parts.selection),
-        "seed": parts.seed,
-        "images": statistics.count,
-        "given": given,
-        "provenance": provenance,
-    }
-    sum_path(path).unlink(missing_ok=True)  # a sum of earlier content would condemn the new
-    selection.write_order(path, order, variance, about)
-    seal(sum_path(path), [path])
-    source = f"the images of {parts.training}"
-    if parts.training is None:
-        source = "the gallery itself (the paper learns on another set; training = a folder of images does so)"
-    log.info(f"{where}: learnt from {statistics.count} images of {source}")
-    return order, given, statistics.count
+    if not file_is_whole(path):
+        return None
+    about = json.loads(path.read_bytes())
+    return np.array(about["order"], dtype=np.int64), about["given"], int(about["images"])
 
 
-def _components(
-    parts: Parts, home: Path, counts: tuple[int, ...], dims: int, order: np.ndarray, n: int, where: str
-) -> dict[int, dict[str, np.ndarray]]:
-    centred = VARIANTS[parts.variant].centred
-    found: dict[int, dict[str, np.ndarray]] = {}
-    for count in counts:
-        if file_is_whole(path := components_path(home, count, parts.form, centred)):
-            entry = load_file(path)
-            if dims <= len(entry["offset"]) or len(entry["offset"]) == len(entry["spectrum"]):
-                found[count] = entry
-    missing = tuple(count for count in counts if count not in found)
-    if missing:
-        if found:
-            log.info(
-                f"{where}: components for {', '.join(map(str, missing))} detectors, from the sample on disk"
-            )
-        opened = sample_blocks.open_blocks(home)
-        grams = cumulative_grams(
-            missing, parts.form, torch.from_numpy(order), partial(sample_blocks.chunks, opened), n
-        )
-        for count, products in Progress(
-            grams, total=len(missing), desc=f"{where}: PCA", unit="count", leave=False
-        ):
-            learnt = dual_components(products, centred=centred)
-            entry = {
-                "spectrum": learnt.eigenvalues,
-                "coefficients": np.ascontiguousarray(learnt.coefficients[:, :dims]),
-                "offset": np.ascontiguousarray(learnt.offset[:dims]),
-                "fourth_moment": np.array([learnt.fourth_moment]),
-            }
-            path = components_path(home, count, parts.form, centred)
-            sum_path(path).unlink(missing_ok=True)
-            write_bytes(path, save(entry))
-            seal(sum_path(path), [path])
-            found[count] = entry
-    return {count: _trimmed(found[count], parts, count, dims, n, where) for count in counts}
+def held_detectors(home: Path) -> int:
+    """Return for how many detectors, from the first on, the sample lies in blocks."""
+    return max((end for _, end, _ in sample_blocks.block_files(home)), default=0)
+
+
+def learnt_components(parts: Parts, home: Path, count: int) -> dict[str, np.ndarray] | None:
+    """Return what was learnt for a count; None where that is missing, or holds fewer dimensions than asked for."""
+    if not file_is_whole(path := components_path(home, count, parts)):
+        return None
+    entry = load_file(path)
+    held, rank = len(entry["offset"]), len(entry["spectrum"])
+    return entry if max(parts.dims) <= held or held == rank else None
 
 
 def _trimmed(
-    entry: dict[str, np.ndarray], parts: Parts, count: int, dims: int, n: int, where: str
+    entry: dict[str, np.ndarray], parts: Parts, count: int, n: int, where: str
 ) -> dict[str, np.ndarray]:
-    rank = len(entry["spectrum"])
+    rank, dims = len(entry["spectrum"]), max(parts.dims)
     if dims > rank:
         raise beyond_rank(where, dims, rank, f"{count} detectors and a sample of {n} images")
     spectrum = entry["spectrum"]
@@ -263,32 +167,7 @@ def _trimmed(
     }
 
 
-def components_path(home: Path, count: int, form: str, centred: bool) -> Path:
-    return home / f"components-N{count}-{form}{'' if centred else '-uncentred'}.safetensors"
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """What is still to be learnt.
-
-    passes: over the sample's images; aggregated: detectors whose blocks are lacking; counts: those without components.
-    """
-
-    passes: int
-    aggregated: int
-    counts: int
-
-
-def remaining(parts: Parts, folder: Path, *, name: str, provenance: dict) -> Remaining:
-    """Return what `learn_parts` with the same arguments would still do, by the files that are there."""
-    home = model_folder(parts, folder, name, provenance)
-    held = max((end for _, end, _ in sample_blocks.block_files(home)), default=0)
-    centred = VARIANTS[parts.variant].centred
-    lacking = [
-        count
-        for count in set(parts.counts)
-        if not file_is_whole(components_path(home, count, parts.form, centred))
-    ]
-    aggregated = max(0, max(parts.counts) - held)
-    passes = (not file_is_whole(home / "order.json")) + (aggregated > 0)
-    return Remaining(passes, aggregated, len(lacking))
+def components_path(home: Path, count: int, parts: Parts) -> Path:
+    """Return where the components of a count lie, learnt or not."""
+    centred = "" if VARIANTS[parts.variant].centred else "-uncentred"
+    return home / f"components-N{count}-{parts.form}{centred}.safetensors"

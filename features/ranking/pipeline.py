@@ -72,4 +72,5 @@ def rank_dumps(
 
     -1 and -inf for missing. An unreadable query gets the first gallery rows.
     """
-    return apply_steps(start(queries, gallery, weights, k, **options), steps).lists(k)
+    state = start(queries, gallery, weights, k, **options)
+    return apply_steps(state, steps).lists(k)

@@ -104,8 +104,7 @@ def _write(
     import torch
     from safetensors.numpy import save_file
 
-    from features.timm_models import weights_digest
-    from features.weights import digest_note
+    from features.weights_digest import digest_note, weights_digest
 
     work = configuration.competition.work
     for path in Progress(files, unit="file", desc="bundle"):

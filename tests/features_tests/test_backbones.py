@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
 from features.backbones import create_network
-from features.timm_models import weights_digest
-from features.weights import read_state, stamped_digest, state_digest
+from features.weights import read_state
+from features.weights_digest import stamped_digest, state_digest, weights_digest
 
 
 def backbone(model: str = "test_resnet", **options: object) -> Backbone:

@@ -13,7 +13,7 @@ from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
 from features.extraction.learn_parts import part_table
 from features.extraction.settings import fixed_settings
-from features.parts.part_model import Remaining, remaining
+from features.parts.learning import Remaining, remaining
 
 TEXT = """
 [[backbone]]
