@@ -37,7 +37,7 @@ SEARCH = (
     1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
 )
 KEPT_BYTES = 512 << 20  # of combinations' candidates in memory; they are on the disk too
-KEPT_DUMPS = 4  # opened sets of dumps: their files stay open
+KEPT_DUMPS = 4  # opened sets of dumps at most: their files stay open
 MOST_JOINED = 6144  # dimensions: some 20 s for each setting of a joint whitening, 10,000 take 165 s
 LARGE_GALLERY = 20_000  # rows past which steps over the whole gallery take long
 
@@ -214,7 +214,14 @@ class Landscape:
         return cache_bytes(self.configuration.tuning.cache_gib, [dump.descriptors for dump in gallery])
 
     def _budget(self) -> AbstractContextManager[None]:
-        return budget(self.work, self.cache_bytes)
+        return budget(self.work, self.cache_bytes, self._let_go)
+
+    def _let_go(self) -> bool:
+        """Close the oldest prepared dumps; False: there are none."""
+        if not self._prepared:
+            return False
+        del self._prepared[next(iter(self._prepared))]
+        return True
 
     def kept_files(self) -> tuple[int, int]:
         """Return how many files work/candidates and work/ranking hold, of earlier configurations too, and their bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,7 +13,9 @@ import numpy as np
 from features.dumps.seals import read_seal, remove, touch
 
 LEAST_BYTES = 64 << 20  # twice a small gallery's dumps would not hold what one trial needs
-_BUDGET: ContextVar[tuple[tuple[Path, ...], int] | None] = ContextVar("budget", default=None)
+_BUDGET: ContextVar[tuple[tuple[Path, ...], int, Callable[[], bool]] | None] = ContextVar(
+    "budget", default=None
+)
 _OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
 
 
@@ -27,9 +29,12 @@ def cache_bytes(cache_gib: float | None, gallery: Sequence[np.ndarray]) -> int:
 
 
 @contextmanager
-def budget(work: Path, most_bytes: int) -> Iterator[None]:
-    """Let what is kept in a work folder's `candidates` and `ranking` take at most so many bytes; see `make_room`."""
-    token = _BUDGET.set(((Path(work) / "candidates", Path(work) / "ranking"), most_bytes))
+def budget(work: Path, most_bytes: int, let_go: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Let what is kept in a work folder's `candidates` and `ranking` take at most so many bytes; see `make_room`.
+
+    let_go: called when what is open takes too much: it closes something, and says whether there was anything.
+    """
+    token = _BUDGET.set(((Path(work) / "candidates", Path(work) / "ranking"), most_bytes, let_go))
     try:
         yield
     finally:
@@ -39,12 +44,12 @@ def budget(work: Path, most_bytes: int) -> Iterator[None]:
 def make_room(needed_bytes: int) -> None:
     """Remove what was used least recently until `needed_bytes` more fit the budget, if there is one.
 
-    What this process has open stays, so that the budget may be exceeded by that. Another process that has mapped a
-    file keeps what it mapped; one that is about to open it makes it again.
+    What this process has open stays until it is let go of: the budget may be exceeded by what cannot be. Another
+    process that has mapped a file keeps what it mapped; one that is about to open it makes it again.
     """
     if (limit := _BUDGET.get()) is None:
         return
-    folders, most_bytes = limit
+    folders, most_bytes, let_go = limit
     entries = []
     for sidecar in (path for folder in folders for path in folder.glob("*.json")):
         try:
@@ -56,12 +61,15 @@ def make_room(needed_bytes: int) -> None:
             size_bytes = stamp.st_size + sum(noted["bytes"] for noted in found["files"].values())
             entries.append((stamp.st_atime_ns, sidecar, size_bytes))
     total = needed_bytes + sum(size_bytes for *_, size_bytes in entries)
-    for _, sidecar, size_bytes in sorted(entries):
-        if total <= most_bytes:
+    entries.sort()
+    while total > most_bytes:
+        oldest = next((entry for entry in entries if entry[1] not in _OPEN), None)
+        if oldest is not None:
+            entries.remove(oldest)
+            remove(oldest[1])
+            total -= oldest[2]
+        elif not let_go():
             return
-        if sidecar not in _OPEN:
-            remove(sidecar)
-            total -= size_bytes
 
 
 def hold(sidecar: Path, array: np.ndarray) -> None:

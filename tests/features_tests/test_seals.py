@@ -15,6 +15,7 @@ from features.dumps.derived import derived
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.recipes.recipe import Recipe
+from tuning import prepared
 from tuning.landscape import Landscape
 
 
@@ -100,6 +101,30 @@ def test_a_study_gives_the_same_figures_within_a_small_budget(tiny_competition, 
         sizes.append(landscape.kept_files())
     assert found[:6] == found[6:]
     assert sizes[1][0] < sizes[0][0] and sizes[1][1] < sizes[0][1]
+
+
+def test_what_a_study_leaves_fits_the_budget(tiny_competition, tmp_path, monkeypatch):
+    """Files that are open cannot go: no more sets of dumps stay open than fit."""
+    monkeypatch.setattr(prepared, "HELD_BYTES", 0)
+    path = tiny_competition.with_name("within.toml")
+    steps = '[{ step = "whiten", dim = [2, 3, 4] }, { step = "augment", neighbours = [1, 2] }]'
+    path.write_text(tiny_competition.read_text().replace("trials = 12", f"steps = {steps}"))
+    configuration = load_configuration(path, work=tmp_path / "work")
+    extract(configuration, device="cpu", progress=False)
+    most = {}
+    for cache_gib in (1.0, 1e-5):
+        shutil.rmtree(tmp_path / "work" / "ranking", ignore_errors=True)
+        tuning = replace(configuration.tuning, cache_gib=cache_gib)
+        landscape = Landscape(replace(configuration, tuning=tuning), progress=False)
+        sizes = []
+        for dim, neighbours in product((2, 3, 4), (1, 2)):
+            landscape.prepared(
+                {**landscape.space.default, "whiten.dim": dim, "augment.neighbours": neighbours}
+            )
+            sizes.append(landscape.kept_files()[1])
+        most[cache_gib] = max(sizes)
+    sidecar = 400  # bytes of the last one, which is sealed after room was made
+    assert most[1e-5] <= 1e-5 * 2**30 + sidecar < most[1.0]
 
 
 def test_recipes_share_the_budget_of_a_work_folder(tiny_competition, tmp_path):
