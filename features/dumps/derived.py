@@ -96,15 +96,20 @@ def derived(
     *,
     block_rows: int = BLOCK_ROWS,
     progress: bool = False,
+    effort: tuple[str, Callable[[int, int], int]] = ("row", lambda start, stop: stop - start),
 ) -> dict[str, np.ndarray]:
     """Return the matrices that `columns` names: opened as memory maps where they are complete, else computed.
 
     folder: where they are kept (None: in memory only); recipe: JSON-able, everything the values depend on;
     columns: name -> (width, dtype), width 0 for a vector; compute(start, stop) -> their rows, in the order of
-    `columns`. An interrupted call goes on at its first unfinished block. Raises Top7Error for a full disk.
+    `columns`; effort: what the bar counts, and how many of it the rows start to stop are. An interrupted call goes on at its
+    first unfinished block. Raises Top7Error for a full disk.
     """
     shapes = {name: (rows, width) if width else (rows,) for name, (width, _) in columns.items()}
-    bar = partial(Progress, total=rows, unit="row", unit_scale=True, desc=label, leave=False, shown=progress)
+    unit, count = effort
+    bar = partial(
+        Progress, total=count(0, rows), unit=unit, unit_scale=True, desc=label, leave=False, shown=progress
+    )
     if folder is None:
         found = {name: np.empty(shapes[name], dtype) for name, (_, dtype) in columns.items()}
         with bar() as told:
@@ -112,7 +117,7 @@ def derived(
                 stop = min(start + block_rows, rows)
                 for matrix, values in zip(found.values(), compute(start, stop), strict=True):
                     matrix[start:stop] = values
-                told.update(stop - start)
+                told.update(count(start, stop))
         return found
     stem = f"{label}-{digest_of(recipe)}"
     sidecar = Path(folder) / f"{stem}.json"
@@ -135,12 +140,13 @@ def derived(
         budget.make_room(sum(file.size_bytes for file in files.values()))
         with writer:
             left = list(writer.windows_left())
-            with bar(initial=rows - sum(len(window) for _, window in left)) as told:
+            to_do = sum(count(window.start, window.stop) for _, window in left)
+            with bar(initial=count(0, rows) - to_do) as told:
                 for number, window in left:
                     values = compute(window.start, window.stop)
                     writer.write(number, dict(zip(files, map(np.asarray, values), strict=True)))
                     writer.commit(every_s=COMMIT_EVERY_S)
-                    told.update(len(window))
+                    told.update(count(window.start, window.stop))
             about = {"format": 2, "recipe": dict(recipe), "rows": rows}
             about["columns"] = {name: list(value) for name, value in columns.items()}
             writer.commit()

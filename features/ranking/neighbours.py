@@ -82,10 +82,13 @@ def neighbour_graph(
                 return graph().window(start, stop)
             return graph_block(gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds)
 
-        columns, more = {"rows": (k, "int32"), "scores": (k, "float64")}, {"progress": progress}
-        found = derived(
-            folder, "neighbours", recipe, total, columns, computed, block_rows=window_rows, **more
-        )
+        def pairs(start: int, stop: int) -> int:
+            """Of which the rows still lack their score when their window comes."""
+            return (stop - start) * (2 * total - start - stop) // 2 if fast else (stop - start) * total
+
+        columns = {"rows": (k, "int32"), "scores": (k, "float64")}
+        more: dict[str, Any] = {"block_rows": window_rows, "progress": progress, "effort": ("pair", pairs)}
+        found = derived(folder, "neighbours", recipe, total, columns, computed, **more)
     return found["rows"], found["scores"]
 
 

@@ -172,8 +172,9 @@ class State:
         def block(start: int, stop: int) -> list[np.ndarray]:
             return [compute(start, stop)]
 
-        kinds, said = {"rows": (width, dtype)}, {"progress": self.progress}
-        return derived(self.rows_folder, label, {"of": name}, len(part), kinds, block, **said)["rows"]
+        kinds, recipe = {"rows": (width, dtype)}, {"of": name}
+        made = derived(self.rows_folder, label, recipe, len(part), kinds, block, progress=self.progress)
+        return made["rows"]
 
     def written_out(self) -> State:
         """Return the state with galleries that are computed as they are read (RowView) kept as files, same values."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 
+from competition.progress import Progress
 from features.dumps.derived import content_digest, derived
 
 
@@ -82,3 +84,40 @@ def test_digests_tell_contents_apart():
     other[4999, 2] += 1
     assert content_digest(rows) == content_digest(rows.copy()) != content_digest(other)
     assert content_digest(rows) != content_digest(rows.astype(np.float64))
+
+
+def test_the_bar_counts_what_a_block_costs(tmp_path, monkeypatch):
+    """An interrupted call, then the rest: what is shown as done starts where it stopped and ends at the total."""
+    shown = []
+
+    class Bar(Progress):
+        def __init__(self, *arguments, **settings):
+            shown.append([settings["initial"], settings["total"], settings["unit"]])
+            super().__init__(*arguments, **settings)
+
+        def update(self, n=1):
+            shown[-1].append(n)
+
+    def pairs(start, stop):  # with all later rows: 100 of 10 rows, then fewer
+        return sum(2 * (10 - row) - 1 for row in range(start, stop))
+
+    def broken(start, stop):
+        if start == 6:
+            raise KeyboardInterrupt
+        return squares([])(start, stop)
+
+    monkeypatch.setattr("features.dumps.derived.Progress", Bar)
+    for compute in (broken, squares([])):
+        with contextlib.suppress(KeyboardInterrupt):
+            derived(
+                tmp_path,
+                "x",
+                {"a": 1},
+                10,
+                COLUMNS,
+                compute,
+                block_rows=3,
+                effort=("pair", pairs),
+                progress=True,
+            )
+    assert shown == [[0, 100, "pair", 51, 33], [84, 100, "pair", 15, 1]]
