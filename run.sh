@@ -78,6 +78,7 @@ esac
 if [ "$1" = test ]; then
     shift
     cd "$root"
+    [ $# -gt 0 ] || set -- --numprocesses auto --dist loadfile  # all of them: a process a core, a file by one
     exec "$python" -m pytest "$@"
 fi
 exec "$python" -P -m submissions "$@"
