@@ -13,6 +13,8 @@ from competition.images import ImageSet, list_images
 from competition.labels import read_labels
 from competition.once import once
 
+Labels = dict[str, tuple[str, ...]]  # query id -> gallery ids
+
 
 def split_images(configuration: Configuration, split: str) -> ImageSet:
     """The images of "gallery", "validation" or "test" of a configuration; its file is named in errors."""
@@ -61,7 +63,7 @@ def configured_images(configuration: Configuration, splits: Iterable[str] = SPLI
 
 def validation_labels(
     configuration: Configuration, query_ids: Sequence[str], gallery_ids: Collection[str]
-) -> dict[str, tuple[str, ...]]:
+) -> Labels:
     """The labels of a configuration's validation queries; ConfigurationError where it names no label file.
 
     Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold
@@ -81,9 +83,16 @@ def validation_labels(
     return read_labels(path, query_ids=query_ids, gallery_ids=gallery_ids)
 
 
-def validation_junk(configuration: Configuration) -> dict[str, tuple[str, ...]]:
-    """Query id -> gallery ids that a whole-list mAP takes out of its list; none but of a data set in its own format."""
+def labelled_validation(
+    configuration: Configuration, gallery_ids: Collection[str]
+) -> tuple[tuple[str, ...], Labels, Labels]:
+    """The ids of the validation queries; the labels of each; and what a whole-list mAP takes out of its list.
+
+    The last is empty but for a data set in its own format. Errors: see `validation_labels`.
+    """
     competition = configuration.competition
+    ids = tuple(split_images(configuration, "validation").ids)
+    labels = validation_labels(configuration, ids, gallery_ids)
     if competition.format is None:
-        return {}
-    return load_dataset(competition.format, competition.gallery, competition.distractors).junk()
+        return ids, labels, {}
+    return ids, labels, load_dataset(competition.format, competition.gallery, competition.distractors).junk()

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.configured import split_images, validation_junk, validation_labels
+from competition.configured import labelled_validation
 from competition.errors import ConfigurationError, Top7Error
 from competition.labels import relevant_rows
 from competition.messages import log
@@ -69,14 +69,13 @@ class Labelled:
 
 def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
     """Read the validation queries and labels of `configuration` and split them by its seed and private share."""
-    images = split_images(configuration, "validation")
-    labels = validation_labels(configuration, query_ids=images.ids, gallery_ids=gallery_ids)
+    ids, labels, junk = labelled_validation(configuration, gallery_ids)
     relevant = relevant_rows(labels, gallery_ids)
     groups = query_groups(relevant)
     private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-    count, junk = len(groups), validation_junk(configuration)
+    count = len(groups)
     return Labelled(
-        tuple(images.ids),
+        ids,
         relevant,
         groups,
         private,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.configured import split_images, validation_labels
+from competition.configured import labelled_validation, split_images
 from competition.errors import ConfigurationError
 from competition.labels import relevant_rows
 from competition.messages import log
@@ -96,11 +96,8 @@ def _labelled(
     configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
 ) -> tuple[list[Dump], np.ndarray]:
     """The dumps of the validation queries, and (query, gallery row) of the readable public ones."""
-
-    ids = split_images(configuration, "validation").ids
-    relevant = relevant_rows(
-        validation_labels(configuration, query_ids=ids, gallery_ids=gallery_ids), gallery_ids
-    )
+    ids, labels, _ = labelled_validation(configuration, gallery_ids)
+    relevant = relevant_rows(labels, gallery_ids)
     private = private_mask(query_groups(relevant), configuration.tuning.private, configuration.tuning.seed)
     dumps = open_components(configuration, components, "validation", ids)
     hidden = np.logical_or.reduce([private, *(dump.unreadable for dump in dumps)])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from competition.configuration import Configuration
-from competition.configured import split_images, validation_labels
+from competition.configured import labelled_validation
 from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.labels import measured_by
 from competition.messages import log
@@ -130,8 +130,7 @@ def data_identity(configuration: Configuration, components: Sequence[Component])
     ids = gallery_ids(configuration)
     labels: Mapping[str, tuple[str, ...]] = {"simulated": (repr(configuration.simulate),)}
     if configuration.competition.labelled:
-        queries = split_images(configuration, "validation").ids
-        labels = validation_labels(configuration, query_ids=queries, gallery_ids=ids)
+        _, labels, _ = labelled_validation(configuration, ids)
     return {
         **measured_by(labels, ids, configuration.competition.top_k, configuration.competition.metric),
         "dumps": sorted({component_path(configuration, part, "gallery").name for part in components}),
