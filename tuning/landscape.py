@@ -218,10 +218,7 @@ class Landscape:
 
     def _let_go(self) -> bool:
         """Close the oldest prepared dumps; False: there are none."""
-        if not self._prepared:
-            return False
-        del self._prepared[next(iter(self._prepared))]
-        return True
+        return bool(self._prepared) and self._prepared.pop(next(iter(self._prepared))) is not None
 
     def kept_files(self) -> tuple[int, int]:
         """Return how many files work/candidates and work/ranking hold, of earlier configurations too, and their bytes."""

@@ -2,7 +2,8 @@
 
 from features.extraction.beside_dumps import exact_duplicates, near_duplicates
 from features.extraction.estimate import Plan
-from features.extraction.extract import ExtractionReport, describe, extract, plan
+from features.extraction.extract import describe, extract, plan
+from features.extraction.extraction_report import ExtractionReport
 from features.extraction.sample import extracted_images
 from features.extraction.verify import VerifyReport, verify
 

@@ -308,15 +308,3 @@ class Engine:
             with self._named(f"layer {layer!r}"):
                 pooled = pool_maps(maps, list(names))
         return {t: pooled[name] for name, t in names.items()}
-
-
-def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
-    """The width D of each target, from one blank batch; part-detector targets have their largest dimension."""
-    side = engine.backbone.image_size or 64
-    pooled = [target for target in targets if target.parts is None]
-    widths: list[int] = []
-    if pooled:
-        found = engine.describe([np.zeros((2, side, side, 3), dtype=np.uint8)], pooled)
-        widths = [rows.shape[1] for rows in found.rows]
-    by_path = dict(zip([target.path for target in pooled], widths))
-    return [by_path[target.path] if target.parts is None else max(target.parts.dims) for target in targets]

@@ -18,7 +18,7 @@ from features.dumps.disk import Disk
 from features.dumps.layout import Target
 from features.extraction.batching import compute_window
 from features.extraction.dump_group import DumpGroup
-from features.extraction.engine import Engine, dimensions
+from features.extraction.engine import Engine
 from features.extraction.status import DumpStatus, group_for
 
 SPARE_BYTES = 64 * 2**20
@@ -138,3 +138,15 @@ def refuse_small_disk(plan: Plan, folder: Path) -> None:
             f"{folder}: the dumps need {_gib(plan.bytes_needed)} (and {_gib(SPARE_BYTES)} to spare), "
             f"{_gib(plan.bytes_free)} are free there: make room or choose another folder with --work"
         )
+
+
+def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
+    """The width D of each target, from one blank batch; part-detector targets have their largest dimension."""
+    side = engine.backbone.image_size or 64
+    pooled = [target for target in targets if target.parts is None]
+    widths: list[int] = []
+    if pooled:
+        found = engine.describe([np.zeros((2, side, side, 3), dtype=np.uint8)], pooled)
+        widths = [rows.shape[1] for rows in found.rows]
+    by_path = dict(zip([target.path for target in pooled], widths))
+    return [by_path[target.path] if target.parts is None else max(target.parts.dims) for target in targets]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from features.extraction.estimate import (
     seconds_an_image,
 )
 from features.extraction.external import external_dumps
+from features.extraction.extraction_report import ExtractionReport
 from features.extraction.learn_parts import (
     PartTable,
     drawn_tables,
@@ -45,29 +46,6 @@ from features.extraction.sample import DESCRIBED, SplitImages, images_to_describ
 from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover
 from features.parts.learning import remaining
-
-
-@dataclass
-class ExtractionReport:
-    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason).
-
-    limits: (backbone, split, what bounded the rate) of every pass that ran images.
-    """
-
-    paths: list[Path] = field(default_factory=list)
-    images: int = 0
-    unreadable: list[tuple[str, str, str]] = field(default_factory=list)
-    bytes_written: int = 0
-    seconds: float = 0.0
-    limited: int | None = None
-    limits: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def say(self) -> None:
-        """What was left out, and whether the gallery is a sample."""
-        for split, image_id, reason in self.unreadable:
-            log.warning(f"unreadable: {split} {image_id}: {reason}")
-        if self.limited:
-            log.warning(f"the gallery is a sample of {self.limited} images: scores are optimistic")
 
 
 def extract(
