@@ -11,8 +11,9 @@ from competition.errors import ConfigurationError
 from competition.images import list_images
 from competition.messages import log
 from features.components import backbone_of, depth_order
+from features.descriptors import open_components
 from features.ranked_lists import ranked_lists
-from features.ranking.photos import photos_for
+from features.ranking.photos import learns_from_photos, photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import used_components
 from features.recipes.recipe import Recipe
@@ -61,7 +62,11 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
             f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
             "tune a recipe without [[external]] components for predict"
         )
-    photos = photos_for(configuration, [component for component, _ in used], recipe.steps)
+    photos = None
+    if any(map(learns_from_photos, recipe.steps)):
+        described = [component for component, _ in used]
+        ids = open_components(configuration, described[:1], "gallery", None)[0].ids
+        photos = photos_for(configuration, described, recipe.steps, ids)
     backbones, tables_of = [], {}
     for name in dict.fromkeys(component.backbone for component, _ in used):
         own = [component for component, _ in used if component.backbone == name]

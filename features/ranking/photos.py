@@ -34,18 +34,16 @@ def photos_for(
     configuration: Configuration,
     components: Sequence[Component],
     steps: Sequence[Mapping[str, Any]],
-    gallery_ids: Sequence[str] | None = None,
+    gallery_ids: Sequence[str],
 ) -> Photos | None:
     """Return what `steps` learn from, described by `components`; None where no step learns from photos.
 
-    configuration: the whole one, whose first backbone says which photos teach; gallery_ids: None: as the dumps have
-    them. ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
+    configuration: the whole one, whose first backbone says which photos teach; gallery_ids: as the dumps have them.
+    ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
     """
     shares = [step.get("pairs", 0) for step in steps if learns_from_photos(step)]
     if not shares:
         return None
-    if gallery_ids is None:
-        gallery_ids = open_components(configuration, components[:1], "gallery", None)[0].ids
     kinds = ([_simulated] if min(shares) < 1 else []) + ([_labelled] if max(shares) > 0 else [])
     found = [kind(configuration, components, gallery_ids) for kind in kinds]
     starts = [0, *(len(dumps[0].ids) for dumps, _ in found[:-1])]
