@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from competition.atomic import abandoned
 from competition.configuration import SIMULATED, SPLITS, Configuration
-from competition.errors import Top7Error
+from competition.errors import ConfigurationError, Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import read_journal
 from features.dumps.layout import component_path, dumps_folder, whole_folder
@@ -140,8 +140,9 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
     for recipe in recipes:
         needed |= {Path(name).stem for name in recipe.provenance.get("data", {}).get("dumps", [])}
         for component in recipe.components:
-            with suppress(Top7Error, IndexError):  # of another configuration
-                needed.add(component_path(configuration, component, "gallery").stem)
+            if component.external is None:
+                with suppress(ConfigurationError, IndexError):  # of another configuration
+                    needed.add(component_path(configuration, component, "gallery").stem)
     return needed
 
 

@@ -208,7 +208,7 @@ def component_path(
 
 
 def projection_path(
-    folder: Path, configuration: Configuration, backbone: Backbone, parts: Parts, count: int
+    configuration: Configuration, backbone: Backbone, parts: Parts, count: int, folder: Path
 ) -> Path:
     """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
     recipe = parts_recipe(configuration, backbone, parts, count)

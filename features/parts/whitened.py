@@ -34,7 +34,7 @@ def make_whitened(configuration: Configuration, component: Component, path: Path
         raise ConfigurationError(
             f"{where}: dimension {setting.dim} exceeds the largest of its dims, {max(parts.dims)}"
         )
-    projection = projection_path(path.parent, configuration, backbone, parts, setting.count)
+    projection = projection_path(configuration, backbone, parts, setting.count, path.parent)
     if not beside(projection, ".json").exists():
         if beside(
             path, ".json"

@@ -83,7 +83,7 @@ def neighbour_graph(
             return graph_block(gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds)
 
         def pairs(start: int, stop: int) -> int:
-            """Of which the rows still lack their score when their window comes."""
+            """Return how many pairs have no score yet when the window of these rows comes."""
             return (stop - start) * (2 * total - start - stop) // 2 if fast else (stop - start) * total
 
         columns = {"rows": (k, "int32"), "scores": (k, "float64")}

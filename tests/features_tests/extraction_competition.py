@@ -54,7 +54,7 @@ def parts_path(configuration, split: str, count: int, table: int = 0, folder: Pa
     """Where the projection of a parts table of the first backbone lies."""
     backbone = configuration.backbones[0]
     folder = folder or dumps_folder(configuration, split)
-    return projection_path(folder, configuration, backbone, backbone.parts[table], count)
+    return projection_path(configuration, backbone, backbone.parts[table], count, folder)
 
 
 def external_dump(configuration, split: str) -> Dump:
