@@ -94,7 +94,7 @@ class Landscape:
         key = _key(components, own)
         if key not in self._prepared:
             while len(self._prepared) >= KEPT_DUMPS:
-                self._prepared.pop(next(iter(self._prepared)))
+                self._let_go()
             with self._budget():
                 steps, ids = self.space.steps_of(choice), self.gallery_ids
                 self._prepared[key] = prepare(
@@ -218,7 +218,10 @@ class Landscape:
 
     def _let_go(self) -> bool:
         """Close the oldest prepared dumps; False: there are none."""
-        return bool(self._prepared) and self._prepared.pop(next(iter(self._prepared))) is not None
+        if not self._prepared:
+            return False
+        del self._prepared[next(iter(self._prepared))]
+        return True
 
     def kept_files(self) -> tuple[int, int]:
         """Return how many files work/candidates and work/ranking hold, of earlier configurations too, and their bytes."""

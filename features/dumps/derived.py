@@ -102,8 +102,8 @@ def derived(
 
     folder: where they are kept (None: in memory only); recipe: JSON-able, everything the values depend on;
     columns: name -> (width, dtype), width 0 for a vector; compute(start, stop) -> their rows, in the order of
-    `columns`; effort: what the bar counts, and how many of it the rows start to stop are. An interrupted call goes on at its
-    first unfinished block. Raises Top7Error for a full disk.
+    `columns`; effort: what the bar counts, and how many of it the rows start to stop are. An interrupted call
+    goes on at its first unfinished block. Raises Top7Error for a full disk.
     """
     shapes = {name: (rows, width) if width else (rows,) for name, (width, _) in columns.items()}
     unit, count = effort

@@ -151,10 +151,9 @@ def read_learnt(path: Path) -> dict | None:
         raise Top7Error(f"{path}: damaged: run ./run.sh extract, which records the sample again") from None
 
 
-def parts_recipe(configuration: Configuration, backbone: Backbone, parts: Parts, count: int) -> dict:
-    """The recipe of one detector count's unwhitened projection."""
-    base = backbone_recipe(configuration, backbone)
-    learnt = read_learnt(learnt_path(configuration.competition.work, backbone.name, base, parts))
+def parts_recipe(work: Path, name: str, base: Mapping, parts: Parts, count: int) -> dict:
+    """The recipe of one detector count's unwhitened projection; name, base: the backbone's, and its recipe."""
+    learnt = read_learnt(learnt_path(work, name, base, parts))
     return learning_recipe(base, parts) | {
         "count": count,
         "largest_dim": max(parts.dims),
@@ -174,7 +173,7 @@ def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -
                 found.append(Target(path, recipe, layer, pooling))
     for parts in backbone.parts:
         for count in parts.counts:
-            recipe = parts_recipe(configuration, backbone, parts, count)
+            recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
             path = dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
             found.append(Target(path, recipe, parts.layer, parts=parts, count=count))
     return list({target.path: target for target in found}.values())
@@ -197,13 +196,15 @@ def component_path(
     if name is not None:
         return external_path(folder, external_named(configuration, name), split)
     backbone = backbone_of(configuration, component)
+    base = backbone_recipe(configuration, backbone)
     if (setting := component.setting) is None:
         layer, pooling = component.pooled
-        recipe = pooling_recipe(backbone_recipe(configuration, backbone), layer, pooling)
+        recipe = pooling_recipe(base, layer, pooling)
         return dump_path(folder, backbone.name, layer, pooling, recipe)
     table, count, dim, exponent = astuple(setting)
     parts = backbone.parts[table]
-    recipe = parts_recipe(configuration, backbone, parts, count) | {"dim": dim, "exponent": exponent}
+    recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
+    recipe |= {"dim": dim, "exponent": exponent}
     return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}-M{dim}-t{exponent:g}", recipe)
 
 
@@ -211,7 +212,8 @@ def projection_path(
     configuration: Configuration, backbone: Backbone, parts: Parts, count: int, folder: Path
 ) -> Path:
     """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
-    recipe = parts_recipe(configuration, backbone, parts, count)
+    base = backbone_recipe(configuration, backbone)
+    recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
     return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
 
 

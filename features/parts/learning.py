@@ -78,8 +78,10 @@ def learn_parts(
             return (psi_of(batch, parts, detectors) for batch in _checked(maps(), n, f"{where}: aggregating"))
 
         sample_blocks.write_blocks(home, held, counts[-1], n, channels, psi, what=where)
-    _learn_components(parts, home, counts, order, n, where)
     if (model := with_components(parts, name, home, order, n)) is None:
+        _learn_components(parts, home, counts, order, n, where)
+        model = with_components(parts, name, home, order, n)
+    if model is None:
         raise Top7Error(f"{home}: just written and damaged already: check the disk")
     return model
 
@@ -143,8 +145,6 @@ def _learn_components(
 ) -> None:
     """Learn the components of every count that lacks them, from the sample's blocks."""
     missing = tuple(count for count in counts if learnt_components(parts, home, count) is None)
-    if not missing:
-        return
     if missing != counts:
         log.info(f"{where}: components for {', '.join(map(str, missing))} detectors, from the sample on disk")
     opened, dims = sample_blocks.open_blocks(home), max(parts.dims)
