@@ -162,6 +162,11 @@ class Configuration:
     tuning: Tuning
     simulate: Simulate = Simulate()
 
+    @property
+    def objective(self) -> str:
+        """What judges the trials of a study: as configured, else by whether there are labels."""
+        return self.tuning.objective or ("labels" if self.competition.labelled else "simulated")
+
 
 TABLES = ("competition", "backbone", "external", "simulate", "tuning")
 
@@ -278,9 +283,8 @@ def _unique(
     backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path
 ) -> tuple[Backbone, ...]:
     """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
-    given = [
-        name for name in (*(each.name for each in backbones), *(each.name for each in externals)) if name
-    ]
+    names = [*(each.name for each in backbones), *(each.name for each in externals)]
+    given = list(filter(None, names))
     for name in given:
         if given.count(name) > 1:
             raise ConfigurationError(
@@ -289,9 +293,7 @@ def _unique(
             )
     named = []
     for backbone in backbones:
-        free = (
-            f"{backbone.model}-{copies}" if copies > 1 else backbone.model for copies in itertools.count(1)
-        )
+        free = (f"{backbone.model}-{n}" if n > 1 else backbone.model for n in itertools.count(1))
         name = backbone.name or next(name for name in free if name not in given)
         given.append(name)
         named.append(replace(backbone, name=name))

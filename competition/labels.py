@@ -149,3 +149,9 @@ def relevant_rows(labels: Mapping[str, Sequence[str]], gallery_ids: Sequence[str
         np.array(sorted(row_of[gallery_id] for gallery_id in correct), dtype=np.int64)
         for correct in labels.values()
     )
+
+
+def rows_there(lists: Sequence[Sequence[str]], gallery_ids: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The gallery rows (int64) of each list's ids; those that a sample of the gallery has not are left out."""
+    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
+    return tuple(np.array([row_of[each] for each in ids if each in row_of], dtype=np.int64) for ids in lists)

@@ -9,7 +9,7 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from features.components import Component
 from features.dumps import Dump, open_dump
-from features.dumps.layout import component_path
+from features.dumps.layout import component_place
 
 
 def gallery_ids(configuration: Configuration) -> tuple[str, ...]:
@@ -43,12 +43,12 @@ def open_components(
     """
     dumps: list[Dump] = []
     for component in components:
-        path = component_path(configuration, component, split, folder)
-        if component.parts is not None:
+        place = component_place(configuration, component, split, folder)
+        if (setting := component.setting) is not None:
             from features.parts.whitened import make_whitened  # imports torch
 
-            make_whitened(configuration, component, path)
-        dump = open_dump(path, ids=ids)
+            make_whitened(setting, place)
+        dump = open_dump(place.path, ids=ids)
         ids = dump.ids if ids is None else ids
         dumps.append(dump)
     return dumps

@@ -49,17 +49,19 @@ def _section(
     configuration: Configuration, backbone: Backbone, parts: Parts, top: int, most: int, device: str
 ) -> dict:
     from features.dumps.layout import backbone_recipe
+    from features.dumps.part_tables import part_table
     from features.extraction import extracted_images
     from features.extraction.engine import Engine
-    from features.extraction.learn_parts import open_part_model
     from features.extraction.settings import choose_device, fixed_settings, settings_path
     from features.parts import training_rows
     from features.parts.exciting import most_exciting
+    from features.parts.part_model import open_parts
 
-    model = open_part_model(configuration, backbone, parts)
+    work, base = configuration.competition.work, backbone_recipe(configuration, backbone)
+    model = open_parts(part_table(work, backbone.name, base, parts))
     about = json.loads((model.folder / "order.json").read_text(encoding="utf-8"))
-    path = settings_path(configuration.competition.work, backbone, backbone_recipe(configuration, backbone))
-    engine = Engine(backbone, fixed_settings(path, backbone, choose_device(device)))
+    settings = fixed_settings(settings_path(work, backbone, base), backbone, choose_device(device))
+    engine = Engine(backbone, settings)
     gallery = extracted_images(configuration, "gallery")
     gallery = gallery.rows(training_rows(replace(parts, training_images=SAMPLE_IMAGES), len(gallery)))
     detectors = [int(channel) for channel in model.order[:top]]

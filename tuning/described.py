@@ -12,7 +12,6 @@ from competition.leaderboard import file_digest
 from competition.metrics import figure_label
 from features.components import Choice, Component, full_name, layer_in_words
 from tuning.evaluating import mean_figures
-from tuning.labelled import objective_of
 from tuning.landscape import Landscape
 from tuning.region import chain_members
 
@@ -28,7 +27,7 @@ def study_attributes(landscape: Landscape) -> dict[str, str]:
         "other descriptors": ", ".join(external.name for external in configuration.externals),
         "labels": _labels(landscape),
         "figure": f"{figure_label(landscape.metric, landscape.top_k)} of the public queries",
-        "judged by": objective_of(configuration),
+        "judged by": configuration.objective,
         "u0, u1, … (the smaller, the larger the share)": "; ".join(
             f"u{number}: {name}" for number, name in enumerate(shares)
         ),

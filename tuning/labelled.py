@@ -16,7 +16,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.configured import labelled_validation
 from competition.errors import ConfigurationError, Top7Error
-from competition.labels import relevant_rows
+from competition.labels import relevant_rows, rows_there
 from competition.messages import log
 from competition.metrics import WHOLE_LISTS
 from competition.splits import private_mask, query_groups
@@ -74,30 +74,8 @@ def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -
     groups = query_groups(relevant)
     private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
     count = len(groups)
-    return Labelled(
-        ids,
-        relevant,
-        groups,
-        private,
-        np.ones(count, dtype=bool),
-        np.ones(count),
-        _rows({query: junk[query] for query in labels}, gallery_ids) if junk else (),
-    )
-
-
-def _rows(named: Mapping[str, Sequence[str]], gallery_ids: Sequence[str]) -> tuple[np.ndarray, ...]:
-    """The gallery rows of each query's ids; those that a sample of the gallery has not are left out."""
-    row_of = {gallery_id: row for row, gallery_id in enumerate(gallery_ids)}
-    return tuple(
-        np.array([row_of[each] for each in ids if each in row_of], dtype=np.int64) for ids in named.values()
-    )
-
-
-def objective_of(configuration: Configuration) -> str:
-    """Return what judges the trials of a study: as configured, else by whether there are labels."""
-    if configuration.tuning.objective is not None:
-        return configuration.tuning.objective
-    return "labels" if configuration.competition.labelled else "simulated"
+    junk_rows = rows_there([junk[query] for query in labels], gallery_ids) if junk else ()
+    return Labelled(ids, relevant, groups, private, np.ones(count, dtype=bool), np.ones(count), junk_rows)
 
 
 def judged_by(
@@ -108,27 +86,26 @@ def judged_by(
     Where the configuration leaves it open and fewer than HALF_AT groups of labelled queries are public, simulated
     photos judge beside them, which is said, unless a step or an external descriptor shuns photos or there are too few.
     """
-    alone = study_queries(configuration, gallery_ids)
     if configuration.tuning.objective is not None or not configuration.competition.labelled:
-        return configuration, alone
+        return configuration, study_queries(configuration, gallery_ids)
+    real = labelled_queries(configuration, gallery_ids)
     shunned = any(step["step"] in NOT_SIMULATED for step in steps)
     whole = configuration.competition.metric == WHOLE_LISTS
-    n_groups = len(np.unique(alone.groups[alone.public]))
+    n_groups = len(np.unique(real.groups[real.public]))
     photos = configuration.simulate.images and not configuration.externals
     if shunned or whole or not photos or n_groups >= HALF_AT:
-        return configuration, alone
+        return configuration, real
     judges = f"{n_groups} groups of labelled queries judge the study"
-    both = replace(configuration, tuning=replace(configuration.tuning, objective="both"))
     try:
-        joined = study_queries(both, gallery_ids)
+        joined = _with_photos(real, _judging_photos(configuration, gallery_ids), "both")
     except Top7Error as error:
         log.info(f"top7: {judges}, and no simulated photos: {error}")
-        return configuration, alone
+        return configuration, real
     log.info(
         f"top7: {judges}, and simulated photos beside them, as if these were {HALF_AT} groups more "
         '([tuning] objective = "labels": labels alone)'
     )
-    return both, joined
+    return replace(configuration, tuning=replace(configuration.tuning, objective="both")), joined
 
 
 def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
@@ -137,7 +114,7 @@ def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> L
     ConfigurationError: the objective asks for labels or for simulated photos that the configuration has not;
     Top7Error: they are not extracted.
     """
-    objective = objective_of(configuration)
+    objective = configuration.objective
     if objective == "labels":
         return labelled_queries(configuration, gallery_ids)
     if configuration.externals:
@@ -146,17 +123,25 @@ def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> L
             f"{configuration.externals[0].name} does not describe simulated photos: leave it out, or give labels and "
             'objective = "labels"'
         )
+    photos = _judging_photos(configuration, gallery_ids)
+    if objective == "simulated" and not configuration.competition.labelled:
+        return photos
+    return _with_photos(labelled_queries(configuration, gallery_ids), photos, objective)
+
+
+def _judging_photos(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
     from features.simulated_halves import open_judging
 
     found = open_judging(configuration, gallery_ids, JUDGING_PHOTOS)
     private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
     count = len(found.ids)
-    photos = Labelled(
+    return Labelled(
         found.ids, tuple(found.correct), found.groups, private, np.zeros(count, dtype=bool), np.ones(count)
     )
-    if objective == "simulated" and not configuration.competition.labelled:
-        return photos
-    real = labelled_queries(configuration, gallery_ids)
+
+
+def _with_photos(real: Labelled, photos: Labelled, objective: str) -> Labelled:
+    """The photos below the real queries, with the weights that the objective gives them."""
     n_groups = len(np.unique(real.groups[real.public]))
     share = n_groups / (n_groups + HALF_AT) if objective == "both" else 0.0
     return _below(

@@ -28,7 +28,7 @@ from features.ranking.state import Photos
 from features.ranking.steps import split_steps, step_of
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
-from tuning.labelled import judged_by, objective_of, open_queries
+from tuning.labelled import judged_by, open_queries
 from tuning.prepared import Prepared, prepare
 from tuning.space import Space, space_of, without_joint
 from tuning.step_choices import StepEntry, with_weights
@@ -247,7 +247,7 @@ class Landscape:
         described |= {} if self.metric == "map" else {"metric": self.metric}
         if self.metric == WHOLE_LISTS:
             described["junk"] = [rows.tolist() for rows in self.labelled.junk]
-        objective = objective_of(self.configuration)
+        objective = self.configuration.objective
         if objective != "labels":
             described["objective"] = [objective, self.labelled.weight.tolist()]
         if self.space.steps:

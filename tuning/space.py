@@ -25,7 +25,7 @@ from features.components import (
 )
 from features.ranking.state import spread
 from features.recipes.recipe import Recipe
-from tuning.labelled import NOT_SIMULATED, objective_of
+from tuning.labelled import NOT_SIMULATED
 from tuning.step_choices import StepChoices, StepEntry, concrete_steps, configured_steps, recipe_steps
 
 
@@ -126,7 +126,7 @@ def without_joint(space: Space) -> Space:
 
 def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapping]:
     """The steps that what judges the study can judge; the others are named on stderr."""
-    left_out = [] if objective_of(configuration) != "simulated" else NOT_SIMULATED
+    left_out = [] if configuration.objective != "simulated" else NOT_SIMULATED
     names = sorted({str(step["step"]) for step in steps} & set(left_out))
     if names:
         log.info(

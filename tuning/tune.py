@@ -19,7 +19,6 @@ from tuning.described import study_attributes, trial_attributes
 from tuning.evaluating import evaluated, mean_figures
 from tuning.forecast import Kind, affordable_folds, cost, kinds_of, showable_gain
 from tuning.gallery_pass import excluded_rows
-from tuning.labelled import objective_of
 from tuning.landscape import Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.region import barycentric, contains
@@ -244,7 +243,7 @@ def _provenance(tuned: Tuned, plan: studies.TrialPlan) -> dict[str, object]:
         "trials": plan.total,
         "sampler": settings.sampler,
         "private share": settings.private,
-        "objective": objective_of(configuration),
+        "objective": configuration.objective,
         **_studied(landscape),
         **({} if tuned.certificate is None else {"certified bound": tuned.certificate.bound}),
     }

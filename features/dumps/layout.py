@@ -14,11 +14,11 @@ from competition.images import ImageSet, ids_digest
 from features.components import EMBEDDINGS, Component, backbone_of, external_named
 from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
+from features.dumps.part_tables import PartTable, part_table
 from features.simulated_photos import VERSION
 from features.weights_digest import stamped_digest, weights_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
-PARTS = 1  # likewise for part detectors
 
 
 @dataclass(frozen=True)
@@ -111,54 +111,10 @@ def pooling_recipe(base: Mapping, layer: int | str, pooling: str) -> dict:
     return {**base, "layer": layer, "pooling": pooling, "pooled": POOLED.get(pooling, 1)}
 
 
-def learning_recipe(base: Mapping, parts: Parts) -> dict:
-    """What decides the detectors and the projections learnt, but for the images learnt from."""
-    from features.parts.selection import selection_key
-
-    return {
-        **base,
-        "layer": parts.layer,
-        "pooling": "parts",
-        "parts": PARTS,
-        "alpha": parts.alpha,
-        "beta": parts.beta,
-        "form": parts.form,
-        "selection": selection_key(parts),
-        "training_images": parts.training_images,
-        "training": str(parts.training) if parts.training else None,
-        "seed": parts.seed,
-        "variant": parts.variant,
-        "half": parts.half,
-    }
-
-
-def learnt_path(work: Path, name: str, base: Mapping, parts: Parts) -> Path:
-    """The record of the images that a parts table was learnt from."""
-    recipe = learning_recipe(base, parts)
-    return Path(work) / "parts" / f"{file_label(name, parts.layer)}-{recipe_digest(recipe)}.json"
-
-
-def read_learnt(path: Path) -> dict | None:
-    """The record at `path`: {"sample": digest, "ids": [...]}, None if nothing was learnt yet."""
-    try:
-        found = json.loads(path.read_bytes())
-        if found["sample"] != ids_digest(found["ids"])[:16]:
-            raise ValueError
-        return found
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Top7Error(f"{path}: damaged: run ./run.sh extract, which records the sample again") from None
-
-
-def parts_recipe(work: Path, name: str, base: Mapping, parts: Parts, count: int) -> dict:
-    """The recipe of one detector count's unwhitened projection; name, base: the backbone's, and its recipe."""
-    learnt = read_learnt(learnt_path(work, name, base, parts))
-    return learning_recipe(base, parts) | {
-        "count": count,
-        "largest_dim": max(parts.dims),
-        "learnt": learnt["sample"] if learnt else None,
-    }
+def table_of(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartTable:
+    """A parts table of a backbone with its recorded sample. Top7Error: a damaged record."""
+    base = backbone_recipe(configuration, backbone)
+    return part_table(configuration.competition.work, backbone.name, base, parts)
 
 
 def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
@@ -172,10 +128,10 @@ def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -
                 path = dump_path(folder, backbone.name, layer, pooling, recipe)
                 found.append(Target(path, recipe, layer, pooling))
     for parts in backbone.parts:
+        table = part_table(configuration.competition.work, backbone.name, base, parts)
         for count in parts.counts:
-            recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
-            path = dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
-            found.append(Target(path, recipe, parts.layer, parts=parts, count=count))
+            path = projection_path(table, count, folder)
+            found.append(Target(path, table.projection(count), parts.layer, parts=parts, count=count))
     return list({target.path: target for target in found}.values())
 
 
@@ -183,10 +139,25 @@ def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Ma
     return folder / f"{file_label(name, layer, middle)}-{recipe_digest(recipe)}.npy"
 
 
-def component_path(
+def projection_path(table: PartTable, count: int, folder: Path) -> Path:
+    """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
+    name = f"parts-N{count}"
+    return dump_path(folder, table.backbone, table.parts.layer, name, table.projection(count))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a component's dump lies, there or not; of a whitened one with the table and the projection it is made from."""
+
+    path: Path
+    table: PartTable | None = None
+    projection: Path | None = None
+
+
+def component_place(
     configuration: Configuration, component: Component, split: str, folder: Path | None = None
-) -> Path:
-    """Where a component's dump lies, there or not; folder: instead of the split's (images given to predict)."""
+) -> Place:
+    """The place of a component's dump; folder: instead of the split's (images given to predict)."""
     if (name := component.external) is not None and (folder is not None or split == SIMULATED):
         raise ConfigurationError(
             f"{component.name}: descriptors made elsewhere cannot describe new images or simulated photos: "
@@ -194,27 +165,24 @@ def component_path(
         )
     folder = folder or dumps_folder(configuration, split)
     if name is not None:
-        return external_path(folder, external_named(configuration, name), split)
+        return Place(external_path(folder, external_named(configuration, name), split))
     backbone = backbone_of(configuration, component)
-    base = backbone_recipe(configuration, backbone)
     if (setting := component.setting) is None:
-        layer, pooling = component.pooled
-        recipe = pooling_recipe(base, layer, pooling)
-        return dump_path(folder, backbone.name, layer, pooling, recipe)
-    table, count, dim, exponent = astuple(setting)
-    parts = backbone.parts[table]
-    recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
-    recipe |= {"dim": dim, "exponent": exponent}
-    return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}-M{dim}-t{exponent:g}", recipe)
+        recipe = pooling_recipe(backbone_recipe(configuration, backbone), *component.pooled)
+        return Place(dump_path(folder, backbone.name, *component.pooled, recipe))
+    number, count, dim, exponent = astuple(setting)
+    table = table_of(configuration, backbone, backbone.parts[number])
+    recipe = table.projection(count) | {"dim": dim, "exponent": exponent}
+    name = f"parts-N{count}-M{dim}-t{exponent:g}"
+    path = dump_path(folder, backbone.name, table.parts.layer, name, recipe)
+    return Place(path, table, projection_path(table, count, folder))
 
 
-def projection_path(
-    configuration: Configuration, backbone: Backbone, parts: Parts, count: int, folder: Path
+def component_path(
+    configuration: Configuration, component: Component, split: str, folder: Path | None = None
 ) -> Path:
-    """Where the unwhitened projection of one detector count lies in `folder`, there or not."""
-    base = backbone_recipe(configuration, backbone)
-    recipe = parts_recipe(configuration.competition.work, backbone.name, base, parts, count)
-    return dump_path(folder, backbone.name, parts.layer, f"parts-N{count}", recipe)
+    """The path of a component's dump, there or not."""
+    return component_place(configuration, component, split, folder).path
 
 
 def external_recipe(external: External, split: str) -> dict:

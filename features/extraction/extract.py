@@ -22,6 +22,7 @@ from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.layout import Target, backbone_recipe, sample_record, targets_of
+from features.dumps.part_tables import PartTable
 from features.extraction.backbone_pass import PendingWindow, Result, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
 from features.extraction.engine import Engine
@@ -36,12 +37,7 @@ from features.extraction.estimate import (
 )
 from features.extraction.external import external_dumps
 from features.extraction.extraction_report import ExtractionReport
-from features.extraction.learn_parts import (
-    PartTable,
-    drawn_tables,
-    learn_part_models,
-    learning_bytes,
-)
+from features.extraction.learn_parts import drawn_tables, learn_part_models, learning_bytes
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover

@@ -8,61 +8,26 @@ gallery, so that its extraction goes on with the same detectors.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from competition.atomic import write_json
-from competition.configuration import Backbone, Configuration, Parts
+from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest, list_images
 from competition.messages import log
-from features.dumps import file_label
-from features.dumps.layout import Target, backbone_recipe, learning_recipe, learnt_path, read_learnt
+from features.dumps.layout import Target
+from features.dumps.part_tables import PartTable, learnt_path, part_table
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
 from features.parts.learning import remaining
-from features.parts.part_model import model_folder, open_parts
+from features.parts.part_model import open_parts
 
 SIDE_PX = 64  # of a blank image, where images keep their own size
 HELD_BYTES = 512 * 2**20  # what maps of a sample may take in memory between the passes over it
-
-
-@dataclass(frozen=True)
-class PartTable:
-    """A parts table of a backbone, with the images it is learnt from, and the folder its model lies in.
-
-    recipe: what decides the model but for the images; record: the file that names them; sample: their digest, ids
-    those of the images: none before they are drawn.
-    """
-
-    backbone: str
-    parts: Parts
-    recipe: Mapping
-    record: Path
-    folder: Path
-    sample: str | None
-    ids: tuple[str, ...]
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """Folder, name and provenance of the model."""
-        name = file_label(self.backbone, self.parts.layer)
-        return {"folder": self.folder, "name": name, "provenance": {**self.recipe, "learnt": self.sample}}
-
-
-def part_table(work: Path | str, backbone: str, recipe: Mapping, parts: Parts) -> PartTable:
-    """A parts table with its recorded sample; recipe: the `backbone_recipe`. Top7Error: a damaged record."""
-    record = learnt_path(Path(work), backbone, recipe, parts)
-    learnt = read_learnt(record) or {"sample": None, "ids": []}
-    own = learning_recipe(recipe, parts)
-    return PartTable(
-        backbone, parts, own, record, Path(work) / "parts", learnt["sample"], tuple(learnt["ids"])
-    )
 
 
 def drawn_tables(
@@ -118,30 +83,7 @@ def learn_part_models(
 
 def part_models(tables: Sequence[PartTable], targets: Sequence[Target]) -> dict[Parts, PartModel]:
     """The learnt models of some tables, for the counts of `targets`."""
-    return {table.parts: _of_targets(_opened(table), targets) for table in tables}
-
-
-def open_part_model(configuration: Configuration, backbone: Backbone, parts: Parts) -> PartModel:
-    """The model that `extract` learnt. Top7Error: there is none yet."""
-    recipe = backbone_recipe(configuration, backbone)
-    return _opened(part_table(configuration.competition.work, backbone.name, recipe, parts))
-
-
-def part_folder(configuration: Configuration, backbone: Backbone, parts: Parts) -> Path:
-    """Where the model of one table lies, learnt or not."""
-    recipe = backbone_recipe(configuration, backbone)
-    return model_folder(
-        parts, **part_table(configuration.competition.work, backbone.name, recipe, parts).model
-    )
-
-
-def _opened(table: PartTable) -> PartModel:
-    if (model := open_parts(table.parts, **table.model)) is None:
-        raise Top7Error(
-            f"the part detectors of {table.backbone}, layer {table.parts.layer!r}, have not been learnt yet: run "
-            "./run.sh extract"
-        )
-    return model
+    return {table.parts: _of_targets(open_parts(table), targets) for table in tables}
 
 
 def _of_targets(model: PartModel, targets: Sequence[Target]) -> PartModel:

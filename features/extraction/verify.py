@@ -23,13 +23,13 @@ from features.dumps.layout import (
     component_path,
     dumps_folder,
     external_path,
-    learnt_path,
-    read_learnt,
+    table_of,
     targets_of,
 )
+from features.dumps.part_tables import learnt_path, read_learnt
 from features.dumps.seals import bad_files, remove, sum_path
-from features.extraction.learn_parts import part_folder
 from features.extraction.status import record_is_whole
+from features.parts.part_model import model_folder
 
 
 @dataclass
@@ -112,7 +112,8 @@ def _check_learnt(configuration: Configuration, report: VerifyReport) -> None:
     """
     for backbone in configuration.backbones:
         for parts in backbone.parts:
-            for sidecar in sorted(part_folder(configuration, backbone, parts).glob("*.sum")):
+            table = table_of(configuration, backbone, parts)
+            for sidecar in sorted(model_folder(parts, **table.model).glob("*.sum")):
                 file = sidecar.with_name(sidecar.name.removesuffix(".sum"))
                 report.files += 1
                 if bad := bad_files(sidecar):

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from competition.configuration import Parts
+from competition.errors import Top7Error
 from features.dumps import file_label
+from features.dumps.part_tables import PartTable
 from features.dumps.seals import file_is_whole
 from features.parts import blocks as sample_blocks
 from features.parts.aggregation import aggregate, check_maps, part_weights
@@ -105,17 +107,22 @@ def psi_of(maps: Tensor, parts: Parts, detectors: Tensor) -> Tensor:
     return aggregate(maps, weights)
 
 
-def open_parts(parts: Parts, folder: Path, *, name: str, provenance: dict) -> PartModel | None:
-    """Return what `learn_parts` left for the same arguments; None where a part of it is missing or damaged.
+def open_parts(table: PartTable) -> PartModel:
+    """Open what `extract` learnt for a table. Top7Error: nothing yet, or a part of it is missing or damaged.
 
     ConfigurationError: dimensions beyond the sample's rank.
     """
-    home = model_folder(parts, folder, name, provenance)
-    learnt = learnt_order(home)
-    if learnt is None or held_detectors(home) < max(parts.counts):
-        return None
-    order, _, n = learnt
-    return with_components(parts, name, home, order, n)
+    parts, home = table.parts, model_folder(table.parts, **table.model)
+    model, learnt = None, learnt_order(home)
+    if learnt is not None and held_detectors(home) >= max(parts.counts):
+        order, _, n = learnt
+        model = with_components(parts, table.model["name"], home, order, n)
+    if model is None:
+        raise Top7Error(
+            f"the part detectors of {table.backbone}, layer {parts.layer!r}, have not been learnt yet: run "
+            "./run.sh extract"
+        )
+    return model
 
 
 def with_components(parts: Parts, name: str, home: Path, order: np.ndarray, n: int) -> PartModel | None:

@@ -11,48 +11,42 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
-from features.components import Component, backbone_of
+from features.components import PartsSetting
 from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
 from features.dumps.derived import made_once
-from features.dumps.layout import projection_path
+from features.dumps.layout import Place
 from features.dumps.seals import CHECKED_BYTES
 from features.whitening import unit_rows
 
 
-def make_whitened(configuration: Configuration, component: Component, path: Path) -> None:
-    """Make a part component's dump at `path`, its `component_path`, unless it is there.
+def make_whitened(setting: PartsSetting, place: Place) -> None:
+    """Make the dump of a setting of part detectors at its place, unless it is there.
 
     Top7Error: the projection for this count was not extracted, or the part detectors were not learnt.
     """
-    backbone, setting = backbone_of(configuration, component), component.setting
-    assert setting is not None
-    parts = backbone.parts[setting.table]
-    where = f"[[backbone]] {backbone.name}, parts of layer {parts.layer!r}"
-    if setting.dim > max(parts.dims):
+    path, table, projection = place.path, place.table, place.projection
+    assert table is not None and projection is not None
+    where = f"[[backbone]] {table.backbone}, parts of layer {table.parts.layer!r}"
+    if setting.dim > max(table.parts.dims):
         raise ConfigurationError(
-            f"{where}: dimension {setting.dim} exceeds the largest of its dims, {max(parts.dims)}"
+            f"{where}: dimension {setting.dim} exceeds the largest of its dims, {max(table.parts.dims)}"
         )
-    projection = projection_path(configuration, backbone, parts, setting.count, path.parent)
     if not beside(projection, ".json").exists():
-        if beside(
-            path, ".json"
-        ).exists():  # a bundle holds components without the projection they were made from
+        if beside(path, ".json").exists():  # in a bundle, which leaves projections out
             return
         raise Top7Error(
             f"{projection}: no such dump: {where}, {setting.count} detectors need one more pass of the images through"
-            f" {backbone.model}: run ./run.sh extract (the other dumps are kept)"
+            f" {table.recipe['model']}: run ./run.sh extract (the other dumps are kept)"
         )
     source = open_dump(projection)
 
     def make() -> None:
-        from features.extraction.learn_parts import open_part_model
+        from features.parts.part_model import open_parts  # imports torch
 
-        model = open_part_model(configuration, backbone, parts)
         recipe = source.recipe | {"dim": setting.dim, "exponent": setting.exponent}
-        scales = model.scales(setting.count, setting.dim, setting.exponent)
-        write_whitened(source, path, recipe, scales, half=parts.half)
+        scales = open_parts(table).scales(setting.count, setting.dim, setting.exponent)
+        write_whitened(source, path, recipe, scales, half=table.parts.half)
 
     made_once(path, lambda: path if _is_there(path, source) else None, make)
 

@@ -43,17 +43,19 @@ def files_of_recipe(
 
 def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterable[Path]:
     """Settings of the run, and what was learnt for the parts tables."""
-    from features.dumps.layout import backbone_recipe, learnt_path
+    from features.dumps.layout import backbone_recipe
+    from features.dumps.part_tables import part_table
     from features.dumps.seals import sum_path
-    from features.extraction.learn_parts import open_part_model
     from features.extraction.settings import settings_path
     from features.parts.blocks import block_files
+    from features.parts.part_model import open_parts
 
     base = backbone_recipe(configuration, backbone)
     yield settings_path(configuration.competition.work, backbone, base)
     for parts in backbone.parts:
-        yield learnt_path(configuration.competition.work, backbone.name, base, parts)
-        home = open_part_model(configuration, backbone, parts).folder
+        table = part_table(configuration.competition.work, backbone.name, base, parts)
+        yield table.record
+        home = open_parts(table).folder
         found = [home / "order.json", home / "scales.npy"]
         found += [path for first, _, path in block_files(home) if first < max(parts.counts)]
         for count in parts.counts:

@@ -12,7 +12,7 @@ from competition.configuration import load_configuration
 from features.components import external_component, layer_component
 from features.descriptors import open_components
 from features.dumps import Dump
-from features.dumps.layout import component_path, dumps_folder, projection_path
+from features.dumps.layout import component_path, dumps_folder, projection_path, table_of
 from features.extraction import backbone_pass, extract
 from features.extraction.engine import Engine
 
@@ -54,7 +54,7 @@ def parts_path(configuration, split: str, count: int, table: int = 0, folder: Pa
     """Where the projection of a parts table of the first backbone lies."""
     backbone = configuration.backbones[0]
     folder = folder or dumps_folder(configuration, split)
-    return projection_path(configuration, backbone, backbone.parts[table], count, folder)
+    return projection_path(table_of(configuration, backbone, backbone.parts[table]), count, folder)
 
 
 def external_dump(configuration, split: str) -> Dump:

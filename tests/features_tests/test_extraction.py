@@ -21,6 +21,7 @@ from competition.images import list_images
 from features.backbones import create_network
 from features.decoding import decode
 from features.dumps import open_dump
+from features.dumps.layout import table_of
 from features.extraction import backbone_pass, describe, extracted_images, plan
 from features.extraction.engine import Engine
 from features.pooling import POOLING
@@ -244,7 +245,7 @@ PARTS = BACKBONE + "parts = { layer = 3, counts = [4, 8], dims = [3, 6] }\n"
 
 
 def test_parts_are_learnt_once_and_projected(folder):
-    from features.extraction.learn_parts import open_part_model
+    from features.parts.part_model import open_parts
 
     configuration = configured(folder, PARTS)
     report = run(configuration)
@@ -254,7 +255,7 @@ def test_parts_are_learnt_once_and_projected(folder):
     first = [open_dump(path) for path in paths]
     assert [dump.descriptors.shape for dump in first] == [(37, 6)] * 2
     assert first[0].recipe["learnt"] == first[1].recipe["learnt"]
-    assert open_part_model(configuration, backbone, backbone.parts[0]).counts == (4, 8)
+    assert open_parts(table_of(configuration, backbone, backbone.parts[0])).counts == (4, 8)
     assert run(configuration).images == 0
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from competition.configured import split_images
 from features.dumps.layout import backbone_recipe, targets_of
+from features.dumps.part_tables import part_table
 from features.extraction import plan
 from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
-from features.extraction.learn_parts import part_table
 from features.extraction.settings import fixed_settings
 from features.parts.learning import Remaining, remaining
 

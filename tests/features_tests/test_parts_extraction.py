@@ -15,8 +15,9 @@ from competition.errors import ConfigurationError, Top7Error
 from features.components import parts_component
 from features.descriptors import open_components
 from features.dumps import open_dump
+from features.dumps.layout import table_of
 from features.extraction import extract
-from features.extraction.learn_parts import open_part_model
+from features.parts.part_model import open_parts
 from tests.features_tests.extraction_competition import parts_path
 
 
@@ -126,7 +127,7 @@ def test_an_order_file_is_part_of_the_recipe(folder):
     configuration = configured(folder, more=', selection = "order.json"')
     run(configuration)
     backbone = configuration.backbones[0]
-    assert open_part_model(configuration, backbone, backbone.parts[0]).order[:3].tolist() == [5, 2, 9]
+    assert open_parts(table_of(configuration, backbone, backbone.parts[0])).order[:3].tolist() == [5, 2, 9]
     first = dump(configuration, 4).path
     (folder / "order.json").write_text("[7, 2, 9, 1, 0, 3, 4, 6]")
     run(configuration)

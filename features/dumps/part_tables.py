@@ -1,0 +1,96 @@
+"""The images that a table of part detectors is learnt from, recorded under <work>/parts, and the recipes they decide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from competition.configuration import Parts
+from competition.errors import Top7Error
+from competition.images import ids_digest
+from features.dumps import file_label, recipe_digest
+
+PARTS = 1  # raise when the results of part detectors change
+
+
+@dataclass(frozen=True)
+class PartTable:
+    """A parts table of a backbone, with the images it is learnt from, and the folder its model lies in.
+
+    recipe: what decides the model but for the images; record: the file that names them; sample: their digest, ids
+    those of the images: none before they are drawn.
+    """
+
+    backbone: str
+    parts: Parts
+    recipe: Mapping
+    record: Path
+    folder: Path
+    sample: str | None
+    ids: tuple[str, ...]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Folder, name and provenance of the model."""
+        name = file_label(self.backbone, self.parts.layer)
+        return {"folder": self.folder, "name": name, "provenance": {**self.recipe, "learnt": self.sample}}
+
+    def projection(self, count: int) -> dict:
+        """The recipe of one detector count's unwhitened projection."""
+        return {
+            **self.recipe,
+            "count": count,
+            "largest_dim": max(self.parts.dims),
+            "learnt": self.sample,
+        }
+
+
+def part_table(work: Path | str, backbone: str, base: Mapping, parts: Parts) -> PartTable:
+    """A parts table with its recorded sample; base: the `backbone_recipe`. Top7Error: a damaged record."""
+    record, recipe = learnt_path(Path(work), backbone, base, parts), learning_recipe(base, parts)
+    learnt = read_learnt(record) or {"sample": None, "ids": []}
+    folder = Path(work) / "parts"
+    return PartTable(backbone, parts, recipe, record, folder, learnt["sample"], tuple(learnt["ids"]))
+
+
+def learnt_path(work: Path, backbone: str, base: Mapping, parts: Parts) -> Path:
+    """The record of the images that a parts table was learnt from."""
+    digest = recipe_digest(learning_recipe(base, parts))
+    return Path(work) / "parts" / f"{file_label(backbone, parts.layer)}-{digest}.json"
+
+
+def learning_recipe(base: Mapping, parts: Parts) -> dict:
+    """What decides the detectors and the projections learnt, but for the images learnt from."""
+    from features.parts.selection import selection_key
+
+    return {
+        **base,
+        "layer": parts.layer,
+        "pooling": "parts",
+        "parts": PARTS,
+        "alpha": parts.alpha,
+        "beta": parts.beta,
+        "form": parts.form,
+        "selection": selection_key(parts),
+        "training_images": parts.training_images,
+        "training": str(parts.training) if parts.training else None,
+        "seed": parts.seed,
+        "variant": parts.variant,
+        "half": parts.half,
+    }
+
+
+def read_learnt(record: Path) -> dict | None:
+    """The record of a sample: {"sample": digest, "ids": [...]}, None if nothing was learnt yet."""
+    try:
+        found = json.loads(record.read_bytes())
+        if found["sample"] != ids_digest(found["ids"])[:16]:
+            raise ValueError
+        return found
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Top7Error(f"{record}: damaged: run ./run.sh extract, which records the sample again") from None
