@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from competition.configuration import load_configuration
 from competition.errors import Top7Error
@@ -131,9 +132,9 @@ def _in_bytes(data: bytes, rng: random.Random) -> bytes:
 def _in_json(value: object, rng: random.Random) -> object:
     """`value` with one place inside changed, dropped, doubled or exchanged."""
     value = copy.deepcopy(value)
-    places = []
+    places: list[tuple[Any, Any]] = []
 
-    def walk(inside: object) -> None:
+    def walk(inside: Any) -> None:
         for key in list(inside) if isinstance(inside, dict) else range(len(inside)):
             places.append((inside, key))
             if isinstance(inside[key], dict | list):

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -45,7 +46,7 @@ from competition.configuration import (
 from competition.images import ImageSet, list_images
 from features.backbones import create_network
 from features.decoding import decode
-from features.extraction import extract
+from features.extraction import backbone_pass, extract
 from features.extraction.engine import Engine
 from features.extraction.settings import available_cores, fixed_settings
 
@@ -114,9 +115,7 @@ class Extraction:
         self.took = (0.0, 0.0)
 
     def run(self) -> tuple[float, float]:
-        running = sys.modules["features.extraction.extract"]
-
-        run_pass = running.run_pass
+        run_pass = backbone_pass.run_pass
 
         def timed(*arguments, **options):
             reports = []
@@ -126,11 +125,8 @@ class Extraction:
 
         dumps = Path(self.configuration.competition.work) / "dumps" / "gallery"
         shutil.rmtree(dumps, ignore_errors=True)
-        running.run_pass = timed
-        try:
+        with mock.patch("features.extraction.extract.run_pass", timed):
             extract(self.configuration, splits=("gallery",), device=self.device, progress=False)
-        finally:
-            running.run_pass = run_pass
         return self.took
 
 

@@ -81,9 +81,9 @@ def simulation_s(engine: Engine, photos: ImageSet) -> float:
     taken = 0.0
     for row in range(min(60, len(photos))):
         data = Path(photos.paths[row]).read_bytes()
-        for seed, sign in ((None, -1), (photos.seed(row), 1)):
+        for view, sign in ((None, -1), (photos.seeds[row], 1)):
             start = time.thread_time()
-            decode(data, engine.sizings(), seed)
+            decode(data, engine.sizings(), view)
             taken += sign * (time.thread_time() - start)
     return taken / min(60, len(photos))
 
