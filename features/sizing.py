@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from competition.configuration import SMALLEST_SIDE_PX
+from competition.configuration import SMALLEST_SIDE_PX, Backbone
 from competition.errors import ConfigurationError, nearest
 
 FILTER = Image.Resampling.BILINEAR
@@ -30,6 +31,13 @@ class Sizing:
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
             raise ConfigurationError(f"unknown resize {self.resize!r}; {nearest(self.resize, RESIZES)}")
+
+
+def sizings(backbone: Backbone, mean: Sequence[float]) -> tuple[Sizing, ...]:
+    """Return the sizes to decode an image to, one for each test-time scale; mean: the network's RGB, 0 to 1."""
+    red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+    how = backbone.image_size, backbone.resize, backbone.max_size, (red, green, blue)
+    return tuple(Sizing(*how, scale) for scale in backbone.scales)
 
 
 def _scaled(length: int, factor: float) -> int:

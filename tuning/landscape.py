@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from competition.configuration import Configuration
-from competition.images import ids_digest
 from competition.messages import log
 from competition.metrics import WHOLE_LISTS, list_depth
 from features.components import Choice, Component
@@ -24,7 +22,6 @@ from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
 from features.dumps.budget import budget, cache_bytes
 from features.ranking.photos import photos_for
-from features.ranking.state import Photos
 from features.ranking.steps import split_steps, step_of
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
@@ -33,9 +30,6 @@ from tuning.prepared import Prepared, prepare
 from tuning.space import Space, space_of, without_joint
 from tuning.step_choices import StepEntry, with_weights
 
-SEARCH = (
-    1  # raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
-)
 KEPT_BYTES = 512 << 20  # of combinations' candidates in memory; they are on the disk too
 KEPT_DUMPS = 4  # opened sets of dumps at most: their files stay open
 MOST_JOINED = 6144  # dimensions: some 20 s for each setting of a joint whitening, 10,000 take 165 s
@@ -228,61 +222,6 @@ class Landscape:
         folders = [self.work / name for name in ("candidates", "ranking")]
         sizes = [path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()]
         return len(sizes), sum(sizes)
-
-    def study_name(self) -> str:
-        """Name what a trial's value depends on: a study of other data, other choices or another search is another study."""
-        tuning, competition = self.configuration.tuning, self.configuration.competition
-        described = {
-            "choices": {name: list(values) for name, values in self.choice_lists.items()},
-            "region": tuning.region,
-            "gallery": ids_digest(self.gallery_ids),
-            "queries": ids_digest(self.labelled.query_ids),
-            "relevant": [rows.tolist() for rows in self.labelled.relevant],
-            "top_k": competition.top_k,
-            "private": np.flatnonzero(self.labelled.private).tolist(),
-            "sampler": tuning.sampler,
-            "dumps": self._dump_names(),
-            "search": SEARCH,
-        }
-        described |= {} if self.metric == "map" else {"metric": self.metric}
-        if self.metric == WHOLE_LISTS:
-            described["junk"] = [rows.tolist() for rows in self.labelled.junk]
-        objective = self.configuration.objective
-        if objective != "labels":
-            described["objective"] = [objective, self.labelled.weight.tolist()]
-        if self.space.steps:
-            described["steps"] = [
-                [step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
-                for step in self.space.steps
-            ]
-            photos = self._photos()
-            described |= {} if photos is None else {"photos": photos.identity}
-        if self.space.recipe is not None:
-            described["recipe"] = [
-                [part.name for part in self.space.recipe.components],
-                list(self.space.recipe.weights),
-            ]
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-        studied = [] if self.space.recipe is None else [self.space.recipe.name]
-        return "-".join([competition.name, *studied, digest])
-
-    def _dump_names(self) -> list[str]:
-        """The dump files of the first choice, whose names hold the digest of what made them, and the boxes cut out."""
-        queries, gallery = self.dumps(self.space.default)
-        folders = {dump.path.parent.name for dump in (*queries, *gallery)}
-        cut = sorted(name for name in folders if name.startswith("cut-"))
-        return sorted(dump.path.name for dump in gallery) + cut
-
-    def _photos(self) -> Photos | None:
-        """What the steps of the first choice learn from, whichever shares of real pairs and user photos they may take."""
-        steps = [
-            {"step": step.name, key: share}
-            for step in self.space.steps
-            for key in ("pairs", "unlabelled")
-            for share in step.values.get(key, (0,))
-        ]
-        components = self.space.components_of(self.space.default)
-        return photos_for(self.configuration, components, steps, self.gallery_ids)
 
 
 def _once(ranking: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

@@ -24,6 +24,7 @@ from tuning.misses import Miss, find_misses, write_misses
 from tuning.region import barycentric, contains
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
+from tuning.study_name import study_name
 from tuning.tuned import Tuned
 from tuning.verdict import cross_validated, judge, without_luck
 
@@ -118,7 +119,7 @@ def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
 def _open(landscape: Landscape, plan: studies.TrialPlan) -> optuna.Study:
     """Open the study, which says what it is of."""
     storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
-    name = f"{landscape.study_name()}-seed{plan.seed}"
+    name = f"{study_name(landscape)}-seed{plan.seed}"
     study = studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
     for key, value in {**study_attributes(landscape), "trials": plan.total}.items():
         if study.user_attrs.get(key) != value:

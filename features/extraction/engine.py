@@ -35,7 +35,7 @@ from features.pooling import (
     pool_maps,
     unit_descriptors,
 )
-from features.sizing import Sizing
+from features.sizing import sizings
 
 
 @dataclass
@@ -88,6 +88,7 @@ class Engine:
             self.network = self.network.fused(backbone.name)
         self.shift = torch.tensor(self.network.mean, device=self.device).mul(255)
         self.factor = torch.tensor(self.network.std, device=self.device).mul(255).reciprocal()
+        self.sizings = sizings(backbone, self.network.mean)
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, PartModel] = {}
         self._idle = [self._ready(self.network)]
@@ -168,27 +169,13 @@ class Engine:
             self._local.stream = torch.cuda.Stream(self.device)
         return torch.cuda.stream(self._local.stream)
 
-    def sizings(self) -> tuple[Sizing, ...]:
-        """The sizes to decode an image to, one for each test-time scale."""
-        red, green, blue = (min(255, max(0, round(255 * value))) for value in self.network.mean)
-        return tuple(
-            Sizing(
-                self.backbone.image_size,
-                self.backbone.resize,
-                self.backbone.max_size,
-                (red, green, blue),
-                scale,
-            )
-            for scale in self.backbone.scales
-        )
-
     def pictures(
         self, images: ImageSet, rows: Iterable[int], *, scaled: bool = True
     ) -> Generator[Picture, None, None]:
         """The pictures of `rows`, decoded ahead at every test-time scale (or the first alone)."""
         ahead = max(2 * self.decode_threads, 4 * self.settings.batch_rows)
-        sizings = self.sizings() if scaled else self.sizings()[:1]
-        return read_ahead(images, rows, sizings, workers=self.decode_threads, ahead=ahead)
+        asked = self.sizings if scaled else self.sizings[:1]
+        return read_ahead(images, rows, asked, workers=self.decode_threads, ahead=ahead)
 
     def maps(self, pixels: np.ndarray, *, flip: bool = False, exact: bool = False) -> list[Tensor]:
         """pixels (B, H, W, 3) uint8 -> the layers' maps (B, C, H', W') float32. exact: no reduced precision."""

@@ -154,7 +154,7 @@ def measure(name: str, backbone: Backbone, folder: Path, threads: int, rounds: i
         )
         sizings = Engine(
             backbone, fixed_settings(Path(work) / "settings.json", backbone, "cpu", threads=threads)
-        ).sizings()
+        ).sizings
         bare = BareForward(backbone, threads)
         extraction.run()  # warm
         found = []

@@ -140,7 +140,7 @@ def parts(configuration: Configuration, images: ImageSet, repeats: int) -> dict[
                 for picture in read_ahead(
                     images,
                     range(len(images)),
-                    engine.sizings(),
+                    engine.sizings,
                     workers=threads,
                     ahead=max(2 * threads, 4 * engine.settings.batch_rows),
                 )

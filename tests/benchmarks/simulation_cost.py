@@ -83,7 +83,7 @@ def simulation_s(engine: Engine, photos: ImageSet) -> float:
         data = Path(photos.paths[row]).read_bytes()
         for view, sign in ((None, -1), (photos.seeds[row], 1)):
             start = time.thread_time()
-            decode(data, engine.sizings(), view)
+            decode(data, engine.sizings, view)
             taken += sign * (time.thread_time() - start)
     return taken / min(60, len(photos))
 

@@ -298,7 +298,7 @@ def test_a_copy_of_an_image_that_fails_in_the_window_before_fails_too(folder, mo
 
     def failing(self, views, targets):
         found = describe_batch(self, views, targets)
-        bad = decode((folder / "gallery" / "g007.jpg").read_bytes(), self.sizings())[0]
+        bad = decode((folder / "gallery" / "g007.jpg").read_bytes(), self.sizings)[0]
         found.finite &= ~(views[0] == bad).all(axis=(1, 2, 3))
         return found
 

@@ -26,6 +26,7 @@ from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, pad_candidates
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
+from tuning.study_name import study_name
 from tuning.tune import tune
 from tuning.validation import bias_corrected, compare, cross_validate, group_interval
 
@@ -88,7 +89,7 @@ def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extra
     n = len(np.unique(labelled.groups[~labelled.private]))
     share = n / (n + HALF_AT) if objective == "both" else 0.0
     study = studies.open_study(
-        open_storage(None, landscape.work), f"{landscape.study_name()}-seed0", make_sampler("random", 0)
+        open_storage(None, landscape.work), f"{study_name(landscape)}-seed0", make_sampler("random", 0)
     )
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
@@ -111,7 +112,7 @@ def test_each_objective_is_a_study_of_its_own(extracted, tmp_path):
     names = set()
     for objective in ("labels", "simulated", "both"):
         configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
-        names.add(Landscape(configuration, progress=False).study_name())
+        names.add(study_name(Landscape(configuration, progress=False)))
     assert len(names) == 3
 
 
@@ -136,7 +137,7 @@ def test_few_labels_are_joined_by_photos_unless_a_step_shuns_them(
     assert (said in capsys.readouterr().err) == (expected == "both")
     if expected == "both":
         written = configured(extracted, more + '\nobjective = "both"', tmp_path)
-        assert Landscape(written, progress=False).study_name() == landscape.study_name()
+        assert study_name(Landscape(written, progress=False)) == study_name(landscape)
 
 
 def test_enough_labels_judge_alone(extracted, tmp_path, monkeypatch):

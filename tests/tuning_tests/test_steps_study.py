@@ -28,6 +28,7 @@ from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
+from tuning.study_name import study_name
 from tuning.tune import tune
 from tuning.verdict import near_best_share
 
@@ -76,7 +77,7 @@ def configured(awkward, steps: str):
 
 def written_trials(configuration, landscape, tuned):
     """Each trial with the recipe it stands for."""
-    name = f"{landscape.study_name()}-seed0"
+    name = f"{study_name(landscape)}-seed0"
     study = studies.open_study(open_storage(None, landscape.work), name, make_sampler("random", 0))
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
@@ -148,10 +149,9 @@ def test_a_plain_study_keeps_its_name_and_its_points(awkward):
     landscape = Landscape(load_configuration(path, work=work), progress=False)
     assert "steps" not in landscape.choice_lists and landscape.space.steps == ()
     with_none = Landscape(configured(awkward, ""), progress=False)
-    assert with_none.study_name() == landscape.study_name()
-    assert (
-        Landscape(configured(awkward, STUDIES["whitened"]), progress=False).study_name()
-        != landscape.study_name()
+    assert study_name(with_none) == study_name(landscape)
+    assert study_name(Landscape(configured(awkward, STUDIES["whitened"]), progress=False)) != study_name(
+        landscape
     )
 
 
@@ -271,7 +271,7 @@ def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkey
     # none of the trials but the best, which is checked: else what is looked at beside the study
     landscape = Landscape(configuration, progress=False)
     study = studies.open_study(
-        open_storage(None, landscape.work), f"{landscape.study_name()}-seed0", make_sampler("random", 0)
+        open_storage(None, landscape.work), f"{study_name(landscape)}-seed0", make_sampler("random", 0)
     )
     best = max(studies.completed(study), key=lambda trial: trial.value)
     ranked_again = 0
@@ -466,5 +466,5 @@ def test_a_study_is_another_where_other_user_photos_teach(awkward):
     for unlabelled, differs in ((0.1, True), (0.0, False)):
         whole = configured(awkward, f'{{ step = "photo_whiten", dim = 3, unlabelled = {unlabelled} }}')
         without = replace(whole, competition=replace(whole.competition, test=None))
-        names = {Landscape(each, progress=False).study_name() for each in (whole, without)}
+        names = {study_name(Landscape(each, progress=False)) for each in (whole, without)}
         assert (len(names) == 2) == differs

@@ -11,6 +11,7 @@ from tuning.landscape import Landscape
 from tuning.report import report, report_values
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
+from tuning.study_name import study_name
 from tuning.tune import tune
 
 
@@ -29,7 +30,7 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
     landscape = Landscape(configurations["streamed"], progress=False)
     study = studies.open_study(
         open_storage(None, landscape.work),
-        f"{landscape.study_name()}-seed0",
+        f"{study_name(landscape)}-seed0",
         make_sampler("random", 0),
     )
     assert not study.trials

@@ -65,7 +65,7 @@ def _beside_the_bounds(task: Task, backbone: Backbone, images: ImageSet, few: Im
     Extraction(configured(task.folder / "few", work / "warm", backbone), task.device).run()
     extraction, found = Extraction(configuration, task.device), []
     for _ in range(ROUNDS):
-        decode_s, _ = seconds(lambda: bare_decode(images, engine.sizings(), engine.decode_threads))
+        decode_s, _ = seconds(lambda: bare_decode(images, engine.sizings, engine.decode_threads))
         extraction_s, _ = extraction.run()
         found.append((1 / forward(0.5), decode_s / len(images), extraction_s / len(images)))
     shutil.rmtree(work)
