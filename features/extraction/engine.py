@@ -260,11 +260,11 @@ class Engine:
         return results, finite
 
     def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
-        with self._named(f"parts of layer {parts.layer!r}"):
+        with self.named(f"parts of layer {parts.layer!r}"):
             return self.part_models[parts].aggregate(self.for_parts(maps))
 
     @contextmanager
-    def _named(self, what: str) -> Iterator[None]:
+    def named(self, what: str) -> Iterator[None]:
         """An error about maps names the backbone and `what` it is of."""
         try:
             yield
@@ -292,6 +292,6 @@ class Engine:
             free = [name for name in names if name not in needing]
             pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})
         else:
-            with self._named(f"layer {layer!r}"):
+            with self.named(f"layer {layer!r}"):
                 pooled = pool_maps(maps, list(names))
         return {t: pooled[name] for name, t in names.items()}

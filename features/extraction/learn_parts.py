@@ -23,6 +23,7 @@ from features.dumps.layout import Target
 from features.dumps.part_tables import PartTable, learnt_path, part_table
 from features.extraction.engine import Engine
 from features.parts import PartModel, check_parts, learn_parts, training_rows
+from features.parts.aggregation import check_maps
 from features.parts.learning import remaining
 from features.parts.part_model import open_parts
 
@@ -147,6 +148,8 @@ def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[t
         maps = engine.for_parts(engine.maps(batch)[position])[: len(pixels)]
         finite = torch.isfinite(maps).flatten(1).all(1)
         skipped += int((~finite).sum())
+        with engine.named(f"parts of layer {layer!r}"):
+            check_maps(maps, finite=False)
         yield maps[finite]
     if skipped:
         log.warning(

@@ -141,7 +141,17 @@ def test_two_extractions_on_one_folder(folder):
         (("layers = [0, 3]", "layers = [0, 8]"), "no layer 8"),
         (('"test_resnet"', '"test_resnt"'), "unknown timm model.*did you mean 'test_resnet'"),
         (('"random"', '"absent.safetensors"'), "absent.safetensors: no such weights file"),
-        (('["spoc", "mac"]', '["spoc", "fcrow"]\noptions = { act_layer = "gelu" }'), "negative.*clamp"),
+        (
+            ('["spoc", "mac"]', '["spoc", "fcrow"]\noptions = { act_layer = "gelu" }'),
+            "negative.*clamp = true there",
+        ),
+        (
+            (
+                '"mac"]',
+                '"mac"]\noptions = { act_layer = "gelu" }\nparts = { layer = 3, counts = [4], dims = [3] }',
+            ),
+            "test_resnet, parts of layer 3: .*negative.*clamp = true there",
+        ),
     ],
 )
 def test_bad_configurations_are_one_line(folder, change, message):
