@@ -56,8 +56,11 @@ class Labelled:
         return ~self.private & (self.weight > 0)
 
     @property
-    def summed(self) -> np.ndarray:
-        """(Q,) bool: the queries whose similarities make S: real ones where the study sees any."""
+    def representative(self) -> np.ndarray:
+        """(Q,) bool: of the public queries those most like new ones: real ones, photos where the study sees no others.
+
+        Their similarities make S, and what to expect of new queries is their figure.
+        """
         public = self.public
         return public & self.real if (public & self.real).any() else public
 

@@ -115,7 +115,7 @@ class Landscape:
 
     def _combination(self, choice: Choice) -> Combination:
         prepared, (_, after) = self.prepared(choice), self.steps(choice)
-        queries, gallery, summed = prepared.queries, prepared.gallery, self.labelled.summed
+        queries, gallery, summed = prepared.queries, prepared.gallery, self.labelled.representative
         region = self.configuration.tuning.region
         if after or self.metric == WHOLE_LISTS:
             made = in_region(prepared.components, mean_similarities(queries, gallery, summed), region)

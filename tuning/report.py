@@ -161,10 +161,12 @@ def _unseen(tuned: Tuned) -> list[str]:
             "one group of public queries: no figure on unseen queries, no interval and no test can be given"
         ]
     aside = "" if tuned.certificate is None else ", of the study without the certificate"
-    lines = []
+    labelled, lines = tuned.labelled, []
+    chosen_by = labelled.real[labelled.public]
+    asked = "queries" if chosen_by.any() else "simulated photos"
     if found is not None:
         lines.append(
-            f"to expect on new queries: {found.mean:.4f} (95 % {_interval(found.interval, '.4f')}), from tuning on a part of "
+            f"to expect on new {asked}: {found.mean:.4f} (95 % {_interval(found.interval, '.4f')}), from tuning on a part of "
             f"the public queries and scoring on the rest (cross-validation{aside}; standard deviation of the parts "
             f"{found.spread:.4f})"
         )
@@ -173,8 +175,9 @@ def _unseen(tuned: Tuned) -> list[str]:
             f"{tuned.bias_corrected:.4f} once the luck of the best of {tuned.trials} trials is taken off (bootstrap bias "
             f"correction{aside})"
         )
+    both = " on labels and photos, as they judge the study" if len(set(chosen_by)) == 2 else ""
     lines.append(
-        f"gain over untuned, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
+        f"gain over untuned{both}, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
         f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p {_probability(gain.p)}; "
         f"{gain.wins} queries better, {gain.ties} equal, {gain.losses} worse"
     )

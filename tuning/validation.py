@@ -18,26 +18,14 @@ from competition.splits import bootstrap_groups, folds
 class CrossValidated:
     """Repeated k-fold over groups.
 
-    out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; fold_maps: (repeats,
-    n_folds) MAP of each fold; interval: 95 %, see `group_interval`; weight: (Q,) in every mean.
+    out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; mean: MAP@k to expect of tuning
+    on queries that it did not see; spread: standard deviation of the folds' MAP; interval: 95 %, see `group_interval`.
     """
 
     out_of_fold: np.ndarray
-    fold_maps: np.ndarray
+    mean: float
+    spread: float
     interval: tuple[float, float] | None
-    weight: np.ndarray | None = None
-
-    @property
-    def mean(self) -> float:
-        """MAP@k to expect of tuning on queries that it did not see."""
-        values = self.out_of_fold
-        weight = None if self.weight is None else np.broadcast_to(self.weight, values.shape)
-        return float(np.average(values, weights=weight))
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the folds' MAP."""
-        return float(self.fold_maps.std())
 
     def figures(self) -> dict[str, object]:
         """Return mean, interval and spread as plain values."""
@@ -72,27 +60,29 @@ def cross_validate(
     n_folds: int = 5,
     repeats: int = 2,
     seed: int = 0,
-    weight: np.ndarray | None = None,
+    told: np.ndarray | None = None,
 ) -> CrossValidated:
     """Tune inside each fold and score outside it.
 
     tune_inside(inside (Q,) bool, seed) -> average precisions (Q,) of all queries under what was tuned on
-    `inside`; groups, weight: (Q,). With fewer groups than folds there are as many folds as groups (at least
-    two groups are needed).
+    `inside`; groups: (Q,); told: (Q,) bool, the queries whose figures are given (None: all). With fewer groups than
+    folds there are as many folds as groups (at least two groups are needed).
     """
     groups = np.asarray(groups)
+    told = np.ones(len(groups), dtype=bool) if told is None else told
     n_folds = min(n_folds, len(np.unique(groups)))
     values = np.zeros((repeats, len(groups)))
-    fold_maps = np.zeros((repeats, n_folds))
+    fold_maps = []
     for repeat in range(repeats):
         fold_of = folds(groups, n_folds, seed + repeat)
         for fold in range(n_folds):
             outside = fold_of == fold
             precisions = tune_inside(~outside, seed + 1000 * repeat + fold)
             values[repeat, outside] = precisions[outside]
-            own = None if weight is None else weight[outside]
-            fold_maps[repeat, fold] = np.average(precisions[outside], weights=own)
-    return CrossValidated(values, fold_maps, group_interval(values.mean(axis=0), groups, weight), weight)
+            if (outside & told).any():
+                fold_maps.append(precisions[outside & told].mean())
+    interval = group_interval(values.mean(axis=0)[told], groups[told])
+    return CrossValidated(values, float(values[:, told].mean()), float(np.std(fold_maps)), interval)
 
 
 def bias_corrected(

@@ -69,10 +69,8 @@ def cross_validated(
             best = studies.point_of(study.best_trial.params, landscape.choice_lists)
             return landscape.precisions(*best)[public]
 
-        weight = landscape.labelled.weight[public]
-        return cross_validate(
-            tune_inside, groups, n_folds=folds, repeats=repeats, seed=plan.seed, weight=weight
-        )
+        told = landscape.labelled.representative[public]
+        return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=plan.seed, told=told)
 
 
 def judge(
@@ -88,8 +86,9 @@ def judge(
 
     tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the
     figure on all labelled queries (without labels: all photos), cross-validated or bias-corrected on the
-    public ones and the recipe's own on the others, so that it compares with an untuned recipe's. Returns its comparison
-    with the untuned one; None where no other queries chose, as with one group.
+    public ones and the recipe's own on the others, so that it compares with an untuned recipe's. Cross-validated and
+    bias-corrected are of the public ones that are most like new ones (`Labelled.representative`). Returns the comparison
+    with the untuned one, over all that judged the study; None where no other queries chose, as with one group.
     """
     public = labelled.public
     weight = labelled.weight[public]
@@ -99,7 +98,7 @@ def judge(
     values = tuned.copy()
     values[public] = unseen
     if lucky is not None:
-        best.scores["bias-corrected"] = float(np.average(lucky, weights=weight))
+        best.scores["bias-corrected"] = float(lucky[labelled.representative[public]].mean())
     best.scores["validated"] = float(values[labelled.reported].mean())
     if found is not None:
         best.scores["cross-validated"] = found.mean

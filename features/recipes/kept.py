@@ -13,6 +13,7 @@ from competition.configured import labelled_validation
 from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.labels import measured_by
 from competition.messages import log
+from competition.metrics import figure_label
 from features.components import Component
 from features.ranking.state import spread
 from features.ranking.steps import with_index
@@ -183,7 +184,9 @@ def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
     best = max(clear, key=lambda recipe: (*_worth(recipe), recipe.name == "best", recipe.name))
     by_photos = "simulated" in best.scores and "all" not in best.scores
     judged = "simulated photos, which cannot tell how real ones do" if by_photos else "all labelled queries"
-    why = f"recipe {best.name}: MAP {best.scores['validated']:.4f} on {judged}"
+    data = best.provenance.get("data", {})
+    figure = figure_label(data.get("metric", "map"), data.get("top_k", 7))
+    why = f"recipe {best.name}: {figure} {best.scores['validated']:.4f} on {judged}"
     why += f" ({best.provenance.get('validated by', 'not tuned')}), the best of {len(recipes)} evaluated on this data"
     noisy = [recipe for recipe in recipes if recipe not in clear and _worth(recipe) > _worth(best)]
     if noisy:

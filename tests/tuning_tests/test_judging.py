@@ -24,6 +24,7 @@ from tuning.evaluating import labelled_precisions
 from tuning.labelled import HALF_AT, labelled_queries, study_queries
 from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, pad_candidates
+from tuning.report import report
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.study_name import study_name
@@ -106,6 +107,11 @@ def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extra
     assert tuned.cross_validated is not None and tuned.comparison is not None
     if objective == "simulated":  # no label chose it
         assert scores["validated"] == pytest.approx(real.mean())
+    public, photos = landscape.labelled.public, ~landscape.labelled.real
+    told = tuned.cross_validated.out_of_fold[:, (photos if objective == "simulated" else ~photos)[public]]
+    assert scores["cross-validated"] == pytest.approx(told.mean())  # what to expect of queries, not of photos
+    asked = "simulated photos" if objective == "simulated" else "queries"
+    assert f"to expect on new {asked}: {told.mean():.4f}" in report(tuned)
 
 
 def test_each_objective_is_a_study_of_its_own(extracted, tmp_path):
@@ -227,5 +233,8 @@ def test_weights_of_the_mean_are_those_of_repeated_queries():
     assert bias_corrected(precisions, groups, weight=weight)[twice] == pytest.approx(
         bias_corrected(precisions[:, twice], groups[twice])
     )
-    folded = cross_validate(lambda inside, seed: precisions[0], groups, n_folds=5, weight=weight)
-    assert folded.mean == pytest.approx(precisions[0][twice].mean())
+    told = np.array([True, True, False, True, False])
+    folded = cross_validate(lambda inside, seed: precisions[0], groups, n_folds=5, told=told)
+    assert folded.mean == pytest.approx(precisions[0][told].mean())
+    assert folded.spread == pytest.approx(precisions[0][told].std())
+    assert folded.interval == pytest.approx(group_interval(precisions[0][told], groups[told]))
