@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from competition.atomic import sync_folder, unless_read_only
 from competition.errors import ConfigurationError, Top7Error, file_bytes
-from competition.metrics import CONVENTIONS
+from competition.metrics import ranked_by
 
 if TYPE_CHECKING:
     import pandas
@@ -28,9 +28,9 @@ LOCK_TIMEOUT_S = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`.
+    """One submission. maps: convention -> MAP@top_k on the queries of `measured_on`; or metric -> another figure.
 
-    What is unknown is None. public, private: by the first convention, on the queries the study saw and on
+    What is unknown is None. public, private: as `local`, on the queries the study saw and on
     those it did not; cross_validated: what the tuning behind it earned out of fold, as a procedure; data:
     gallery, labels and top_k of the figures; unlike: what of it is not that of the ranking asked for ("" for
     ranked rows); moved: places won (positive) or lost from the public to the private ranking of the ranked
@@ -54,9 +54,14 @@ class Row:
     details: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def metric(self) -> str:
+        """What the figures are of: "map", or the competition's own."""
+        return str(self.data.get("metric", "map"))
+
+    @property
     def local(self) -> float | None:
-        """MAP by the first convention."""
-        return self.maps.get(CONVENTIONS[0])
+        """The figure that the leaderboard ranks by: MAP by the first convention, or that of the competition's metric."""
+        return self.maps.get(ranked_by(self.metric))
 
 
 def file_digest(path: Path | str) -> str:
@@ -68,7 +73,7 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> None:
     """Append what a submission got here, or say that the work folder is read-only.
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
-    MAP@top_k), and where known top_k, measured_on (split of the labels; default: `split`. For a test
+    MAP@top_k; metric -> another figure), and where known top_k, measured_on (split of the labels; default: `split`. For a test
     submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public,
     private. Anything else that JSON can hold (recipe, weights) is kept.
     """
@@ -82,7 +87,7 @@ def record_official(work: Path | str, file: Path | str, score: float, split: str
         isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1
     ):  # nan is refused, too
         expected = "expected a number from 0 to 1 (0.4086 for 40.86 %)"
-        raise ConfigurationError(f"official score of {file}: {score!r} is no MAP: {expected}")
+        raise ConfigurationError(f"official score of {file}: {score!r} is no score: {expected}")
     digest = file_digest(file)
     record = {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)}
     _append(work, record if split is None else {**record, "split": split})
@@ -215,7 +220,7 @@ def official_correlation(rows: Sequence[Row]) -> tuple[int, float | None]:
 
 
 def frame(rows: Sequence[Row]) -> pandas.DataFrame:
-    """Return the rows as a table, one a submission; map: the figure by the first convention."""
+    """Return the rows as a table, one a submission; map: the figure it is ranked by."""
     import pandas
 
     names = [name for name in Row.__dataclass_fields__ if name not in ("maps", "details")]

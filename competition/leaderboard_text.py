@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from competition.leaderboard import Row, official_correlation
-from competition.metrics import CONVENTIONS
+from competition.metrics import CONVENTIONS, figure_label, ranked_by
 from competition.tables import table
 
 
@@ -56,8 +56,11 @@ def render(rows: Sequence[Row], *, published: str | None = None) -> str:
 
 def _local_table(rows: Sequence[Row]) -> str:
     sizes = {row.top_k for row in rows if row.top_k is not None}
-    metric = f"MAP@{sizes.pop()}" if len(sizes) == 1 else "MAP@k"
-    head = ["", "file", "answers", "measured on", *(f"{metric} {convention}" for convention in CONVENTIONS)]
+    metric = rows[0].metric
+    label = figure_label(metric, str(sizes.pop()) if len(sizes) == 1 else "k")
+    names = CONVENTIONS if metric == "map" else (metric,)
+    figures = [f"{label} {name}" if metric == "map" else label for name in names]
+    head = ["", "file", "answers", "measured on", *figures]
     head += ["public", "private", "cross-validated", "moved", "official", "recipe", "date"]
     body = [
         [
@@ -65,7 +68,7 @@ def _local_table(rows: Sequence[Row]) -> str:
             row.file,
             row.split or "-",
             _measured(row),
-            *(_figure(row.maps.get(convention)) for convention in CONVENTIONS),
+            *(_figure(row.maps.get(name)) for name in names),
             _figure(row.public),
             _figure(row.private),
             _figure(row.cross_validated),
@@ -76,7 +79,12 @@ def _local_table(rows: Sequence[Row]) -> str:
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    return table([head, *body], left=(1, 2, 3, 11, 12), spare=(12, 5, 11, 2, 9, 8, 10))
+    left, spare = (
+        [1, 2, 3],
+        ["date", *figures[1:], "recipe", "answers", "moved", "cross-validated", "official"],
+    )
+    left += [head.index(name) for name in ("recipe", "date")]
+    return table([head, *body], left=left, spare=[head.index(name) for name in spare if name in head])
 
 
 def _measured(row: Row) -> str:
@@ -86,15 +94,15 @@ def _measured(row: Row) -> str:
 
 def _remarks(rows: Sequence[Row]) -> list[str]:
     remarks = []
+    metric = rows[0].metric if rows else "map"
+    ranked = f"MAP {CONVENTIONS[0]}" if metric == "map" else metric
     if any(row.unlike for row in rows):
         remarks.append(
             "Rows without a place were measured on other queries, labels, gallery or top_k than this configuration's: their "
             "figures do not compare with those above them."
         )
     if any(row.public is not None or row.private is not None for row in rows):
-        remark = (
-            f"public, private: MAP {CONVENTIONS[0]} on the labelled queries the study saw, and did not see"
-        )
+        remark = f"public, private: {ranked} on the labelled queries the study saw, and did not see"
         moves = {(row.details.get("recipe", row.sha256), row.public): row.moved for row in rows}
         moved = [abs(places) for places in moves.values() if places is not None]
         if moved:
@@ -110,7 +118,7 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         else:
             shown = "not defined, since one of the two scores is the same for all submissions"
         remarks.append(
-            f"Spearman rank correlation of local ({CONVENTIONS[0]}) and official (as judged) scores: {shown}."
+            f"Spearman rank correlation of local ({ranked_by(metric)}) and official (as judged) scores: {shown}."
         )
     return remarks
 

@@ -28,7 +28,12 @@ METRICS = {
 WHOLE_LISTS = "trapezoid"  # the metric that needs the place of every image
 
 
-def figure_label(metric: str, k: int) -> str:
+def ranked_by(metric: str) -> str:
+    """Return the name of the figure that a leaderboard ranks by: of "map" the first convention, else the metric."""
+    return CONVENTIONS[0] if metric == "map" else metric
+
+
+def figure_label(metric: str, k: int | str) -> str:
     """Return what a figure is called in short: "MAP@7", "recall@7", "precision@7", "mAP" of whole lists."""
     return "mAP" if metric == WHOLE_LISTS else f"{METRICS[metric]}@{k}"
 

@@ -12,7 +12,7 @@ from competition.configuration import Competition, Configuration
 from competition.errors import Top7Error
 from competition.labels import measured_by, read_labels, relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
-from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures
+from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures, ranked_by
 from competition.splits import private_mask, query_groups
 from submissions.checking import Expected, read_submission
 
@@ -24,8 +24,8 @@ Labels = Mapping[str, tuple[str, ...]]  # query -> correct gallery ids
 class Score:
     """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's order.
 
-    average_precisions: convention -> (n labelled queries,) float64, in the order of `labels`; n_unlabelled:
-    queries of the split that the label file leaves out and that therefore count nowhere; rates: recall and precision.
+    values: convention of MAP, or "recall" or "precision" -> (n labelled queries,) float64, in the order of `labels`;
+    n_unlabelled: queries of the split that the label file leaves out and that therefore count nowhere.
     """
 
     path: Path
@@ -33,16 +33,15 @@ class Score:
     split: str
     top_k: int
     labels: Labels
-    average_precisions: Mapping[str, np.ndarray]
+    values: Mapping[str, np.ndarray]
     n_unlabelled: int
-    rates: Mapping[str, float]
 
-    def mean(self, convention: str = CONVENTIONS[0], mask: np.ndarray | None = None) -> float:
-        """MAP@top_k over the labelled queries, or over those of them where `mask` (bool) holds."""
-        values = self.average_precisions[convention]
+    def mean(self, name: str = CONVENTIONS[0], mask: np.ndarray | None = None) -> float:
+        """One figure over the labelled queries, or over those of them where `mask` (bool) holds."""
+        values = self.values[name]
         values = values if mask is None else values[mask]
         if not len(values):
-            none = f"MAP@{self.top_k} of no query at all"
+            none = f"{name} of the first {self.top_k} places of no query at all"
             raise Top7Error(f"{self.path}: {none}: expected at least one labelled query")
         return float(np.mean(values))
 
@@ -67,18 +66,17 @@ def score_submission(path: Path | str, labels_path: Path | str | Labels, expecte
     ranks = check.ranks(labels, gallery)
     relevant = relevant_rows(labels, gallery)
     values = {name: query_figures(ranks, relevant, top_k, convention=name) for name in CONVENTIONS}
-    rates = {
-        metric: float(query_figures(ranks, relevant, top_k, metric).mean()) for metric in RATES if len(ranks)
-    }
+    values |= {metric: query_figures(ranks, relevant, top_k, metric) for metric in RATES}
     unlabelled = len(queries) - len(labels)
-    return Score(Path(path), file_digest(path), split, top_k, labels, values, unlabelled, rates)
+    return Score(Path(path), file_digest(path), split, top_k, labels, values, unlabelled)
 
 
 def score_and_record(
     configuration: Configuration, file: Path, labels: Path | str | Labels, expected: Expected
 ) -> dict:
-    """Score `file` against `labels` by both conventions and record it; public and private for validation queries.
+    """Score `file` by both conventions of MAP and by the competition's metric, and record it.
 
+    Public and private by that metric, for validation queries; a whole-list mAP knows none, a file does not hold such lists.
     A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
     competition = configuration.competition
@@ -93,16 +91,21 @@ def score_and_record(
         "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
         "unlabelled": scored.n_unlabelled,
     }
-    if competition.metric in scored.rates:
-        values["metric"] = scored.rates[competition.metric]
-    if scored.split == "validation" and not scored.n_unlabelled:
+    own = ranked_by(competition.metric)
+    if competition.metric in RATES:
+        values["metric"] = scored.mean(own)
+    if scored.split == "validation" and not scored.n_unlabelled and own in scored.values:
         groups = query_groups(relevant_rows(scored.labels, gallery))
         private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-        values["public"] = scored.mean(mask=~private)
+        values["public"] = scored.mean(own, ~private)
         if np.any(private):
-            values["private"] = scored.mean(mask=private)
+            values["private"] = scored.mean(own, private)
     known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
     entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
+    if "metric" in values:
+        entry["maps"] = {**scored.maps, own: values["metric"]}
+    elif known is not None and own in known.maps and known.measured_on == scored.split:
+        entry["maps"] = {**known.maps, **scored.maps}  # a whole-list mAP, which the file does not hold
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
         noted = {part: value for part, value in noted.items() if value is not None}
@@ -123,6 +126,6 @@ def score_text(values: Mapping, competition: Competition) -> str:
         lines.append("mAP is of whole lists, which this file does not hold: ./run.sh compare RECIPE gives it")
     if "public" in values:
         private = f", private {values['private']:.4f}" if "private" in values else ""
-        seen = "(min(m,k); what the study saw and did not see)"
+        seen = f"({ranked_by(competition.metric)}; what the study saw and did not see)"
         lines.append(f"public {values['public']:.4f}{private}  {seen}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import numpy as np
 from competition.configuration import Configuration
 from competition.configured import split_images
 from competition.leaderboard import file_digest, record_score
+from competition.metrics import ranked_by
 from features.descriptors import gallery_ids
 from features.ranked_lists import RankedLists, ranked_lists
 from features.recipes.kept import OF_QUERIES
@@ -66,7 +67,10 @@ def record_expected(work: Path, values: Mapping, data: Mapping) -> None:
     entry |= {part: expected[part] for part in ("public", "private") if part in expected}
     if "cross-validated" in expected:
         entry["cross_validated"] = expected["cross-validated"]
-    entry |= {"measured_on": "validation", "maps": {"min(m,k)": expected["all"]}}
+    entry |= {
+        "measured_on": "validation",
+        "maps": {ranked_by(str(data.get("metric", "map"))): expected["all"]},
+    }
     entry["data"] = {key: data[key] for key in OF_QUERIES if key in data}
     record_score(work, {**entry, "top_k": data.get("top_k")})
 

@@ -27,8 +27,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
     }
     scores = {recipe.name: recipe.scores for recipe in scene.recipes}
     noted = read_rows(scene.work, ranked_among(scene.configuration))
-    by_map = scene.configuration.competition.metric == "map"  # the figure that every row has
-    rows = [_submission(row, measured, scores, by_map) for row in noted]
+    rows = [_submission(row, measured, scores) for row in noted]
     sent = {row["recipe"] for row in rows}
     rows += [
         _recipe(scene, recipe, measured.get(recipe.name, {}))
@@ -61,9 +60,7 @@ def _scale(rows: list[dict], published) -> float:
     return min(1.0, 1.02 * max([0.01, *(end[-1] for end in ends), *(each.map7 for each in published)]))
 
 
-def _submission(
-    row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping], by_map: bool
-) -> dict[str, Any]:
+def _submission(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]) -> dict[str, Any]:
     """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
     remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
@@ -74,7 +71,7 @@ def _submission(
         "file": row.file,
         "split": row.split or "",
         "measured_on": row.measured_on or row.split or "",
-        "all": _with_interval(row.local if by_map else None, known.get("all")),
+        "all": _with_interval(row.local, known.get("all")),
         "public": _with_interval(row.public, known.get("public")),
         "private": _with_interval(row.private, known.get("private")),
         "cross_validated": _with_interval(row.cross_validated, None),

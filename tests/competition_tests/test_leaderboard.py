@@ -136,7 +136,7 @@ def test_processes_at_once(tmp_path):
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), "0.5", True, None])
 def test_no_map(tmp_path, score):
-    expected = r"is no MAP: expected a number from 0 to 1 \(0.4086 for 40.86 %\)$"
+    expected = r"is no score: expected a number from 0 to 1 \(0.4086 for 40.86 %\)$"
     with pytest.raises(ConfigurationError, match=f"^official score of .*a.csv: .*{expected}"):
         record_official(tmp_path / "work", submission(tmp_path, "a"), score)
     assert not (tmp_path / "work").exists()

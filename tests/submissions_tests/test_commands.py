@@ -606,7 +606,7 @@ def test_submit_takes_the_best_validated_recipe_and_says_which(done, capsys, tmp
     written = json.loads(out)
     assert code == 0 and written["recipe"] == listed["submits"]
     assert written["expected"]["validated"] == expected["validated"]
-    assert f"recipe {written['recipe']}: MAP {expected['validated']:.4f}" in err
+    assert f"recipe {written['recipe']}: MAP@7 {expected['validated']:.4f}" in err
     assert err.count("top7: ") == 1
     code, out, _ = run(capsys, "recipes", *common, "pwa_qe")
     assert code == 0 and "then expand" in out

@@ -1,5 +1,6 @@
 """[competition] metric: the study, its certificate, the recipe's figures and score all speak of recall or precision."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from competition.configuration import load_configuration
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError
+from competition.leaderboard import read_rows
 from competition.trapezoid import trapezoid_precision
 from features.descriptors import open_components
 from features.extraction import extract
@@ -33,6 +35,7 @@ def test_a_study_of_another_metric(tiny_competition, tmp_path, metric):
     by_map = tune(other, trials=8, folds=0, progress=False)
     assert by_map.new_trials == 8  # another metric is another study
     assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
+    tuned = tune(configuration, trials=8, folds=0, progress=False)  # "best" is by this metric again
     line = ["--config", str(path), "--work", str(tmp_path)]
     COMMANDS["submit"](parse(["submit", "--split", "validation", "--recipe", "best", *line]))
     file = next((tmp_path / "submissions").glob("best-validation.csv"))
@@ -41,6 +44,14 @@ def test_a_study_of_another_metric(tiny_competition, tmp_path, metric):
     blended = COMMANDS["blend"](parse(["blend", str(file), str(file), *line])).values
     assert blended["expected"]["all"] == pytest.approx(outcome.values["metric"], abs=1e-12)
     assert outcome.values["metric"] != pytest.approx(outcome.values["maps"]["min(m,k)"], abs=1e-3)
+    COMMANDS["submit"](parse(["submit", "--recipe", "best", *line]))
+    listed = COMMANDS["leaderboard"](parse(["leaderboard", *line])).text
+    assert f" {metric}@3 " in listed and "MAP" not in listed
+    rows = read_rows(
+        tmp_path
+    )  # all of one figure: the scored file, its blend and the recipe's test submission
+    assert [row.local for row in rows] == [pytest.approx(outcome.values["metric"], abs=1e-12)] * 2
+    assert {round(row.public, 12) for row in rows} == {round(tuned.recipe.scores["public"], 12)}
     COMMANDS["report"](parse(["report", "--out", str(tmp_path / "report"), *line]))
     board = (tmp_path / "report" / "index.html").read_text()
     assert f'class="lead">{metric}@3' in board and f"{tuned.recipe.scores['all']:.4f}" in board
@@ -126,7 +137,11 @@ private = 0.0
     submitted = call("submit", "--split", "validation", "--recipe", "best")
     assert f"mAP {tuned.recipe.scores['validated']:.4f}" in submitted.text
     file = submitted.values["file"]
-    assert "mAP is of whole lists, which this file does not hold" in call("score", file).text
+    for _ in range(2):
+        (row,) = read_rows(tmp_path / "work")
+        assert row.local == pytest.approx(tuned.recipe.scores["all"]) and row.maps.keys() >= {"trapezoid"}
+        assert "mAP is of whole lists, which this file does not hold" in call("score", file).text
+    assert re.search(r" mAP +public", call("leaderboard").text)
     blended = call("blend", file, file, "--out", str(tmp_path / "blend.csv"))
     assert "mAP is of whole lists" in blended.values["unknown"]
     assert "mAP (whole lists, trapezoid)" in call("compare", "best", "untuned").text

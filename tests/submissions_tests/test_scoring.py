@@ -29,7 +29,7 @@ def test_by_hand(tmp_path):
     path, labels = files(tmp_path)
     score = score_submission(path, labels, EXPECTED)
     assert score.maps == {"min(m,k)": (1 / 2 + 1 / 2) / 2, "hits": (1 / 2 + 1) / 2}
-    assert score.average_precisions["hits"].tolist() == [1 / 2, 1]  # in the order of the split
+    assert score.values["hits"].tolist() == [1 / 2, 1]  # in the order of the split
     assert list(score.labels) == ["v1", "v2"] and score.n_unlabelled == 0
     assert (score.split, score.top_k, score.sha256) == ("validation", 7, file_digest(path))
     assert score.mean("hits", np.array([False, True])) == 1
