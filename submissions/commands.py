@@ -245,7 +245,7 @@ def compare(options: Namespace) -> Outcome:
     configuration = configuration_of(options)
     own = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
     recipes = []
-    for name in options.recipes or [*(path.stem for path in own), *recipe_names()]:
+    for name in options.recipes or dict.fromkeys([*(path.stem for path in own), *recipe_names()]):
         try:
             recipes.append(find_recipe(configuration, name, options.index))
         except ConfigurationError as error:
