@@ -106,7 +106,9 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         moves = {(row.details.get("recipe", row.sha256), row.public): row.moved for row in rows}
         moved = [abs(places) for places in moves.values() if places is not None]
         if moved:
-            mean = f"{sum(moved) / len(moved):.2f} on average over {len(moved)} recipe{'s' * (len(moved) > 1)}"
+            mean = (
+                f"{sum(moved) / len(moved):.2f} on average over {len(moved)} recipe{'s' * (len(moved) > 1)}"
+            )
             remark += f"; moved: places from one ranking to the other, {mean}"
         remarks.append(f"{remark}.")
     if any(row.official is not None for row in rows):

@@ -252,11 +252,11 @@ def compare(options: Namespace) -> Outcome:
             if options.recipes:
                 raise
             log.warning(f"top7: left out: {error}")
-    if not recipes:
+    rows = compare_recipes(configuration, recipes, pass_over=not options.recipes)
+    if not rows:
         raise ConfigurationError(
             f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
         )
-    rows = compare_recipes(configuration, recipes)
     return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition))
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 
 from competition.configuration import Competition, Configuration
+from competition.errors import Top7Error
+from competition.messages import log
 from competition.metrics import figure_name
 from competition.tables import table
 from features.descriptors import gallery_ids
@@ -15,8 +17,12 @@ from tuning.labelled import labelled_queries
 from tuning.validation import compare, holm
 
 
-def compare_recipes(configuration: Configuration, recipes: Sequence[Recipe]) -> list[dict]:
+def compare_recipes(
+    configuration: Configuration, recipes: Sequence[Recipe], *, pass_over: bool = False
+) -> list[dict]:
     """Rank the validation queries under every recipe; returns figures and seconds by recipe, in their order.
+
+    pass_over: one that cannot be ranked here is left out, with a line that says why; otherwise that is its error.
 
     All but the first have their gain over it, paired over groups of queries, p corrected for the number of recipes by
     Holm. "simulated": what is on record of simulated photos. The figures of recipes that ship with top7 are kept, as
@@ -26,7 +32,13 @@ def compare_recipes(configuration: Configuration, recipes: Sequence[Recipe]) -> 
     rows, gains, first = [], [], None
     for recipe in recipes:
         begun = time.perf_counter()
-        values = labelled_precisions(configuration, recipe, labelled)
+        try:
+            values = labelled_precisions(configuration, recipe, labelled)
+        except Top7Error as error:
+            if not pass_over:
+                raise
+            log.warning(f"top7: left out: recipe {recipe.name}: {error}")
+            continue
         row = {"recipe": recipe.name, **mean_figures(values, labelled)}
         row |= {"seconds": round(time.perf_counter() - begun, 3)}
         row |= {key: recipe.scores[key] for key in ("simulated",) if key in recipe.scores}

@@ -87,7 +87,7 @@ def score_named(configuration: Configuration) -> dict[str, float]:
             if unjudged:
                 raise ConfigurationError(f"simulated photos cannot judge {unjudged[0]}, labels can")
             values = labelled_precisions(configuration, recipe, labelled)
-        except (ConfigurationError, Top7Error) as error:
+        except Top7Error as error:
             left_out[name] = str(error)
             continue
         keep_named(configuration, recipe, values, labelled)

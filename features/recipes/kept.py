@@ -147,7 +147,7 @@ def ranked_among(configuration: Configuration) -> dict[str, object] | None:
         if not configuration.competition.labelled:
             raise ConfigurationError(f"{configuration.path}: [competition] has no labels")
         data = data_identity(configuration, ())
-    except (ConfigurationError, Top7Error) as error:
+    except Top7Error as error:
         log.warning(f"top7: whether the figures compare is not known: {error}")
         return None
     return {"measured_on": "validation", **{key: data[key] for key in OF_QUERIES}}
@@ -170,7 +170,7 @@ def is_of_this_data(configuration: Configuration, recipe: Recipe) -> bool:
         return False
     try:
         return recipe.provenance.get("data") == data_identity(configuration, recipe.components)
-    except (ConfigurationError, Top7Error):
+    except Top7Error:
         return False
 
 
