@@ -14,7 +14,7 @@ from features.descriptors import gallery_ids
 from features.recipes.recipe import Recipe
 from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY, labelled_precisions
 from tuning.labelled import labelled_queries
-from tuning.validation import group_interval
+from tuning.validation import figure_interval
 
 if TYPE_CHECKING:
     import optuna
@@ -91,6 +91,6 @@ def _measured_interval(configuration: Configuration, recipe: Recipe) -> tuple[fl
         return None  # that takes hours
     try:
         labelled = labelled_queries(configuration, ids)
-        return group_interval(labelled_precisions(configuration, recipe, labelled), labelled.groups)
+        return figure_interval(labelled_precisions(configuration, recipe, labelled), labelled.groups)
     except Top7Error:
         return None

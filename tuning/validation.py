@@ -19,7 +19,7 @@ class CrossValidated:
     """Repeated k-fold over groups.
 
     out_of_fold: (repeats, Q) AP of each query under weights tuned without its fold; mean: MAP@k to expect of tuning
-    on queries that it did not see; spread: standard deviation of the folds' MAP; interval: 95 %, see `group_interval`.
+    on queries that it did not see; spread: standard deviation of the folds' MAP; interval: 95 %, see `figure_interval`.
     """
 
     out_of_fold: np.ndarray
@@ -81,7 +81,7 @@ def cross_validate(
             values[repeat, outside] = precisions[outside]
             if (outside & told).any():
                 fold_maps.append(precisions[outside & told].mean())
-    interval = group_interval(values.mean(axis=0)[told], groups[told])
+    interval = figure_interval(values.mean(axis=0)[told], groups[told])
     return CrossValidated(values, float(values[:, told].mean()), float(np.std(fold_maps)), interval)
 
 
@@ -134,6 +134,12 @@ def group_interval(
     half = float(stats.t.ppf(0.975, len(np.unique(groups)) - 1)) * error
     mean = float(np.average(values, weights=weight))
     return mean - half, mean + half
+
+
+def figure_interval(values: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
+    """Return `group_interval` of values between 0 and 1, within which their mean lies for certain."""
+    interval = group_interval(values, groups)
+    return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def smallest_gain(

@@ -12,7 +12,7 @@ from competition.tables import table
 from submissions.experiments.evaluation_sets import EvaluationSet
 from submissions.experiments.experiment import NOT_AT_HAND, Experiment, TableRow
 from submissions.experiments.figures import Figure
-from tuning.validation import compare, group_interval
+from tuning.validation import compare, figure_interval
 
 ROW_PX, LEFT_PX, BARS_PX = 22, 220, 420
 OURS_ALONE = "-"  # in the published column: the paper has no such row
@@ -57,7 +57,7 @@ def _record(
     elif values is not None and np.isfinite(values).any():
         there = np.isfinite(values)
         ours = float(values[there].mean())
-        low, high = group_interval(values[there], groups[there]) or (None, None)
+        low, high = figure_interval(values[there], groups[there]) or (None, None)
     difference = None if ours is None or published is None else ours - published
     label, note = figure.row.label, figure.note
     return Record(experiment.name, target.name, label, level, published, ours, difference, low, high, note)

@@ -18,7 +18,7 @@ from features.recipes.kept import choose, is_of_this_data, kept_recipes
 from features.recipes.recipe import Recipe
 from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY, labelled_precisions
 from tuning.labelled import Labelled, labelled_queries
-from tuning.validation import group_interval
+from tuning.validation import figure_interval
 
 DEPTH = 1000  # places looked at for the correct images that a list misses
 
@@ -106,6 +106,6 @@ def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:
     masks = {"public": labelled.public, "private": labelled.private, "all": np.full(len(values), True)}
     for name, mask in masks.items():
         if mask.any():
-            interval = group_interval(values[mask], labelled.groups[mask])
+            interval = figure_interval(values[mask], labelled.groups[mask])
             found[name] = {"mean": float(values[mask].mean()), "interval": interval}
     return found

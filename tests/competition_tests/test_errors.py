@@ -5,7 +5,7 @@ from competition.errors import ConfigurationError, Top7Error, nearest
 
 def test_exit_codes():
     assert Top7Error("x").exit_code == 1 and ConfigurationError("x").exit_code == 2
-    assert issubclassTop7Error
+    assert issubclass(ConfigurationError, Top7Error)
 
 
 def test_nearest():

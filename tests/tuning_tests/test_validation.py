@@ -9,6 +9,7 @@ from tuning.validation import (
     bias_corrected,
     compare,
     cross_validate,
+    figure_interval,
     group_interval,
     holm,
     smallest_gain,
@@ -52,6 +53,13 @@ def test_the_standard_error_of_groups_of_one_is_the_textbook_one():
     assert standard_error(values, np.arange(20)) == pytest.approx(values.std(ddof=1) / np.sqrt(20))
     doubled = standard_error(np.repeat(values, 2), np.repeat(np.arange(20), 2))
     assert doubled == pytest.approx(values.std(ddof=1) / np.sqrt(20))  # copies within a group teach nothing
+
+
+def test_no_figure_lies_beyond_0_or_1():
+    values, groups = np.array([1.0, 1.0, 1.0, 0.5]), np.arange(4)
+    assert group_interval(values, groups)[1] > 1
+    assert figure_interval(values, groups) == (group_interval(values, groups)[0], 1.0)
+    assert figure_interval(1 - values, groups)[0] == 0
 
 
 def test_one_group_or_one_query_has_no_interval():
