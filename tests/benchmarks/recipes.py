@@ -122,6 +122,19 @@ def without(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
+def instead(recipes: Mapping[str, Recipe], key: str, values: Sequence[str]) -> dict[str, Recipe]:
+    """Return each recipe again with every one of `values`, in JSON, of a step's argument that it gives."""
+    return {
+        f"{name}, {key} {value}": replace(
+            recipe,
+            steps=tuple({**step, key: json.loads(value)} if key in step else step for step in recipe.steps),
+        )
+        for name, recipe in recipes.items()
+        if any(key in step for step in recipe.steps)
+        for value in values
+    }
+
+
 def words(entry: Mapping[str, object]) -> str:
     """Return a step or a component's pattern in a few words; of several poolings the first."""
     values = {
@@ -222,6 +235,13 @@ def main() -> None:
     parser.add_argument(
         "--ablation", action="store_true", help="also the base with one step or component less"
     )
+    parser.add_argument(
+        "--instead",
+        nargs="+",
+        default=[],
+        metavar="ARGUMENT VALUE",
+        help="each recipe again with these values",
+    )
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -239,6 +259,8 @@ def main() -> None:
             for name in options.recipe or recipe_names()
             if name != options.base
         }
+        if options.instead:
+            recipes |= instead(recipes, options.instead[0], options.instead[1:])
         if options.ablation:
             recipes |= without(recipes[options.base])
         chosen = [place for place, seed in enumerate(seeds) if seed in options.chosen]
