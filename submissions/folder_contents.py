@@ -23,6 +23,7 @@ NAMES = {
 }
 LOOKED_AT = 200  # images of a split whose headers are read
 SMALL_PX = 64
+MOST_LISTED = 8  # folders; more are taken for classes
 
 
 @dataclass
@@ -78,11 +79,17 @@ def _folders(folder: Path) -> list[Path]:
 def _gallery_without_a_name(found: Contents, others: Sequence[Path]) -> None:
     """Take the folder itself where no part of it has a known name, else the other folder with the most images."""
     known = ", ".join(NAMES["gallery"])
+    counts = {path: sum(1 for each in path.rglob("*") if each.is_file()) for path in others}
     if not found.folders:
         found.folders["gallery"] = found.folder
         found.unsure.append(f"gallery: no folder is named {known}: all images of {found.folder} are taken")
+        if 1 < len(counts) <= MOST_LISTED:
+            listed = ", ".join(f"{path.name} {count}" for path, count in counts.items())
+            found.unsure.append(
+                f"queries: the files of its folders: {listed}: where one holds queries, write validation = … or test = … "
+                "and gallery = … with their names"
+            )
         return
-    counts = {path: sum(1 for each in path.rglob("*") if each.is_file()) for path in others}
     if not counts:
         raise Top7Error(
             f"{found.folder}: no folder of gallery images beside the queries: name it one of {known}"

@@ -16,6 +16,12 @@ from tuning.landscape import Landscape
 from tuning.region import chain_members
 
 
+def figure_of(landscape: Landscape) -> str:
+    """Return what a trial's figure is: "MAP@7", and where photos judge it, that they do."""
+    judges = {"labels": "", "simulated": " of simulated photos", "both": " of labels and simulated photos"}
+    return figure_label(landscape.metric, landscape.top_k) + judges[landscape.configuration.objective]
+
+
 def study_attributes(landscape: Landscape) -> dict[str, str]:
     """Return what a study is of: recipe, region, backbones, labels and what its parameters u0, u1, … mean."""
     configuration, space = landscape.configuration, landscape.space
@@ -26,7 +32,7 @@ def study_attributes(landscape: Landscape) -> dict[str, str]:
         "backbones": "; ".join(map(_backbone, configuration.backbones)),
         "other descriptors": ", ".join(external.name for external in configuration.externals),
         "labels": _labels(landscape),
-        "figure": f"{figure_label(landscape.metric, landscape.top_k)} of the public queries",
+        "figure": f"{figure_of(landscape)} (public)",
         "judged by": configuration.objective,
         "u0, u1, … (the smaller, the larger the share)": "; ".join(
             f"u{number}: {name}" for number, name in enumerate(shares)

@@ -9,13 +9,12 @@ import optuna
 
 from competition.configuration import Configuration
 from competition.messages import log
-from competition.metrics import figure_label
 from competition.progress import Progress
 from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.recipe import Recipe
 from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
-from tuning.described import study_attributes, trial_attributes
+from tuning.described import figure_of, study_attributes, trial_attributes
 from tuning.evaluating import evaluated, mean_figures
 from tuning.forecast import Kind, affordable_folds, cost, kinds_of, showable_gain
 from tuning.gallery_pass import excluded_rows
@@ -181,8 +180,7 @@ def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan, pro
         return found
 
     def finished(study: optuna.Study) -> None:
-        figure = figure_label(landscape.metric, landscape.top_k)
-        bar.set_postfix_str(f"best {figure} {study.best_value:.4f}", refresh=False)
+        bar.set_postfix_str(f"best {figure_of(landscape)} {study.best_value:.4f}", refresh=False)
         bar.update()
 
     there = min(len(studies.completed(study)), plan.total)

@@ -72,7 +72,8 @@ def test_what_cannot_be_told_is_said(tmp_path):
     draw(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
     found = contents_of(tmp_path)
     assert found.folders == {"gallery": tmp_path} and found.ids == "path"
-    assert [line.split(":")[0] for line in found.unsure] == ["gallery", "validation"]
+    assert [line.split(":")[0] for line in found.unsure] == ["gallery", "queries", "validation"]
+    assert "a 1, b 2: where one holds queries" in found.unsure[1]
     draw(tmp_path, "val/q.jpg")
     found = contents_of(tmp_path)
     assert found.folders["gallery"] == tmp_path / "b" and "b is taken" in found.unsure[0]
