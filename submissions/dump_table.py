@@ -9,7 +9,7 @@ import numpy as np
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.messages import log
 from competition.tables import table
-from features.dumps.layout import dumps_folder, targets_of
+from features.dumps.layout import configured_targets, dumps_folder
 from features.extraction import ExtractionReport
 from features.extraction.verify import VerifyReport
 from submissions.outcome import Outcome
@@ -45,7 +45,7 @@ def dump_table(configuration: Configuration) -> str:
     for backbone in configuration.backbones:
         rows: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
         for split in splits:
-            for target in targets_of(configuration, backbone, folders[split]):
+            for target in configured_targets(configuration, backbone, folders[split]):
                 named = str(target.layer), target.pooling or f"{target.count} part detectors"
                 if target.path.exists():
                     shape = np.load(target.path, mmap_mode="r", allow_pickle=False).shape

@@ -117,9 +117,8 @@ def table_of(configuration: Configuration, backbone: Backbone, parts: Parts) -> 
     return part_table(configuration.competition.work, backbone.name, base, parts)
 
 
-def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
-    """Every target of one backbone in `folder`, layers in their order, part detectors last."""
-    base = backbone_recipe(configuration, backbone)
+def targets_of(backbone: Backbone, base: Mapping, tables: Sequence[PartTable], folder: Path) -> list[Target]:
+    """Every target of one backbone in `folder`, layers in their order, part detectors last; base: its recipe."""
     found = []
     for layer in (*backbone.layers, *EMBEDDINGS):
         for pooling in backbone.pooling:
@@ -127,12 +126,19 @@ def targets_of(configuration: Configuration, backbone: Backbone, folder: Path) -
                 recipe = pooling_recipe(base, layer, pooling)
                 path = dump_path(folder, backbone.name, layer, pooling, recipe)
                 found.append(Target(path, recipe, layer, pooling))
-    for parts in backbone.parts:
-        table = part_table(configuration.competition.work, backbone.name, base, parts)
-        for count in parts.counts:
+    for table in tables:
+        for count in table.parts.counts:
             path = projection_path(table, count, folder)
-            found.append(Target(path, table.projection(count), parts.layer, parts=parts, count=count))
+            recipe = table.projection(count)
+            found.append(Target(path, recipe, table.parts.layer, parts=table.parts, count=count))
     return list({target.path: target for target in found}.values())
+
+
+def configured_targets(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
+    """Every target of one backbone in `folder`, its part detectors as they were learnt, if they were."""
+    base, work = backbone_recipe(configuration, backbone), configuration.competition.work
+    tables = [part_table(work, backbone.name, base, parts) for parts in backbone.parts]
+    return targets_of(backbone, base, tables, folder)
 
 
 def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Mapping) -> Path:

@@ -16,7 +16,7 @@ from competition.simulated_split import photo_source
 from features.dumps import Dump, read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.dump_writer import record_type
-from features.dumps.layout import dumps_folder, targets_of
+from features.dumps.layout import configured_targets, dumps_folder
 from features.extraction.decode_ahead import read_picture
 from features.extraction.dump_group import IMAGE
 from features.simulated_photos import contact_sheet
@@ -98,7 +98,7 @@ def exact_duplicates(configuration: Configuration) -> np.ndarray:
     """
     folder = dumps_folder(configuration, "gallery")
     for backbone in configuration.backbones:
-        for target in targets_of(configuration, backbone, folder):
+        for target in configured_targets(configuration, backbone, folder):
             if target.path.exists():
                 sidecar = read_sidecar(target.path)
                 return first_rows(folder / sidecar["images"], len(sidecar["columns"]))

@@ -178,7 +178,7 @@ class _Extraction:
         for backbone in configuration.backbones:
             recipe = backbone_recipe(configuration, backbone)
             tables = drawn_tables(work, backbone, recipe, gallery)
-            targets = {split: targets_of(configuration, backbone, of.folder) for split, of in images.items()}
+            targets = {split: targets_of(backbone, recipe, tables, of.folder) for split, of in images.items()}
             for split, of in images.items():
                 recover(targets[split], of.folder, Disk())
             settings = settings_path(work, backbone, recipe)

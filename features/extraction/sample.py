@@ -20,11 +20,11 @@ from competition.simulated_split import simulated_images
 from features.dumps import beside
 from features.dumps.disk import Disk
 from features.dumps.layout import (
+    configured_targets,
     external_path,
     sample_folder,
     sample_record,
     sampled_ids,
-    targets_of,
     whole_folder,
 )
 
@@ -115,7 +115,7 @@ def use_sample(configuration: Configuration, sample: Sequence[str]) -> None:
     dumps = [
         target.path
         for backbone in configuration.backbones
-        for target in targets_of(configuration, backbone, folder)
+        for target in configured_targets(configuration, backbone, folder)
     ]
     dumps += [external_path(folder, each, "gallery") for each in configuration.externals]
     data = json.dumps({"ids": list(sample)}).encode()

@@ -21,10 +21,10 @@ from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sideca
 from features.dumps.layout import (
     backbone_recipe,
     component_path,
+    configured_targets,
     dumps_folder,
     external_path,
     table_of,
-    targets_of,
 )
 from features.dumps.part_tables import learnt_path, read_learnt
 from features.dumps.seals import bad_files, remove, sum_path
@@ -162,7 +162,7 @@ def extracted_dumps(configuration: Configuration, split: str) -> list[Path]:
     found = [
         target.path
         for backbone in configuration.backbones
-        for target in targets_of(configuration, backbone, folder)
+        for target in configured_targets(configuration, backbone, folder)
     ]
     return found + [
         external_path(folder, external, split)

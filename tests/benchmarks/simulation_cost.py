@@ -20,7 +20,7 @@ from competition.configured import split_images
 from competition.images import ImageSet
 from competition.simulated_split import simulated_images
 from features.decoding import decode
-from features.dumps.layout import targets_of
+from features.dumps.layout import configured_targets
 from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
 from features.extraction.settings import fixed_settings
@@ -62,7 +62,7 @@ def measure(configuration, rounds: int) -> None:
     images = split_images(configuration, "gallery")
     images = images.rows(range(0, len(images), 7))  # of all classes
     photos = simulated_images(images, Simulate(images=len(images), views=1))
-    targets = targets_of(configuration, backbone, configuration.competition.work)
+    targets = configured_targets(configuration, backbone, configuration.competition.work)
     found: dict[str, list[float]] = {"image": [], "photo": [], "image cpu": [], "photo cpu": []}
     for _ in range(rounds):
         for name, rows in (("image", images), ("photo", photos)):

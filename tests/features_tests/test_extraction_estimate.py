@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from competition.configured import split_images
-from features.dumps.layout import backbone_recipe, targets_of
+from features.dumps.layout import backbone_recipe, configured_targets
 from features.dumps.part_tables import part_table
 from features.extraction import plan
 from features.extraction.engine import Engine
@@ -62,7 +62,7 @@ def test_two_batches_are_timed_after_one(tiny):
     backbone, ticks = configuration.backbones[0], itertools.count()
     settings = fixed_settings(Path("none"), backbone, "cpu", threads=1, keep=False)
     engine, images = Engine(backbone, settings), split_images(configuration, "gallery")
-    targets = targets_of(configuration, backbone, tiny.folder)
+    targets = configured_targets(configuration, backbone, tiny.folder)
     found = seconds_an_image(engine, images, targets, 21, clock=lambda: float(next(ticks)))
     assert (settings.batch_rows, found) == (4, 1 / 8)  # one tick for eight images
 

@@ -14,7 +14,7 @@ import numpy as np
 from competition.configuration import Backbone, Configuration
 from features.components import EMBEDDINGS
 from features.dumps import open_dump
-from features.dumps.layout import dumps_folder, targets_of
+from features.dumps.layout import configured_targets, dumps_folder
 from features.extraction import engine_choice, extract
 from tests.benchmarks.gpu.made_up import configured, networks, pictures, preset
 from tests.benchmarks.gpu.rows import Row, Task, judged, skipped
@@ -69,7 +69,7 @@ def _side(task: Task) -> int:
 def _descriptors(configuration: Configuration, backbone: Backbone) -> dict[str, np.ndarray]:
     """{"layer/pooling", "cls", "head" or "parts N": (n, D) float32} of the gallery."""
     found = {}
-    for target in targets_of(configuration, backbone, dumps_folder(configuration, "gallery")):
+    for target in configured_targets(configuration, backbone, dumps_folder(configuration, "gallery")):
         label = f"parts {target.count}" if target.parts else f"{target.layer}/{target.pooling}"
         name = target.pooling if target.pooling in EMBEDDINGS else label
         found[name] = np.array(open_dump(target.path).descriptors)

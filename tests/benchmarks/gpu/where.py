@@ -10,7 +10,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from features.dumps.layout import targets_of
+from features.dumps.layout import configured_targets
 from features.extraction import extract
 from features.extraction.engine import Engine
 from features.extraction.settings import fixed_settings
@@ -40,7 +40,7 @@ def rows(task: Task) -> Iterator[Row]:
         values={"limit": limit, "seconds": report.seconds},
     )
     engine = Engine(backbone, fixed_settings(Path("unused"), backbone, task.device, keep=False))
-    targets = targets_of(configuration, backbone, task.folder)
+    targets = configured_targets(configuration, backbone, task.folder)
     shape = (engine.settings.batch_rows, side, side, 3)
     pixels = [np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)]
     engine.describe(pixels, targets)  # warm
