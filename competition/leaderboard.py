@@ -73,8 +73,8 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> None:
     """Append what a submission got here, or say that the work folder is read-only.
 
     entry: file (name), sha256 (`file_digest`), split (whose queries it answers), maps (convention ->
-    MAP@top_k; metric -> another figure), and where known top_k, measured_on (split of the labels; default: `split`. For a test
-    submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public,
+    MAP@top_k; metric -> another figure), and where known top_k, measured_on (split of the labels; default: `split`.
+    For a test submission without labels: its recipe's figures on "validation"), data (`labels.measured_by`), public,
     private. Anything else that JSON can hold (recipe, weights) is kept.
     """
     with unless_read_only(f"{work}: nothing is recorded on the leaderboard"):

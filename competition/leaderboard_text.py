@@ -79,12 +79,9 @@ def _local_table(rows: Sequence[Row]) -> str:
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    left, spare = (
-        [1, 2, 3],
-        ["date", *figures[1:], "recipe", "answers", "moved", "cross-validated", "official"],
-    )
-    left += [head.index(name) for name in ("recipe", "date")]
-    return table([head, *body], left=left, spare=[head.index(name) for name in spare if name in head])
+    left = ["file", "answers", "measured on", "recipe", "date"]
+    spare = ["date", *figures[1:], "recipe", "answers", "moved", "cross-validated", "official"]
+    return table([head, *body], *([head.index(name) for name in names] for names in (left, spare)))
 
 
 def _measured(row: Row) -> str:
@@ -95,7 +92,7 @@ def _measured(row: Row) -> str:
 def _remarks(rows: Sequence[Row]) -> list[str]:
     remarks = []
     metric = rows[0].metric if rows else "map"
-    ranked = f"MAP {CONVENTIONS[0]}" if metric == "map" else metric
+    ranked = f"MAP {CONVENTIONS[0]}" if metric == "map" else figure_label(metric, "k")
     if any(row.unlike for row in rows):
         remarks.append(
             "Rows without a place were measured on other queries, labels, gallery or top_k than this configuration's: their "

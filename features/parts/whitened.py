@@ -17,6 +17,7 @@ from features.dumps import Dump, bad_rows, beside, open_dump, write_dump
 from features.dumps.derived import made_once
 from features.dumps.layout import Place
 from features.dumps.seals import CHECKED_BYTES
+from features.parts.part_model import open_parts
 from features.whitening import unit_rows
 
 
@@ -42,8 +43,6 @@ def make_whitened(setting: PartsSetting, place: Place) -> None:
     source = open_dump(projection)
 
     def make() -> None:
-        from features.parts.part_model import open_parts  # imports torch
-
         recipe = source.recipe | {"dim": setting.dim, "exponent": setting.exponent}
         scales = open_parts(table).scales(setting.count, setting.dim, setting.exponent)
         write_whitened(source, path, recipe, scales, half=table.parts.half)
