@@ -41,7 +41,7 @@ class Score:
         values = self.values[name]
         values = values if mask is None else values[mask]
         if not len(values):
-            none = f"{name} of the first {self.top_k} places of no query at all"
+            none = f"{name} at {self.top_k} of no query at all"
             raise Top7Error(f"{self.path}: {none}: expected at least one labelled query")
         return float(np.mean(values))
 

@@ -45,7 +45,7 @@ def test_columns():
         "2026-11-25",
     ]
     assert lines[2].split() == ["2", "b.csv", "-", "-", "-", "-", "-", "-", "-", "-", "0.1250", "-", "-"]
-    assert "moved: places from one ranking to the other, 1.00 on average over 1 recipes" in text
+    assert "moved: places from one ranking to the other, 1.00 on average over 1 recipe" in text
     assert "Published" not in text and text.endswith("\n")
 
 

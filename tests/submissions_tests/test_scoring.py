@@ -33,7 +33,9 @@ def test_by_hand(tmp_path):
     assert list(score.labels) == ["v1", "v2"] and score.n_unlabelled == 0
     assert (score.split, score.top_k, score.sha256) == ("validation", 7, file_digest(path))
     assert score.mean("hits", np.array([False, True])) == 1
-    with pytest.raises(Top7Error, match="MAP@7 of no query at all: expected at least one labelled query$"):
+    with pytest.raises(
+        Top7Error, match="hits at 7 of no query at all: expected at least one labelled query$"
+    ):
         score.mean("hits", np.array([False, False]))
 
 
