@@ -239,19 +239,14 @@ def bundle(options: Namespace) -> Outcome:
 
 def compare(options: Namespace) -> Outcome:
     """Rank the labelled queries under several recipes."""
-    from features.recipes.kept import find_recipe, recipe_names
-    from submissions.comparing import compare_recipes, comparison_table
+    from features.recipes.kept import find_recipe
+    from submissions.comparing import compare_recipes, comparison_table, fitting
 
-    configuration = configuration_of(options)
-    own = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
-    recipes = []
-    for name in options.recipes or dict.fromkeys([*(path.stem for path in own), *recipe_names()]):
-        try:
-            recipes.append(find_recipe(configuration, name, options.index))
-        except ConfigurationError as error:
-            if options.recipes:
-                raise
-            log.warning(f"top7: left out: {error}")
+    configuration, index = configuration_of(options), options.index
+    if options.recipes:
+        recipes = [find_recipe(configuration, name, index) for name in options.recipes]
+    else:
+        recipes = fitting(configuration, index)
     rows = compare_recipes(configuration, recipes, pass_over=not options.recipes)
     if not rows:
         raise ConfigurationError(

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from competition.configuration import Competition, Configuration
-from competition.errors import Top7Error
+from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.metrics import figure_name
 from competition.tables import table
 from features.descriptors import gallery_ids
+from features.recipes.kept import find_recipe, recipe_names
+from features.recipes.patterns import NoMatch, say_unmatched
 from features.recipes.recipe import Recipe
 from tuning.evaluating import keep_named, labelled_precisions, mean_figures
 from tuning.labelled import labelled_queries
 from tuning.validation import compare, holm
+
+
+def fitting(configuration: Configuration, index: str | None = None) -> list[Recipe]:
+    """Return every recipe, kept under work or by name, that fits the configuration; says which do not. index: see `find_recipe`."""
+    kept = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
+    found, unmatched = [], {}
+    for name in dict.fromkeys([*(path.stem for path in kept), *recipe_names()]):
+        try:
+            found.append(find_recipe(configuration, name, index))
+        except NoMatch as error:
+            unmatched[name] = error
+        except ConfigurationError as error:
+            log.warning(f"top7: left out: {error}")
+    say_unmatched(unmatched)
+    return found
 
 
 def compare_recipes(

@@ -16,6 +16,7 @@ from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import STEPS
 from features.recipes.kept import data_identity, find_recipe, keep_recipe, readable, recipe_names
+from features.recipes.patterns import NoMatch, say_unmatched
 from features.recipes.recipe import NAMED, Recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 from tuning.landscape import LARGE_GALLERY
@@ -74,7 +75,7 @@ def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray,
 
 def score_named(configuration: Configuration) -> dict[str, float]:
     """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
-    found, left_out = {}, {}
+    found, left_out, unmatched = {}, {}, {}
     labelled = study_queries(configuration, gallery_ids(configuration))
     for name in recipe_names():
         try:
@@ -87,6 +88,9 @@ def score_named(configuration: Configuration) -> dict[str, float]:
             if unjudged:
                 raise ConfigurationError(f"simulated photos cannot judge {unjudged[0]}, labels can")
             values = labelled_precisions(configuration, recipe, labelled)
+        except NoMatch as error:
+            unmatched[name] = error
+            continue
         except Top7Error as error:
             left_out[name] = str(error)
             continue
@@ -94,4 +98,5 @@ def score_named(configuration: Configuration) -> dict[str, float]:
         found[name] = float(values[labelled.reported].mean())
     for name, why in left_out.items():
         log.warning(f"top7: recipe {name} was not scored: {why}")
+    say_unmatched(unmatched)
     return found

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, nearest
+from competition.messages import log
 from features.arguments import Flag, number
 from features.components import (
     EMBEDDINGS,
@@ -65,12 +66,27 @@ class Pattern(msgspec.Struct):
     optional: Flag = False
 
 
+class NoMatch(ConfigurationError):
+    """A recipe wants what the configuration does not extract."""
+
+
+def say_unmatched(errors: Mapping[str, NoMatch]) -> None:
+    """Say, in one line, which recipes were left out since the configuration does not extract what they want."""
+    if len(errors) == 1:
+        log.warning(f"top7: left out: {next(iter(errors.values()))}")
+    elif errors:
+        log.warning(
+            f"top7: left out: {', '.join(errors)}: they want poolings, part detectors or networks that the "
+            "configuration does not extract (./run.sh compare NAME says which)"
+        )
+
+
 def matches(
     pattern: Mapping[str, Any], configuration: Configuration, where: str, notes: list[str]
 ) -> list[Component]:
     """Return the components that a checked pattern finds; what is not quite as it asks is added to `notes`.
 
-    ConfigurationError, which begins with `where`: it finds none and is not optional.
+    NoMatch, which begins with `where`: it finds none and is not optional.
     """
     wanted = Pattern(**pattern)
     if wanted.external is not None:
@@ -78,7 +94,7 @@ def matches(
         if wanted.external != "*":
             found = [external_named(configuration, wanted.external)]
         if not found and not wanted.optional:
-            raise ConfigurationError(f"{where} wants an external matrix: add an [[external]] table")
+            raise NoMatch(f"{where} wants an external matrix: add an [[external]] table")
         return [external_component(external) for external in found]
     components: list[Component] = []
     for backbone in _backbones(wanted.backbone, configuration, where, notes):
@@ -89,7 +105,7 @@ def matches(
     if not components and not wanted.optional:
         asked = ", ".join(f"{key} {value}" for key, value in pattern.items())
         lacking = "add it" if wanted.parts is None else "add parts = { … } to the [[backbone]]"
-        raise ConfigurationError(
+        raise NoMatch(
             f"{where} wants {asked}, which the configuration does not have: {lacking} and extract again"
         )
     return components
@@ -110,7 +126,7 @@ def _backbones(
         return [found]
     names = [backbone.name for backbone in backbones]
     if wanted not in names:
-        raise ConfigurationError(f"{where} wants the backbone {wanted!r}: {nearest(wanted, names)}")
+        raise NoMatch(f"{where} wants the backbone {wanted!r}: {nearest(wanted, names)}")
     return [backbones[names.index(wanted)]]
 
 
@@ -137,7 +153,7 @@ def _layers(pattern: Pattern, backbone: Backbone, where: str, notes: list[str]) 
         if pattern.optional:
             notes.append(f"{backbone.name} has no pooling {asked}")
             return []
-        raise ConfigurationError(
+        raise NoMatch(
             f"{where} wants the pooling {asked} of {backbone.name}, which extracts "
             f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again"
         )
