@@ -104,7 +104,7 @@ def score_and_record(
     entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
     if "metric" in values:
         entry["maps"] = {**scored.maps, own: values["metric"]}
-    elif known is not None and own in known.maps and known.measured_on == scored.split:
+    elif known is not None and known.data == values["data"]:
         entry["maps"] = {**known.maps, **scored.maps}  # a whole-list mAP, which the file does not hold
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}

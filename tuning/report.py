@@ -161,8 +161,7 @@ def _unseen(tuned: Tuned) -> list[str]:
             "one group of public queries: no figure on unseen queries, no interval and no test can be given"
         ]
     aside = "" if tuned.certificate is None else ", of the study without the certificate"
-    labelled, lines = tuned.labelled, []
-    chosen_by = labelled.real[labelled.public]
+    lines, chosen_by = [], tuned.labelled.real[tuned.labelled.public]
     asked = "queries" if chosen_by.any() else "simulated photos"
     if found is not None:
         lines.append(

@@ -50,16 +50,19 @@ class PartTable:
 
 def part_table(work: Path | str, backbone: str, base: Mapping, parts: Parts) -> PartTable:
     """A parts table with its recorded sample; base: the `backbone_recipe`. Top7Error: a damaged record."""
-    record, recipe = learnt_path(Path(work), backbone, base, parts), learning_recipe(base, parts)
+    recipe, folder = learning_recipe(base, parts), Path(work) / "parts"
+    record = _record(folder, backbone, parts, recipe)
     learnt = read_learnt(record) or {"sample": None, "ids": []}
-    folder = Path(work) / "parts"
     return PartTable(backbone, parts, recipe, record, folder, learnt["sample"], tuple(learnt["ids"]))
 
 
 def learnt_path(work: Path, backbone: str, base: Mapping, parts: Parts) -> Path:
     """The record of the images that a parts table was learnt from."""
-    digest = recipe_digest(learning_recipe(base, parts))
-    return Path(work) / "parts" / f"{file_label(backbone, parts.layer)}-{digest}.json"
+    return _record(Path(work) / "parts", backbone, parts, learning_recipe(base, parts))
+
+
+def _record(folder: Path, backbone: str, parts: Parts, recipe: Mapping) -> Path:
+    return folder / f"{file_label(backbone, parts.layer)}-{recipe_digest(recipe)}.json"
 
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:

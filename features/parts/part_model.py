@@ -112,11 +112,12 @@ def open_parts(table: PartTable) -> PartModel:
 
     ConfigurationError: dimensions beyond the sample's rank.
     """
-    parts, home = table.parts, model_folder(table.parts, **table.model)
+    parts, about = table.parts, table.model
+    home = model_folder(parts, **about)
     model, learnt = None, learnt_order(home)
     if learnt is not None and held_detectors(home) >= max(parts.counts):
         order, _, n = learnt
-        model = with_components(parts, table.model["name"], home, order, n)
+        model = with_components(parts, about["name"], home, order, n)
     if model is None:
         raise Top7Error(
             f"the part detectors of {table.backbone}, layer {parts.layer!r}, have not been learnt yet: run "
