@@ -47,9 +47,8 @@ def test_a_study_of_another_metric(tiny_competition, tmp_path, metric):
     COMMANDS["submit"](parse(["submit", "--recipe", "best", *line]))
     listed = COMMANDS["leaderboard"](parse(["leaderboard", *line])).text
     assert f" {metric}@3 " in listed and "MAP" not in listed
-    rows = read_rows(
-        tmp_path
-    )  # all of one figure: the scored file, its blend and the recipe's test submission
+    # the scored file, which its blend with itself equals, and the recipe's test submission
+    rows = read_rows(tmp_path)
     assert [row.local for row in rows] == [pytest.approx(outcome.values["metric"], abs=1e-12)] * 2
     assert {round(row.public, 12) for row in rows} == {round(tuned.recipe.scores["public"], 12)}
     COMMANDS["report"](parse(["report", "--out", str(tmp_path / "report"), *line]))
