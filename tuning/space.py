@@ -85,11 +85,11 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     """Return the space of a study: of the configuration, or of `recipe`.
 
     A recipe that a study of the configuration wrote fixes the discrete choices to its own; any other is
-    studied over its own components, weights and steps. Steps that photos cannot judge are left out of a study
-    that no label judges.
+    studied over its own components, weights and steps, but for what labels teach: its queries would judge that. Steps
+    that photos cannot judge are left out of a study that no label judges.
     """
     if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
-        judged = _judged(configuration, recipe.steps)
+        judged = _untaught(_judged(configuration, recipe.steps))
         return _space_of_recipe(configuration, replace(recipe, steps=tuple(map(dict, judged))))
     known = choices(configuration)
     counts = {len(configuration.externals)}
@@ -133,6 +133,15 @@ def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapp
             f"top7: left out of the study: {', '.join(names)}: simulated photos cannot judge them, labels can"
         )
     return [step for step in steps if step["step"] not in left_out]
+
+
+def _untaught(steps: Sequence[Mapping]) -> list[Mapping]:
+    """The steps without real pairs to learn from; says so where there were any."""
+    if any(step.get("pairs") for step in steps):
+        log.info(
+            "top7: the study leaves out what labelled pairs teach (pairs = 0): its queries would judge it"
+        )
+    return [{key: value for key, value in step.items() if key != "pairs"} for step in steps]
 
 
 def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:

@@ -66,12 +66,11 @@ def _dump_names(landscape: Landscape) -> list[str]:
 
 
 def _photos(landscape: Landscape) -> Photos | None:
-    """What the steps of the first choice learn from, whichever shares of real pairs and user photos they may take."""
+    """What the steps of the first choice learn from, whichever shares of user photos they may take."""
     steps = [
-        {"step": step.name, key: share}
+        {"step": step.name, "unlabelled": share}
         for step in landscape.space.steps
-        for key in ("pairs", "unlabelled")
-        for share in step.values.get(key, (0,))
+        for share in step.values.get("unlabelled", (0,))
     ]
     components = landscape.space.components_of(landscape.space.default)
     return photos_for(landscape.configuration, components, steps, landscape.gallery_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from competition.configured import labelled_validation, split_images
 from competition.errors import ConfigurationError
 from competition.labels import relevant_rows
 from competition.messages import log
-from competition.splits import private_mask, query_groups
+from competition.splits import folds, private_mask, query_groups
 from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
@@ -23,6 +23,8 @@ from features.ranking.steps import STEPS
 from features.ranking.views import RowStack
 
 USERS = ("validation", "test")  # splits whose images are photos of users
+TAUGHT_PARTS, OF_LARGE_GALLERY = 5, 2  # of the labelled queries: each is one more pass over the gallery
+LARGE_ROWS = 50_000
 
 
 def learns_from_photos(step: Mapping[str, Any]) -> bool:
@@ -30,25 +32,33 @@ def learns_from_photos(step: Mapping[str, Any]) -> bool:
     return STEPS[step["step"]].needs_photos and "learnt" not in step
 
 
+def learns_from_labels(step: Mapping[str, Any]) -> bool:
+    """Say whether a step learns from labelled queries."""
+    return learns_from_photos(step) and bool(step.get("pairs", 0))
+
+
 def photos_for(
     configuration: Configuration,
     components: Sequence[Component],
     steps: Sequence[Mapping[str, Any]],
     gallery_ids: Sequence[str],
+    unseen: Collection[str] = (),
 ) -> Photos | None:
     """Return what `steps` learn from, described by `components`; None where no step learns from photos.
 
-    configuration: the whole one, whose first backbone says which photos teach; gallery_ids: as the dumps have them.
-    ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
+    configuration: the whole one, whose first backbone says which photos teach; gallery_ids: as the dumps have them;
+    unseen: ids of queries whose labels teach nothing. ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
     """
     shares = [step.get("pairs", 0) for step in steps if learns_from_photos(step)]
     if not shares:
         return None
-    kinds = ([_simulated] if min(shares) < 1 else []) + ([_labelled] if max(shares) > 0 else [])
-    found = [kind(configuration, components, gallery_ids) for kind in kinds]
+    found = [_simulated(configuration, components, gallery_ids)] if min(shares) < 1 else []
+    made = sum(len(pairs) for _, pairs in found)
+    if max(shares) == 1 or max(shares) > 0 and configuration.competition.labelled:
+        found.append(_labelled(configuration, components, gallery_ids, unseen))
     starts = [0, *(len(dumps[0].ids) for dumps, _ in found[:-1])]
     pairs = np.concatenate([pairs + [start, 0] for (_, pairs), start in zip(found, starts)])
-    real = np.concatenate([np.full(len(pairs), kind is _labelled) for kind, (_, pairs) in zip(kinds, found)])
+    real = np.arange(len(pairs)) >= made
     rows: tuple[Any, ...] = tuple(
         RowStack([dumps[number].descriptors for dumps, _ in found]) for number in range(len(components))
     )
@@ -91,13 +101,38 @@ def _simulated(
 
 
 def _labelled(
-    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+    configuration: Configuration,
+    components: Sequence[Component],
+    gallery_ids: Sequence[str],
+    unseen: Collection[str],
 ) -> tuple[list[Dump], np.ndarray]:
-    """The dumps of the validation queries, and (query, gallery row) of the readable public ones."""
-    ids, labels, _ = labelled_validation(configuration, gallery_ids)
-    relevant = relevant_rows(labels, gallery_ids)
-    private = private_mask(query_groups(relevant), configuration.tuning.private, configuration.tuning.seed)
+    """The dumps of the validation queries, and (query, gallery row) of the readable public ones but for `unseen`."""
+    ids, relevant, _, private = _split(configuration, gallery_ids)
     dumps = open_components(configuration, components, "validation", ids)
-    hidden = np.logical_or.reduce([private, *(dump.unreadable for dump in dumps)])
+    hidden = np.logical_or.reduce([private, np.isin(ids, list(unseen)), *(dump.unreadable for dump in dumps)])
     found = [(query, row) for query, rows in enumerate(relevant) if not hidden[query] for row in rows]
     return dumps, np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _split(
+    configuration: Configuration, gallery_ids: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+    """Ids of the labelled queries, their correct gallery rows, groups (Q,), and which are private (Q,) bool."""
+    ids, labels, _ = labelled_validation(configuration, gallery_ids)
+    relevant = relevant_rows(labels, gallery_ids)
+    groups = query_groups(relevant)
+    return (
+        ids,
+        relevant,
+        groups,
+        private_mask(groups, configuration.tuning.private, configuration.tuning.seed),
+    )
+
+
+def teaching_parts(configuration: Configuration, gallery_ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the ids of the queries whose labels teach, in parts of whole groups: none teaches what ranks its own part."""
+    ids, _, groups, private = _split(configuration, gallery_ids)
+    taught, names = groups[~private], np.array(ids)[~private]
+    parts = OF_LARGE_GALLERY if len(gallery_ids) > LARGE_ROWS else TAUGHT_PARTS
+    part_of = folds(taught, min(parts, len(np.unique(taught))), configuration.tuning.seed)
+    return [tuple(names[part_of == part].tolist()) for part in range(part_of.max() + 1)]

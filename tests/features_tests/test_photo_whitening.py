@@ -175,13 +175,18 @@ def test_real_pairs_join_the_simulated_photos_with_their_share(data):
     state = after(data, [{"step": "photo_whiten", "dim": 4, "shrinkage": 0.1, "pairs": 0.3}], photos)
     one = of_one(photos, 0)
     simulated, real = (differences(one, gallery[0], excluded, real=real) for real in (False, True))
-    repeated = [0.7 / len(simulated)] * len(simulated) + [0.3 / len(real)] * len(real)
+    share = 0.3 * 10 / (10 + 25)  # of ten queries; as many as 25 would count half
+    repeated = [(1 - share) / len(simulated)] * len(simulated) + [share / len(real)] * len(real)
     weighed = np.concatenate([simulated, real]) * np.sqrt(np.array(repeated) * len(repeated))[:, None]
     naive = naive_photo_whitening(gallery[0][~excluded].astype(float), weighed, 4, 0.1, 0.0)
     agree(state.queries[0], naive(queries[0].astype(float)))
     alone = after(data, [{"step": "photo_whiten", "dim": 4, "shrinkage": 0.1}], photos)
     without = after(data, [{"step": "photo_whiten", "dim": 4, "shrinkage": 0.1}], photos_of(gallery))
     assert (alone.queries[0] == without.queries[0]).all()
+    none = after(
+        data, [{"step": "photo_whiten", "dim": 4, "shrinkage": 0.1, "pairs": 0.3}], photos_of(gallery)
+    )
+    assert (none.queries[0] == without.queries[0]).all()  # no labelled query: no share
 
 
 def test_what_cannot_be_learnt_is_said_in_one_line(data, tmp_path):
@@ -197,8 +202,6 @@ def test_what_cannot_be_learnt_is_said_in_one_line(data, tmp_path):
         run(real_pairs(data, 10), pairs=1.0)
     with pytest.raises(ConfigurationError, match="needs at least 23 pairs .* there are 22"):
         run(real_pairs(data, 20), pairs=1.0, joint=True)
-    with pytest.raises(ConfigurationError, match="needs at least 1 pair"):
-        run(photos_of(gallery), pairs=0.5)
     assert not list(tmp_path.rglob("*"))
     same = Photos(tuple(gallery), np.stack([np.arange(60)] * 2, 1), np.zeros(60, bool), "same")
     with pytest.raises(Top7Error, match="do not differ from their images"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from competition.errors import ConfigurationError
 from competition.metrics import query_figures
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
+from features.ranking.photos import photos_for, teaching_parts
 from features.recipes.kept import find_recipe
 from features.recipes.recipe import Recipe, read_recipe, write_recipe
 from submissions.__main__ import main
@@ -22,6 +24,7 @@ from tests.features_tests.ranking_references import rank
 from tuning import study as studies
 from tuning.evaluating import labelled_precisions
 from tuning.forecast import showable_gain
+from tuning.labelled import labelled_queries
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler
@@ -441,24 +444,60 @@ def test_a_recipe_that_learns_from_photos_says_what_to_add_where_there_are_none(
     assert "\n" not in str(caught.value)
 
 
-def test_real_pairs_never_judge_what_they_taught(awkward, capsys):
-    steps = '{ step = "photo_whiten", dim = 4, pairs = [0, 0.5] }'
-    with pytest.raises(ConfigurationError, match="would judge what they taught"):
-        space_of(configured(awkward, steps))
+def test_real_pairs_never_judge_what_they_taught(awkward, tmp_path):
+    """A labelled query is ranked by what the labels of others taught: its own may be any, its list is the same."""
     path, work = awkward
+    with pytest.raises(ConfigurationError, match="would judge what they taught"):
+        space_of(configured(awkward, '{ step = "photo_whiten", dim = 4, pairs = [0, 0.5] }'))
     configuration = load_configuration(path, work=work)
     components = space_of(configuration).components_of(space_of(configuration).default)
-    landscape = Landscape(configuration, progress=False)
-    found = {}
-    for pairs in (0.0, 0.5):
-        step = {"step": "photo_whiten", "dim": 4, "pairs": pairs}
-        recipe = Recipe("real", components[:2], (0.5, 0.5), steps=(step,))
-        capsys.readouterr()
-        labelled_precisions(configuration, recipe, landscape.labelled)
-        assert ("the private one alone is honest" in capsys.readouterr().err) == (pairs > 0)
-        lists = ranked_lists(configuration, recipe, "validation", None, None)
-        found[pairs] = lists.scores
-    assert (found[0.0] != found[0.5]).any()
+    recipes = {
+        pairs: Recipe(
+            "real",
+            components[:2],
+            (0.5, 0.5),
+            steps=({"step": "photo_whiten", "dim": 4, "pairs": pairs},),
+        )
+        for pairs in (0.0, 0.5)
+    }
+    found = {
+        pairs: ranked_lists(configuration, recipe, "validation", None, None)
+        for pairs, recipe in recipes.items()
+    }
+    assert (found[0.0].scores != found[0.5].scores).any()
+
+    labelled = labelled_queries(configuration, found[0.5].gallery_ids)
+    taken = {int(row) for rows in labelled.relevant for row in rows}
+    free = [row for row in range(len(found[0.5].gallery_ids)) if row not in taken]
+    alone = [
+        number
+        for number, group in enumerate(labelled.groups)
+        if labelled.public[number] and np.sum(labelled.groups == group) == 1
+    ]
+    assert alone and free
+    changed = alone[0]
+    lines = [
+        [name, *(found[0.5].gallery_ids[row] for row in (free[:1] if number == changed else rows))]
+        for number, (name, rows) in enumerate(zip(labelled.query_ids, labelled.relevant))
+    ]
+    other = tmp_path / "other.csv"
+    other.write_text("".join(",".join(line) + "\n" for line in lines))
+    again = replace(configuration, competition=replace(configuration.competition, labels=other))
+    lists = ranked_lists(again, recipes[0.5], "validation", None, None)
+    assert (lists.scores[changed] == found[0.5].scores[changed]).all()
+    assert (lists.scores != found[0.5].scores).any()  # it did teach the others
+
+    # private queries, which teach nothing, are ranked as those of the test split are: by all public labels
+    parts = teaching_parts(configuration, found[0.5].gallery_ids)
+    assert sorted(chain.from_iterable(parts)) == sorted(
+        name for name, public in zip(labelled.query_ids, labelled.public) if public
+    )
+    for part, unseen in ((labelled.private, ()), (np.isin(labelled.query_ids, parts[0]), parts[0])):
+        photos = photos_for(configuration, components[:2], recipes[0.5].steps, found[0.5].gallery_ids, unseen)
+        one = ranked_lists(configuration, recipes[0.5], "validation", None, None, photos=photos)
+        assert part.any() and (one.ranks[part] == found[0.5].ranks[part]).all()
+    values = labelled_precisions(configuration, recipes[0.5], labelled)
+    assert (values == query_figures(found[0.5].ranks, labelled.relevant, 7)).all()
 
 
 def test_a_study_is_another_where_other_user_photos_teach(awkward):

@@ -29,6 +29,7 @@ from features.ranking.views import RowView, float64_rows
 from features.whitening import inverse_root, within_scatter
 
 PRIOR_PHOTOS = 10  # user photos: as many count half
+PRIOR_QUERIES = 25  # labelled queries: as many count half
 
 
 class PhotoWhiten(Step, frozen=True):
@@ -37,11 +38,11 @@ class PhotoWhiten(Step, frozen=True):
     x -> L2((x - mean) S^(-1/2) V), S the scatter of photo minus gallery image, shrunk by `shrinkage` towards its mean
     eigenvalue, V the principal axes of the gallery there: learned whitening, Mikolajczyk and Matas (ICCV 2007);
     Radenović et al. (TPAMI 2018), section 3.3. Photos are the simulated ones of the teaching half; `pairs`: the share
-    in S of the real pairs, labelled public queries and their correct images (1: these alone, as cirtorch's
-    `whitenlearn`, but centred by the gallery's mean; then at least as many pairs as dimensions). unlabelled: above 0,
-    the user photos there are (validation and test queries; no label enters) teach too: queries are centred by their
-    mean in place of the gallery's, and so much of S is theirs about that mean; both less where they are few, see
-    PRIOR_PHOTOS. joint: one projection of all components concatenated, of equal weights whatever the recipe's, to one
+    in S of the real pairs, labelled public queries and their correct images, less where there are few, see
+    PRIOR_QUERIES (1: these alone, as cirtorch's `whitenlearn`, but centred by the gallery's mean; then at least as many
+    pairs as dimensions). unlabelled: above 0, the user photos there are (validation and test queries; no label enters)
+    teach too: queries are centred by their mean in place of the gallery's, and so much of S is theirs about that mean;
+    both less where they are few, see PRIOR_PHOTOS. joint: one projection of all components concatenated, of equal weights whatever the recipe's, to one
     component; otherwise one for each. learnt: in a bundle, the identity of the photos, which stay behind.
     """
 
@@ -78,6 +79,8 @@ class PhotoWhiten(Step, frozen=True):
             state = joined(state, equal, f"joined-{digest_of(state.identity)}")
         learnt = self.learnt if self.learnt is not None else self._photos(state).identity
         taught: dict[str, Any] = dict(pairs=self.pairs, unlabelled=self.unlabelled, photos=learnt)
+        if 0 < self.pairs < 1:
+            taught["prior"] = PRIOR_QUERIES
         sample: dict[str, Any] = dict(samples=self.samples, seed=self.seed)
         of_axes: dict[str, Any] = dict(shrinkage=self.shrinkage, **sample, **taught)
         names = state.identity_after("photo_whiten", dim=self.dim, exponent=self.exponent, **of_axes)
@@ -120,8 +123,8 @@ class PhotoWhiten(Step, frozen=True):
                 "run ./run.sh extract"
             )
         found = int(state.photos.real.sum())
-        needed = max(part.shape[1] for part in state.gallery) if self.pairs == 1 else int(self.pairs > 0)
-        if found < needed:
+        needed = max(part.shape[1] for part in state.gallery)
+        if self.pairs == 1 and found < needed:
             raise ConfigurationError(
                 f"photo_whiten with pairs = {self.pairs:g} needs at least {needed} pairs of a labelled public query and "
                 f"a correct image, there are {found}: take a smaller share with simulated photos beside them, or none "
@@ -131,15 +134,22 @@ class PhotoWhiten(Step, frozen=True):
 
     def _scatter(self, state: State, place: int) -> np.ndarray:
         """The scatter (D, D) of what photos of all kinds change in one component."""
+        photos = self._photos(state)
         scatter: Any = 0.0
-        for real, share in ((False, 1.0 - self.pairs), (True, self.pairs)):
+        taught = self._share_of_pairs(photos)
+        for real, share in ((False, 1.0 - taught), (True, taught)):
             if share:
-                scatter = scatter + share * _photo_scatter(state, self._photos(state), place, real)
+                scatter = scatter + share * _photo_scatter(state, photos, place, real)
         if not np.trace(scatter) > 0:
             raise Top7Error(
                 "photo_whiten: the photos to learn from do not differ from their images, or none is readable"
             )
         return with_users(scatter, self._users(state, place), self.unlabelled)
+
+    def _share_of_pairs(self, photos: Photos) -> float:
+        """What real pairs make of the scatter: `pairs` n / (n + PRIOR_QUERIES), n the labelled queries; 1 stays 1."""
+        n_queries = len(np.unique(photos.pairs[photos.real, 0]))
+        return self.pairs if self.pairs == 1 else self.pairs * n_queries / (n_queries + PRIOR_QUERIES)
 
     def _users(self, state: State, place: int) -> np.ndarray:
         """The readable user photos (U, D) of one component that teach, float64."""
