@@ -8,7 +8,8 @@ The first two draw and extract what is missing (under `--work`, kept; default: a
 dumps of `./run.sh extract` with every pooling the recipes name. AP@7 is divided by min(m, 7). Public and private are the
 study's own split (`[tuning] private`, `seed`). The embedded competition is scored on its 100 validation and its 100 test
 queries of each seed; `--chosen` names the seeds whose validation queries ours was chosen on ("chosen on"), all other
-queries are "held out"; 40 test queries of a seed ask for products of its validation queries, in other photos.
+queries are "held out"; 40 test queries of a seed ask for products of its validation queries, in other photos. Where
+labelled queries teach, each is ranked by what others taught, as in `submit`, and the time is that of one ranking.
 Intervals: 95 %, paired bootstrap over groups of queries (those that share a correct image, in either split), pooled over
 seeds.
 """
@@ -29,7 +30,7 @@ import numpy as np
 from competition.metrics import query_figures
 from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
-from features.ranking.photos import photos_for
+from features.ranking.photos import learns_from_labels, photos_for, teaching_parts
 from features.recipes.kept import named_recipe, recipe_names, resolve
 from features.recipes.recipe import Recipe
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
@@ -68,21 +69,32 @@ class Pool:
             gallery = self._dumps(contest, found.components, "gallery", contest.gallery)
             for split in contest.queries.values():
                 queries = self._dumps(contest, found.components, split.split, split.ids)
+
+                def ranked(unseen: Sequence[str] = ()) -> np.ndarray:
+                    photos = photos_for(
+                        contest.configuration, found.components, found.steps, contest.gallery, unseen
+                    )
+                    return rank(
+                        [dump.descriptors for dump in queries],
+                        [dump.descriptors for dump in gallery],
+                        found.weights,
+                        found.steps,
+                        TOP_K,
+                        excluded=np.logical_or.reduce([dump.unreadable for dump in gallery]),
+                        groups=found.groups or None,
+                        query_norms=[dump.norms for dump in queries],
+                        gallery_norms=[dump.norms for dump in gallery],
+                        unit=True,
+                        photos=photos,
+                    )[0]
+
                 begin = time.perf_counter()
-                ranks, _ = rank(
-                    [dump.descriptors for dump in queries],
-                    [dump.descriptors for dump in gallery],
-                    found.weights,
-                    found.steps,
-                    TOP_K,
-                    excluded=np.logical_or.reduce([dump.unreadable for dump in gallery]),
-                    groups=found.groups or None,
-                    query_norms=[dump.norms for dump in queries],
-                    gallery_norms=[dump.norms for dump in gallery],
-                    unit=True,
-                    photos=photos_for(contest.configuration, found.components, found.steps, contest.gallery),
-                )
+                ranks = ranked()
                 seconds += time.perf_counter() - begin
+                if split.split == "validation" and any(map(learns_from_labels, found.steps)):
+                    for part in teaching_parts(contest.configuration, contest.gallery):
+                        rows = np.isin(split.ids, part)
+                        ranks[rows] = ranked(part)[rows]
                 values.append(query_figures(ranks, split.relevant, TOP_K))
         return np.concatenate(values), seconds, list(dict.fromkeys(notes))
 
