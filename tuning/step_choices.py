@@ -220,8 +220,8 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
                 raise ConfigurationError(f"{place} = {list(values)}: expected at least one value, each once")
             if key == "pairs" and any(values):
                 raise ConfigurationError(
-                    f"{place} = {list(values)}: the public queries would judge what they taught: leave it out; a recipe "
-                    "given by --recipe may say it, and its private figure alone is honest"
+                    f"{place} = {list(values)}: the public queries would judge what they taught: leave it out; the recipes "
+                    "top7 and top7_augmented learn from them, and submit may take one of these"
                 )
             for value in values:
                 if key.endswith("weights") and step.name in WORDS:
