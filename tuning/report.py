@@ -76,7 +76,7 @@ def _figures(tuned: Tuned, title: str) -> list[str]:
     photos = not tuned.labelled.real.all()
     columns = ["public", "private", "all", *(["simulated"] if photos else [])]
     studied = tuned.untuned.provenance.get("studied")
-    untuned = "untuned (equal weights)" if studied is None else f"untuned ({studied} as it is)"
+    untuned = "untuned (equal weights)" if studied is None else f"untuned ({studied} as studied)"
     rows = [
         [title, *columns],
         _row("tuned", tuned.recipe.scores, columns),
