@@ -221,7 +221,7 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
             if key == "pairs" and any(values):
                 raise ConfigurationError(
                     f"{place} = {list(values)}: the public queries would judge what they taught: leave it out; the recipes "
-                    "top7 and top7_augmented learn from them, and submit may take one of these"
+                    "top7, top7_expanded and top7_augmented learn from them, and submit may take one of these"
                 )
             for value in values:
                 if key.endswith("weights") and step.name in WORDS:

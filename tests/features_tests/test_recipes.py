@@ -21,6 +21,7 @@ RECIPES = (
     "pwa_qe",
     "top7",
     "top7_augmented",
+    "top7_expanded",
     "top7_pca",
     "ustc2019",
     "ustc2020",
