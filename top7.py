@@ -216,6 +216,4 @@ def _dump(name: str, rows: np.ndarray) -> Dump:
     if off.any():
         row = int(off.argmax())
         raise Top7Error(f"{name}: row {row} has the norm {norms[row]:.4g}: expected L2-normalised rows")
-    return Dump(
-        Path(name), tuple(map(str, range(len(rows)))), rows, norms, norms == 0, {}, {"identity": "in memory"}
-    )
+    return Dump(Path(name), tuple(map(str, range(len(rows)))), rows, norms, norms == 0, {}, {})

@@ -58,9 +58,10 @@ def _centred(landscape: Landscape, point: Point) -> tuple[Point, float]:
     combination, public = landscape.combination(point.choice), landscape.labelled.public
     if combination.padded is None:
         return point, 0.0
-    ball = largest_ball(combination.padded.of_queries(public), point.coordinates, combination.corners)
-    if landscape.map_inside(point.choice, ball.centre, public) >= point.public - TIE:
-        return Point(point.choice, ball.centre, point.public), ball.radius
+    padded = combination.padded.of_queries(public)
+    centre, radius = largest_ball(padded, point.coordinates, combination.corners)
+    if landscape.map_inside(point.choice, centre, public) >= point.public - TIE:
+        return Point(point.choice, centre, point.public), radius
     return point, 0.0
 
 
@@ -103,7 +104,7 @@ def check_certifiable(landscape: Landscape) -> None:
 
 
 def certified(
-    landscape: Landscape, point: Point, seconds: float, every_choice: bool, progress: bool
+    landscape: Landscape, point: Point, seconds: float, every_choice: bool
 ) -> tuple[Certificate, Point]:
     """Search the point's region, or those of all choices, by branch and bound; returns the better point too."""
     tried = [dict(point.choice)]
@@ -115,7 +116,7 @@ def certified(
             raise Top7Error(f'{PRUNES_BADLY}use region = "similarity"')
         padded_lists.append(made.padded.of_queries(landscape.labelled.public))
         corners.append(made.corners)
-    with Progress(total=round(seconds), unit="s", desc="certify", shown=progress) as bar:
+    with Progress(total=round(seconds), unit="s", desc="certify") as bar:
         begun = time.perf_counter()
 
         def watch(best: float, bound: float) -> None:
@@ -127,14 +128,6 @@ def certified(
         return found, point
     better = Point(tried[found.combination], found.coordinates, found.best)
     return found, _centred(landscape, better)[0]
-
-
-@dataclass(frozen=True)
-class Ball:
-    """centre: barycentric coordinates (J,); radius: within the simplex's own plane, in the same coordinates."""
-
-    centre: np.ndarray
-    radius: float
 
 
 def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarray:
@@ -162,16 +155,18 @@ def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarra
     return np.concatenate(pairs)
 
 
-def largest_ball(padded: PaddedCandidates, coordinates: np.ndarray, corners: np.ndarray) -> Ball:
-    """Return the largest ball inside the cell of `coordinates` (J,), within the region of vertices `corners` (J, L).
+def largest_ball(
+    padded: PaddedCandidates, coordinates: np.ndarray, corners: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return centre (J,) and radius of the largest ball inside the cell of `coordinates` (J,).
 
-    The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell
+    corners: (J, L) vertices of the region, within which it is; all in barycentric coordinates. The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell
     is thinner than the solver sees (a vertex or a face that only ties hold).
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
     n = len(coordinates)
     if n == 1:
-        return Ball(coordinates, 0.0)
+        return coordinates, 0.0
     differences = cell_differences(padded, coordinates @ corners) @ corners.T
     differences = np.unique(differences[np.abs(differences).max(axis=1) > 0], axis=0)
     planes = np.concatenate([differences, np.eye(n)])  # orders to keep, and coordinates >= 0
@@ -189,6 +184,6 @@ def largest_ball(padded: PaddedCandidates, coordinates: np.ndarray, corners: np.
     if result.status not in (0, 2):
         raise Top7Error(f"the centre of the best cell could not be found: {result.message}")
     if result.status == 2 or result.x[-1] <= 1e-9:  # only a tie holds the order: the point is its own cell
-        return Ball(coordinates, 0.0)
+        return coordinates, 0.0
     centre = np.clip(result.x[:-1], 0.0, None)
-    return Ball(centre / centre.sum(), float(result.x[-1]))
+    return centre / centre.sum(), float(result.x[-1])

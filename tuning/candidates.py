@@ -109,7 +109,6 @@ def find_candidates(
     n_queries: int,
     similarity_margin: np.ndarray,
     excluded: np.ndarray,
-    sample: Sequence[np.ndarray],
     limit: int = 20_000,
     threads: int = 2,
 ) -> Candidates:
@@ -118,9 +117,8 @@ def find_candidates(
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
     `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
     similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool,
-    rows that take part in nothing; sample: what a block holds, of distinct rows from all over the gallery
-    that are not excluded, for the first thresholds. PrunesBadly when a query keeps more than `limit`. The
-    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other.
+    rows that take part in nothing. PrunesBadly when a query keeps more than `limit`. The result does not depend
+    on blocks or threads: it ends in one exact settling, of one query after the other.
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
@@ -135,11 +133,9 @@ def find_candidates(
     parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
     with ThreadPoolExecutor(len(parts)) as pool:
-        if sample[0].shape[1] >= k:
-            running.first_look(fast.in_place(sample), pool, parts)
         for start, layers in blocks:
             for found in pool.map(
-                lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts
+                lambda part: above(part, start, layers, fast, running.thresholds, excluded), parts
             ):
                 running.waiting += found
             if running.is_due:

@@ -95,20 +95,23 @@ def certify(
             watch(best.value, max(-heap[0][0], dropped))
         _, _, number, node = heapq.heappop(heap)
         held_bytes -= node.size_bytes
-        split = pairs[number].split(node)
-        if not split.children:  # decided throughout, but for what rounding decides
+        parts = pairs[number].split(node)
+        if not parts:  # decided throughout, but for what rounding decides
             for point in [node.simplex.mean(axis=0), *node.simplex]:
                 best.look(number, point)
             dropped = max(dropped, node.bound)
-        for child, hope in zip(split.children, split.hopes):
+        for child in parts:
             nodes += 1
             if child.bound > best.value + TOLERANCE:
-                if hope > best.value + TOLERANCE:
+                if child.hope > best.value + TOLERANCE:
                     best.look(number, child.simplex.mean(axis=0))
                 heapq.heappush(heap, (-child.bound, nodes, number, child))
                 held_bytes += child.size_bytes
-        if held_bytes > memory_bytes:
-            heap, dropped = _lightened(heap, dropped)
+        if held_bytes > memory_bytes:  # the less promising half goes; its highest bound still counts
+            heap.sort()
+            half = (len(heap) + 1) // 2
+            dropped = max([dropped, *(-entry[0] for entry in heap[half : half + 1])])
+            del heap[half:]
             held_bytes = sum(entry[3].size_bytes for entry in heap)
     bound = max([best.value, dropped, *(-entry[0] for entry in heap[:1])])
     bound = best.value if bound <= best.value + TOLERANCE else bound
@@ -123,10 +126,3 @@ def certify(
         time.perf_counter() - begun,
         dropped if dropped > best.value + TOLERANCE else 0.0,
     )
-
-
-def _lightened(heap: list[Entry], dropped: float) -> tuple[list[Entry], float]:
-    """Return the more promising half of the heap, and the highest bound of all that were ever dropped."""
-    heap.sort()
-    half = (len(heap) + 1) // 2
-    return heap[:half], max([dropped, *(-entry[0] for entry in heap[half : half + 1])])

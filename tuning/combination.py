@@ -6,9 +6,7 @@ queries, the region and the cut-off. A trial afterwards touches neither dumps no
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from competition import atomic
+from competition.configuration import Configuration
 from competition.messages import log
 from competition.metrics import query_figures
 from features.components import Component
-from features.dumps import Dump, beside, budget, column_sum, seals
-from features.ranking.pipeline import rank_dumps
+from features.descriptors import gallery_ids, open_components
+from features.dumps import Dump, budget, column_sum, seals
+from features.dumps.derived import digest_of
+from features.ranking.pipeline import dump_identity, rank_dumps
 from tuning.candidates import Candidates
 from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
 from tuning.objective import PaddedCandidates, pad_candidates
@@ -97,8 +98,6 @@ def make_combination(
     k: int,
     region: str,
     folder: Path | None,
-    *,
-    progress: bool = False,
     metric: str = "map",
 ) -> Combination:
     """Return the combination of `components`, read from `folder` where it is kept, else made and kept there.
@@ -106,25 +105,27 @@ def make_combination(
     queries, gallery: one dump a component; relevant: gallery rows per query; public: (Q,) bool, the queries
     whose similarities make S (no label enters). A message tells where the region prunes badly.
     """
-    described = {
-        "format": FORMAT,
-        "k": k,
-        "region": region,
-        "limit": candidate_limit(len(gallery[0].ids)),
-        "public": np.flatnonzero(public).tolist(),
-        "components": [[component.name, component.chain] for component in components],
-        "dumps": [_identity(dump) for dump in [*queries, *gallery]],
-        "relevant": [np.asarray(rows).tolist() for rows in relevant],
-    }
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-    path = None if folder is None else Path(folder) / f"{digest}.npz"
-    kept = _load(path)
+    path = kept = None
+    if folder is not None:
+        described = {
+            "format": FORMAT,
+            "k": k,
+            "region": region,
+            "limit": candidate_limit(len(gallery[0].ids)),
+            "public": np.flatnonzero(public).tolist(),
+            "components": [[component.name, component.chain] for component in components],
+            "dumps": [dump_identity(dump) for dump in [*queries, *gallery]],
+            "relevant": [np.asarray(rows).tolist() for rows in relevant],
+        }
+        path = Path(folder) / f"{digest_of(described)}.npz"
+        kept = _load(path)
     made = in_region(
         components, mean_similarities(queries, gallery, public) if kept is None else kept[0], region
     )
     if kept is None:
-        candidates = pass_over_gallery(queries, gallery, made.corners, made.chains, k, relevant, progress)
-        _save(path, made.mean_similarity, candidates)
+        candidates = pass_over_gallery(queries, gallery, made.corners, made.chains, k, relevant)
+        if path is not None:
+            _save(path, made.mean_similarity, candidates)
     else:
         candidates = kept[1]
     if candidates is not None:
@@ -140,20 +141,23 @@ def make_combination(
     return replace(made, ranking=ranking, mean_candidates=float(len(gallery[0].ids)))
 
 
-def _identity(dump: Dump) -> str:
-    """What tells a dump's rows apart: its text in memory, or the digest of its sidecar and of its rows' sums."""
-    if "identity" in dump.sidecar:
-        return dump.sidecar["identity"]
-    digest = hashlib.sha256(str(dump.descriptors.shape).encode())
-    for suffix in (".json", ".sums.npy"):
-        path = beside(Path(dump.path), suffix)
-        digest.update(path.read_bytes() if path.is_file() else str(dump.path).encode())
-    return digest.hexdigest()
+def open_combination(
+    configuration: Configuration,
+    components: Sequence[Component],
+    query_ids: Sequence[str],
+    relevant: Sequence[np.ndarray],
+    public: np.ndarray,
+    region: str,
+    folder: Path | None = None,
+) -> Combination:
+    """Return the combination of components over labelled validation queries, from their dumps (see `make_combination`)."""
+    queries = open_components(configuration, components, "validation", query_ids)
+    gallery = open_components(configuration, components, "gallery", gallery_ids(configuration))
+    k, metric = configuration.competition.top_k, configuration.competition.metric
+    return make_combination(components, queries, gallery, relevant, public, k, region, folder, metric)
 
 
-def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates | None) -> None:
-    if path is None:
-        return
+def _save(path: Path, mean_similarity: np.ndarray, candidates: Candidates | None) -> None:
     arrays: dict[str, Any] = {"mean_similarity": mean_similarity}
     if candidates is not None:
         arrays["counts"] = np.array([len(rows) for rows in candidates.rows], dtype=np.int64)
@@ -167,8 +171,8 @@ def _save(path: Path | None, mean_similarity: np.ndarray, candidates: Candidates
     seals.seal(path.with_suffix(".json"), [path], format=FORMAT)
 
 
-def _load(path: Path | None) -> tuple[np.ndarray, Candidates | None] | None:
-    if path is None or seals.intact(path.with_suffix(".json")) is None:
+def _load(path: Path) -> tuple[np.ndarray, Candidates | None] | None:
+    if seals.intact(path.with_suffix(".json")) is None:
         return None
     seals.touch(path.with_suffix(".json"))
     try:

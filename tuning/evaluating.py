@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,30 +67,39 @@ def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray,
         keep_recipe(path, evaluated(configuration, recipe, values, labelled), readable(path))
 
 
+def fitting(configuration: Configuration, names: Iterable[str], index: str | None = None) -> list[Recipe]:
+    """Return the recipes of these names that fit the configuration; says which do not. index: see `find_recipe`."""
+    found, unmatched = [], {}
+    for name in names:
+        try:
+            found.append(find_recipe(configuration, name, index))
+        except NoMatch as error:
+            unmatched[name] = error
+        except ConfigurationError as error:
+            log.warning(f"top7: left out: {error}")
+    say_unmatched(unmatched)
+    return found
+
+
 def score_named(configuration: Configuration) -> dict[str, float]:
     """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
-    found, left_out, unmatched = {}, {}, {}
+    found = {}
     labelled = study_queries(configuration, gallery_ids(configuration))
-    for name in recipe_names():
+    for recipe in fitting(configuration, recipe_names()):
         try:
-            recipe = find_recipe(configuration, name)
             steps = [str(step["step"]) for step in recipe.steps]
             whole = [step for step in steps if step in WHOLE_GALLERY]
             if whole and len(gallery_ids(configuration)) > LARGE_GALLERY:
-                raise ConfigurationError(f"{whole[0]} takes long here: ./run.sh compare {name} scores it")
+                raise ConfigurationError(
+                    f"{whole[0]} takes long here: ./run.sh compare {recipe.name} scores it"
+                )
             unjudged = [] if labelled.real.any() else [step for step in steps if step in NOT_SIMULATED]
             if unjudged:
                 raise ConfigurationError(f"simulated photos cannot judge {unjudged[0]}, labels can")
             values = labelled_precisions(configuration, recipe, labelled)
-        except NoMatch as error:
-            unmatched[name] = error
-            continue
         except Top7Error as error:
-            left_out[name] = str(error)
+            log.warning(f"top7: recipe {recipe.name} was not scored: {error}")
             continue
         keep_named(configuration, recipe, values, labelled)
-        found[name] = float(values[labelled.reported].mean())
-    for name, why in left_out.items():
-        log.warning(f"top7: recipe {name} was not scored: {why}")
-    say_unmatched(unmatched)
+        found[recipe.name] = float(values[labelled.reported].mean())
     return found

@@ -144,24 +144,17 @@ def _judging_photos(configuration: Configuration, gallery_ids: Sequence[str]) ->
 
 
 def _with_photos(real: Labelled, photos: Labelled, objective: str) -> Labelled:
-    """The photos below the real queries, with the weights that the objective gives them."""
+    """The photos below the real queries, in groups of their own, with the weights that the objective gives both."""
     n_groups = len(np.unique(real.groups[real.public]))
     share = n_groups / (n_groups + HALF_AT) if objective == "both" else 0.0
-    return _below(
-        replace(real, weight=real.weight * share / real.public.sum()),
-        replace(photos, weight=photos.weight * (1 - share) / photos.public.sum()),
-    )
-
-
-def _below(real: Labelled, photos: Labelled) -> Labelled:
-    """The photos below the real queries, in groups of their own."""
+    weights = real.weight * share / real.public.sum(), photos.weight * (1 - share) / photos.public.sum()
     return Labelled(
         real.query_ids + photos.query_ids,
         real.relevant + photos.relevant,
         np.concatenate([real.groups, photos.groups + real.groups.max() + 1]),
         np.concatenate([real.private, photos.private]),
         np.concatenate([real.real, photos.real]),
-        np.concatenate([real.weight, photos.weight]),
+        np.concatenate(weights),
         real.junk and real.junk + (np.zeros(0, dtype=np.int64),) * len(photos.query_ids),
     )
 

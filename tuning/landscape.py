@@ -16,17 +16,17 @@ import numpy as np
 
 from competition.configuration import Configuration
 from competition.messages import log
-from competition.metrics import WHOLE_LISTS, list_depth
+from competition.metrics import WHOLE_LISTS, list_depth, query_figures
 from features.components import Choice, Component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
 from features.dumps.budget import budget, cache_bytes
 from features.ranking.photos import photos_for
-from features.ranking.steps import split_steps, step_of
+from features.ranking.steps import apply_steps, split_steps, step_of, used_components
 from features.recipes.recipe import Recipe
 from tuning.combination import Combination, in_region, make_combination, mean_similarities
 from tuning.labelled import judged_by, open_queries
-from tuning.prepared import Prepared, prepare
+from tuning.prepared import Prepared, prepare, scratch
 from tuning.space import Space, space_of, without_joint
 from tuning.step_choices import StepEntry, with_weights
 
@@ -42,11 +42,11 @@ class Landscape:
     Candidates are kept in `work/candidates`, derived dumps in `work/ranking`.
     """
 
-    def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None, progress: bool = True):
+    def __init__(self, configuration: Configuration, *, recipe: Recipe | None = None):
         self.gallery_ids = gallery_ids(configuration)
         steps = configuration.tuning.steps if recipe is None else recipe.steps
         configuration, self.labelled = judged_by(configuration, steps, self.gallery_ids)
-        self.configuration, self.progress = configuration, progress
+        self.configuration = configuration
         self.work = Path(configuration.competition.work)
         self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
         self.space = self._affordable(space_of(configuration, recipe))
@@ -99,7 +99,6 @@ class Landscape:
                     self.work / "ranking",
                     photos=photos_for(self.configuration, components, steps, ids),
                     simulated=int((~self.labelled.real).sum()),
-                    progress=self.progress,
                 )
         return self._prepared[key]
 
@@ -131,8 +130,7 @@ class Landscape:
                     self.top_k,
                     region,
                     self.work / "candidates",
-                    progress=self.progress,
-                    metric=self.metric,
+                    self.metric,
                 )
         if self._joined(choice):  # each of the study's coordinates is the one component that is left
             made = replace(made, corners=np.ones((self.space.n_vertices(choice), 1)))
@@ -150,19 +148,15 @@ class Landscape:
         weights (L,): any, of the region or not, without meaning where a step joins the components; corners
         (J, L): the region's, which a cascade's stages may name.
         """
+        (own, after), prepared, labelled = self.steps(choice), self.prepared(choice), self.labelled
         weights = np.ones(1) if self._joined(choice) else np.asarray(weights)
-        steps = with_weights(self.steps(choice)[1], weights, corners)
-        prepared = self.prepared(choice)
-        with self._budget():
-            return prepared.precisions(
-                weights,
-                steps,
-                self.labelled.relevant,
-                self.metric,
-                k=self.top_k,
-                junk=self.labelled.junk,
-                progress=self.progress and len(self.gallery_ids) > LARGE_GALLERY,
-            )
+        steps = with_weights(after, weights, corners)
+        used = used_components(weights, None, [*own, *steps])  # as where a submission is written
+        large = len(self.gallery_ids) > LARGE_GALLERY
+        state = replace(prepared.state.of(used, weights[used]), progress=large)
+        with self._budget(), scratch(state.folder, steps) as folder:
+            ranks, _ = apply_steps(replace(state, folder=folder), steps).lists(state.k)
+        return query_figures(ranks, labelled.relevant, self.top_k, self.metric, labelled.junk)
 
     def precisions(self, choice: Choice, coordinates: np.ndarray) -> np.ndarray:
         """Return AP@k of every query at a point of the study, (Q,) float64."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 from competition.atomic import write_text
 from features.dumps import Dump
 from features.similarity import fuse, similarity_blocks
 from tuning.candidates import exclusion_counts
+from tuning.gallery_pass import excluded_rows
 from tuning.objective import PaddedCandidates, ranked_positions
 
 
@@ -41,12 +41,11 @@ def find_misses(
     corners: np.ndarray,
     queries: Sequence[Dump],
     gallery: Sequence[Dump],
-    excluded: np.ndarray,
 ) -> list[Miss]:
     """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
 
     padded: candidates of all labelled queries, every readable relevant image among them; corners: (J, L)
-    vertices; queries, gallery: one dump a component; excluded: (n,) bool, rows that take part in nothing.
+    vertices; queries, gallery: one dump a component.
     """
     best, valid = ranked_positions(padded, weights)
     scores = fuse(padded.similarities, weights)
@@ -64,7 +63,7 @@ def find_misses(
                 score, reachable = scores[query, there[position[0]]], bool(counts[position[0]] < padded.k)
                 missing.append((query, row, score, scores[query, top[-1]] - score, reachable))
     wanted = [(query, score) for query, _, score, _, _ in missing]
-    places = _places(wanted, weights, queries, gallery, excluded)
+    places = _places(wanted, weights, queries, gallery)
     return [
         Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
         for (query, row, score, short_by, reachable), place in zip(missing, places)
@@ -72,13 +71,10 @@ def find_misses(
 
 
 def _places(
-    wanted: Sequence[tuple[int, float]],
-    weights: np.ndarray,
-    queries: Sequence[Dump],
-    gallery: Sequence[Dump],
-    excluded: np.ndarray,
+    wanted: Sequence[tuple[int, float]], weights: np.ndarray, queries: Sequence[Dump], gallery: Sequence[Dump]
 ) -> list[int]:
     """Return the place of each (query, score) among all gallery rows, 1 the best."""
+    excluded = excluded_rows(gallery)
     ahead = np.zeros(len(wanted), dtype=np.int64)
     if not len(wanted):
         return []
@@ -103,15 +99,14 @@ def write_misses(
     private: np.ndarray,
 ) -> Path:
     """Write the misses as a CSV, one a line, nearest first; returns its path."""
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(["query", "part", "missed", "place", "short by", "some weights of the region may show it"])
+    heads = ["query", "part", "missed", "place", "short by", "some weights of the region may show it"]
+    rows = []
     for miss in sorted(misses, key=lambda miss: (miss.place == 0, miss.place, miss.query)):
         part = "private" if private[miss.query] else "public"
         place, short_by = (miss.place, f"{miss.short_by:.6f}") if miss.place else ("unreadable", "")
         told = place, short_by, "yes" if miss.reachable else "no"
-        rows.writerow([query_ids[miss.query], part, gallery_ids[miss.row], *told])
-    return write_text(path, stream.getvalue())
+        rows.append([query_ids[miss.query], part, gallery_ids[miss.row], *told])
+    return write_text(path, pandas.DataFrame(rows, columns=heads).to_csv(index=False, lineterminator="\n"))
 
 
 def misses_text(misses: Sequence[Miss], n_correct: int, top_k: int) -> str:

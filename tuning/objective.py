@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,14 +42,13 @@ class PaddedCandidates:
 
     def of_queries(self, queries: np.ndarray) -> PaddedCandidates:
         """Return the padded of a subset of the queries (mask or indices, repeats allowed)."""
-        return PaddedCandidates(
-            np.ascontiguousarray(self.similarities[:, queries]),
-            self.rows[queries],
-            self.relevant[queries],
-            self.n_relevant[queries],
-            self.k,
-            None if self.weight is None else self.weight[queries],
-            self.metric,
+        return replace(
+            self,
+            similarities=np.ascontiguousarray(self.similarities[:, queries]),
+            rows=self.rows[queries],
+            relevant=self.relevant[queries],
+            n_relevant=self.n_relevant[queries],
+            weight=None if self.weight is None else self.weight[queries],
         )
 
 

@@ -30,7 +30,8 @@ class Node:
 
     simplex: (J, J) float64, barycentric coordinates of its corners by rows; bound: no weights in it exceed
     this MAP@k; open: numbers of the pairs its parent left open, int32, shared with its sibling; counts:
-    (n_slots,) int16, decided rivals of each relevant item; generation: splits since the whole region.
+    (n_slots,) int16, decided rivals of each relevant item; generation: splits since the whole region; hope: a bound on
+    the MAP@k at its centroid.
     """
 
     simplex: np.ndarray
@@ -38,19 +39,12 @@ class Node:
     open: np.ndarray
     counts: np.ndarray
     generation: int = 0
+    hope: float = 1.0
 
     @property
     def size_bytes(self) -> int:
         """Memory it holds, half of what it shares."""
         return self.simplex.nbytes + self.counts.nbytes + self.open.nbytes // 2 + OBJECTS_BYTES
-
-
-@dataclass(frozen=True)
-class Split:
-    """Two children, or none where nothing is left to split; hopes: for each a bound on the MAP@k at its centroid."""
-
-    children: tuple[Node, ...] = ()
-    hopes: tuple[float, ...] = ()
 
 
 class OpenPairs:
@@ -112,8 +106,8 @@ class OpenPairs:
         """Return the exact MAP@k at barycentric `coordinates` (J,)."""
         return mean_average_precision(self.padded, coordinates @ self.corners)
 
-    def split(self, node: Node) -> Split:
-        """Cut `node` in two where that decides most; no children where its pairs are all decided or within rounding."""
+    def split(self, node: Node) -> tuple[Node, ...]:
+        """Cut `node` in two where that decides most; no parts where its pairs are all decided or within rounding."""
         slots = self.slots[node.open]
         t = self.differences[node.open] @ node.simplex.T
         behind = t < -SCORE_MARGIN
@@ -126,7 +120,7 @@ class OpenPairs:
         )  # what one more rival takes from the bound
         edge = self._edge(node, behind, worth)
         if edge is None:
-            return Split()
+            return ()
         a, b = edge
         share = _dividing(t[:, a], t[:, b], behind[:, a] != behind[:, b], worth)
         middle_t = (1 - share) * t[:, a] + share * t[:, b]
@@ -142,11 +136,14 @@ class OpenPairs:
         first_bound, second_bound, *hopes = map(float, self.upper(decided))
         first, second = node.simplex.copy(), node.simplex.copy()
         first[a] = second[b] = (1 - share) * node.simplex[a] + share * node.simplex[b]
-        children = (
-            Node(first, min(first_bound, node.bound), open_, decided[0].copy(), node.generation + 1),
-            Node(second, min(second_bound, node.bound), open_, decided[1].copy(), node.generation + 1),
+        bounds, generation = (
+            (min(first_bound, node.bound), min(second_bound, node.bound)),
+            node.generation + 1,
         )
-        return Split(children, tuple(hopes))
+        return tuple(
+            Node(simplex, bound, open_, counts.copy(), generation, hope)
+            for simplex, bound, counts, hope in zip((first, second), bounds, decided, hopes)
+        )
 
     def _edge(self, node: Node, behind: np.ndarray, worth: np.ndarray) -> tuple[int, int] | None:
         """Return the edge along which the pairs that change sign are worth most; None where no edge of length has any."""

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump
 from features.ranking.pipeline import start
 from features.ranking.state import Photos, State
-from features.ranking.steps import apply_steps, step_of, used_components
+from features.ranking.steps import apply_steps, step_of
 from tuning.gallery_pass import excluded_rows
 from tuning.step_choices import StepEntry
 
@@ -25,7 +24,7 @@ HELD_BYTES = 64 << 20  # of gallery dumps up to which the steps leave no files; 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The dumps after the steps `own`, queries and gallery, one a component; state: the same for the next step.
+    """The dumps after steps, queries and gallery, one a component; state: the same for the next step.
 
     components: their chains as the region orders them now.
     """
@@ -34,39 +33,17 @@ class Prepared:
     state: State
     queries: tuple[Dump, ...]
     gallery: tuple[Dump, ...]
-    own: tuple[StepEntry, ...]
-
-    def precisions(
-        self,
-        weights: np.ndarray,
-        steps: Sequence[StepEntry],
-        relevant: Sequence[np.ndarray],
-        metric: str,
-        *,
-        k: int,
-        junk: Sequence[np.ndarray] = (),
-        progress: bool = False,
-    ) -> np.ndarray:
-        """Return AP@k (or the other metric) of every query by ranking the whole gallery, (Q,) float64; any weights (L,).
-
-        steps: the other ones. Components that nothing weighs are left out first, as where a submission is written. What
-        depends on the weights and is written to disk meanwhile is removed again.
-        """
-        used = used_components(weights, None, [*self.own, *steps])
-        state = replace(self.state.of(used, weights[used]), progress=progress)
-        with _scratch(state.folder, steps) as folder:
-            ranks, _ = apply_steps(replace(state, folder=folder), steps).lists(state.k)
-        return query_figures(ranks, relevant, k, metric, junk=junk)
 
 
 @contextlib.contextmanager
-def _scratch(folder: Path | None, steps: Sequence[StepEntry]) -> Iterator[Path | None]:
+def scratch(folder: Path | None, steps: Sequence[StepEntry]) -> Iterator[Path | None]:
+    """A folder for what the steps of one trial keep on the disk, which is removed again; `folder` where they keep none."""
     if folder is None or not any(step_of(step).keeps_files for step in steps):
         yield folder
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as scratch:
-        yield Path(scratch)
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as made:
+        yield Path(made)
 
 
 def prepare(
@@ -79,7 +56,6 @@ def prepare(
     *,
     photos: Photos | None = None,
     simulated: int = 0,
-    progress: bool = False,
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`, as small ones in memory, others in `folder`.
 
@@ -88,8 +64,8 @@ def prepare(
     learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
-    more: dict[str, Any] = dict(folder=folder, progress=progress, photos=photos, simulated=simulated)
-    state = start(queries, gallery, weights, k, **more)
+    more: dict[str, Any] = dict(folder=folder, photos=photos, simulated=simulated)
+    state = start(queries, gallery, weights, k, progress=True, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
         state = apply_steps(replace(state, many=True, held=held), own).written_out()
@@ -106,7 +82,7 @@ def prepare(
         ]
     if any(step_of(step).centres for step in own):
         components = [replace(component, chain=component.name) for component in components]
-    return Prepared(tuple(components), state, tuple(queries), tuple(gallery), tuple(own))
+    return Prepared(tuple(components), state, tuple(queries), tuple(gallery))
 
 
 def _with_rows(dump: Dump, rows: np.ndarray, path: Path) -> Dump:

@@ -6,7 +6,6 @@ Nothing here is exact: an item goes only when k others lie above it by twice the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +56,11 @@ class FastCoordinates:
 
 
 class Running:
-    """The running candidates of all queries, by approximate fast coordinates f; thresholds (Q, G, J), sharpest first."""
+    """The running candidates of all queries, by approximate fast coordinates f; thresholds: (Q, J)."""
 
     def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
         self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
-        self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
+        self.thresholds = np.full((n_queries, len(slack)), -np.inf, dtype=np.float32)
         none = np.empty(0, np.int64)
         self.kept: Found = none, none, np.empty((0, len(slack)), np.float32)
         self.waiting: list[Found] = []
@@ -73,25 +72,12 @@ class Running:
             WAITING * self.n_queries, 2 * len(self.kept[0])
         )
 
-    def first_look(
-        self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]
-    ) -> None:
-        """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
-
-        def look(part: np.ndarray) -> np.ndarray:
-            f = np.stack([value[part] for value in values])
-            return self._sharpest(f, champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
-
-        self.thresholds = np.concatenate(list(pool.map(look, parts)))
-
     def sharpen(self) -> None:
         """Drop of what is kept and waits all that k others exclude for certain, and sharpen the thresholds."""
         parts = [self.kept, *self.waiting]
         queries, rows, f = (np.concatenate([part[number] for part in parts]) for number in range(3))
         self.waiting = []
-        left = np.ones(len(rows), dtype=bool)
-        for threshold in np.moveaxis(self.thresholds, 1, 0):
-            left &= (f >= threshold[queries]).any(axis=1)
+        left = (f >= self.thresholds[queries]).any(axis=1)
         order = np.flatnonzero(left)[np.lexsort((rows[left], queries[left]))]
         queries, rows, f = queries[order], rows[order], f[order]
         ends = np.searchsorted(queries, np.arange(self.n_queries + 1))
@@ -123,7 +109,7 @@ class Running:
     def _sharpen_some(
         self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return thresholds (q, G, J) and which of the items (sorted by query) stay."""
+        """Return thresholds (q, J), the least f of k items high everywhere, and which items (sorted by query) stay."""
         n, widest = len(ends) - 1, max(self.k, int(np.diff(ends).max(initial=0)))
         places = np.arange(len(queries)) - ends[queries]
         padded = np.full((f.shape[1], n, widest), -np.inf, dtype=np.float32)
@@ -131,7 +117,7 @@ class Running:
         there = np.zeros((n, widest), dtype=bool)
         there[queries, places] = True
         best = champions(padded, there, self.k)
-        thresholds = self._sharpest(padded, best)
+        lowest = np.take_along_axis(padded, best[0][None], axis=2).min(axis=2).T
         rivals = np.zeros((n, widest), dtype=bool)
         for columns in best:
             np.put_along_axis(rivals, columns, True, axis=1)
@@ -145,20 +131,7 @@ class Running:
             for j in range(len(padded)):
                 above &= padded[j, lines, column][:, None] > lower[j]
             counts += above
-        return thresholds, (counts < self.k)[queries, places]
-
-    def _sharpest(self, f: np.ndarray, champions: Sequence[np.ndarray]) -> np.ndarray:
-        """Return (q, G, J) float32: the least f of each set of champions less twice the slack, sharpest first."""
-        lowest = np.stack([np.take_along_axis(f, best[None], axis=2).min(axis=2).T for best in champions])
-        thresholds = (lowest - 2 * self.slack).astype(np.float32)
-        passed = []
-        for threshold in thresholds:
-            above = np.zeros(f.shape[1:], dtype=bool)
-            for j in range(len(f)):
-                above |= f[j] >= threshold[:, j, None]
-            passed.append(above.sum(axis=1))
-        order = np.argsort(np.array(passed), axis=0, kind="stable").T
-        return np.take_along_axis(np.moveaxis(thresholds, 0, 1), order[:, :, None], axis=1)
+        return (lowest - 2 * self.slack).astype(np.float32), (counts < self.k)[queries, places]
 
 
 def above(

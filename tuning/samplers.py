@@ -15,7 +15,9 @@ from competition.errors import ConfigurationError, nearest
 class _CmaEs(optuna.samplers.CmaEsSampler):
     """Optuna's adds the trial's number to the seed; failed trials shift it, so here it is the draw's."""
 
-    draw = 0
+    def __init__(self, seed: int, draw: int):
+        super().__init__(seed=mixed_seed(seed, draw), warn_independent_sampling=False)
+        self.draw = draw
 
     def sample_relative(self, study, trial, search_space):
         trial = copy.copy(trial)
@@ -26,34 +28,26 @@ class _CmaEs(optuna.samplers.CmaEsSampler):
 class _Qmc(optuna.samplers.QMCSampler):
     """Optuna's counts in the study, where workers read the same count; here each draw knows its own."""
 
-    draw = 0
+    def __init__(self, seed: int, draw: int):
+        with (
+            warnings.catch_warnings()
+        ):  # it calls itself experimental since version 3; versions are pinned here
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(
+                seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
+            )
+        self.draw = draw
 
     def _find_sample_id(self, study, search_space) -> int:
         return self.draw
-
-
-def _cmaes(seed: int, draw: int) -> optuna.samplers.BaseSampler:
-    sampler = _CmaEs(seed=mixed_seed(seed, draw), warn_independent_sampling=False)
-    sampler.draw = draw
-    return sampler
-
-
-def _qmc(seed: int, draw: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():  # it calls itself experimental since version 3; versions are pinned here
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = _Qmc(
-            seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
-        )
-    sampler.draw = draw
-    return sampler
 
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed, draw: optuna.samplers.TPESampler(
         seed=mixed_seed(seed, draw), multivariate=True, constant_liar=True
     ),
-    "cmaes": _cmaes,
-    "qmc": _qmc,
+    "cmaes": _CmaEs,
+    "qmc": _Qmc,
     "random": lambda seed, draw: optuna.samplers.RandomSampler(seed=mixed_seed(seed, draw)),
 }
 

@@ -16,16 +16,15 @@ from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
 from tuning.described import figure_of, study_attributes, trial_attributes
 from tuning.evaluating import evaluated, mean_figures
-from tuning.forecast import Kind, affordable_folds, cost, kinds_of, showable_gain
-from tuning.gallery_pass import excluded_rows
+from tuning.forecast import affordable_folds, cost, kinds_of, showable_gain
 from tuning.landscape import Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.region import barycentric, contains
 from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.study_name import study_name
-from tuning.tuned import Tuned
-from tuning.verdict import cross_validated, judge, without_luck
+from tuning.tuned import Tuned, judge
+from tuning.verdict import cross_validated
 
 NO_FOLDS = "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
 
@@ -40,7 +39,6 @@ def tune(
     certify_seconds: float | None = None,
     certify_all: bool = False,
     recipe: Recipe | None = None,
-    progress: bool = True,
 ) -> Tuned:
     """Run the study until it holds `trials` in all, validate it, and write the recipe of its best point.
 
@@ -48,10 +46,13 @@ def tune(
     and bound, over the recipe's choices or (certify_all) all of the study's; recipe: study this one instead
     of the configuration's choices (see `tuning.space.space_of`).
     """
-    landscape = Landscape(configuration, recipe=recipe, progress=progress)
+    landscape = Landscape(configuration, recipe=recipe)
     if certify_seconds:
         check_certifiable(landscape)
-    plan = _plan(landscape, trials, seed)
+    settings, known = configuration.tuning, tuple(_recipe_point(landscape))
+    trials = settings.trials if trials is None else trials
+    seed = settings.seed if seed is None else seed
+    plan = studies.TrialPlan(landscape.space, trials, seed, settings.sampler, known)
     study = _open(landscape, plan)
     before = len(studies.completed(study))
     kinds = kinds_of(landscape)
@@ -60,41 +61,31 @@ def tune(
         if folds == 0:
             log.info(NO_FOLDS)
     untuned, untuned_values = _untuned(landscape)
-    _say_cost(landscape, study, plan, kinds, folds * repeats, untuned_values)
+    log.info(
+        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
+        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
+    )
+    to_come = cost(study, plan, kinds, folds * repeats)
+    for line in [*map(str, kinds), to_come, showable_gain(landscape, untuned_values)]:
+        if line is not None:
+            log.info(line)
     mixed = other_figures(landscape, study)
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
-    _run(landscape, study, plan, progress)
+    _run(landscape, study, plan)
 
-    new_trials = len(studies.completed(study)) - before
-    tuned = Tuned(landscape, study, kinds, new_trials, untuned, mixed, best_point(landscape, study))
-    lucky, earlier = without_luck(landscape, study, plan.seed), _earlier(landscape)
-
-    def write() -> None:
-        _write(tuned, plan, untuned_values, lucky, earlier)
-
-    write()  # what follows takes long, and may be interrupted
+    found = kinds, len(studies.completed(study)) - before, untuned, untuned_values, mixed
+    tuned = Tuned(landscape, study, plan, *found, best_point(landscape, study), _earlier(landscape))
+    _write(tuned)  # what follows takes long, and may be interrupted
     if certify_seconds:
-        found = certified(landscape, tuned.point, certify_seconds, certify_all, progress)
-        tuned.certificate, tuned.point = found
-        write()
-    if folds >= 2 and lucky is not None:
-        tuned.cross_validated = cross_validated(landscape, plan, folds, repeats, progress)
+        tuned.certificate, tuned.point = certified(landscape, tuned.point, certify_seconds, certify_all)
+        _write(tuned)
+    if folds >= 2 and tuned.lucky is not None:
+        tuned.cross_validated = cross_validated(landscape, plan, folds, repeats)
         study.set_user_attr(studies.CROSS_VALIDATED, tuned.cross_validated.figures())
-        write()
+        _write(tuned)
     tuned.misses = _misses(tuned)
     return tuned
-
-
-def _plan(landscape: Landscape, trials: int | None, seed: int | None) -> studies.TrialPlan:
-    settings = landscape.configuration.tuning
-    return studies.TrialPlan(
-        landscape.space,
-        settings.trials if trials is None else trials,
-        settings.seed if seed is None else seed,
-        settings.sampler,
-        tuple(_recipe_point(landscape)),
-    )
 
 
 def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
@@ -148,25 +139,7 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     return evaluated(landscape.configuration, made, values, landscape.labelled), values
 
 
-def _say_cost(
-    landscape: Landscape,
-    study: optuna.Study,
-    plan: studies.TrialPlan,
-    kinds: list[Kind],
-    folds: int,
-    untuned: np.ndarray,
-) -> None:
-    """Say what the study costs and what it can show. folds: of all repeats; untuned: AP@k (Q,)."""
-    log.info(
-        f"candidates and what steps keep: {landscape.kept_files()[1] / 2**20:.1f} MiB now, at most "
-        f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
-    )
-    for line in [*map(str, kinds), cost(study, plan, kinds, folds), showable_gain(landscape, untuned)]:
-        if line is not None:
-            log.info(line)
-
-
-def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan, progress: bool) -> None:
+def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan) -> None:
     """Run the trials that the study lacks, with a progress bar."""
 
     def evaluate(choice: studies.Parameters, coordinates: np.ndarray) -> float:
@@ -184,7 +157,7 @@ def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan, pro
         bar.update()
 
     there = min(len(studies.completed(study)), plan.total)
-    with Progress(total=plan.total, initial=there, unit="trial", desc="tune", shown=progress) as bar:
+    with Progress(total=plan.total, initial=there, unit="trial", desc="tune") as bar:
         studies.run_trials(study, plan, evaluate, noted=noted, finished=finished)
 
 
@@ -198,14 +171,8 @@ def _earlier(landscape: Landscape) -> dict[str, Recipe]:
     }
 
 
-def _write(
-    tuned: Tuned,
-    plan: studies.TrialPlan,
-    untuned_values: np.ndarray,
-    lucky: np.ndarray | None,
-    earlier: dict[str, Recipe],
-) -> None:
-    """Write the recipe of the best point with what it is worth, and the untuned one; better `earlier` ones are kept."""
+def _write(tuned: Tuned) -> None:
+    """Write the recipe of the best point with what it is worth, and the untuned one; better earlier ones are kept."""
     landscape, point = tuned.landscape, tuned.point
     weights = landscape.recipe_weights(point.choice, point.coordinates)
     best = Recipe(
@@ -214,21 +181,19 @@ def _write(
         tuple(map(float, weights)),
         dict(point.choice),
         mean_figures(tuned.values, tuned.labelled),
-        _provenance(tuned, plan),
+        _provenance(tuned),
         tuple(landscape.recipe_steps(point.choice, weights)),
     )
-    found = tuned.cross_validated, tuned.certificate
-    tuned.comparison = judge(best, tuned.values, untuned_values, tuned.labelled, lucky, *found)
-    tuned.recipe = best
+    tuned.comparison, tuned.recipe = judge(best, tuned), best
     made = {"recipe": best, "untuned": tuned.untuned}
     if landscape.space.recipe is not None:
         made["tuned"] = replace(best, name=f"{landscape.space.recipe.name.removesuffix('-tuned')}-tuned")
     for key, recipe in made.items():
         path = landscape.work / "recipes" / f"{recipe.name}.json"
-        tuned.paths[key] = keep_recipe(path, recipe, earlier.get(recipe.name))
+        tuned.paths[key] = keep_recipe(path, recipe, tuned.earlier.get(recipe.name))
 
 
-def _provenance(tuned: Tuned, plan: studies.TrialPlan) -> dict[str, object]:
+def _provenance(tuned: Tuned) -> dict[str, object]:
     landscape, configuration = tuned.landscape, tuned.landscape.configuration
     settings = configuration.tuning
     return {
@@ -238,8 +203,8 @@ def _provenance(tuned: Tuned, plan: studies.TrialPlan) -> dict[str, object]:
         "region": settings.region,
         "sums": list(map(float, tuned.combination.sums)),
         "study": tuned.study.study_name,
-        "seed": plan.seed,
-        "trials": plan.total,
+        "seed": tuned.plan.seed,
+        "trials": tuned.plan.total,
         "sampler": settings.sampler,
         "private share": settings.private,
         "objective": configuration.objective,
@@ -265,7 +230,6 @@ def _misses(tuned: Tuned) -> list[Miss] | None:
         combination.corners,
         prepared.queries,
         prepared.gallery,
-        excluded_rows(prepared.gallery),
     )
     path = landscape.work / "recipes" / "best-missed.csv"
     ids = labelled.query_ids, landscape.gallery_ids

@@ -19,8 +19,8 @@ from tuning.labelled import Labelled
 from tuning.landscape import Landscape
 from tuning.misses import Miss
 from tuning.named_points import NamedPoint, named_points
-from tuning.validation import Comparison, CrossValidated
-from tuning.verdict import importances, near_best_share
+from tuning.validation import Comparison, CrossValidated, compare
+from tuning.verdict import importances, near_best_share, without_luck
 
 
 @dataclass
@@ -28,18 +28,21 @@ class Tuned:
     """All that `tune` found.
 
     kinds: of trials, with what one costs; untuned: equal weights of the first choices, or the recipe under study as it
-    is; mixed: why the trials' figures do not compare; recipe: that of `point`, the study's best, written to `paths`;
+    is, with its AP@k (Q,); earlier: the recipes that were kept before, by name; mixed: why the trials' figures do not compare; recipe: that of `point`, the study's best, written to `paths`;
     comparison: on queries that did not choose, None where there are none, as with one group; misses: None where there
     are no candidates to explain them by.
     """
 
     landscape: Landscape
     study: optuna.Study
+    plan: studies.TrialPlan
     kinds: list[Kind]
     new_trials: int
     untuned: Recipe
+    untuned_values: np.ndarray
     mixed: str | None
     point: Point
+    earlier: dict[str, Recipe]
     certificate: Certificate | None = None
     cross_validated: CrossValidated | None = None
     comparison: Comparison | None = None
@@ -61,6 +64,11 @@ class Tuned:
     def values(self) -> np.ndarray:
         """AP@k (Q,) of the best point."""
         return self.landscape.precisions(self.point.choice, self.point.coordinates)
+
+    @cached_property
+    def lucky(self) -> np.ndarray | None:
+        """AP@k of each public query under trials that other queries chose; None for one group."""
+        return without_luck(self.landscape, self.study, self.plan.seed)
 
     @property
     def bias_corrected(self) -> float | None:
@@ -91,3 +99,38 @@ class Tuned:
     def near_best_share(self) -> float:
         """The share of the region within one standard error of the best."""
         return near_best_share(self.combination, self.values, self.labelled)
+
+
+def judge(best: Recipe, tuned: Tuned) -> Comparison | None:
+    """Note in the recipe `best`, of the study's best point, what it is worth on queries that did not choose it.
+
+    "validated" is the figure on all labelled queries (without labels: all photos), cross-validated or bias-corrected on
+    the public ones and the recipe's own on the others, so that it compares with an untuned recipe's. Cross-validated and
+    bias-corrected are of the public ones that are most like new ones (`Labelled.representative`). Returns the comparison
+    with the untuned one, over all that judged the study; None where no other queries chose, as with one group.
+    """
+    labelled, lucky, found = tuned.labelled, tuned.lucky, tuned.cross_validated
+    public = labelled.public
+    unseen = lucky if found is None else found.out_of_fold.mean(axis=0)
+    if unseen is None:
+        return None
+    values = tuned.values.copy()
+    values[public] = unseen
+    if lucky is not None:
+        best.scores["bias-corrected"] = float(lucky[labelled.representative[public]].mean())
+    best.scores["validated"] = float(values[labelled.reported].mean())
+    if found is not None:
+        best.scores["cross-validated"] = found.mean
+    best.provenance["validated by"] = _validated_by(labelled, found, tuned.certificate)
+    groups, weight = labelled.groups[public], labelled.weight[public]
+    comparison = compare(unseen, tuned.untuned_values[public], groups, weight=weight)
+    if comparison.within_noise:
+        best.provenance["within noise of"] = "untuned"
+    return comparison
+
+
+def _validated_by(labelled: Labelled, found: CrossValidated | None, certificate: Certificate | None) -> str:
+    if labelled.real.any() and not (labelled.public & labelled.real).any():
+        return "labels, none of which chose it"
+    how = "bootstrap bias correction" if found is None else "cross-validation"
+    return how if certificate is None else f"{how} of the study without the certificate"

@@ -1,4 +1,4 @@
-"""What a study's best recipe is worth on queries that did not choose it."""
+"""What a study's best point is worth on queries that did not choose it, and how much its parameters matter."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import numpy as np
 import optuna
 
 from competition.progress import Progress
-from features.recipes.recipe import Recipe
 from tuning import study as studies
-from tuning.certificate import Certificate
+from tuning import validation
 from tuning.combination import Combination
 from tuning.labelled import Labelled
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
 from tuning.samplers import make_sampler, mixed_seed
-from tuning.validation import (
-    Comparison,
-    CrossValidated,
-    bias_corrected,
-    compare,
-    cross_validate,
-    standard_error,
-)
+from tuning.validation import CrossValidated
 
 NEAR_POINTS, FULL_NEAR_POINTS = 500, 10  # drawn from the region; fewer where each ranks the whole gallery
 
@@ -45,17 +37,19 @@ def without_luck(landscape: Landscape, study: optuna.Study, seed: int) -> np.nda
     """Return AP@k of each public query under trials that other queries chose (bootstrap); None for one group."""
     labelled, public = landscape.labelled, landscape.labelled.public
     precisions = trial_precisions(landscape, study)[:, public]
-    return bias_corrected(precisions, labelled.groups[public], seed=seed, weight=labelled.weight[public])
+    return validation.bias_corrected(
+        precisions, labelled.groups[public], seed=seed, weight=labelled.weight[public]
+    )
 
 
 def cross_validated(
-    landscape: Landscape, plan: studies.TrialPlan, folds: int, repeats: int, progress: bool
+    landscape: Landscape, plan: studies.TrialPlan, folds: int, repeats: int
 ) -> CrossValidated:
     """Run the same study inside each fold of the public queries, and score its best point outside it."""
     public = np.flatnonzero(landscape.labelled.public)
     groups = landscape.labelled.groups[public]
     folds = min(folds, len(np.unique(groups)))
-    with Progress(total=folds * repeats, unit="fold", desc="cross-validate", shown=progress) as bar:
+    with Progress(total=folds * repeats, unit="fold", desc="cross-validate") as bar:
 
         def tune_inside(inside: np.ndarray, fold_seed: int) -> np.ndarray:
             mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
@@ -70,50 +64,9 @@ def cross_validated(
             return landscape.precisions(*best)[public]
 
         told = landscape.labelled.representative[public]
-        return cross_validate(tune_inside, groups, n_folds=folds, repeats=repeats, seed=plan.seed, told=told)
-
-
-def judge(
-    best: Recipe,
-    tuned: np.ndarray,
-    untuned: np.ndarray,
-    labelled: Labelled,
-    lucky: np.ndarray | None,
-    found: CrossValidated | None,
-    certificate: Certificate | None,
-) -> Comparison | None:
-    """Note in the recipe `best` what it is worth on queries that did not choose it.
-
-    tuned, untuned: AP@k of every query under either recipe; lucky: see `without_luck`. "validated" is the
-    figure on all labelled queries (without labels: all photos), cross-validated or bias-corrected on the
-    public ones and the recipe's own on the others, so that it compares with an untuned recipe's. Cross-validated and
-    bias-corrected are of the public ones that are most like new ones (`Labelled.representative`). Returns the comparison
-    with the untuned one, over all that judged the study; None where no other queries chose, as with one group.
-    """
-    public = labelled.public
-    weight = labelled.weight[public]
-    unseen = lucky if found is None else found.out_of_fold.mean(axis=0)
-    if unseen is None:
-        return None
-    values = tuned.copy()
-    values[public] = unseen
-    if lucky is not None:
-        best.scores["bias-corrected"] = float(lucky[labelled.representative[public]].mean())
-    best.scores["validated"] = float(values[labelled.reported].mean())
-    if found is not None:
-        best.scores["cross-validated"] = found.mean
-    best.provenance["validated by"] = _validated_by(labelled, found, certificate)
-    comparison = compare(unseen, untuned[public], labelled.groups[public], weight=weight)
-    if comparison.within_noise:
-        best.provenance["within noise of"] = "untuned"
-    return comparison
-
-
-def _validated_by(labelled: Labelled, found: CrossValidated | None, certificate: Certificate | None) -> str:
-    if labelled.real.any() and not (labelled.public & labelled.real).any():
-        return "labels, none of which chose it"
-    how = "bootstrap bias correction" if found is None else "cross-validation"
-    return how if certificate is None else f"{how} of the study without the certificate"
+        return validation.cross_validate(
+            tune_inside, groups, n_folds=folds, repeats=repeats, seed=plan.seed, told=told
+        )
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -136,7 +89,7 @@ def near_best_share(combination: Combination, values: np.ndarray, labelled: Labe
     """
     public = labelled.public
     weight = labelled.weight[public]
-    error = standard_error(values[public], labelled.groups[public], weight) or 0.0
+    error = validation.standard_error(values[public], labelled.groups[public], weight) or 0.0
     n_points = FULL_NEAR_POINTS if combination.padded is None else NEAR_POINTS
     points = random_coordinates(n_points, len(combination.corners), np.random.default_rng(0))
     found = [combination.average_precisions(combination.weights(point)) for point in points]

@@ -53,7 +53,7 @@ def main() -> None:
         with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
             extract(configuration)
         print("| descriptors | public | private | all | |\n|---|---|---|---|---|")
-        landscape = Landscape(plain, progress=False)
+        landscape = Landscape(plain)
         labelled, top_k = landscape.labelled, plain.competition.top_k
         for pooling in ("spoc", "crow", "fcrow"):
             choice = {"mobilenetv1_100.pooling": pooling}
@@ -69,7 +69,7 @@ def main() -> None:
                 equal = full_precisions(queries, gallery, np.full(5, 0.2), labelled.relevant, top_k)
         print(row("equal weights, fcrow", equal, labelled))
         with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
-            fused = tune(plain, trials=options.trials, progress=False)
+            fused = tune(plain, trials=options.trials)
         values = fused.combination.average_precisions(np.array(fused.recipe.weights))
         print(
             row(
@@ -79,7 +79,7 @@ def main() -> None:
                 f"{fused.recipe.choice}, cross-validated {fused.cross_validated.mean:.3f}",
             )
         )
-        both_landscape = Landscape(configuration, progress=False)
+        both_landscape = Landscape(configuration)
         best_parts = None
         for choice in both_landscape.all_choices():
             if choice["mobilenetv1_100.pooling"] != "fcrow":
@@ -93,7 +93,7 @@ def main() -> None:
                 best_parts = (name, values)
         print(row("PWA alone, best on public", best_parts[1], labelled, best_parts[0]))
         with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
-            both = tune(configuration, trials=options.trials, progress=False)
+            both = tune(configuration, trials=options.trials)
         values = both.combination.average_precisions(np.array(both.recipe.weights))
         chosen = ", ".join(str(value) for value in both.recipe.choice.values())
         print(

@@ -28,7 +28,7 @@ def row(contest: Contest, name: str, trials: int, folds: int) -> str:
     """One line of the table: a recipe untuned, and tuned."""
     pool = Pool([contest])
     recipe = find_recipe(contest.configuration, name)
-    tuned = tune(contest.configuration, trials=trials, folds=folds, repeats=1, recipe=recipe, progress=False)
+    tuned = tune(contest.configuration, trials=trials, folds=folds, repeats=1, recipe=recipe)
     untuned_values, after = pool.precisions(recipe)[0], pool.precisions(tuned.recipe)[0]
     seen, test = pool.splits == "validation", pool.splits == "test"
     parts = [seen & ~pool.private, seen & pool.private, seen, *([test] if test.any() else [])]

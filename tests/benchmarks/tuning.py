@@ -192,7 +192,7 @@ def grocery_structure() -> str:
         file.write_text(grocery_configuration(SHARED, ["fcrow"]))
         configuration = load_configuration(file, work=Path(name))
         extract(configuration)
-        landscape = Landscape(configuration, progress=False)
+        landscape = Landscape(configuration)
         choice = {"mobilenetv1_100.pooling": "fcrow"}
         return structure(*landscape.dumps(choice), landscape.combination(choice).components)
 

@@ -90,7 +90,7 @@ def test_a_study_gives_the_same_figures_within_a_small_budget(tiny_competition, 
     found, sizes = [], []
     for cache_gib in (1.0, 1e-5):
         tuning = replace(configuration.tuning, cache_gib=cache_gib)
-        landscape = Landscape(replace(configuration, tuning=tuning), progress=False)
+        landscape = Landscape(replace(configuration, tuning=tuning))
         if cache_gib < 1:
             shutil.rmtree(tmp_path / "work" / "candidates")
             shutil.rmtree(tmp_path / "work" / "ranking")
@@ -115,7 +115,7 @@ def test_what_a_study_leaves_fits_the_budget(tiny_competition, tmp_path, monkeyp
     for cache_gib in (1.0, 1e-5):
         shutil.rmtree(tmp_path / "work" / "ranking", ignore_errors=True)
         tuning = replace(configuration.tuning, cache_gib=cache_gib)
-        landscape = Landscape(replace(configuration, tuning=tuning), progress=False)
+        landscape = Landscape(replace(configuration, tuning=tuning))
         sizes = []
         for dim, neighbours in product((2, 3, 4), (1, 2)):
             landscape.prepared(
@@ -134,9 +134,7 @@ def test_recipes_share_the_budget_of_a_work_folder(tiny_competition, tmp_path):
     extract(configuration, device="cpu", progress=False)
     tuning = replace(configuration.tuning, cache_gib=1.0)
     roomy, tight = (replace(configuration, tuning=replace(tuning, cache_gib=gib)) for gib in (1.0, 1e-6))
-    component = Landscape(configuration, progress=False).space.components_of(
-        Landscape(configuration, progress=False).space.default
-    )[:1]
+    component = Landscape(configuration).space.components_of(Landscape(configuration).space.default)[:1]
 
     def lists(within, dim):
         recipe = Recipe("whitened", component, (1.0,), {}, {}, {}, ({"step": "whiten", "dim": dim},))

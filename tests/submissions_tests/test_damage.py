@@ -65,7 +65,7 @@ HARMS = (flipped, zeroed, cut)
 
 def answers(configuration) -> list[bytes]:
     """Lists by a recipe with steps, and a study's figures by its candidates."""
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     choice = {**landscape.space.default, "test_resnet.parts-2.count": 8, "test_resnet.parts-2.dim": 8}
     components = landscape.space.components_of(choice)
     weights = (1 / len(components),) * len(components)

@@ -30,12 +30,12 @@ def test_a_study_of_another_metric(tiny_competition, tmp_path, metric):
     )
     configuration = load_configuration(path, work=tmp_path)
     extract(configuration, device="cpu", progress=False)
-    tuned = tune(configuration, trials=8, folds=0, certify_seconds=5, progress=False)
+    tuned = tune(configuration, trials=8, folds=0, certify_seconds=5)
     other = replace(configuration, competition=replace(configuration.competition, metric="map"))
-    by_map = tune(other, trials=8, folds=0, progress=False)
+    by_map = tune(other, trials=8, folds=0)
     assert by_map.new_trials == 8  # another metric is another study
     assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
-    tuned = tune(configuration, trials=8, folds=0, progress=False)  # "best" is by this metric again
+    tuned = tune(configuration, trials=8, folds=0)  # "best" is by this metric again
     line = ["--config", str(path), "--work", str(tmp_path)]
     COMMANDS["submit"](parse(["submit", "--split", "validation", "--recipe", "best", *line]))
     file = next((tmp_path / "submissions").glob("best-validation.csv"))
@@ -107,9 +107,9 @@ private = 0.0
     configuration = load_configuration(tmp_path / "c.toml", work=tmp_path / "work")
     extract(configuration, device="cpu", progress=False)
     with pytest.raises(ConfigurationError, match="a whole-list mAP ranks everything"):
-        tune(configuration, trials=8, certify_seconds=1, progress=False)
+        tune(configuration, trials=8, certify_seconds=1)
     capsys.readouterr()
-    tuned = tune(configuration, trials=8, folds=2, progress=False)
+    tuned = tune(configuration, trials=8, folds=2)
     assert "a trial by full gallery (mAP ranks everything)" in capsys.readouterr().err
     assert "mAP (whole lists, trapezoid)" in report(tuned)
 

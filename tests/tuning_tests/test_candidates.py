@@ -52,7 +52,6 @@ def pruned(
     generator = np.random.default_rng(seed)
     fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
     excluded = np.zeros(similarities.shape[1], dtype=bool) if excluded is None else excluded
-    looked_at = similarities[:, np.flatnonzero(~excluded)[:block_rows]] * fast.scale
     found = find_candidates(
         blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale),
         lambda q, rows: similarities[q, rows],
@@ -61,7 +60,6 @@ def pruned(
         n_queries=len(similarities),
         similarity_margin=np.full(len(fast.scale), error),
         excluded=excluded,
-        sample=[looked_at[:, :, l].astype(np.float32) for l in range(len(fast.scale))],
         **options,
     )
     if always is None:
@@ -252,7 +250,6 @@ def test_a_region_that_prunes_badly_is_known_before_anything_is_settled():
             n_queries=5,
             similarity_margin=np.full(6, 3e-5),
             excluded=np.zeros(4000, dtype=bool),
-            sample=[np.empty((5, 0), np.float32)] * 6,
             limit=50,
         )
 

@@ -196,14 +196,14 @@ def test_the_bound_holds_over_every_part_of_the_region(n, seed, decimals, k, dep
         for point in points @ node.simplex:
             assert mean_average_precision(padded, point @ corners) <= node.bound + 1e-12
         split = pairs.split(node)
-        if not split.children:
+        if not split:
             break
-        for child, hope in zip(split.children, split.hopes):
-            assert child.bound <= node.bound and hope <= child.bound + 1e-12
-            assert mean_average_precision(padded, child.simplex.mean(axis=0) @ corners) <= hope + 1e-12
-        volumes = [abs(np.linalg.det(part.simplex)) for part in (node, *split.children)]
+        for child in split:
+            assert child.bound <= node.bound and child.hope <= child.bound + 1e-12
+            assert mean_average_precision(padded, child.simplex.mean(axis=0) @ corners) <= child.hope + 1e-12
+        volumes = [abs(np.linalg.det(part.simplex)) for part in (node, *split)]
         assert volumes[0] == pytest.approx(volumes[1] + volumes[2], rel=1e-6)
-        node = split.children[int(generator.integers(0, 2))]
+        node = split[int(generator.integers(0, 2))]
 
 
 def test_a_decided_part_has_one_value():
@@ -216,8 +216,8 @@ def test_a_decided_part_has_one_value():
     while waiting and decided < 25:
         node = waiting.pop(0)
         split = pairs.split(node)
-        waiting += split.children
-        if not split.children and np.linalg.norm(node.simplex[0] - node.simplex[1]) > 1e-6:
+        waiting += split
+        if not split and np.linalg.norm(node.simplex[0] - node.simplex[1]) > 1e-6:
             decided += 1
             for point in random_coordinates(20, 3, generator) @ node.simplex:
                 assert mean_average_precision(padded, point) == pytest.approx(node.bound, abs=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_other_dumps_or_other_queries_are_another_file(scenery, tmp_path):
     cache = tmp_path / "cache"
     make_combination(components, queries, gallery, relevant, public, K, "similarity", cache)
     make_combination(components, queries, gallery, relevant, ~public, K, "similarity", cache)
-    gallery[0].path.with_suffix(".json").write_text('{"unreadable": []}')
+    gallery = [replace(gallery[0], descriptors=gallery[0].descriptors[::-1].copy()), *gallery[1:]]
     make_combination(components, queries, gallery, relevant, public, K, "similarity", cache)
     assert len(list(cache.glob("*.npz"))) == 3
 

@@ -26,11 +26,11 @@ def tuned(tiny_competition, tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     configuration = load_configuration(tiny_competition, work=work)
     extract(configuration, progress=False)
-    made = tune_module.tune(configuration, trials=12, folds=0, progress=False)
+    made = tune_module.tune(configuration, trials=12, folds=0)
     own = replace(made.untuned, name="own", choice={}, provenance={})
     assert isinstance(own, Recipe)
     write_recipe(work / "own.json", own)
-    tune_module.tune(configuration, trials=4, folds=0, progress=False, recipe=own)
+    tune_module.tune(configuration, trials=4, folds=0, recipe=own)
     storage = open_storage(None, work)
     names = optuna.get_all_study_names(storage)
     return configuration, {name: optuna.load_study(study_name=name, storage=storage) for name in names}
@@ -47,7 +47,7 @@ def test_a_study_says_recipe_region_backbones_and_labels(tuned):
     assert configuration.backbones[0].name in said["backbones"] and " px, layers " in said["backbones"]
     digest = hashlib.sha256(configuration.competition.labels.read_bytes()).hexdigest()
     assert digest[:12] in said["labels"] and configuration.competition.labels.name in said["labels"]
-    queries = Landscape(configuration, progress=False).labelled
+    queries = Landscape(configuration).labelled
     assert f"{len(queries.query_ids)} queries, {queries.private.sum()} of them private" in said["labels"]
     assert all(isinstance(value, (str, int, float)) for value in said.values())
 
@@ -55,7 +55,7 @@ def test_a_study_says_recipe_region_backbones_and_labels(tuned):
 def test_a_trial_says_its_weights_by_component_and_the_private_figure(tuned):
     configuration, found = tuned
     study = next(iter(found.values()))
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         components = landscape.space.components_of(choice)

@@ -82,8 +82,8 @@ def naive_figures(configuration, landscape, weights, choice):
 @pytest.mark.parametrize("objective", ["simulated", "both"])
 def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extracted, tmp_path, objective):
     configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
-    tuned = tune(configuration, trials=8, folds=2, repeats=1, certify_seconds=2, progress=False)
-    landscape = Landscape(configuration, progress=False)
+    tuned = tune(configuration, trials=8, folds=2, repeats=1, certify_seconds=2)
+    landscape = Landscape(configuration)
     judged = open_judging(configuration, landscape.gallery_ids, 1000)
     labelled = labelled_queries(configuration, landscape.gallery_ids)
     hidden = private_mask(judged.groups, 0.3, 0)
@@ -118,7 +118,7 @@ def test_each_objective_is_a_study_of_its_own(extracted, tmp_path):
     names = set()
     for objective in ("labels", "simulated", "both"):
         configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
-        names.add(study_name(Landscape(configuration, progress=False)))
+        names.add(study_name(Landscape(configuration)))
     assert len(names) == 3
 
 
@@ -136,36 +136,36 @@ def test_few_labels_are_joined_by_photos_unless_a_step_shuns_them(
     extracted, tmp_path, capsys, more, expected
 ):
     configuration = configured(extracted, more, tmp_path)
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     assert (landscape.configuration.tuning.objective or "labels") == expected
     assert (~landscape.labelled.real).any() == (expected == "both")
     said = f"{len(np.unique(landscape.labelled.groups[landscape.labelled.public & landscape.labelled.real]))} groups"
     assert (said in capsys.readouterr().err) == (expected == "both")
     if expected == "both":
         written = configured(extracted, more + '\nobjective = "both"', tmp_path)
-        assert study_name(Landscape(written, progress=False)) == study_name(landscape)
+        assert study_name(Landscape(written)) == study_name(landscape)
 
 
 def test_enough_labels_judge_alone(extracted, tmp_path, monkeypatch):
     configuration = configured(extracted, "private = 0", tmp_path)
     n_groups = len(np.unique(labelled_queries(configuration, gallery_ids(configuration)).groups))
     monkeypatch.setattr("tuning.labelled.HALF_AT", n_groups)
-    assert Landscape(configuration, progress=False).labelled.real.all()
+    assert Landscape(configuration).labelled.real.all()
     monkeypatch.setattr("tuning.labelled.HALF_AT", n_groups + 1)
-    assert not Landscape(configuration, progress=False).labelled.real.all()
+    assert not Landscape(configuration).labelled.real.all()
 
 
 def test_too_few_photos_do_not_judge_by_default(extracted, tmp_path, capsys):
     configuration = configured(extracted, "", tmp_path)
     configuration = replace(configuration, simulate=replace(configuration.simulate, images=1))
-    assert Landscape(configuration, progress=False).labelled.real.all()
+    assert Landscape(configuration).labelled.real.all()
     assert "no simulated photos" in capsys.readouterr().err
 
 
 def test_photos_of_images_that_look_alike_are_one_group_and_apart_from_real_queries(extracted, tmp_path):
     configuration = configured(extracted, 'objective = "both"', tmp_path)
-    found = study_queries(configuration, Landscape(configuration, progress=False).gallery_ids)
-    judged = open_judging(configuration, Landscape(configuration, progress=False).gallery_ids, 1000)
+    found = study_queries(configuration, Landscape(configuration).gallery_ids)
+    judged = open_judging(configuration, Landscape(configuration).gallery_ids, 1000)
     photos = found.groups[~found.real]
     assert not set(photos) & set(found.groups[found.real])
     assert (photos - photos.min() == judged.groups - judged.groups.min()).all()
@@ -184,7 +184,7 @@ def test_without_labels_photos_judge_and_choose_the_recipe_that_is_sent(extracte
     assert {"best", "untuned", "top7"} <= {recipe.name for recipe in recipes}
     assert not any(step["step"] in ("augment", "expand") for r in recipes for step in r.steps)
     top7 = next(recipe for recipe in recipes if recipe.name == "top7")
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     values = labelled_precisions(configuration, top7, landscape.labelled)
     assert top7.scores["simulated"] == top7.scores["validated"] == values.mean()
     assert main(["submit", *arguments]) == 0
@@ -195,7 +195,7 @@ def test_without_labels_photos_judge_and_choose_the_recipe_that_is_sent(extracte
 @pytest.mark.parametrize("objective", ["simulated", "both"])
 def test_what_cannot_be_judged_is_one_line(extracted, tmp_path, objective):
     configuration = configured(extracted, f'objective = "{objective}"', tmp_path)
-    ids = Landscape(configuration, progress=False).gallery_ids
+    ids = Landscape(configuration).gallery_ids
     outside = replace(configuration, externals=(External("clip", tmp_path, tmp_path, tmp_path),))
     with pytest.raises(ConfigurationError, match="clip does not describe simulated photos") as caught:
         study_queries(outside, ids)

@@ -6,7 +6,6 @@ import numpy as np
 
 from tests.tuning_tests.test_combination import K, scenery  # noqa: F401 (a fixture)
 from tuning.combination import make_combination
-from tuning.gallery_pass import excluded_rows
 from tuning.misses import find_misses, misses_text, write_misses
 from tuning.objective import ranks
 from tuning.region import random_coordinates
@@ -24,9 +23,7 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     ]  # row 3 is unreadable
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
     weights = made.corners.mean(axis=0)
-    misses = find_misses(
-        made.padded, relevant, weights, made.corners, queries, gallery, excluded_rows(gallery)
-    )
+    misses = find_misses(made.padded, relevant, weights, made.corners, queries, gallery)
     found = {(miss.query, miss.row): miss for miss in misses}
     top = ranks(made.padded, weights)
     scores = sum(

@@ -102,8 +102,8 @@ def written_trials(configuration, landscape, tuned):
 @pytest.mark.parametrize("kind", STUDIES)
 def test_every_trial_is_scored_on_the_ranking_that_submit_writes(awkward, kind, capsys):
     configuration = configured(awkward, STUDIES[kind])
-    tuned = tune(configuration, trials=14, folds=0, progress=False)
-    landscape = Landscape(configuration, progress=False)
+    tuned = tune(configuration, trials=14, folds=0)
+    landscape = Landscape(configuration)
     labelled, found = landscape.labelled, []
     for value, recipe in written_trials(configuration, landscape, tuned):
         lists = ranked_lists(configuration, recipe, "validation", labelled.query_ids, landscape.gallery_ids)
@@ -133,7 +133,7 @@ def test_own_candidates_hold_every_top_seven_of_the_region(awkward):
     configuration = configured(
         awkward, STUDIES["whitened"] + ', { step = "augment", neighbours = 2, kind = "alpha" }'
     )
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     choice = landscape.space.default
     combination, (queries, gallery) = landscape.combination(choice), landscape.dumps(choice)
     assert (
@@ -149,13 +149,11 @@ def test_own_candidates_hold_every_top_seven_of_the_region(awkward):
 
 def test_a_plain_study_keeps_its_name_and_its_points(awkward):
     path, work = awkward
-    landscape = Landscape(load_configuration(path, work=work), progress=False)
+    landscape = Landscape(load_configuration(path, work=work))
     assert "steps" not in landscape.choice_lists and landscape.space.steps == ()
-    with_none = Landscape(configured(awkward, ""), progress=False)
+    with_none = Landscape(configured(awkward, ""))
     assert study_name(with_none) == study_name(landscape)
-    assert study_name(Landscape(configured(awkward, STUDIES["whitened"]), progress=False)) != study_name(
-        landscape
-    )
+    assert study_name(Landscape(configured(awkward, STUDIES["whitened"]))) != study_name(landscape)
 
 
 def test_no_gallery_statistic_sees_a_query_unless_told(awkward):
@@ -165,7 +163,7 @@ def test_no_gallery_statistic_sees_a_query_unless_told(awkward):
         ("plain", '{ step = "whiten", dim = 3 }'),
         ("told", '{ step = "whiten", dim = 3, transductive = true }'),
     ):
-        landscape = Landscape(configured(awkward, steps), progress=False)
+        landscape = Landscape(configured(awkward, steps))
         choice = landscape.space.default
         prepared = landscape.prepared(choice)
         queries, gallery = landscape.dumps(choice)
@@ -235,7 +233,7 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
         and "own candidates (whiten)" in captured.err
     )
     assert set(values["seconds_per_trial"]) == {"full gallery (whiten, expand)", "own candidates (whiten)"}
-    landscape = Landscape(configuration, recipe=recipe, progress=False)
+    landscape = Landscape(configuration, recipe=recipe)
     first, as_tried = next(written_trials(configuration, landscape, None))
     assert as_tried.weights == pytest.approx((0.5, 0.25, 0.25)) and first == pytest.approx(
         values["untuned_scores"]["public"]
@@ -260,7 +258,7 @@ def test_a_named_recipe_is_tuned_from_itself(awkward, tmp_path, capsys):
 
 def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkeypatch):
     configuration = configured(awkward, STUDIES["transductive"] + ', { step = "expand", neighbours = 2 }')
-    kinds = [tune(configuration, trials=12, folds=0, progress=False)]
+    kinds = [tune(configuration, trials=12, folds=0)]
     rankings = []
     full = Landscape.full_precisions
 
@@ -269,10 +267,10 @@ def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkey
         return full(self, choice, weights, corners)
 
     monkeypatch.setattr(Landscape, "full_precisions", counted)
-    kinds.append(tune(configuration, trials=12, folds=0, progress=False))
+    kinds.append(tune(configuration, trials=12, folds=0))
     assert kinds[0].bias_corrected == kinds[1].bias_corrected
     # none of the trials but the best, which is checked: else what is looked at beside the study
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     study = studies.open_study(
         open_storage(None, landscape.work), f"{study_name(landscape)}-seed0", make_sampler("random", 0)
     )
@@ -289,7 +287,7 @@ def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkey
 def test_joined_components_have_one_point(awkward):
     """What samples the region asks for the one weight, exactly 1, and not for sums of coordinates near it."""
     configuration = configured(awkward, '{ step = "photo_whiten", dim = 3, joint = true }')
-    landscape = Landscape(configuration, progress=False)
+    landscape = Landscape(configuration)
     made, asked = landscape.combination(landscape.space.default), []
 
     def stream(weights):
@@ -306,8 +304,8 @@ def test_joined_components_have_one_point(awkward):
 
 def test_predict_keeps_components_that_only_a_step_weighs(awkward, tmp_path):
     configuration = configured(awkward, "")
-    components = Landscape(configuration, progress=False).space.components_of(
-        {name: values[0] for name, values in Landscape(configuration, progress=False).choice_lists.items()}
+    components = Landscape(configuration).space.components_of(
+        {name: values[0] for name, values in Landscape(configuration).choice_lists.items()}
     )
     weights = (0.0, 0.0, 1.0, 0.0)
     steps = (
@@ -327,10 +325,8 @@ def test_predict_keeps_components_that_only_a_step_weighs(awkward, tmp_path):
 
 def test_a_certificate_needs_candidates(awkward):
     with pytest.raises(ConfigurationError, match="--certify needs candidates, and expand depends"):
-        tune(configured(awkward, STUDIES["expanded"]), trials=2, certify_seconds=1, progress=False)
-    tuned = tune(
-        configured(awkward, STUDIES["augmented"]), trials=8, folds=0, certify_seconds=5, progress=False
-    )
+        tune(configured(awkward, STUDIES["expanded"]), trials=2, certify_seconds=1)
+    tuned = tune(configured(awkward, STUDIES["augmented"]), trials=8, folds=0, certify_seconds=5)
     assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
 
 
@@ -358,7 +354,7 @@ def test_a_certificate_needs_candidates(awkward):
 )
 def test_wrong_steps_are_one_line_before_anything_runs(awkward, steps, words):
     with pytest.raises(ConfigurationError, match=words) as raised:
-        Landscape(configured(awkward, steps), progress=False)
+        Landscape(configured(awkward, steps))
     assert "steps" in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -387,14 +383,14 @@ def test_choices_of_steps_by_hand(tmp_path):
 @pytest.mark.parametrize("joint", ["true", "false"])
 def test_a_certificate_and_a_second_study_of_a_recipe_that_learnt_from_photos(awkward, joint):
     configuration = configured(awkward, f'{{ step = "photo_whiten", dim = 3, joint = {joint} }}')
-    tuned = tune(configuration, trials=6, folds=2, repeats=1, certify_seconds=2, progress=False)
+    tuned = tune(configuration, trials=6, folds=2, repeats=1, certify_seconds=2)
     assert tuned.certificate.bound >= tuned.recipe.scores["public"] - 1e-12
     assert len(tuned.recipe.weights) == 4 and tuned.misses is not None
     if joint == "true":
         assert (
             tuned.recipe.weights == (0.25,) * 4 and tuned.certificate.bound == tuned.recipe.scores["public"]
         )
-        again = tune(configuration, trials=3, folds=0, recipe=tuned.recipe, progress=False)
+        again = tune(configuration, trials=3, folds=0, recipe=tuned.recipe)
         assert again.recipe.scores["public"] == tuned.recipe.scores["public"]
 
 
@@ -406,7 +402,7 @@ def test_a_recipe_of_many_dimensions_is_studied_without_joining_them(awkward, ca
     def choices(joint):
         step = {"step": "photo_whiten", "dim": 4, "joint": joint}
         recipe = Recipe("wide", components[:2], (0.4, 0.6), steps=(step,))
-        return Landscape(configuration, recipe=recipe, progress=False).choice_lists
+        return Landscape(configuration, recipe=recipe).choice_lists
 
     assert choices(False)["photo_whiten.joint"] == (False, True)
     monkeypatch.setattr("tuning.landscape.MOST_JOINED", 1)
@@ -440,7 +436,7 @@ def test_a_recipe_that_learns_from_photos_says_what_to_add_where_there_are_none(
     configuration = configured(awkward, '{ step = "photo_whiten", dim = 3 }')
     without = replace(configuration, simulate=replace(configuration.simulate, images=0))
     with pytest.raises(ConfigurationError, match=r"\[simulate\].*run ./run.sh extract") as caught:
-        Landscape(without, progress=False).combination(Landscape(without, progress=False).space.default)
+        Landscape(without).combination(Landscape(without).space.default)
     assert "\n" not in str(caught.value)
 
 
@@ -505,5 +501,5 @@ def test_a_study_is_another_where_other_user_photos_teach(awkward):
     for unlabelled, differs in ((0.1, True), (0.0, False)):
         whole = configured(awkward, f'{{ step = "photo_whiten", dim = 3, unlabelled = {unlabelled} }}')
         without = replace(whole, competition=replace(whole.competition, test=None))
-        names = {study_name(Landscape(each, progress=False)) for each in (whole, without)}
+        names = {study_name(Landscape(each)) for each in (whole, without)}
         assert (len(names) == 2) == differs

@@ -22,12 +22,12 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
     for name in ("exact", "streamed"):
         configurations[name] = load_configuration(tiny_competition, work=tmp_path / name)
         extract(configurations[name])
-    exact = tune(configurations["exact"], trials=8, folds=0, progress=False)
+    exact = tune(configurations["exact"], trials=8, folds=0)
     capsys.readouterr()
     monkeypatch.setattr(gallery_pass, "candidate_limit", lambda n_rows: 7)
     with pytest.raises(ConfigurationError, match="prunes badly"):
-        tune(configurations["streamed"], trials=8, certify_seconds=1, progress=False)
-    landscape = Landscape(configurations["streamed"], progress=False)
+        tune(configurations["streamed"], trials=8, certify_seconds=1)
+    landscape = Landscape(configurations["streamed"])
     study = studies.open_study(
         open_storage(None, landscape.work),
         f"{study_name(landscape)}-seed0",
@@ -35,7 +35,7 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
     )
     assert not study.trials
     capsys.readouterr()
-    streamed = tune(configurations["streamed"], trials=8, progress=False)
+    streamed = tune(configurations["streamed"], trials=8)
     said = capsys.readouterr().err
     assert "prunes badly" in said and "no cross-validation" in said
     assert "a trial by full gallery, for the region prunes badly" in said

@@ -250,7 +250,7 @@ def test_what_comes_after_the_trials_may_be_interrupted_the_recipe_is_written(
 
     monkeypatch.setattr(tune_module, interrupted, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        tune_module.tune(configuration, trials=5, folds=2, certify_seconds=1.0, progress=False)
+        tune_module.tune(configuration, trials=5, folds=2, certify_seconds=1.0)
     written = read_recipe(tmp_path / "recipes" / "best.json")
     assert written.scores["public"] > 0 and ("certified bound" in written.provenance) == (
         interrupted == "cross_validated"
@@ -324,7 +324,7 @@ def test_choices_of_different_component_counts_have_coordinates_of_their_own(
     path.write_text(f'{text}\nsampler = "{sampler}"\n')
     configuration = load_configuration(path, work=tmp_path)
     extract(configuration)
-    tuned = tune_module.tune(configuration, trials=30, folds=0, progress=False)
+    tuned = tune_module.tune(configuration, trials=30, folds=0)
     study = studies.open_study(
         open_storage(None, tmp_path), tuned.recipe.provenance["study"], make_sampler(sampler, 0)
     )
