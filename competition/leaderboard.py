@@ -83,9 +83,7 @@ def record_score(work: Path | str, entry: Mapping[str, Any]) -> None:
 
 def record_official(work: Path | str, file: Path | str, score: float, split: str | None = None) -> bool:
     """Append the judges' score of an uploaded `file`; returns whether it has a local score already."""
-    if (
-        isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1
-    ):  # nan is refused, too
+    if not 0 <= score <= 1:  # nan is refused, too
         expected = "expected a number from 0 to 1 (0.4086 for 40.86 %)"
         raise ConfigurationError(f"official score of {file}: {score!r} is no score: {expected}")
     digest = file_digest(file)

@@ -13,6 +13,7 @@ from competition.configuration import Configuration
 from competition.configured import split_images
 from competition.errors import Top7Error, file_bytes
 from competition.labels import DELIMITERS
+from features.descriptors import gallery_ids
 from submissions.writing import KAGGLE_HEADER
 
 BOM = b"\xef\xbb\xbf"
@@ -29,12 +30,12 @@ class Expected:
     form: str = "plain"
 
 
-def expected_of(configuration: Configuration, gallery_ids: Sequence[str]) -> Expected:
-    """Return what submissions of a configuration must be, with the queries as the files on disk have them now."""
+def expected_of(configuration: Configuration) -> Expected:
+    """Return what submissions of a configuration must be, by the files on disk as they are now."""
     competition = configuration.competition
     named = [split for split in ("validation", "test") if getattr(competition, split) is not None]
     splits = {split: split_images(configuration, split).ids for split in named}
-    return Expected(splits, gallery_ids, competition.top_k, competition.submission)
+    return Expected(splits, gallery_ids(configuration), competition.top_k, competition.submission)
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,24 @@ def check_submission(path: Path | str, expected: Expected) -> Check:
     if expected.form == "kaggle":
         rows = _kaggle_rows(rows, faults)
     elif first and gallery.isdisjoint(first[1:]) and not any(first[0] in ids for ids in queries_of.values()):
-        line = ",".join(rows.pop(0)[1])
-        faults.append(Fault(1, f"a header line ({line[:60]!r}): remove it, line 1 is the first query"))
+        header = ",".join(rows.pop(0)[1])
+        faults.append(Fault(1, f"a header line ({header[:60]!r}): remove it, line 1 is the first query"))
     split = _split_of([fields[0] for _, fields in rows], queries_of)
-    answers = _check_rows(rows, split, queries_of, gallery, expected.top_k, faults)
+    answers: dict[str, tuple[str, ...]] = {}
+    line_of: dict[str, int] = {}
+    for line, (query, *answer) in rows:
+        if fault := _query_fault(query, line_of.get(query), split, queries_of):
+            faults.append(Fault(line, fault))
+        if query not in answers:
+            answers[query], line_of[query] = tuple(answer), line
+        if len(answer) != expected.top_k:
+            faults.append(Fault(line, f"{len(answer)} gallery ids: expected {expected.top_k}"))
+        for gallery_id, count in Counter(answer).items():
+            if gallery_id not in gallery:
+                faults.append(Fault(line, _unknown(gallery_id, gallery)))
+            elif count > 1:
+                distinct = f"expected {expected.top_k} distinct ids"
+                faults.append(Fault(line, f"gallery id {gallery_id!r} appears {count} times: {distinct}"))
     end = max((line for line, _ in rows), default=0) + 1
     for query in expected.splits[split] if split is not None else ():
         if query not in answers:
@@ -124,8 +139,7 @@ def _rows(data: bytes, faults: list[Fault], form: str) -> list[tuple[int, list[s
         except UnicodeDecodeError as error:
             faults.append(Fault(number, f"not UTF-8 (byte 0x{line[error.start]:02x}): save as UTF-8"))
             continue
-        fault = _line_fault(text, form)
-        if fault:
+        if fault := _line_fault(text, form):
             faults.append(Fault(number, fault))
         else:
             rows.append((number, text.split(",")))
@@ -167,47 +181,21 @@ def _split_of(found: Sequence[str], queries_of: Mapping[str, frozenset[str]]) ->
     return split if split is not None and held[split] else None
 
 
-def _check_rows(
-    rows: list[tuple[int, list[str]]],
-    split: str | None,
-    queries_of: Mapping[str, frozenset[str]],
-    gallery: frozenset[str],
-    top_k: int,
-    faults: list[Fault],
-) -> dict[str, tuple[str, ...]]:
-    """Check the fields of every row, add the faults, return the first row of each query."""
-    answers: dict[str, tuple[str, ...]] = {}
-    line_of: dict[str, int] = {}
-    for line, (query, *answer) in rows:
-        faults += [Fault(line, text) for text in _query_faults(query, line_of.get(query), split, queries_of)]
-        if query not in answers:
-            answers[query], line_of[query] = tuple(answer), line
-        if len(answer) != top_k:
-            faults.append(Fault(line, f"{len(answer)} gallery ids: expected {top_k}"))
-        for gallery_id, count in Counter(answer).items():
-            if gallery_id not in gallery:
-                faults.append(Fault(line, _unknown(gallery_id, gallery)))
-            elif count > 1:
-                twice = f"gallery id {gallery_id!r} appears {count} times: expected {top_k} distinct ids"
-                faults.append(Fault(line, twice))
-    return answers
-
-
-def _query_faults(
+def _query_fault(
     query: str, first_line: int | None, split: str | None, queries_of: Mapping[str, frozenset[str]]
-) -> list[str]:
+) -> str | None:
     if first_line is not None:
-        return [f"query {query!r} appears twice, first on line {first_line}: remove one of the lines"]
+        return f"query {query!r} appears twice, first on line {first_line}: remove one of the lines"
     if split is not None and query in queries_of[split]:
-        return []
+        return None
     if query.strip() != query or not query:
-        return [f"query {query!r} is empty or has blanks around it: expected the bare id"]
+        return f"query {query!r} is empty or has blanks around it: expected the bare id"
     other = next((name for name, ids in queries_of.items() if query in ids), None)
     if other is not None:
         most = f"while most lines answer {split}: expected the queries of one split"
-        return [f"query {query!r} is of {other}, {most}"]
+        return f"query {query!r} is of {other}, {most}"
     named = split or " or ".join(queries_of) or "a split"
-    return [f"unknown query {query!r}: expected a query id of {named}"]
+    return f"unknown query {query!r}: expected a query id of {named}"
 
 
 def _unknown(gallery_id: str, gallery: frozenset[str]) -> str:

@@ -18,7 +18,7 @@ from competition.atomic import abandoned
 from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
-from features.dumps.journal import read_journal
+from features.dumps.journal import unfinished
 from features.dumps.layout import component_path, dumps_folder, whole_folder
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
@@ -26,8 +26,7 @@ from features.recipes.recipe import Recipe
 
 DUMP = re.compile(rf"(.+-[0-9a-f]{{12}})(\.npy|\.json|\.norms\.npy|\.sums\.npy|{re.escape(DAMAGE)})")
 RECORD = re.compile(r"[0-9a-f]{12}\.images\.npy")
-UNFINISHED = re.compile(r"\.(?:.+\.npy\.)?([0-9a-f]{12})\.(?:journal|ids|rows\.partial|partial)")
-LEFT = re.compile(r"\..+\.partial")  # under the lock of whoever writes it
+UNFINISHED = (".journal", ".ids", ".partial")  # under the lock of whoever writes them
 DUMPS, CACHES, TEMPORARY = "dumps of other settings", "candidates and what steps keep", "temporary files"
 
 
@@ -104,13 +103,11 @@ def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) ->
         if root not in folder.parents or not folder.relative_to(root).parts[0].startswith(splits):
             continue  # not of images
         paths = [path for path in _files(folder) if path.parent == folder]
-        going_on = {
-            unfinished[1]
-            for path in paths
-            if path.suffix == ".journal"
-            and (unfinished := UNFINISHED.fullmatch(path.name))
-            and needed & _targets(path)
-        }
+        going_on = [
+            journal.stem  # the dot and the label that all its files share
+            for journal, header in unfinished(folder)
+            if needed & {str(name).removesuffix(".npy") for name in header["files"]}
+        ]
         if folder not in used and not going_on and not folder.name.endswith(tuple(f"-{s}" for s in samples)):
             unneeded += paths
             continue
@@ -119,12 +116,11 @@ def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) ->
         for path in paths:
             if dump := DUMP.fullmatch(path.name):
                 stray = dump[1] not in needed
-            elif unfinished := UNFINISHED.fullmatch(path.name):
-                stray = unfinished[1] not in going_on
             elif RECORD.fullmatch(path.name):
                 stray = None not in records and path.name not in records
             else:
-                stray = bool(LEFT.fullmatch(path.name))
+                hidden = path.name.startswith(".") and path.suffix in UNFINISHED
+                stray = hidden and not any(label in path.name for label in going_on)
             unneeded += [path] * stray
     return unneeded
 
@@ -144,11 +140,6 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
                 with suppress(ConfigurationError, IndexError):  # of another configuration
                     needed.add(component_path(configuration, component, "gallery").stem)
     return needed
-
-
-def _targets(journal: Path) -> set[str]:
-    lines, _ = read_journal(journal)
-    return {str(name).removesuffix(".npy") for name in (lines[0].get("files", ()) if lines else ())}
 
 
 def _record(sidecar: Path) -> str | None:

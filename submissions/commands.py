@@ -7,46 +7,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from competition.configuration import Configuration, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from submissions.experiment_commands import doctor, reproduce
 from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
 
 if TYPE_CHECKING:
-    from competition.configuration import Configuration
-    from submissions.checking import Expected
+    from features.recipes.recipe import Recipe
 
 
-def _expected(configuration: Configuration) -> Expected:
-    """What submissions must be, by the files on disk as they are now."""
-    from features.descriptors import gallery_ids
-    from submissions.checking import expected_of
+def _configured(options: Namespace) -> tuple[Configuration, Recipe]:
+    """The configuration, and the recipe that --recipe and --index name."""
+    from features.recipes.kept import find_recipe
 
-    return expected_of(configuration, gallery_ids(configuration))
+    configuration = configuration_of(options)
+    return configuration, find_recipe(configuration, options.recipe, options.index)
 
 
 def demo(options: Namespace) -> Outcome:
     """Walk the whole road on the mini competition."""
     from submissions.demo import demo as walk
 
-    work = options.work or MINI_WORK
-    return Outcome(*walk(mini_configuration(work, options.seed), trials=options.trials))
+    return walk(mini_configuration(options.work or MINI_WORK, options.seed), trials=options.trials)
 
 
 def init(options: Namespace) -> Outcome:
     """Look at a folder and write its first configuration."""
     from submissions.first_configuration import write_first_configuration
-    from submissions.folder_contents import contents_of
 
-    out = options.out or Path(f"{options.folder.resolve().name or 'competition'}.toml")
-    if out.exists():
-        raise ConfigurationError(f"{out} is there already: it stays as it is; give another --out FILE")
-    found = contents_of(options.folder)
-    seen, unsure = write_first_configuration(found, out, model=options.model, weights=options.weights)
-    for line in unsure:
-        log.warning(f"top7: please check: {line}")
-    values = {"configuration": str(out), "found": seen, "unsure": unsure}
-    return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
+    return write_first_configuration(options.folder, options.out, options.model, options.weights)
 
 
 def extract(options: Namespace) -> Outcome:
@@ -76,7 +65,7 @@ def duplicates(options: Namespace) -> Outcome:
     """Group exact duplicates of the gallery, or near ones by descriptor."""
     from submissions.duplicate_groups import duplicates as find
 
-    return Outcome(*find(configuration_of(options), options.near))
+    return find(configuration_of(options), options.near)
 
 
 def parts(options: Namespace) -> Outcome:
@@ -118,11 +107,9 @@ def tune(options: Namespace) -> Outcome:
             log.warning(f"top7: recipe {name} was not tuned: {error}")
     certifying = {"certify_seconds": options.certify, "certify_all": options.certify_all}
     tuned = run_study(configuration, recipe=recipe, **certifying, **settings)
-    values = report_values(tuned)
-    text = report(tuned)
+    values, text = report_values(tuned), report(tuned)
     values["named_recipes"] = score_named(configuration)
-    kept = [each for each in kept_recipes(configuration) if is_of_this_data(configuration, each)]
-    if kept:
+    if kept := [each for each in kept_recipes(configuration) if is_of_this_data(configuration, each)]:
         chosen, why = choose(kept)
         values["submits"] = chosen.name
         text += f"\nsubmit takes {why}"
@@ -131,22 +118,20 @@ def tune(options: Namespace) -> Outcome:
 
 def submit(options: Namespace) -> Outcome:
     """Write the submission of a recipe."""
-    from features.recipes.kept import find_recipe
     from submissions.expectation import expectation
     from submissions.submitting import submit as write
 
-    configuration = configuration_of(options)
-    recipe = find_recipe(configuration, options.recipe, options.index)
+    configuration, recipe = _configured(options)
     written = write(configuration, recipe, options.split, options.out, distinct=options.distinct)
     return Outcome(written, f"{written['file']}\n{expectation(configuration, written, recipe)}")
 
 
 def check(options: Namespace) -> Outcome:
     """List every fault of a CSV."""
-    from submissions.checking import check_submission
+    from submissions.checking import check_submission, expected_of
 
-    configuration = configuration_of(options)
-    checked = check_submission(options.file, _expected(configuration))
+    expected = expected_of(configuration_of(options))
+    checked = check_submission(options.file, expected)
     values = {
         "file": str(options.file),
         "accepted": not checked.faults,
@@ -157,22 +142,15 @@ def check(options: Namespace) -> Outcome:
         log.info(f"top7: {options.file}: {len(checked.faults)} fault{'s' * (len(checked.faults) > 1)}")
         return Outcome(values, "\n".join(map(str, checked.faults)), exit_code=1)
     answered = f"{len(checked.answers)} queries of {checked.split}"
-    ids = f"{configuration.competition.top_k} gallery ids each"
-    return Outcome(values, f"{options.file}: accepted, {answered}, {ids}")
+    return Outcome(values, f"{options.file}: accepted, {answered}, {expected.top_k} gallery ids each")
 
 
 def score(options: Namespace) -> Outcome:
     """Score a CSV and record it."""
-    from competition.configured import validation_labels
     from submissions.scoring import score_and_record, score_text
 
     configuration = configuration_of(options)
-    expected, labels = _expected(configuration), options.labels or configuration.competition.labels
-    if labels is None and configuration.competition.format is not None:
-        labels = validation_labels(configuration, expected.splits["validation"], expected.gallery_ids)
-    if labels is None:
-        raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
-    values = score_and_record(configuration, options.file, labels, expected)
+    values = score_and_record(configuration, options.file, options.labels)
     return Outcome(values, score_text(values, configuration.competition))
 
 
@@ -181,7 +159,7 @@ def leaderboard(options: Namespace) -> Outcome:
     from competition.leaderboard import read_rows, record_official
     from competition.leaderboard_text import render
     from features.recipes.kept import ranked_among
-    from submissions.checking import read_submission
+    from submissions.checking import expected_of, read_submission
 
     configuration = configuration_of(options)
     work = configuration.competition.work
@@ -191,7 +169,7 @@ def leaderboard(options: Namespace) -> Outcome:
             official = float(text)
         except ValueError:
             raise ConfigurationError(f"--record {file} {text}: the score {text!r} is not a number") from None
-        checked = read_submission(file, _expected(configuration))
+        checked = read_submission(file, expected_of(configuration))
         if not record_official(work, file, official, checked.split):
             log.info(
                 f"top7: {file} is recorded; no local figure is known of it: score it where it has labels"
@@ -203,13 +181,11 @@ def leaderboard(options: Namespace) -> Outcome:
 
 def predict(options: Namespace) -> Outcome:
     """Answer unseen query images, from a bundle where one is given and no configuration."""
-    from features.recipes.kept import find_recipe
     from submissions.bundle.opening import open_bundle
     from submissions.predicting import predict as answer
 
     if options.bundle is None or options.config is not None:
-        configuration = configuration_of(options)
-        recipe = find_recipe(configuration, options.recipe, options.index)
+        configuration, recipe = _configured(options)
     else:
         for option, value in (("--recipe", options.recipe), ("--index", options.index)):
             if value is not None:
@@ -224,34 +200,18 @@ def predict(options: Namespace) -> Outcome:
 
 def bundle(options: Namespace) -> Outcome:
     """Make the bundle of a recipe."""
-    from features.recipes.kept import find_recipe
     from submissions.bundle.making import make_bundle
 
-    configuration = configuration_of(options)
-    recipe = find_recipe(configuration, options.recipe, options.index)
-    made = make_bundle(configuration, recipe, options.out or configuration.competition.work / "bundle")
-    values = {"files": made.files, "bytes": made.size_bytes, "gallery": made.gallery}
-    size = f"{made.files} files, {made.size_bytes / 1e6:.1f} MB"
-    return Outcome(
-        {"bundle": str(made.path), **values}, f"{made.path}: {size}, {made.gallery} gallery images"
-    )
+    configuration, recipe = _configured(options)
+    return make_bundle(configuration, recipe, options.out or configuration.competition.work / "bundle")
 
 
 def compare(options: Namespace) -> Outcome:
     """Rank the labelled queries under several recipes."""
-    from features.recipes.kept import find_recipe
-    from submissions.comparing import compare_recipes, comparison_table, fitting
+    from submissions.comparing import compare_recipes, comparison_table
 
-    configuration, index = configuration_of(options), options.index
-    if options.recipes:
-        recipes = [find_recipe(configuration, name, index) for name in options.recipes]
-    else:
-        recipes = fitting(configuration, index)
-    rows = compare_recipes(configuration, recipes, pass_over=not options.recipes)
-    if not rows:
-        raise ConfigurationError(
-            f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
-        )
+    configuration = configuration_of(options)
+    rows = compare_recipes(configuration, options.recipes, options.index)
     return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition))
 
 
@@ -261,9 +221,7 @@ def blend(options: Namespace) -> Outcome:
     from submissions.expectation import expectation
 
     configuration = configuration_of(options)
-    written = write_blend(
-        configuration, options.files, options.weights, options.method, options.out, _expected(configuration)
-    )
+    written = write_blend(configuration, options.files, options.weights, options.method, options.out)
     return Outcome(written, f"{written['file']}\n{expectation(configuration, written)}")
 
 
@@ -272,7 +230,7 @@ def recipes(options: Namespace) -> Outcome:
     from submissions.recipe_list import explained, listed
 
     configuration = configuration_of(options)
-    return Outcome(*(explained(configuration, options.name) if options.name else listed(configuration)))
+    return explained(configuration, options.name) if options.name else listed(configuration)
 
 
 def report(options: Namespace) -> Outcome:
@@ -281,6 +239,54 @@ def report(options: Namespace) -> Outcome:
 
     page = write_report(configuration_of(options), options.out, labels=options.labels)
     return Outcome({"page": str(page)}, str(page))
+
+
+def reproduce(options: Namespace) -> Outcome:
+    """Rerun the papers' experiments, or list them."""
+    from submissions.experiments.evaluation_sets import evaluation_sets
+    from submissions.experiments.experiment import chosen, experiments
+    from submissions.experiments.reproducing import reproduce as rerun
+
+    if options.name is None:
+        known = experiments()
+        lines = [f"{name:<16} {each.paper}, {each.title}" for name, each in known.items()]
+        return Outcome({"experiments": list(known)}, "\n".join(lines))
+    configuration, wanted = None, chosen(options.name)
+    if options.config is not None:
+        if options.data is not None:
+            raise ConfigurationError("--config and --data: give one of the two")
+        if options.weights or options.image_size is not None or options.distractors:
+            raise ConfigurationError(
+                f"--weights, --image-size and --distractors go with --data: {options.config} names its own network and images"
+            )
+        configuration = configuration_of(options)
+    text, rows = rerun(
+        wanted,
+        evaluation_sets(options.data, configuration, options.work, options.distractors),
+        variants=options.variants,
+        device=options.device,
+        cluster=options.cluster,
+        options={
+            "weights": str(Path(options.weights).resolve()) if options.weights else None,
+            "image_size": options.image_size,
+        },
+    )
+    return Outcome({"rows": rows}, text)
+
+
+def doctor(options: Namespace) -> Outcome:
+    """Say what of a data set or a configuration is missing, misnamed, corrupt or of the wrong size."""
+    from submissions.doctor import examine_configuration, examine_data
+
+    if (options.config is None) == (options.data is None):
+        raise ConfigurationError("doctor: give --config FILE or --data DIR")
+    if options.data is not None:
+        found, faults = examine_data(options.data)
+    else:
+        found, faults = examine_configuration(load_configuration(options.config, work=options.work))
+    verdict = f"{len(faults)} fault{'s' * (len(faults) != 1)}" if faults else "nothing is wrong"
+    text = "\n".join([*found, *faults, verdict])
+    return Outcome({"found": found, "faults": faults}, text, exit_code=int(bool(faults)))
 
 
 COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {

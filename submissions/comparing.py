@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from competition.configuration import Competition, Configuration
 from competition.errors import ConfigurationError, Top7Error
@@ -13,39 +12,25 @@ from competition.metrics import figure_name
 from competition.tables import table
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, recipe_names
-from features.recipes.patterns import NoMatch, say_unmatched
-from features.recipes.recipe import Recipe
-from tuning.evaluating import keep_named, labelled_precisions, mean_figures
+from tuning.evaluating import fitting, keep_named, labelled_precisions, mean_figures
 from tuning.labelled import labelled_queries
 from tuning.validation import compare, holm
 
 
-def fitting(configuration: Configuration, index: str | None = None) -> list[Recipe]:
-    """Return every recipe, kept under work or by name, that fits the configuration; says which do not. index: see `find_recipe`."""
-    kept = sorted((Path(configuration.competition.work) / "recipes").glob("*.json"))
-    found, unmatched = [], {}
-    for name in dict.fromkeys([*(path.stem for path in kept), *recipe_names()]):
-        try:
-            found.append(find_recipe(configuration, name, index))
-        except NoMatch as error:
-            unmatched[name] = error
-        except ConfigurationError as error:
-            log.warning(f"top7: left out: {error}")
-    say_unmatched(unmatched)
-    return found
-
-
-def compare_recipes(
-    configuration: Configuration, recipes: Sequence[Recipe], *, pass_over: bool = False
-) -> list[dict]:
+def compare_recipes(configuration: Configuration, names: Sequence[str], index: str | None) -> list[dict]:
     """Rank the validation queries under every recipe; returns figures and seconds by recipe, in their order.
 
-    pass_over: one that cannot be ranked here is left out, with a line that says why; otherwise that is its error.
+    names: none for all that fit, of which one that cannot be ranked here is left out, with a line that says why;
+    otherwise that is an error. index: see `find_recipe`.
 
     All but the first have their gain over it, paired over groups of queries, p corrected for the number of recipes by
     Holm. "simulated": what is on record of simulated photos. The figures of recipes that ship with top7 are kept, as
     `tune` keeps them.
     """
+    recipes = [find_recipe(configuration, name, index) for name in names]
+    if not names:
+        kept = sorted(path.stem for path in (configuration.competition.work / "recipes").glob("*.json"))
+        recipes = fitting(configuration, dict.fromkeys([*kept, *recipe_names()]), index)
     labelled = labelled_queries(configuration, gallery_ids(configuration))
     rows, gains, first = [], [], None
     for recipe in recipes:
@@ -53,19 +38,24 @@ def compare_recipes(
         try:
             values = labelled_precisions(configuration, recipe, labelled)
         except Top7Error as error:
-            if not pass_over:
+            if names:
                 raise
             log.warning(f"top7: left out: recipe {recipe.name}: {error}")
             continue
         row = {"recipe": recipe.name, **mean_figures(values, labelled)}
-        row |= {"seconds": round(time.perf_counter() - begun, 3)}
-        row |= {key: recipe.scores[key] for key in ("simulated",) if key in recipe.scores}
+        row["seconds"] = round(time.perf_counter() - begun, 3)
+        if "simulated" in recipe.scores:
+            row["simulated"] = recipe.scores["simulated"]
         keep_named(configuration, recipe, values, labelled)
         rows.append(row)
         if first is None:
             first = values
         else:
             gains.append(compare(values, first, labelled.groups, two_sided=True))
+    if not rows:
+        raise ConfigurationError(
+            f"{configuration.path}: no recipe fits this configuration: run ./run.sh tune"
+        )
     for row, gain, p in zip(rows[1:], gains, holm([gain.p for gain in gains]), strict=True):
         row |= {"gain": gain.gain, "interval": gain.interval and list(gain.interval), "p": p}
         row |= {"wins": gain.wins, "ties": gain.ties, "losses": gain.losses}

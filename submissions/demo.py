@@ -14,87 +14,73 @@ from competition.tables import table
 from features.components import layer_component, layers_under
 from features.descriptors import gallery_ids
 from features.recipes.kept import find_recipe, ranked_among
-from features.recipes.recipe import Recipe, read_recipe, write_recipe
-from submissions.checking import expected_of
+from features.recipes.recipe import Recipe, write_recipe
+from submissions.outcome import Outcome
 from submissions.report import write_report
 from submissions.report.data_health import note_extraction
 from submissions.scoring import score_and_record
 from submissions.submitting import submit
 
 
-def demo(configuration: Configuration, *, trials: int | None = None) -> tuple[dict, str]:
-    """Walk the road; returns (values, text). The test labels are read by the last scoring alone."""
+def demo(configuration: Configuration, *, trials: int | None = None) -> Outcome:
+    """Walk the road. The test labels are read by the last scoring alone."""
     from features.extraction import extract
     from tuning.evaluating import score_named
     from tuning.report import report
     from tuning.tune import tune
 
     begun = time.perf_counter()
-    competition = configuration.competition
-    assert competition.labels is not None  # the embedded competition has them
-    _say(1, "extract: every layer and pooling in one pass, into memory-mapped dumps")
+    log.info("\n[1/3] extract: every layer and pooling in one pass, into memory-mapped dumps")
     note_extraction(configuration, extract(configuration))
-    _say(2, "tune: weights inside the region, pooling, part detectors")
+    log.info("\n[2/3] tune: weights inside the region, pooling, part detectors")
     tuned = tune(configuration, trials=trials)
     log.info(report(tuned))
     road = "best single layer, equal weights, tuned, and what submit takes"
-    _say(3, f"submit, check and score four recipes: {road}")
+    log.info(f"\n[3/3] submit, check and score four recipes: {road}")
     recipes = {
-        "best single layer": read_recipe(_best_single_layer(configuration)),
-        "equal weights": read_recipe(tuned.paths["untuned"]),
-        "tuned fusion": read_recipe(tuned.paths["recipe"]),
+        "best single layer": _best_single_layer(configuration),
+        "equal weights": tuned.untuned,
+        "tuned fusion": tuned.recipe,
     }
     score_named(configuration)
     taken = find_recipe(configuration, None)
     recipes[f"submit's, {taken.name}"] = taken
     held_back = configuration.path.parent / "held_back" / "test.csv"
-    expected = expected_of(configuration, gallery_ids(configuration))
-    figures, files = {}, {}
+    figures = {}
     for name, recipe in recipes.items():
-        files[name] = {
-            split: Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")
-        }
-        validation = score_and_record(configuration, files[name]["validation"], competition.labels, expected)
-        test = score_and_record(configuration, files[name]["test"], held_back, expected)
+        files = [Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")]
+        validation = score_and_record(configuration, files[0])
+        test = score_and_record(configuration, files[1], held_back)
         parts = {part: validation[part] for part in ("public", "private")}
         figures[name] = {**parts, "test": test["maps"]["min(m,k)"]}
-    answer = files[next(reversed(recipes))]["test"]
     page = write_report(configuration, labels=held_back)
     seconds = time.perf_counter() - begun
     values = {
         "figures": figures,
         "report": str(page),
-        "submission": str(answer),
-        "work": str(competition.work),
+        "submission": str(files[1]),  # of the last, which submit takes
+        "work": str(configuration.competition.work),
         "seconds": round(seconds, 1),
     }
-    return values, _closing(configuration, figures, values)
+    return Outcome(values, _closing(configuration, figures, values))
 
 
-def _say(number: int, text: str) -> None:
-    log.info(f"\n[{number}/3] {text}")
-
-
-def _best_single_layer(configuration: Configuration) -> Path:
-    """The recipe of the layer that is best alone on the public queries, over all poolings."""
+def _best_single_layer(configuration: Configuration) -> Recipe:
+    """The recipe of the layer that is best alone on the public queries, over all poolings; it is kept."""
     from tuning.evaluating import labelled_precisions, mean_figures
     from tuning.labelled import labelled_queries
 
-    labelled = labelled_queries(configuration, gallery_ids(configuration))
-    best: tuple[float, Recipe] | None = None
+    labelled, found = labelled_queries(configuration, gallery_ids(configuration)), []
     for backbone in configuration.backbones:
         for pooling in backbone.pooling:
             for layer in layers_under(backbone, pooling):
-                component = layer_component(backbone, layer, pooling)
-                recipe = Recipe(
-                    "single-layer", (component,), (1.0,), provenance={"component": component.name}
-                )
+                part = layer_component(backbone, layer, pooling)
+                recipe = Recipe("single-layer", (part,), (1.0,), provenance={"component": part.name})
                 values = labelled_precisions(configuration, recipe, labelled)
-                scores = mean_figures(values, labelled)
-                if best is None or scores["public"] > best[0]:
-                    best = scores["public"], replace(recipe, scores=scores)
-    assert best is not None
-    return write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", best[1])
+                found.append(replace(recipe, scores=mean_figures(values, labelled)))
+    best = max(found, key=lambda recipe: recipe.scores["public"])
+    write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", best)
+    return best
 
 
 def _closing(configuration: Configuration, figures: dict, values: dict) -> str:

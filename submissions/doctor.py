@@ -35,7 +35,13 @@ def examine_data(folder: Path) -> tuple[list[str], list[str]]:
             faults.append(str(error))
             continue
         found.append(f"{home}: {name}, {len(images)} images")
-        faults += _counted(name, home, len(images))
+        gallery, queries = OFFICIAL.get(name, (0, 0))  # of the revisited sets: with their queries
+        missing = gallery + (queries if name.startswith("r") else 0) - len(images)
+        if missing > 0:
+            faults.append(
+                f"{home}: {len(images)} images, {name} has {len(images) + missing}: {missing} are missing: unpack or "
+                "download them again"
+            )
         half = [path for path in images.others if path.lower().endswith(HALF)]
         faults += [f"{path}: half downloaded, or not unpacked" for path in half]
         try:
@@ -45,14 +51,6 @@ def examine_data(folder: Path) -> tuple[list[str], list[str]]:
             faults.append(str(error))
         faults += _damaged(images)
     return found, faults
-
-
-def _counted(name: str, home: Path, count: int) -> list[str]:
-    """Whether the archive holds as many images as were published (of the revisited sets: with their queries)."""
-    gallery, queries = OFFICIAL.get(name, (0, 0))
-    wanted = gallery + (queries if name.startswith("r") else 0)
-    missing = f"{wanted - count} are missing: unpack or download them again"
-    return [f"{home}: {count} images, {name} has {wanted}: {missing}"] if count < wanted else []
 
 
 def examine_configuration(configuration: Configuration) -> tuple[list[str], list[str]]:

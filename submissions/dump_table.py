@@ -25,9 +25,7 @@ def extraction_outcome(configuration: Configuration, report: ExtractionReport) -
         "seconds": round(report.seconds, 3),
         "bytes_written": report.bytes_written,
         "limited": report.limited,
-        "unreadable": [
-            {"split": split, "id": name, "reason": reason} for split, name, reason in report.unreadable
-        ],
+        "unreadable": [dict(zip(("split", "id", "reason"), each)) for each in report.unreadable],
     }
     folder = Path(configuration.competition.work) / "dumps"
     unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
@@ -60,18 +58,13 @@ def dump_table(configuration: Configuration) -> str:
 
 def verification_outcome(report: VerifyReport) -> Outcome:
     """Return what a comparison of the dumps with their checksums found; exit code 1 where something is damaged."""
-    values = {
-        "dumps": report.dumps,
-        "rows": report.rows,
-        "files": report.files,
-        "missing": [str(path) for path in report.missing],
-        "damaged": {str(path): ids for path, ids in report.damaged.items()},
-    }
+    damaged = {str(path): ids for path, ids in report.damaged.items()}
+    values = {**vars(report), "missing": list(map(str, report.missing)), "damaged": damaged}
     if report.whole:
         made = f"{report.files} files made from them"
         return Outcome(values, f"{report.dumps} dumps, {report.rows} rows, {made}: whole")
     lines = [f"{path}: missing" for path in report.missing]
-    for path, ids in report.damaged.items():
+    for path, ids in damaged.items():
         named = f"{len(ids)} bad rows: {', '.join(ids[:SHOWN_ROWS])}{' …' * (len(ids) > SHOWN_ROWS)}"
         lines.append(f"{path}: {named if ids else 'damaged'}")
     log.warning(

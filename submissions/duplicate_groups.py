@@ -14,12 +14,13 @@ from features.components import full_name
 from features.descriptors import gallery_ids
 from features.extraction import exact_duplicates, near_duplicates
 from submissions.distinct import look_dump
+from submissions.outcome import Outcome
 
 SHOWN_GROUPS, SHOWN_IDS = 10, 7
 
 
-def duplicates(configuration: Configuration, near: float | None = None) -> tuple[dict, str]:
-    """Return (values, text) of the groups of equal files, or (near) of images chained by that cosine or more.
+def duplicates(configuration: Configuration, near: float | None = None) -> Outcome:
+    """Group equal files, or (near) of images chained by that cosine or more.
 
     All groups are in a CSV under work/duplicates: group, id and, of images that look alike, the highest cosine with
     another of the group.
@@ -43,7 +44,7 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
         "largest": [[ids[row] for row in rows] for rows in groups[:SHOWN_GROUPS]],
     }
     if not groups:
-        return values, f"no two gallery {alike}"
+        return Outcome(values, f"no two gallery {alike}")
     listed = [
         (number, ids[row], f"{cosines[row]:.6f}")
         for number, rows in enumerate(groups, start=1)
@@ -60,7 +61,7 @@ def duplicates(configuration: Configuration, near: float | None = None) -> tuple
         lines.append(f"  {len(rows):>5}  {', '.join(ids[row] for row in rows[:SHOWN_IDS])}{more}")
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"  the {SHOWN_GROUPS} largest groups of {len(groups)}")
-    return values, "\n".join(lines)
+    return Outcome(values, "\n".join(lines))
 
 
 def grouped(pairs: Iterable[tuple[int, int, float]]) -> tuple[list[list[int]], dict[int, float]]:

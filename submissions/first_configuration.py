@@ -10,31 +10,37 @@ import socket
 import time
 from pathlib import Path
 
+import jinja2
 import numpy as np
 
-from competition.configuration import Backbone, load_configuration
-from competition.errors import ConfigurationError, Top7Error
+from competition.configuration import Backbone, Simulate
+from competition.errors import ConfigurationError
+from competition.messages import log
 from competition.printable import printable
 from features.extraction.settings import available_cores
-from submissions.folder_contents import Contents
+from submissions.folder_contents import Contents, contents_of
+from submissions.outcome import Outcome
 
 CPU = ("mobilenetv1_100.ra4_e3600_r224_in1k", 288)
 GPU = ("resnet50.a1_in1k", 384)
 HUB = "huggingface.co"
-SIMULATED, VIEWS = 2000, 8
 FEW_LABELLED = 30
-FOLDERS = '"folders"'
+TEMPLATE = Path(__file__).with_suffix(".toml")
 
 
 def write_first_configuration(
-    found: Contents, out: Path, *, model: str | None = None, weights: Path | None = None
-) -> tuple[list[str], list[str]]:
-    """Write `out`, which must not be there; returns the lines that say what was found, and those that need a look.
+    folder: Path, out: Path | None, model: str | None, weights: Path | None
+) -> Outcome:
+    """Look at `folder` and write `out`, which must not be there; returns what was found, and what needs a look.
 
     model, weights: a timm model and a local file of its weights, in place of the recommended one.
     """
     import torch
 
+    out = out or Path(f"{folder.resolve().name or 'competition'}.toml")
+    if out.exists():
+        raise ConfigurationError(f"{out} is there already: it stays as it is; give another --out FILE")
+    found = contents_of(folder)
     if weights is not None and model is None:
         raise ConfigurationError(f"--weights {weights}: whose are they? give --model NAME, a timm model")
     if weights is not None and not weights.is_file():
@@ -42,9 +48,7 @@ def write_first_configuration(
     gpu = torch.cuda.is_available()
     recommended, image_size = GPU if gpu else CPU
     model = model or recommended
-    network = _network(model, image_size)
-    deepest = list(range(len(network.feature_info.info)))[-3:]
-    unsure = list(found.unsure)
+    network, unsure = _network(model, image_size), found.unsure
     if weights is None and not _hub_reachable():
         unsure.append(
             f"weights: {HUB} cannot be reached from here, and extract will need the weights of {model}: download them "
@@ -53,28 +57,30 @@ def write_first_configuration(
     if 0 < len(found.correct) < FEW_LABELLED:
         unsure.append(f"labels: {len(found.correct)} labelled queries can hardly tell recipes apart")
     seen = [*_seen(found), _estimate(found, model, network, image_size, gpu)]
-    network_lines = [
-        f"# Recommended {'with' if gpu else 'without'} a GPU; --model and --weights of init choose another.",
-        "[[backbone]]",
-        f"model = {json.dumps(model)}",
-        f"weights = {_quoted(weights, out)}"
-        if weights
-        else 'weights = "pretrained"     # fetched once; or a local file',
-        '# options = { pad_type = "same" }, mean, std: where local weights want other than timm\'s own',
-        f"image_size = {image_size}",
-        'resize = "pad"             # keeps the aspect ratio',
-        f"layers = {deepest}         # the three deepest",
-    ]
-    text = _text(found, out, network_lines, seen, unsure)
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(" ".join(str(value).splitlines())),
+    )
+    environment.filters["quoted"] = lambda value: _quoted(value, out)
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        found=found,
+        name=re.sub(r"[^\w-]", "-", found.folder.resolve().name) or "competition",
+        seen=seen,
+        unsure=unsure,
+        gpu=gpu,
+        model=model,
+        weights=weights,
+        image_size=image_size,
+        deepest=list(range(len(network.feature_info.info)))[-3:],
+        simulate=Simulate(),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "x", encoding="utf-8") as stream:  # the command has looked that it is not there
-        stream.write(text)
-    try:
-        load_configuration(out)
-    except Top7Error:
-        out.unlink()
-        raise
-    return seen, unsure
+    out.write_text(text, encoding="utf-8")
+    for line in unsure:
+        log.warning(f"top7: please check: {line}")
+    values = {"configuration": str(out), "found": seen, "unsure": unsure}
+    return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
 
 
 def _seen(found: Contents) -> list[str]:
@@ -117,7 +123,9 @@ def _estimate(found: Contents, model: str, network, image_size: int, gpu: bool) 
     import torch
 
     device = "cuda" if gpu else "cpu"
-    images = sum(map(len, found.images.values())) + VIEWS * min(SIMULATED, len(found.images["gallery"]))
+    simulate = Simulate()
+    images = sum(map(len, found.images.values()))
+    images += simulate.views * min(simulate.images, len(found.images["gallery"]))
     network, batch = network.to(device), torch.zeros(4, 3, image_size, image_size, device=device)
     with torch.inference_mode():
         for _ in range(2):  # the first one warms up
@@ -131,48 +139,12 @@ def _estimate(found: Contents, model: str, network, image_size: int, gpu: bool) 
     )
 
 
-def _quoted(path: Path, out: Path) -> str:
-    """A path as the file `out` names it: relative where it lies below."""
-    path, home = path.resolve(), out.parent.resolve()
-    named = os.path.relpath(path, home) if path.is_relative_to(home) else str(path)
-    return json.dumps(named, ensure_ascii=False)
-
-
-def _text(found: Contents, out: Path, network: list[str], seen: list[str], unsure: list[str]) -> str:
-    name = re.sub(r"[^\w-]", "-", found.folder.resolve().name) or "competition"
-    lines = [
-        "# Written by ./run.sh init. Next: ./run.sh extract, tune and submit, each with --config this file.",
-        *(f"# found: {line}" for line in seen),
-        *(f"# PLEASE CHECK: {line}" for line in unsure),
-        "",
-        "[competition]",
-        f"name = {json.dumps(name, ensure_ascii=False)}",
-        *(f"{split} = {_quoted(path, out)}" for split, path in found.folders.items()),
-    ]
-    if "test" not in found.folders:
-        lines.append('# test = "…"           # no folder named test: the queries to be answered')
-    if found.labels is None:
-        lines.append('# labels = "….csv"     # query,gallery[,gallery…]; none was found')
-    else:
-        lines.append(f"labels = {_quoted(found.labels, out) if isinstance(found.labels, Path) else FOLDERS}")
-    lines += [
-        f"ids = {json.dumps(found.ids):<19}# name | path (with the folders below)",
-        '# submission = "kaggle"   # header id,images, ids separated by spaces',
-        "",
-        *network,
-        'pooling = ["rmac", "spoc-centre"]   # recipe top7 joins the two; the study chooses one',
-        "",
-        "[simulate]                 # photos made of gallery images: they teach what a photo changes, and judge",
-        f"images = {SIMULATED}              # at most; extract then writes a page to look at,",
-        f"views = {VIEWS}                  # work/…/dumps/simulated/…/contact_sheet.jpg",
-        "",
-        "[tuning]",
-        "trials = 200",
-        "private = 0.3              # share of the labelled queries that the study never sees",
-        "# what photos change counts little; the study may leave it out:",
-        'steps = [{ step = "photo_whiten", dim = 256, shrinkage = 0.1, unlabelled = 0.1, optional = true }]',
-    ]
-    return "".join(f"{printable(line)}\n" for line in lines)
+def _quoted(value: Path | str, out: Path) -> str:
+    """A text, or a path as the file `out` names it: relative where it lies below."""
+    if isinstance(value, Path):
+        path, home = value.resolve(), out.parent.resolve()
+        value = os.path.relpath(path, home) if path.is_relative_to(home) else str(path)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _hub_reachable() -> bool:

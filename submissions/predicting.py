@@ -55,40 +55,36 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     its steps learn from.
     """
     numbers = used_components(recipe.weights, recipe.groups, recipe.steps)
-    used = [(recipe.components[number], recipe.weights[number]) for number in numbers]
-    outside = [component.name for component, _ in used if component.external is not None]
-    if outside:
+    used, tables = [recipe.components[number] for number in numbers], {}
+    if outside := [component.name for component in used if component.external is not None]:
         raise ConfigurationError(
             f"the recipe weighs {outside[0]}: descriptors made elsewhere cannot describe new images; "
             "tune a recipe without [[external]] components for predict"
         )
-    photos = None
+    photos, backbones = None, []
     if any(map(learns_from_photos, recipe.steps)):
-        described = [component for component, _ in used]
-        ids = open_components(configuration, described[:1], "gallery", None)[0].ids
-        photos = photos_for(configuration, described, recipe.steps, ids)
-    backbones, tables_of = [], {}
-    for name in dict.fromkeys(component.backbone for component, _ in used):
-        own = [component for component, _ in used if component.backbone == name]
+        ids = open_components(configuration, used[:1], "gallery", None)[0].ids
+        photos = photos_for(configuration, used, recipe.steps, ids)
+    for name in dict.fromkeys(component.backbone for component in used):
+        own = [component for component in used if component.backbone == name]
         backbone = backbone_of(configuration, own[0])
+        counts: dict[int, set[int]] = {}
+        for setting in (component.setting for component in own if component.setting is not None):
+            counts.setdefault(setting.table, set()).add(setting.count)
+        tables[name] = sorted(counts)
         layers = {component.layer for component in own}
-        poolings = [component.pooled[1] for component in own if component.parts is None]
-        settings = [component.setting for component in own if component.setting is not None]
-        tables_of[name] = tables = sorted({setting.table for setting in settings})
-        counts = {number: {each.count for each in settings if each.table == number} for number in tables}
-        kept = (
-            tuple(layer for layer in backbone.layers if layer in layers) or depth_order(backbone.layers)[-1:]
-        )
-        parts = tuple(replace(backbone.parts[table], counts=tuple(sorted(counts[table]))) for table in tables)
-        pooling = tuple(dict.fromkeys(poolings))
-        backbones.append(replace(backbone, layers=kept, pooling=pooling, parts=parts))
-    groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
+        kept = tuple(layer for layer in backbone.layers if layer in layers)
+        parts = [
+            replace(backbone.parts[table], counts=tuple(sorted(counts[table]))) for table in sorted(counts)
+        ]
+        pooling = tuple(dict.fromkeys(part.pooled[1] for part in own if part.parts is None))
+        kept = kept or depth_order(backbone.layers)[-1:]
+        backbones.append(replace(backbone, layers=kept, pooling=pooling, parts=tuple(parts)))
     components = tuple(
-        component
-        if component.parts is None
-        else replace(component, parts=tables_of[component.backbone].index(component.parts))
-        for component, _ in used
+        part if part.parts is None else replace(part, parts=tables[part.backbone].index(part.parts))
+        for part in used
     )
-    weights = tuple(weight for _, weight in used)
+    weights = tuple(recipe.weights[number] for number in numbers)
+    groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
     reduced = replace(recipe, components=components, weights=weights, groups=groups)
     return replace(configuration, backbones=tuple(backbones), externals=()), reduced, photos

@@ -8,15 +8,9 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from competition.tables import table
 from features.components import short_names
-from features.recipes.kept import (
-    choose,
-    find_recipe,
-    is_of_this_data,
-    kept_recipes,
-    named_recipe,
-    recipe_names,
-)
+from features.recipes import kept
 from features.recipes.recipe import Recipe
+from submissions.outcome import Outcome
 from tuning.report import step_in_words
 
 FIGURES: Mapping[str, str] = {
@@ -29,13 +23,13 @@ FIGURES: Mapping[str, str] = {
 PARTS = ("validated", "public", "private", "all", "simulated")
 
 
-def listed(configuration: Configuration) -> tuple[dict, str]:
-    """Return (values, text) of every recipe: its figures, how they were validated, whether they are of this data."""
-    kept = {recipe.name: recipe for recipe in kept_recipes(configuration)}
-    usable = [recipe for recipe in kept.values() if is_of_this_data(configuration, recipe)]
+def listed(configuration: Configuration) -> Outcome:
+    """Return every recipe: its figures, how they were validated, whether they are of this data."""
+    found = {recipe.name: recipe for recipe in kept.kept_recipes(configuration)}
+    usable = [recipe for recipe in found.values() if kept.is_of_this_data(configuration, recipe)]
     rows, lines = [], [["recipe", *PARTS, "how"]]
-    for name in sorted({*kept, *recipe_names()}):
-        recipe, how = kept.get(name), "not scored yet"
+    for name in sorted({*found, *kept.recipe_names()}):
+        recipe, how = found.get(name), "not scored yet"
         scores = {} if recipe is None else {part: recipe.scores.get(part) for part in PARTS}
         if recipe is not None:
             how = _validated_by(recipe) if recipe in usable else "figures of other data, or none validated"
@@ -44,9 +38,9 @@ def listed(configuration: Configuration) -> tuple[dict, str]:
         lines.append([name, *("-" if figure is None else f"{figure:.4f}" for figure in figures), how])
     values, text = {"recipes": rows}, table(lines, left=(0, len(PARTS) + 1), spare=(5, 4))
     if not usable:
-        return values, text
-    chosen, why = choose(usable)
-    return {**values, "submits": chosen.name}, f"{text}\nsubmit takes {why}"
+        return Outcome(values, text)
+    chosen, why = kept.choose(usable)
+    return Outcome({**values, "submits": chosen.name}, f"{text}\nsubmit takes {why}")
 
 
 def _validated_by(recipe: Recipe) -> str:
@@ -55,16 +49,16 @@ def _validated_by(recipe: Recipe) -> str:
     return told if noise is None else f"{told}, within noise of {noise}"
 
 
-def explained(configuration: Configuration, name: str) -> tuple[dict, str]:
-    """Return (values, text): what a recipe weighs, does after fusion, and where it comes from."""
+def explained(configuration: Configuration, name: str) -> Outcome:
+    """Return what a recipe weighs, does after fusion, and where it comes from."""
     source = _source(name)
     try:
-        recipe = find_recipe(configuration, name)
+        recipe = kept.find_recipe(configuration, name)
     except ConfigurationError as error:
         if not source:
             raise
         lacks = {"recipe": name, "source": source, "lacks": str(error)}
-        return lacks, f"{name}: {source}\nnot usable here: {error}"
+        return Outcome(lacks, f"{name}: {source}\nnot usable here: {error}")
     values = {
         "recipe": recipe.name,
         "source": source,
@@ -73,11 +67,11 @@ def explained(configuration: Configuration, name: str) -> tuple[dict, str]:
         "scores": recipe.scores,
         "provenance": recipe.provenance,
     }
-    return values, "\n".join(in_words(recipe))
+    return Outcome(values, "\n".join(in_words(recipe)))
 
 
 def _source(name: str) -> str:
-    return named_recipe(name).source if name in recipe_names() else ""
+    return kept.named_recipe(name).source if name in kept.recipe_names() else ""
 
 
 def in_words(recipe: Recipe) -> list[str]:

@@ -3,109 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from competition.configuration import Competition, Configuration
-from competition.errors import Top7Error
+from competition.configured import labelled_validation
+from competition.errors import ConfigurationError
 from competition.labels import measured_by, read_labels, relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
 from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures, ranked_by
 from competition.splits import private_mask, query_groups
-from submissions.checking import Expected, read_submission
+from submissions.checking import Expected, expected_of, read_submission
 
 RATES = ("recall", "precision")
 Labels = Mapping[str, tuple[str, ...]]  # query -> correct gallery ids
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a submission got. labels: query -> correct gallery ids of the labelled queries, in the split's order.
+def score_submission(
+    path: Path | str, labels: Path | str | Labels, expected: Expected
+) -> tuple[str, Labels, dict[str, np.ndarray]]:
+    """Score the submission `path` with a label file, or with labels read before; returns (split, labels, figures).
 
-    values: convention of MAP, or "recall" or "precision" -> (n labelled queries,) float64, in the order of `labels`;
-    n_unlabelled: queries of the split that the label file leaves out and that therefore count nowhere.
-    """
-
-    path: Path
-    sha256: str
-    split: str
-    top_k: int
-    labels: Labels
-    values: Mapping[str, np.ndarray]
-    n_unlabelled: int
-
-    def mean(self, name: str = CONVENTIONS[0], mask: np.ndarray | None = None) -> float:
-        """One figure over the labelled queries, or over those of them where `mask` (bool) holds."""
-        values = self.values[name]
-        values = values if mask is None else values[mask]
-        if not len(values):
-            none = f"{name} at {self.top_k} of no query at all"
-            raise Top7Error(f"{self.path}: {none}: expected at least one labelled query")
-        return float(np.mean(values))
-
-    @property
-    def maps(self) -> dict[str, float]:
-        """Convention -> MAP@top_k."""
-        return {convention: self.mean(convention) for convention in CONVENTIONS}
-
-
-def score_submission(path: Path | str, labels_path: Path | str | Labels, expected: Expected) -> Score:
-    """Score the submission `path` with the label file `labels_path`, or with labels read before.
-
-    The labels may leave queries of the submission's split out (`n_unlabelled`), but not name others. Top7Error: a fault
-    in either file.
+    labels returned: of the labelled queries, in the split's order; figures: convention of MAP, or "recall" or
+    "precision" -> (n labelled queries,) float64, in the same order. The labels may leave queries of the submission's split
+    out, which then count nowhere, but not name others. Top7Error: a fault in either file.
     """
     check, gallery, top_k = read_submission(path, expected), expected.gallery_ids, expected.top_k
     split = str(check.split)
-    queries = expected.splits[split]
-    labels = labels_path
     if not isinstance(labels, Mapping):
+        queries = expected.splits[split]
         labels = read_labels(labels, query_ids=queries, gallery_ids=gallery, complete=False)
-    ranks = check.ranks(labels, gallery)
-    relevant = relevant_rows(labels, gallery)
-    values = {name: query_figures(ranks, relevant, top_k, convention=name) for name in CONVENTIONS}
-    values |= {metric: query_figures(ranks, relevant, top_k, metric) for metric in RATES}
-    unlabelled = len(queries) - len(labels)
-    return Score(Path(path), file_digest(path), split, top_k, labels, values, unlabelled)
+    ranks, relevant = check.ranks(labels, gallery), relevant_rows(labels, gallery)
+    figures = {name: query_figures(ranks, relevant, top_k, convention=name) for name in CONVENTIONS}
+    figures |= {metric: query_figures(ranks, relevant, top_k, metric) for metric in RATES}
+    return split, labels, figures
 
 
-def score_and_record(
-    configuration: Configuration, file: Path, labels: Path | str | Labels, expected: Expected
-) -> dict:
+def score_and_record(configuration: Configuration, file: Path, labels: Path | None = None) -> dict:
     """Score `file` by both conventions of MAP and by the competition's metric, and record it.
 
+    labels: a file, by default the configuration's; ConfigurationError where it has none.
     Public and private by that metric, for validation queries; a whole-list mAP knows none, a file does not hold such lists.
     A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
-    competition = configuration.competition
-    gallery, scored = expected.gallery_ids, score_submission(file, labels, expected)
-    values = {
+    competition, expected = configuration.competition, expected_of(configuration)
+    gallery = expected.gallery_ids
+    given: Path | str | Labels | None = labels or competition.labels
+    if given is None and competition.format is not None:
+        _, given, _ = labelled_validation(configuration, gallery)
+    if given is None:
+        raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
+    split, told, figures = score_submission(file, given, expected)
+    values: dict[str, Any] = {
         "file": str(file),
-        "sha256": scored.sha256,
-        "split": scored.split,
-        "queries": len(scored.labels),
+        "sha256": file_digest(file),
+        "split": split,
+        "queries": len(told),
         "top_k": competition.top_k,
-        "maps": scored.maps,
-        "data": measured_by(scored.labels, gallery, competition.top_k, competition.metric),
-        "unlabelled": scored.n_unlabelled,
+        "maps": {convention: float(np.mean(figures[convention])) for convention in CONVENTIONS},
+        "data": measured_by(told, gallery, competition.top_k, competition.metric),
+        "unlabelled": len(expected.splits[split]) - len(told),
     }
     own = ranked_by(competition.metric)
     if competition.metric in RATES:
-        values["metric"] = scored.mean(own)
-    if scored.split == "validation" and not scored.n_unlabelled and own in scored.values:
-        groups = query_groups(relevant_rows(scored.labels, gallery))
+        values["metric"] = float(np.mean(figures[own]))
+    if split == "validation" and not values["unlabelled"] and own in figures:
+        groups = query_groups(relevant_rows(told, gallery))
         private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
-        values["public"] = scored.mean(own, ~private)
-        if np.any(private):
-            values["private"] = scored.mean(own, private)
-    known = next((row for row in read_rows(competition.work) if row.sha256 == scored.sha256), None)
+        parts = {"public": ~private, "private": private}
+        values |= {part: float(figures[own][mask].mean()) for part, mask in parts.items() if mask.any()}
+    known = next((row for row in read_rows(competition.work) if row.sha256 == values["sha256"]), None)
     entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
     if "metric" in values:
-        entry["maps"] = {**scored.maps, own: values["metric"]}
+        entry["maps"] = {**values["maps"], own: values["metric"]}
     elif known is not None and known.data == values["data"]:
-        entry["maps"] = {**known.maps, **scored.maps}  # a whole-list mAP, which the file does not hold
+        entry["maps"] = {**known.maps, **values["maps"]}  # a whole-list mAP, which the file does not hold
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
         noted = {part: value for part, value in noted.items() if value is not None}

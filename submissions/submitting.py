@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,26 +33,26 @@ def submit(
     same content only the first row may be listed; a number: nor any image with that cosine or more to a better one
     of its list.
     """
-    competition = configuration.competition
     queries = split_images(configuration, split)
     lists = _lists(configuration, recipe, split, queries.ids, distinct)
-    path = Path(out or Path(competition.work) / "submissions" / f"{recipe.name}-{split}.csv")
-    write_lists(path, lists, competition)
-    write_scores(path, lists.query_ids, lists.scores)
+    values = write_with_scores(configuration, lists, split, recipe.name, out)
     names = [component.name for component in recipe.components]
-    values = {
-        "file": str(path),
-        "sha256": file_digest(path),
-        "split": split,
-        "queries": len(lists.query_ids),
-        "recipe": recipe.name,
-        "weights": dict(zip(names, recipe.weights)),
-        "expected": recipe.scores,
-    }
+    values |= {"recipe": recipe.name, "weights": dict(zip(names, recipe.weights)), "expected": recipe.scores}
     if "figures of" in recipe.provenance:
         values["figures_of"] = recipe.provenance["figures of"]
-    record_expected(competition.work, values, recipe.provenance.get("data", {}))
+    record_expected(configuration.competition.work, values, recipe.provenance.get("data", {}))
     return values
+
+
+def write_with_scores(
+    configuration: Configuration, lists: RankedLists, split: str, name: str, out: Path | None
+) -> dict[str, Any]:
+    """Write lists and their scores to `out` (default <work>/submissions/<name>-<split>.csv); returns what was written."""
+    path = Path(out or configuration.competition.work / "submissions" / f"{name}-{split}.csv")
+    write_lists(path, lists, configuration.competition)
+    write_scores(path, lists.query_ids, lists.scores)
+    digest = file_digest(path)
+    return {"file": str(path), "sha256": digest, "split": split, "queries": len(lists.query_ids)}
 
 
 def record_expected(work: Path, values: Mapping, data: Mapping) -> None:

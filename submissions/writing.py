@@ -5,7 +5,6 @@ Kaggle's has the header `id,images` and the gallery ids of a query separated by 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,17 +33,23 @@ def write_submission(
     """Write the first `top_k` columns of `ranks` as gallery ids, a line a query in the order of `query_ids`.
 
     ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`, written
-    completely or not at all. Top7Error: a query twice, a missing (-1), unknown or repeated gallery row, another shape.
+    completely or not at all. Top7Error: no query, a missing (-1) or repeated gallery row.
     """
-    path, ranks = Path(path), np.asarray(ranks)
-    if fault := _fault(path, query_ids, ranks, len(gallery_ids), top_k):
-        raise Top7Error(f"{path}: {fault}")
+    path, rows_of = Path(path), ranks[:, :top_k].tolist()
+    if path.is_dir():
+        raise Top7Error(f"{path}: is a folder: expected the name of the CSV file to write")
+    if not len(query_ids):
+        raise Top7Error(f"{path}: no query to answer: expected at least one")
     between = {"plain": ",", "kaggle": " "}[form]
     lines = [KAGGLE_HEADER] if form == "kaggle" else []
-    lines += [
-        f"{query},{between.join(gallery_ids[row] for row in rows)}"
-        for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True)
-    ]
+    for query, rows in zip(query_ids, rows_of, strict=True):
+        if min(rows) < 0:
+            found = f"query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}"
+            raise Top7Error(f"{path}: {found}; the gallery needs at least {top_k} readable images")
+        if len(set(rows)) < top_k:
+            twice = f"query {query!r} is answered by one gallery image twice"
+            raise Top7Error(f"{path}: {twice}: expected {top_k} distinct images")
+        lines.append(f"{query},{between.join(gallery_ids[row] for row in rows)}")
     return write_text(path, "".join(f"{line}\n" for line in lines))
 
 
@@ -54,32 +59,6 @@ def write_lists(path: Path | str, lists: RankedLists, competition: Competition) 
         log.warning(f"top7: query {query} could not be read: its line holds the first gallery images")
     form = competition.submission
     write_submission(path, lists.query_ids, lists.ranks, lists.gallery_ids, competition.top_k, form)
-
-
-def _fault(path: Path, query_ids: Sequence[str], ranks: np.ndarray, n_gallery: int, top_k: int) -> str | None:
-    if path.is_dir():
-        return "is a folder: expected the name of the CSV file to write"
-    if not len(query_ids):
-        return "no query to answer: expected at least one"
-    for query, count in Counter(query_ids).items():
-        if count > 1:
-            return f"query {query!r} appears twice: expected each query once"
-    rows_each = ranks.shape[1] if ranks.ndim == 2 else 0
-    if len(ranks) != len(query_ids) or rows_each < top_k or ranks.dtype.kind not in "iu":
-        expected = f"expected integers, {len(query_ids)} queries by at least {top_k} gallery rows"
-        return f"ranks of shape {ranks.shape} and type {ranks.dtype}: {expected}"
-    for query, rows in zip(query_ids, ranks[:, :top_k].tolist(), strict=True):
-        if min(rows) < 0:
-            found = f"query {query!r} has {sum(row >= 0 for row in rows)} answers: expected {top_k}"
-            return f"{found}; the gallery needs at least {top_k} readable images"
-        if max(rows) >= n_gallery:
-            found = (
-                f"query {query!r} is answered by gallery row {max(rows)}: expected a row below {n_gallery}"
-            )
-            return f"{found}; the ranks belong to another gallery"
-        if len(set(rows)) < top_k:
-            return f"query {query!r} is answered by one gallery image twice: expected {top_k} distinct images"
-    return None
 
 
 def scores_path(path: Path | str) -> Path:

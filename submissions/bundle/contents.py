@@ -106,15 +106,6 @@ def _derived_files(
     return used
 
 
-def without_photos(recipe: Recipe, photos: Photos | None) -> Recipe:
-    """Return the recipe whose steps name what they learnt from photos, which do not come along."""
-    steps = [
-        {**step, "learnt": photos.identity} if photos and learns_from_photos(step) else step
-        for step in recipe.steps
-    ]
-    return replace(recipe, steps=tuple(steps))
-
-
 def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:
     """Return the tensors that the layers of `backbone` need, wherever its weights come from, by the model's names."""
     from features.backbones import create_network, source_state

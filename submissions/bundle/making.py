@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,40 +17,14 @@ from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.progress import Progress
+from features.ranking.photos import learns_from_photos
 from features.recipes.recipe import Recipe, write_recipe
-from submissions.bundle.contents import (
-    configuration_text,
-    files_of_recipe,
-    needed_state,
-    selection_name,
-    weights_name,
-    without_photos,
-)
-from submissions.bundle.opening import (
-    CONFIGURATION,
-    FORMAT,
-    MANIFEST,
-    RECIPE,
-    WORK,
-    content_digest,
-    is_bundle,
-    manifest_digest,
-    open_bundle,
-)
+from submissions.bundle import contents, opening
+from submissions.outcome import Outcome
 from submissions.predicting import needed, predict
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """path: the folder; files: how many it holds beside its manifest; size_bytes: of all of them."""
-
-    path: Path
-    files: int
-    size_bytes: int
-    gallery: int
-
-
-def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Bundle:
+def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Outcome:
     """Copy what `recipe` needs to answer new images into the folder `out`, replacing only an earlier bundle.
 
     The size is printed first and the disk checked; before it gets its name the bundle answers a made-up picture. What the
@@ -59,11 +33,14 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Bund
     """
     out = Path(os.path.abspath(out))
     configuration, recipe, photos = needed(configuration, recipe)
-    if out.exists() and not (out.is_dir() and (is_bundle(out) or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (opening.is_bundle(out) or not any(out.iterdir()))):
         raise ConfigurationError(f"{out}: is there and is no bundle: give another --out, or remove it")
-    files, gallery = files_of_recipe(configuration, recipe, photos)
-    recipe = without_photos(recipe, photos)
-    states = {backbone.name: needed_state(backbone) for backbone in configuration.backbones}
+    files, gallery = contents.files_of_recipe(configuration, recipe, photos)
+    if photos is not None:  # the steps name what they learnt from photos, which do not come along
+        learnt = {"learnt": photos.identity}
+        steps = [{**step, **learnt} if learns_from_photos(step) else step for step in recipe.steps]
+        recipe = replace(recipe, steps=tuple(steps))
+    states = {backbone.name: contents.needed_state(backbone) for backbone in configuration.backbones}
     copied = sum(path.stat().st_size for path in files)
     tensors = sum(tensor.nbytes for state in states.values() for tensor in state.values())
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +63,10 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Bund
             raise Top7Error(f"{out}: {full}; nothing of the bundle is left") from None
         _answer_once(folder)
         _put(folder, out)
-    return Bundle(out, len(noted), sum(entry["bytes"] for entry in noted.values()), gallery)
+    size_bytes = sum(entry["bytes"] for entry in noted.values())
+    values = {"bundle": str(out), "files": len(noted), "bytes": size_bytes, "gallery": gallery}
+    size = f"{len(noted)} files, {size_bytes / 1e6:.1f} MB"
+    return Outcome(values, f"{out}: {size}, {gallery} gallery images")
 
 
 def _write(
@@ -108,9 +88,9 @@ def _write(
 
     work = configuration.competition.work
     for path in Progress(files, unit="file", desc="bundle"):
-        _copy(path, folder / WORK / path.relative_to(work))
+        _copy(path, folder / opening.WORK / path.relative_to(work))
     for backbone in configuration.backbones:
-        path = folder / weights_name(backbone)
+        path = folder / contents.weights_name(backbone)
         path.parent.mkdir(exist_ok=True)
         save_file(dict(states[backbone.name]), path)
         write_json(
@@ -118,16 +98,19 @@ def _write(
         )
         for number, parts in enumerate(backbone.parts):
             if isinstance(parts.selection, Path):
-                _copy(parts.selection, folder / selection_name(backbone, number))
-    write_text(folder / CONFIGURATION, configuration_text(configuration))
-    write_recipe(folder / RECIPE, recipe)
+                _copy(parts.selection, folder / contents.selection_name(backbone, number))
+    write_text(folder / opening.CONFIGURATION, contents.configuration_text(configuration))
+    write_recipe(folder / opening.RECIPE, recipe)
     noted = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": content_digest(path)}
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": opening.content_digest(path),
+        }
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
     manifest = {
-        "bundle": FORMAT,
+        "bundle": opening.FORMAT,
         "name": configuration.competition.name,
         "recipe": recipe.name,
         "files": noted,
@@ -137,7 +120,7 @@ def _write(
         },
         "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
     }
-    write_json(folder / MANIFEST, manifest | {"sha256": manifest_digest(manifest)})
+    write_json(folder / opening.MANIFEST, manifest | {"sha256": opening.manifest_digest(manifest)})
     return noted
 
 
@@ -180,7 +163,7 @@ def _answer_once(folder: Path) -> None:
         images = Path(scratch, "images")
         images.mkdir()
         Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
-        predict(*open_bundle(folder), images, Path(scratch, "answer.csv"), device="cpu")
+        predict(*opening.open_bundle(folder), images, Path(scratch, "answer.csv"), device="cpu")
 
 
 def _put(folder: Path, out: Path) -> None:

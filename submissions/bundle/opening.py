@@ -45,22 +45,30 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
     """
     folder = Path(folder)
     manifest = _manifest(folder)
-    for name, entry in manifest["files"].items():
+    for name, entry in Progress(manifest["files"].items(), unit="file", desc="checking", shown=check_content):
         path = _inside(folder, name)
         size = path.stat().st_size if path.is_file() else None
-        if size != entry["bytes"]:
-            found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+        found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+        whole = size == entry["bytes"]
+        if whole and check_content:
+            found, whole = (
+                "its content is not what the manifest says",
+                content_digest(path) == entry["sha256"],
+            )
+        if not whole:
             raise Top7Error(
                 f"{path}: {found}: the bundle is damaged: copy it again, or make it again with ./run.sh bundle"
             )
-    if check_content:
-        _check_content(folder, manifest["files"])
-    configuration = load_configuration(folder / CONFIGURATION, work=folder / WORK)
+    configuration, backbones = load_configuration(folder / CONFIGURATION, work=folder / WORK), []
     for backbone in configuration.backbones:
         for named in (backbone.weights, *(parts.selection for parts in backbone.parts)):
             if isinstance(named, Path):
                 _inside(folder, os.path.relpath(named, folder))
-    return _with_training(configuration, manifest["training"]), read_recipe(folder / RECIPE)
+        # the folder that parts were learnt from, as it was written: part of their dumps' names, never read
+        learnt = [name and Path(name) for name in manifest["training"][backbone.name]]
+        parts = tuple(replace(table, training=name) for table, name in zip(backbone.parts, learnt))
+        backbones.append(replace(backbone, parts=parts))
+    return replace(configuration, backbones=tuple(backbones)), read_recipe(folder / RECIPE)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -93,31 +101,7 @@ def _manifest(folder: Path) -> dict:
     return manifest
 
 
-def _check_content(folder: Path, files: Mapping[str, Mapping]) -> None:
-    for name, entry in Progress(files.items(), unit="file", desc="checking"):
-        if content_digest(folder / name) != entry["sha256"]:
-            wrong = "its content is not what the manifest says: the bundle is damaged"
-            raise Top7Error(f"{folder / name}: {wrong}: copy it again, or make it again with ./run.sh bundle")
-
-
 def content_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _with_training(configuration: Configuration, folders: Mapping[str, list]) -> Configuration:
-    """Parts tables with the folder they were learnt from, as it was written: part of their dumps' names, never read."""
-    return replace(
-        configuration,
-        backbones=tuple(
-            replace(
-                backbone,
-                parts=tuple(
-                    replace(table, training=Path(name) if name else None)
-                    for table, name in zip(backbone.parts, folders[backbone.name])
-                ),
-            )
-            for backbone in configuration.backbones
-        ),
-    )

@@ -154,17 +154,11 @@ def _rows(entry: Mapping[str, Any], where: str) -> list[TableRow]:
         if "parts" in row:
             _known(row["parts"], PartsRow.__dataclass_fields__, f"{where}: parts")
             row["parts"] = PartsRow(**row["parts"])
-        if isinstance(row.get("published"), str):
-            if row.pop("published") != NOT_AT_HAND:
-                expected = f"expected a figure for each data set, or {NOT_AT_HAND!r}"
-                raise ConfigurationError(f"{where}: published: {expected}")
-            row["not_at_hand"] = True
+        if row.get("published") == NOT_AT_HAND:
+            row |= {"published": {}, "not_at_hand": True}
         check_steps(row.get("steps", []), where)
         for key in ("layers", "weights", "steps"):
             row[key] = tuple(row.get(key, ()))
-        weights, layers = len(row["weights"]), len(row["layers"])
-        if weights not in (0, layers):
-            raise ConfigurationError(f"{where}: {weights} weights for {layers} layers: give one each")
         found.append(TableRow(**row))
     return found
 

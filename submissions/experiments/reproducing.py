@@ -10,12 +10,12 @@ from typing import Any
 import pandas
 
 from competition.atomic import write_text
-from competition.configuration import Configuration, Simulate
+from competition.configuration import Simulate
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from features.extraction import extract
 from submissions.experiments.evaluation_sets import EvaluationSet
-from submissions.experiments.experiment import Experiment, TableRow
+from submissions.experiments.experiment import Experiment
 from submissions.experiments.figures import Figure, row_figure
 from submissions.experiments.networks import network
 from submissions.experiments.tables import Record, bars, not_run, records_of, text_of
@@ -48,7 +48,15 @@ def reproduce(
                     target.configuration, backbones=(backbone,), externals=(), simulate=Simulate(images=0)
                 )
                 extract(configuration, splits=("gallery", "validation"), device=device, cluster=cluster)
-                figures = _figures(experiment, rows, target, configuration, device)
+                described = replace(target, configuration=configuration)
+                if experiment.parts_page:
+                    page = write_parts_page(configuration, None, device=device)
+                    figures = [Figure(row, {}, note=str(page)) for row in rows]
+                else:
+                    figures = []
+                    for row in rows:
+                        log.info("%s: %s", experiment.name, row.label)
+                        figures.append(row_figure(experiment, row, described))
             except ConfigurationError as error:
                 if len(chosen) == 1:
                     raise
@@ -62,24 +70,6 @@ def reproduce(
     if not values and found:
         raise Top7Error("nothing could be run: see above")
     return "\n\n".join(texts), values
-
-
-def _figures(
-    experiment: Experiment,
-    rows: Sequence[TableRow],
-    target: EvaluationSet,
-    configuration: Configuration,
-    device: str,
-) -> list[Figure]:
-    """Return the figure of every row; the images are described."""
-    if experiment.parts_page:
-        page = write_parts_page(configuration, None, device=device)
-        return [Figure(row, {}, note=str(page)) for row in rows]
-    figures = []
-    for row in rows:
-        log.info("%s: %s", experiment.name, row.label)
-        figures.append(row_figure(experiment, row, target, configuration))
-    return figures
 
 
 def _write_results(experiment: Experiment, target: EvaluationSet, records: Sequence[Record]) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from itertools import product
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from competition.tables import table
 from submissions.experiments.evaluation_sets import EvaluationSet
 from submissions.experiments.experiment import NOT_AT_HAND, Experiment, TableRow
 from submissions.experiments.figures import Figure
+from submissions.report import environment
 from tuning.validation import compare, figure_interval
 
-ROW_PX, LEFT_PX, BARS_PX = 22, 220, 420
 OURS_ALONE = "-"  # in the published column: the paper has no such row
 
 
@@ -42,25 +42,20 @@ class Record:
 def records_of(experiment: Experiment, target: EvaluationSet, figures: Sequence[Figure]) -> list[Record]:
     """Return every level of every figure with its interval."""
     levels = list(next((figure.values for figure in figures if figure.values), {"all": None}))
-    groups = target.groups()
-    return [_record(experiment, target, figure, level, groups) for level in levels for figure in figures]
-
-
-def _record(
-    experiment: Experiment, target: EvaluationSet, figure: Figure, level: str, groups: np.ndarray
-) -> Record:
-    published = figure.row.published.get(target.name)
-    values = figure.values.get(level)
-    ours = low = high = None
-    if experiment.figure == "seconds" and values is not None:
-        ours = figure.seconds
-    elif values is not None and np.isfinite(values).any():
-        there = np.isfinite(values)
-        ours = float(values[there].mean())
-        low, high = figure_interval(values[there], groups[there]) or (None, None)
-    difference = None if ours is None or published is None else ours - published
-    label, note = figure.row.label, figure.note
-    return Record(experiment.name, target.name, label, level, published, ours, difference, low, high, note)
+    groups, found = target.groups(), []
+    for level, figure in product(levels, figures):
+        published, values = figure.row.published.get(target.name), figure.values.get(level)
+        ours = low = high = None
+        if experiment.figure == "seconds" and values is not None:
+            ours = figure.seconds
+        elif values is not None and np.isfinite(values).any():
+            there = np.isfinite(values)
+            ours = float(values[there].mean())
+            low, high = figure_interval(values[there], groups[there]) or (None, None)
+        difference = None if ours is None or published is None else ours - published
+        told = published, ours, difference, low, high, figure.note
+        found.append(Record(experiment.name, target.name, figure.row.label, level, *told))
+    return found
 
 
 def text_of(
@@ -138,24 +133,6 @@ def not_run(experiment: Experiment) -> str:
 
 def bars(title: str, records: Sequence[Record]) -> str:
     """Return an SVG picture, a bar a row that has a figure, its interval, the published figure as a dot."""
-    shown = [(record, record.ours) for record in records if record.ours is not None]
-    most = max([record.high or ours for record, ours in shown] + [0.01])
-    width, height = LEFT_PX + BARS_PX + 80, ROW_PX * len(shown) + 50
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<text x="8" y="20">{escape(title)}</text>',
-    ]
-    for number, (record, ours) in enumerate(shown):
-        y, bar_px = 34 + ROW_PX * number, BARS_PX * ours / most
-        lines.append(f'<text x="{LEFT_PX - 8}" y="{y + 13}" text-anchor="end">{escape(record.label)}</text>')
-        size = f'width="{bar_px:.1f}" height="{ROW_PX - 6}"'
-        lines.append(f'<rect x="{LEFT_PX}" y="{y}" {size} fill="#7a9cc6"/>')
-        if record.low is not None and record.high is not None:
-            low, high = (LEFT_PX + BARS_PX * value / most for value in (record.low, record.high))
-            lines.append(f'<path d="M{low:.1f} {y + 8}H{high:.1f}" stroke="#223"/>')
-        if record.published is not None:
-            dot = LEFT_PX + BARS_PX * record.published / most
-            lines.append(f'<circle cx="{dot:.1f}" cy="{y + 8}" r="4" fill="#c33"/>')
-        lines.append(f'<text x="{LEFT_PX + BARS_PX + 8}" y="{y + 13}">{ours:.3f}</text>')
-    return "\n".join([*lines, "</svg>", ""])
+    shown = [record for record in records if record.ours is not None]
+    most = max([record.high or record.ours or 0.0 for record in shown] + [0.01])
+    return environment().get_template("bars.html").render(title=title, records=shown, most=most) + "\n"

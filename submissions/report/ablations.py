@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
-import numpy as np
-
+from competition.configuration import Backbone
 from competition.errors import Top7Error
 from competition.messages import log
 from features.components import (
@@ -19,7 +19,7 @@ from features.components import (
 )
 from features.dumps.layout import component_path
 from features.recipes.recipe import Recipe
-from submissions.report.ranked import Scene
+from submissions.report.ranked import Ranked, Scene
 from tuning.evaluating import LARGE_GALLERY, labelled_precisions
 from tuning.validation import group_interval
 
@@ -49,7 +49,7 @@ def ablations(scene: Scene) -> dict[str, object] | None:
     ]
     found.add("externals", "Descriptors made elsewhere", "descriptors", {"alone": elsewhere})
     rows = {
-        f"{name}: {', '.join(str(step['step']) for step in ranked.recipe.steps)}": _steps(scene, name)
+        f"{name}: {', '.join(str(step['step']) for step in ranked.recipe.steps)}": _steps(scene, ranked)
         for name, ranked in scene.ranked.items()
         if ranked.recipe.steps
     }
@@ -69,74 +69,57 @@ class _Ablations:
         rows = {name: line for name, line in rows.items() if line}
         if not rows:
             return
-        traces = []
-        for name, line in rows.items():
-            trace: dict[str, Any] = {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": [x for x, _ in line],
-            }
-            trace["y"] = [round(figure["mean"], 5) for _, figure in line]
-            if len(rows) <= MOST_BARS:
-                bars = [_half(figure) for _, figure in line]
-                trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
-            traces.append(trace)
-        layout = {
-            "xaxis": {"title": {"text": axis}, "type": "category"},
-            "yaxis": {"title": {"text": self.metric}, "rangemode": "tozero"},
-            "height": 380,
-            "showlegend": True,
-        }
-        self.charts[key] = {"data": traces, "layout": layout}
         cells = [{"name": name, "at": x, **figure} for name, line in rows.items() for x, figure in line]
         self.tables.append({"id": key, "title": title, "axis": axis, "rows": cells})
+        traces = []
+        for name in rows:
+            own = [cell for cell in cells if cell["name"] == name]
+            trace: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": name}
+            trace |= {"x": [cell["at"] for cell in own], "y": [round(cell["mean"], 5) for cell in own]}
+            if len(rows) <= MOST_BARS:
+                bars = [
+                    round(cell["interval"][1] - cell["mean"], 5) if cell["interval"] else 0 for cell in own
+                ]
+                trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
+            traces.append(trace)
+        layout: dict[str, Any] = {"height": 380, "showlegend": True}
+        layout["xaxis"] = {"title": {"text": axis}, "type": "category"}
+        layout["yaxis"] = {"title": {"text": self.metric}, "rangemode": "tozero"}
+        self.charts[key] = {"data": traces, "layout": layout}
 
 
-def _half(figure: dict) -> float:
-    return 0.0 if figure["interval"] is None else round(figure["interval"][1] - figure["mean"], 5)
-
-
-def _figure(values: np.ndarray, scene: Scene) -> dict:
+def _figure(scene: Scene, recipe: Recipe) -> dict | None:
+    """A recipe's own figure; None, with a line, where it cannot be ranked."""
+    try:
+        values = labelled_precisions(scene.configuration, recipe, scene.judged)
+    except Top7Error as error:
+        log.warning(f"top7: left out of the ablations: {error}")
+        return None
     return {"mean": float(values.mean()), "interval": group_interval(values, scene.judged.groups)}
 
 
 def _alone(scene: Scene, component: Component) -> dict | None:
-    """A component's own figure; None where its dump is not there."""
-    recipe = Recipe(component.name, (component,), (1.0,))
-    try:
-        return _figure(labelled_precisions(scene.configuration, recipe, scene.judged), scene)
-    except Top7Error as error:
-        log.warning(f"top7: left out of the ablations: {error}")
-        return None
+    return _figure(scene, Recipe(component.name, (component,), (1.0,)))
 
 
-def _parts(scene: Scene, backbone, number: int) -> dict[str, list]:
+def _parts(scene: Scene, backbone: Backbone, number: int) -> dict[str, list]:
     """A line for each count and exponent over the dimensions; of a large gallery only what the study has made."""
     table, rows = backbone.parts[number], {}
-    for count in table.counts:
-        for exponent in table.exponents:
-            line = []
-            for dim in table.dims:
-                component = parts_component(backbone, number, count, dim, exponent)
-                path = component_path(scene.configuration, component, "gallery")
-                if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
-                    line.append((str(dim), _alone(scene, component)))
-            rows[f"{count} detectors, exponent {exponent:g}"] = line
+    for count, exponent in product(table.counts, table.exponents):
+        line = []
+        for dim in table.dims:
+            component = parts_component(backbone, number, count, dim, exponent)
+            path = component_path(scene.configuration, component, "gallery")
+            if len(scene.gallery_ids) <= LARGE_GALLERY or path.exists():
+                line.append((str(dim), _alone(scene, component)))
+        rows[f"{count} detectors, exponent {exponent:g}"] = line
     return rows
 
 
-def _steps(scene: Scene, name: str) -> list[tuple[str, dict | None]]:
+def _steps(scene: Scene, ranked: Ranked) -> list[tuple[str, dict | None]]:
     """The recipe's figure with none of its steps, the first, the first two, ..."""
-    ranked, line = scene.ranked[name], []
-    recipe = ranked.recipe
-    for count in range(len(recipe.steps)):
-        part = replace(recipe, steps=recipe.steps[:count])
-        try:
-            values = labelled_precisions(scene.configuration, part, scene.judged)
-        except Top7Error as error:
-            log.warning(f"top7: {name} after {count} steps is left out: {error}")
-            continue
-        line.append((str(count), _figure(values, scene)))
-    whole = None if ranked.precisions is None else _figure(ranked.precisions, scene)
-    return [*line, (str(len(recipe.steps)), whole)]
+    recipes = [
+        replace(ranked.recipe, steps=ranked.recipe.steps[:count])
+        for count in range(len(ranked.recipe.steps) + 1)
+    ]
+    return [(str(count), _figure(scene, recipe)) for count, recipe in enumerate(recipes)]

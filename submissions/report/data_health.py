@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import pandas
 
 from competition.atomic import write_json
 from competition.configuration import SPLITS, Configuration
 from competition.configured import split_images
-from competition.images import ImageSet
-from features.decoding import FORMATS
+from competition.datasets.dataset import image_size
 from features.dumps.layout import dumps_folder
 from features.extraction import ExtractionReport
-from features.extraction.decode_ahead import opened
 
 SAMPLE = 2_000  # images of a split whose size is looked at
 MOST_ROWS = 200  # unreadable images, groups of equal files
@@ -48,12 +45,14 @@ def data_health(configuration: Configuration) -> dict[str, object]:
                 "n_copies": sum(len(group) - 1 for group in equal),
             }
         )
-        sizes = _sizes(images)
+        looked_at = np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int))
+        known = filter(None, (image_size(images.paths[row]) for row in looked_at))  # by the headers alone
+        sizes = np.array(list(known), dtype=np.float64)  # (m, 2), width and height
         if len(sizes):
-            splits[-1]["alike"] = len(np.unique(sizes, axis=0)) == 1
+            median = [int(side) for side in np.median(sizes, axis=0)]
+            alike = len(np.unique(sizes, axis=0)) == 1
+            splits[-1] |= {"alike": alike, "looked_at": len(sizes), "median": median}
             charts |= {f"{name}-{split}": chart for name, chart in _histograms(sizes).items()}
-            splits[-1]["looked_at"] = len(sizes)
-            splits[-1]["median"] = [int(side) for side in np.median(sizes, axis=0)]
     return {"splits": splits, "charts": charts, "last": _last(configuration)}
 
 
@@ -61,8 +60,7 @@ def _csv(path: Path) -> list[list[str]]:
     """The rows after the header; none where there is no such file."""
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-        return list(csv.reader(stream))[1:]
+    return pandas.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace").values.tolist()
 
 
 def _groups(pairs: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -71,21 +69,6 @@ def _groups(pairs: Sequence[Sequence[str]]) -> list[list[str]]:
     for name, original in pairs:
         groups.setdefault(original, [original]).append(name)
     return sorted(groups.values(), key=lambda group: (-len(group), group))
-
-
-def _sizes(images: ImageSet) -> np.ndarray:
-    """(m, 2) width and height of evenly spread images, from their headers alone."""
-    found = []
-    for row in np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)).tolist():
-        try:
-            stream, _ = opened(images.paths[row])
-            with stream, Image.open(stream, formats=FORMATS) as image:
-                found.append(image.size)
-        except (
-            Exception
-        ):  # damaged headers end in any of Python's errors; such files are listed as unreadable
-            continue
-    return np.array(found, dtype=np.float64).reshape(-1, 2)
 
 
 def _histograms(sizes: np.ndarray) -> dict[str, dict]:

@@ -7,14 +7,13 @@ from typing import Any
 
 from competition.leaderboard import Row, official_correlation, read_rows
 from competition.leaderboard_text import PUBLISHED
-from competition.metrics import CONVENTIONS
+from competition.metrics import CONVENTIONS, ranked_by
 from features.recipes.kept import is_of_this_data, ranked_among
 from features.recipes.recipe import Recipe
 from submissions.recipe_list import in_words
 from submissions.report.ranked import Scene, figures
 
 CONVENTION = CONVENTIONS[0]
-PARTS = ("all", "public", "private")
 SAME = 5e-5  # figures that print alike
 
 
@@ -27,13 +26,9 @@ def leaderboard(scene: Scene) -> dict[str, object]:
     }
     scores = {recipe.name: recipe.scores for recipe in scene.recipes}
     noted = read_rows(scene.work, ranked_among(scene.configuration))
-    rows = [_submission(row, measured, scores) for row in noted]
-    sent = {row["recipe"] for row in rows}
-    rows += [
-        _recipe(scene, recipe, measured.get(recipe.name, {}))
-        for recipe in scene.recipes
-        if recipe.name not in sent
-    ]
+    sent = {row.details.get("recipe") for row in noted}
+    unsent = [_unsent(scene, recipe, measured) for recipe in scene.recipes if recipe.name not in sent]
+    rows = [_shown(row, measured, scores) for row in [*noted, *unsent]]
     plotted: dict[str, dict] = {}
     rows.sort(key=lambda row: (not row["comparable"], -(row["all"]["mean"] if row["all"] else -1.0)))
     for row in rows:
@@ -54,23 +49,40 @@ def leaderboard(scene: Scene) -> dict[str, object]:
     }
 
 
+def _unsent(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> Row:
+    """The row of a kept recipe that no submission was written of."""
+    metric, scores = scene.configuration.competition.metric, recipe.scores
+    current = is_of_this_data(scene.configuration, recipe) or recipe.name in measured
+    return Row(
+        "",
+        "",
+        maps={ranked_by(metric): scores["all"]} if "all" in scores else {},
+        public=scores.get("public"),
+        private=scores.get("private"),
+        cross_validated=scores.get("cross-validated"),
+        data={"metric": metric},
+        unlike="" if current else "its figures are of other data",
+        details={"recipe": recipe.name},
+    )
+
+
 def _scale(rows: list[dict], published) -> float:
     """Return the largest figure of the plot, which its right edge shows."""
     ends = [row["all"]["interval"] or [row["all"]["mean"]] for row in rows if row["all"]]
     return min(1.0, 1.02 * max([0.01, *(end[-1] for end in ends), *(each.map7 for each in published)]))
 
 
-def _submission(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]) -> dict[str, Any]:
-    """One submission. Intervals are those of its recipe where that still gives the recorded figure."""
+def _shown(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]) -> dict[str, Any]:
+    """A submission, or a recipe without one. Intervals are the recipe's where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
     remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
     known = {part: each for part, each in measured.get(recipe, {}).items() if part != "all" or not row.unlike}
+    lacking = row.local is None and row.file != ""
     return {
         "recipe": recipe,
         "known": recipe in scores,
         "file": row.file,
         "split": row.split or "",
-        "measured_on": row.measured_on or row.split or "",
         "all": _with_interval(row.local, known.get("all")),
         "public": _with_interval(row.public, known.get("public")),
         "private": _with_interval(row.private, known.get("private")),
@@ -79,25 +91,8 @@ def _submission(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, 
         "simulated": scores.get(recipe, {}).get("simulated"),
         "moved": row.moved,
         "date": (row.recorded or "").replace("T", " ")[:16],
-        "comparable": not row.unlike and row.local is not None,
-        "remark": remark if row.local is not None else "no local figure",
-    }
-
-
-def _recipe(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> dict[str, Any]:
-    """A kept recipe that no submission was written of."""
-    current = is_of_this_data(scene.configuration, recipe) or bool(measured)
-    blank = {**dict.fromkeys(("file", "split", "date"), ""), "official": None, "moved": None}
-    return {
-        **blank,
-        "recipe": recipe.name,
-        "known": True,
-        "measured_on": "validation",
-        **{part: _with_interval(recipe.scores.get(part), measured.get(part)) for part in PARTS},
-        "cross_validated": _with_interval(recipe.scores.get("cross-validated"), None),
-        "simulated": recipe.scores.get("simulated"),
-        "comparable": current,
-        "remark": "" if current else "its figures are of other data: not comparable",
+        "comparable": not row.unlike and not lacking,
+        "remark": "no local figure" if lacking else remark,
     }
 
 

@@ -69,13 +69,13 @@ class Scene:
 
 def look(configuration: Configuration) -> Scene:
     """Rank every kept recipe that is of this data; one that would take long on a large gallery is left out."""
-    ids = gallery_ids(configuration)
-    labelled = labelled_queries(configuration, ids) if configuration.competition.labelled else None
+    ids, competition = gallery_ids(configuration), configuration.competition
+    labelled = labelled_queries(configuration, ids) if competition.labelled else None
     recipes = tuple(kept_recipes(configuration))
     usable = [recipe for recipe in recipes if is_of_this_data(configuration, recipe)]
     ranked = {}
     queries: tuple[str, ...] = () if labelled is None else labelled.query_ids
-    if labelled is None and configuration.competition.validation is not None:
+    if labelled is None and competition.validation is not None:
         queries = tuple(split_images(configuration, "validation").ids)
     for recipe in Progress(recipes if queries else (), desc="rank by each recipe", unit="recipe"):
         if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
@@ -84,20 +84,15 @@ def look(configuration: Configuration) -> Scene:
             lists = ranked_lists(configuration, recipe, "validation", queries, ids, k=min(DEPTH, len(ids)))
         except Top7Error:
             continue
-        ranked[recipe.name] = Ranked(recipe, lists, _precisions(configuration, recipe, lists, labelled))
+        if labelled is None:
+            precisions = None
+        elif competition.metric == WHOLE_LISTS:
+            precisions = labelled_precisions(configuration, recipe, labelled)
+        else:
+            precisions = query_figures(lists.ranks, labelled.relevant, competition.top_k, competition.metric)
+        ranked[recipe.name] = Ranked(recipe, lists, precisions)
     chosen = choose(usable)[0].name if usable else None
     return Scene(configuration, ids, labelled, recipes, ranked, chosen)
-
-
-def _precisions(
-    configuration: Configuration, recipe: Recipe, lists: RankedLists, labelled: Labelled | None
-) -> np.ndarray | None:
-    if labelled is None:
-        return None
-    top_k, metric = configuration.competition.top_k, configuration.competition.metric
-    if metric == WHOLE_LISTS:
-        return labelled_precisions(configuration, recipe, labelled)
-    return query_figures(lists.ranks, labelled.relevant, top_k, metric)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:

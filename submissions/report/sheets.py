@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Lists:
 
 def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> dict | None:
     """Return what the sheet of a split shows, as plain values; None where there is nothing to show."""
-    competition = scene.configuration.competition
+    top_k = scene.configuration.competition.top_k
     queries = split_images(scene.configuration, split)
     gallery = extracted_images(scene.configuration, "gallery")
     row_of = {name: row for row, name in enumerate(gallery.ids)}
@@ -54,10 +54,13 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
     found = _lists(scene, split, queries, row_of)
     if not found:
         return None
-    values = {each.name: _precisions(each, truth, competition.top_k, scene.listed_metric) for each in found}
-    found.sort(key=lambda each: (each.name != scene.chosen, -_mean(values[each.name])))
-    left_out = [each.name for each in found[MOST_LISTS:]]
-    found = found[:MOST_LISTS]
+    numbers, relevant = sorted(truth), [np.array(truth[number]) for number in sorted(truth)]
+    values, means = {}, dict.fromkeys((each.name for each in found), 0.0)
+    for each in found if truth else ():  # AP@k (or the other metric) of each labelled query
+        figures = query_figures(each.ranks[numbers], relevant, top_k, scene.listed_metric)
+        values[each.name] = dict(zip(numbers, figures.round(4).tolist()))
+        means[each.name] = float(figures.mean())
+    found.sort(key=lambda each: (each.name != scene.chosen, -means[each.name]))
     images: dict[int, int] = {}  # gallery row -> place in `pictured`
     pictured: list[list] = []
 
@@ -67,36 +70,39 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
             pictured.append([gallery.ids[row], pictures.name(gallery, row)])
         return images[row]
 
+    def missed(each: Lists, number: int) -> list[list]:
+        last = int(each.ranks[number, -1])
+        return [
+            [image(row), place, each.why(number, row, last) if each.why else ""]
+            for row, place in _missed(each, number, truth.get(number, ()))
+        ]
+
     return {
         "split": split,
-        "top_k": competition.top_k,
+        "top_k": top_k,
         "queries": [[name, pictures.name(queries, row)] for row, name in enumerate(queries.ids)],
         "lists": [
             {
                 "name": each.name,
                 "note": each.note,
                 "deep": each.deep is not None,
-                "map": None if not truth else _mean(values[each.name]),
-                "precisions": [_rounded(value) for value in values[each.name]],
+                "map": means[each.name] if truth else None,
+                "precisions": [values.get(each.name, {}).get(number) for number in range(len(queries))],
                 "ranks": [[image(row) for row in line[:SHOWN] if row >= 0] for line in each.ranks.tolist()],
                 "scores": None if each.scores is None else np.round(each.scores[:, :SHOWN], 4).tolist(),
-                "lead": _lead(each.scores),
-                "missed": [
-                    [
-                        [image(row), place, _why(each, number, row)]
-                        for row, place in _missed(each, number, truth.get(number, ()))
-                    ]
-                    for number in range(len(queries))
-                ],
+                "lead": None
+                if each.scores is None
+                else np.round(each.scores[:, 0] - each.scores[:, -1], 5).tolist(),
+                "missed": [missed(each, number) for number in range(len(queries))],
             }
-            for each in found
+            for each in found[:MOST_LISTS]
         ],
         "correct": [
             sorted(images[row] for row in set(truth[number]) & images.keys()) if number in truth else None
             for number in range(len(queries))
         ],
         "images": pictured,
-        "left_out": left_out,
+        "left_out": [each.name for each in found[MOST_LISTS:]],
         "labelled": bool(truth),
     }
 
@@ -122,7 +128,10 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
     recipe_of = {row.sha256: str(row.details.get("recipe", "")) for row in read_rows(scene.work)}
     found: list[Lists] = []
     expected = Expected({split: queries.ids}, tuple(row_of), competition.top_k, competition.submission)
-    for path in _newest_first((scene.work / "submissions").glob("*.csv")):
+    files = (scene.work / "submissions").glob("*.csv")
+    for path in sorted(files, key=lambda path: (-path.stat().st_mtime, path.name)):  # the newest first
+        if path.name.endswith(".scores.csv"):
+            continue
         try:
             check = read_submission(path, expected)
         except Top7Error:
@@ -176,11 +185,6 @@ def pulled_down(scene: Scene, ranked: Ranked) -> Callable[[int, int, int], str]:
     return words
 
 
-def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    files = [path for path in paths if not path.name.endswith(".scores.csv")]
-    return sorted(files, key=lambda path: (-path.stat().st_mtime, path.name))
-
-
 def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int, int]]:
     """(row, place) of the correct images that are not shown, nearest first; place 0: beyond what was ranked."""
     shown = set(lists.ranks[query, :SHOWN].tolist())
@@ -188,29 +192,3 @@ def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int,
     place = {row: number for number, row in enumerate(deep.tolist(), start=1)}
     missed = [(row, place.get(row, 0)) for row in dict.fromkeys(correct) if row not in shown]
     return sorted(missed, key=lambda each: (each[1] == 0, each[1], each[0]))[:MOST_MISSED]
-
-
-def _lead(scores: np.ndarray | None) -> list[float] | None:
-    return None if scores is None else np.round(scores[:, 0] - scores[:, -1], 5).tolist()
-
-
-def _why(lists: Lists, query: int, row: int) -> str:
-    return "" if lists.why is None else lists.why(query, row, int(lists.ranks[query, -1]))
-
-
-def _precisions(lists: Lists, truth: Mapping[int, Sequence[int]], top_k: int, metric: str) -> np.ndarray:
-    """AP@k (or the other metric) of each query, not a number where it has no label."""
-    found = np.full(len(lists.ranks), np.nan)
-    if truth:
-        rows = sorted(truth)
-        relevant = [np.array(truth[row]) for row in rows]
-        found[rows] = query_figures(lists.ranks[rows], relevant, top_k, metric)
-    return found
-
-
-def _mean(values: np.ndarray) -> float:
-    return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)

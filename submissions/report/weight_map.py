@@ -10,10 +10,9 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.progress import Progress
 from features.components import Component, short_names
-from features.descriptors import open_components
 from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
-from tuning.combination import Combination, make_combination
+from tuning.combination import Combination, open_combination
 from tuning.evaluating import LARGE_GALLERY
 from tuning.objective import PaddedCandidates, mean_average_precision
 from tuning.region import contains, layer_sums, region_chains, vertices
@@ -52,18 +51,9 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
 
 def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combination:
     """Return the combination of some components in a region; what the study has made of it is read."""
-    ids, labelled = scene.gallery_ids, scene.judged
-    return make_combination(
-        parts,
-        open_components(scene.configuration, parts, "validation", labelled.query_ids),
-        open_components(scene.configuration, parts, "gallery", ids),
-        labelled.relevant,
-        labelled.public,
-        scene.configuration.competition.top_k,
-        region,
-        scene.work / "candidates",
-        metric=scene.configuration.competition.metric,
-    )
+    judged, folder = scene.judged, scene.work / "candidates"
+    asked = judged.query_ids, judged.relevant, judged.public
+    return open_combination(scene.configuration, parts, *asked, region, folder)
 
 
 def _public(scene: Scene, made: Combination) -> PaddedCandidates:

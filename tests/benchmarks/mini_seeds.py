@@ -39,7 +39,7 @@ def main() -> None:
                 begun = time.perf_counter()
                 configuration = mini_configuration(folder / f"seed{seed}", seed)
                 drawing_s = time.perf_counter() - begun
-                values, _ = demo(configuration, trials=options.trials)
+                values = demo(configuration, trials=options.trials).values
             figures = values["figures"]
             name, taken = list(figures.items())[-1]
             print(

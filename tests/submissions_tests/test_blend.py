@@ -79,10 +79,6 @@ def test_mistakes_are_named():
     for weights in ([1], [1, -1], [0, 0], [1, np.nan]):
         with pytest.raises(ConfigurationError, match="for 2 submissions"):
             blend([A, B], weights, 3)
-    with pytest.raises(Top7Error, match="needs the scores"):
-        blend([A, B], [1, 1], 3, method="score")
-    with pytest.raises(Top7Error, match="cannot be blended"):
-        blend([A, np.concatenate([B, B])], [1, 1], 3)
 
 
 SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2"]}
@@ -99,8 +95,8 @@ def written(folder, name, queries, seed):
 def test_files_are_blended_in_the_splits_order(tmp_path):
     first, ranks = written(tmp_path, "a.csv", ["t2", "t1"], 0)
     second, others = written(tmp_path, "b.csv", ["t1", "t2"], 1)
-    found = blend_files([first, second], [2, 1], EXPECTED)
-    assert found.split == "test" and found.query_ids == ("t1", "t2")
+    split, found = blend_files([first, second], [2, 1], EXPECTED)
+    assert split == "test" and found.query_ids == ("t1", "t2")
     assert (found.ranks == blend([ranks[::-1], others], [2, 1], 7)[0]).all()
     scores = np.random.default_rng(5).random((2, 7))
     write_scores(first, ["t2", "t1"], scores)
@@ -108,7 +104,7 @@ def test_files_are_blended_in_the_splits_order(tmp_path):
     with pytest.raises(Top7Error, match="b.csv: no b.csv.scores.csv beside it"):
         blend_files([first, second], None, EXPECTED, method="score")
     write_scores(second, ["t1", "t2"], scores)
-    found = blend_files([first, second], None, EXPECTED, method="score")
+    _, found = blend_files([first, second], None, EXPECTED, method="score")
     assert (
         found.ranks
         == blend([ranks[::-1], others], [1, 1], 7, method="score", all_scores=[scores[::-1], scores])[0]

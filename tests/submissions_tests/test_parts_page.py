@@ -17,7 +17,8 @@ from competition.images import list_images
 from features.extraction.decode_ahead import read_ahead
 from features.parts.exciting import most_exciting
 from features.sizing import Sizing
-from submissions.parts_page import curve, overlay, parts_html, write_parts_page
+from submissions.parts_page import curve, overlay, write_parts_page
+from submissions.report import environment
 
 
 class Engine:
@@ -72,7 +73,7 @@ def test_names_are_escaped():
     item = {"id": "<script>", "response": 1.0, "picture": "data:,"}
     row = {"place": 1, "channel": 3, "variance": None, "images": [item]}
     section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1), "rows": [row]}
-    page = parts_html("<b>", [section])
+    page = environment().get_template("parts.html").render(title="<b>", sections=[section])
     assert "<script>" not in page and "&lt;script&gt;" in page and "t &amp; u" in page
 
 

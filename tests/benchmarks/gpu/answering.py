@@ -34,21 +34,23 @@ def rows(task: Task) -> Iterator[Row]:
     weights = (1 / len(components),) * len(components)
     recipe = Recipe("gpu", components, weights, steps=STEPS, groups=tuple(range(len(components))))
     predict(configuration, recipe, asked, task.folder / "device.csv", device=task.device)
-    made = make_bundle(configuration, recipe, task.folder / "bundle")
-    predict(*open_bundle(made.path, check_content=True), asked, task.folder / "cpu.csv", device="cpu")
+    made = make_bundle(configuration, recipe, task.folder / "bundle").values
+    predict(
+        *open_bundle(task.folder / "bundle", check_content=True), asked, task.folder / "cpu.csv", device="cpu"
+    )
     one, other = _lists(task.folder / "device.csv"), _lists(task.folder / "cpu.csv")
     places = sum(a == b for name in one for a, b in zip(one[name], other[name], strict=True))
     share = places / sum(map(len, one.values()))
     first = sum(one[name][0] == other[name][0] for name in one) / len(one)
     least = PLACES if task.on_card else 1.0
     yield judged(
-        f"{queries} queries, {len(components)} components, {made.files} files",
+        f"{queries} queries, {len(components)} components, {made['files']} files",
         f"{100 * share:.1f} % of places, {100 * first:.1f} % of first places alike",
         f">= {100 * least:.0f} % of places",
         one.keys() == other.keys() and share >= least,
         same_places=share,
         same_first_places=first,
-        bundle_bytes=made.size_bytes,
+        bundle_bytes=made["bytes"],
     )
 
 
