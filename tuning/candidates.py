@@ -19,7 +19,6 @@ from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, abo
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
-LOOKED_AT = 256  # items whose share that stays says whether too many will
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -39,14 +38,9 @@ class Candidates:
 
 
 def exclusion_counts(
-    coordinates: np.ndarray,
-    similarities: np.ndarray,
-    rows: np.ndarray,
-    k: int,
-    margin: float = SCORE_MARGIN,
-    items: np.ndarray | None = None,
+    coordinates: np.ndarray, similarities: np.ndarray, rows: np.ndarray, k: int
 ) -> np.ndarray:
-    """Return how many items exclude each of `items` (all), int64 (exact below `k`, at least `k` otherwise).
+    """Return how many of the items exclude each, int64 (exact below `k`, at least `k` otherwise).
 
     `coordinates`: t, (n, J) float64; `similarities`: s, (n, L) float64; `rows`: gallery rows, the tie order.
     """
@@ -55,7 +49,7 @@ def exclusion_counts(
     t, s, r = coordinates[order], similarities[order], rows[order]
     counts = np.zeros(n, dtype=np.int64)
     chunk = max(1, int(4e6) // max(n, 1))
-    alive = np.arange(n) if items is None else np.flatnonzero(np.isin(order, items))
+    alive = np.arange(n)
     for start in range(0, n, chunk):  # rivals chunk by chunk; who has k already needs no more
         alive = alive[counts[alive] < k]
         if not len(alive):
@@ -63,39 +57,26 @@ def exclusion_counts(
         rivals = slice(start, min(start + chunk, n))
         above = np.ones((len(alive), rivals.stop - start), dtype=bool)
         for j in range(t.shape[1]):
-            above &= t[rivals, j] > t[alive, j, None] + margin
+            above &= t[rivals, j] > t[alive, j, None] + SCORE_MARGIN
         earlier = r[rivals] < r[alive, None]
         for l in range(s.shape[1]):
             earlier &= s[rivals, l] >= s[alive, l, None]
         counts[alive] += (above | earlier).sum(axis=1)
     result = np.empty(n, dtype=np.int64)
     result[order] = counts
-    return result if items is None else result[items]
-
-
-def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
-    """Return (G, J): each row the smallest coordinates of k items, so that what lies below all of them is out; or none."""
-    n, n_vertices = coordinates.shape
-    if n < k:
-        return np.empty((0, n_vertices), dtype=coordinates.dtype)
-    sets = champions(coordinates.T[:, None], np.ones((1, n), dtype=bool), k)
-    return np.unique([coordinates[best].min(axis=0) for (best,) in sets], axis=0)
+    return result
 
 
 def settled(
-    rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int, limit: int
+    rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (n,) and similarities (n, L) that fewer than k of them exclude, by the exact rule."""
     coordinates = similarities @ corners.T
     keep = np.ones(len(rows), dtype=bool)
-    for threshold in champion_thresholds(coordinates, k):
-        keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
+    if len(rows) >= k:  # what lies below k others at every vertex is out
+        for (best,) in champions(coordinates.T[:, None], np.ones((1, len(rows)), dtype=bool), k):
+            keep &= (coordinates >= coordinates[best].min(axis=0) - SCORE_MARGIN).any(axis=1)
     rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
-    if len(rows) > limit:  # all pairs of so many take minutes: look at a few first
-        looked_at = np.arange(0, len(rows), max(1, len(rows) // LOOKED_AT))
-        counts = exclusion_counts(coordinates, similarities, rows, k, items=looked_at)
-        if (counts < k).mean() * len(rows) > limit:
-            return rows, similarities
     keep = exclusion_counts(coordinates, similarities, rows, k) < k
     return rows[keep], similarities[keep]
 
@@ -127,7 +108,7 @@ def find_candidates(
         )
 
     def settle(query: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return settled(rows, canonical(query, rows), fast.corners, k, limit)
+        return settled(rows, canonical(query, rows), fast.corners, k)
 
     running = Running(n_queries, slack, k, limit, settle)
     parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
@@ -174,7 +155,7 @@ def merged_candidates(
     for number, own in enumerate(zip(*(zip(part.rows, part.similarities) for part in parts))):
         rows, similarities = map(np.concatenate, zip(*own))
         if len(parts) > 1:
-            rows, similarities = settled(rows, similarities, corners, k, limit)
+            rows, similarities = settled(rows, similarities, corners, k)
         if len(rows) > limit:
             raise PrunesBadly(f"{len(rows)} candidates for one query")
         missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuning import candidates, region
+from tuning import region
 from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged_candidates
 from tuning.objective import mean_average_precision, pad_candidates, ranks
 from tuning.running_candidates import FastCoordinates, PrunesBadly
@@ -271,24 +271,3 @@ def test_map_by_hand():
     padded = scene_of(found, [np.array([0]), np.array([1, 2])])
     assert ranks(padded, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
     assert mean_average_precision(padded, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
-
-
-def test_a_region_that_keeps_far_too_many_is_known_without_comparing_all_pairs(monkeypatch):
-    similarities = np.random.default_rng(0).standard_normal((3000, 6))
-    compared = []
-    counts = candidates.exclusion_counts
-
-    def counted(coordinates, similarities, rows, k, *, items=None):
-        compared.append(len(rows) * (len(rows) if items is None else len(items)))
-        return counts(coordinates, similarities, rows, k, items=items)
-
-    monkeypatch.setattr(candidates, "exclusion_counts", counted)
-    rows = np.arange(3000)
-    kept, _ = candidates.settled(rows, similarities, np.eye(6), 7, limit=300)
-    assert len(kept) > 300 and sum(compared) < 3000 * 600
-    exact, _ = candidates.settled(rows, similarities, np.eye(6), 7, limit=3000)
-    assert len(exact) > 450  # as the few looked at say
-    some = np.array([0, 7, 2999])
-    assert (counts(similarities, similarities, rows, 7, items=some) >= 7).tolist() == [
-        row not in exact for row in some
-    ]
