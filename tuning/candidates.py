@@ -111,14 +111,15 @@ def find_candidates(
         return settled(rows, canonical(query, rows), fast.corners, k)
 
     running = Running(n_queries, slack, k, limit, settle)
-    parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
+    size = max(1, -(-n_queries // threads))
+    parts = [slice(first, first + size) for first in range(0, n_queries, size)]
 
-    with ThreadPoolExecutor(len(parts)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for start, layers in blocks:
             for found in pool.map(
                 lambda part: above(part, start, layers, fast, running.thresholds, excluded), parts
             ):
-                running.waiting += found
+                running.waiting.append(found)
             if running.is_due:
                 running.sharpen()
         running.sharpen()

@@ -13,7 +13,6 @@ import numpy as np
 from competition.errors import Top7Error
 
 WAITING = 32  # items a query, on average, that wait before thresholds are sharpened
-FILTER_BYTES = 2 << 20  # similarities of the queries filtered at once: what a core's caches hold
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries (m,), rows (m,), f (m, J)
 Settle = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -135,31 +134,22 @@ class Running:
 
 
 def above(
-    part: np.ndarray,
+    part: slice,
     start: int,
     layers: Sequence[np.ndarray],
     fast: FastCoordinates,
     thresholds: np.ndarray,
     excluded: np.ndarray,
-) -> list[Found]:
+) -> Found:
     """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
-    width, found = layers[0].shape[1], []
-    size = max(1, FILTER_BYTES // (4 * len(layers) * max(1, width)))
-    for first in range(
-        int(part[0]), int(part[-1]) + 1, size
-    ):  # so few queries that they stay in the core's cache
-        own = slice(first, min(first + size, int(part[-1]) + 1))
-        values = fast.in_place([layer[own] for layer in layers])
-        hopeful = np.zeros(values[0].shape, dtype=bool)
-        for value, threshold in zip(values, thresholds[own].T):
-            hopeful |= value >= threshold[:, None]
-        places = np.flatnonzero(hopeful)
-        places = places[~excluded[start + places % width]]
-        if len(places):
-            queries, columns = np.divmod(places, width)
-            f = np.stack([value[queries, columns] for value in values], axis=1)
-            found.append((queries + first, columns + start, f))
-    return found
+    values = fast.in_place([layer[part] for layer in layers])
+    hopeful: np.ndarray = np.zeros(values[0].shape, dtype=bool)
+    for value, threshold in zip(values, thresholds[part].T):
+        hopeful |= value >= threshold[:, None]
+    hopeful[:, excluded[start : start + hopeful.shape[1]]] = False
+    queries, columns = np.divmod(np.flatnonzero(hopeful), hopeful.shape[1])
+    f = np.stack([value[queries, columns] for value in values], axis=1)
+    return queries + part.start, columns + start, f
 
 
 def champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:

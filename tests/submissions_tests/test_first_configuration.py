@@ -88,6 +88,7 @@ def test_what_cannot_be_told_is_said(tmp_path):
 
 def test_without_a_hub_it_says_how_and_never_overwrites(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(first_configuration, "_hub_reachable", lambda: False)
+    (data / "Database" / "two\nlines.txt").touch()  # its name is in a comment of the configuration
     out = tmp_path / "c.toml"
     assert main(["init", str(data), "--out", str(out), "--model", "test_resnet", "--json"]) == 0
     printed = capsys.readouterr()
