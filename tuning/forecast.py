@@ -13,7 +13,6 @@ import optuna
 from competition.durations import duration
 from tuning import study as studies
 from tuning.landscape import Landscape
-from tuning.samplers import make_sampler
 from tuning.validation import smallest_gain
 
 FOLDS_LIMIT = 2e13  # products of query and gallery entries, some ten minutes, that cross-validation may take
@@ -89,7 +88,7 @@ def _draw_s(plan: studies.TrialPlan) -> float:
     """Seconds that a sampler thinks of a trial in the middle of the study: measured on made-up trials."""
     middle = (plan.places + plan.total) // 2
     known = min(middle, MOST_KNOWN)
-    study = studies.open_study(optuna.storages.InMemoryStorage(), "draws", make_sampler("random", 0))
+    study = studies.open_study(optuna.storages.InMemoryStorage(), "draws")
     figures = np.random.default_rng(0)
     studies.run_trials(study, replace(plan, total=known, sampler="random"), lambda *point: figures.random())
     begun = time.perf_counter()

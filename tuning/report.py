@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from competition.metrics import figure_name
 from competition.tables import table
 from features.components import short_names
-from tuning.described import parameter_name
 from tuning.evaluating import mean_figures
 from tuning.misses import misses_text
 from tuning.tuned import Tuned
-from tuning.validation import Comparison
 
 SHOWN_IMPORTANCES = 6
 
@@ -112,15 +111,8 @@ def _certificate(tuned: Tuned) -> list[str]:
 
 
 def _what_mattered(tuned: Tuned) -> list[str]:
-    top = list(named_importances(tuned).items())[:SHOWN_IMPORTANCES]
-    text = ", ".join(f"{name} {value:.0%}" for name, value in top)
-    return [f"what changed the figure most: {text}"] if top else []
-
-
-def named_importances(tuned: Tuned) -> dict[str, float]:
-    """Return what each parameter explains of the figure's variance, by names that say what it is."""
-    components = tuned.recipe.components
-    return {parameter_name(name, components): value for name, value in tuned.importances.items()}
+    top = [f"{name} {value:.0%}" for name, value in tuned.importances.items()][:SHOWN_IMPORTANCES]
+    return [f"what changed the figure most: {', '.join(top)}"] if top else []
 
 
 def _missed(tuned: Tuned, top_k: int) -> list[str]:
@@ -174,10 +166,11 @@ def _unseen(tuned: Tuned) -> list[str]:
             f"{tuned.bias_corrected:.4f} once the luck of the best of {tuned.trials} trials is taken off (bootstrap bias "
             f"correction{aside})"
         )
+    probability = f"= {gain.p:.3f}" if gain.p >= 0.0005 else "< 0.001"
     both = " on labels and photos, as they judge the study" if len(set(chosen_by)) == 2 else ""
     lines.append(
         f"gain over untuned{both}, {'bias-corrected' if found is None else 'cross-validated'}: {gain.gain:+.4f} "
-        f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p {_probability(gain.p)}; "
+        f"(95 % {_interval(gain.interval, '+.4f')}); chance alone gives as much with probability p {probability}; "
         f"{gain.wins} queries better, {gain.ties} equal, {gain.losses} worse"
     )
     if gain.within_noise:
@@ -185,25 +178,13 @@ def _unseen(tuned: Tuned) -> list[str]:
     return lines
 
 
-def _probability(p: float) -> str:
-    return f"= {p:.3f}" if p >= 0.0005 else "< 0.001"
-
-
 def _interval(interval: tuple[float, float] | None, form: str) -> str:
     return "no interval" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
 
 
-def gain_values(gain: Comparison | None) -> dict | None:
-    """Return a comparison as plain values, None where there is none."""
-    if gain is None:
-        return None
-    same = {name: getattr(gain, name) for name in ("p", "within_noise", "wins", "ties", "losses")}
-    return {"mean": gain.gain, "interval": gain.interval and list(gain.interval), **same}
-
-
 def report_values(tuned: Tuned) -> dict:
     """Return the same as plain values, for --json."""
-    values = {
+    values: dict[str, Any] = {
         "recipe": str(tuned.paths["recipe"]),
         "untuned": str(tuned.paths["untuned"]),
         "trials": tuned.trials,
@@ -214,8 +195,8 @@ def report_values(tuned: Tuned) -> dict:
         "choice": tuned.recipe.choice,
         "steps": list(tuned.recipe.steps),
         "seconds_per_trial": {kind.name: kind.seconds for kind in tuned.kinds},
-        "importances": named_importances(tuned),
-        "gain": gain_values(tuned.comparison),
+        "importances": tuned.importances,
+        "gain": None,
         "bias_corrected": tuned.bias_corrected,
         "named": {
             point.name: {**mean_figures(point.average_precisions, tuned.labelled), "inside": point.inside}
@@ -224,6 +205,9 @@ def report_values(tuned: Tuned) -> dict:
         "near_best_share": tuned.near_best_share,
         "mean_candidates": tuned.combination.mean_candidates,
     }
+    if (gain := tuned.comparison) is not None:
+        same = {name: getattr(gain, name) for name in ("p", "within_noise", "wins", "ties", "losses")}
+        values["gain"] = {"mean": gain.gain, "interval": gain.interval and list(gain.interval), **same}
     if tuned.mixed is not None:
         values["mixed"] = tuned.mixed
     if tuned.misses is not None:

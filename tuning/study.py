@@ -70,14 +70,10 @@ class TrialPlan:
         return list(distinct.values())
 
 
-def open_study(
-    storage: optuna.storages.BaseStorage, name: str, sampler: optuna.samplers.BaseSampler
-) -> optuna.Study:
-    """Return the study `name` (maximising), made if it is not there."""
+def open_study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
+    """Return the study `name` (maximising), made if it is not there; each draw has a sampler of its own."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the progress bar says how the trials go
-    return optuna.create_study(
-        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
-    )
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def first_points(space: Space) -> Iterator[Parameters]:

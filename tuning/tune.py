@@ -20,7 +20,6 @@ from tuning.forecast import affordable_folds, cost, kinds_of, showable_gain
 from tuning.landscape import Landscape
 from tuning.misses import Miss, find_misses, write_misses
 from tuning.region import barycentric, contains
-from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.study_name import study_name
 from tuning.tuned import Tuned, judge
@@ -110,7 +109,7 @@ def _open(landscape: Landscape, plan: studies.TrialPlan) -> optuna.Study:
     """Open the study, which says what it is of."""
     storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
     name = f"{study_name(landscape)}-seed{plan.seed}"
-    study = studies.open_study(storage, name, make_sampler(plan.sampler, plan.seed))
+    study = studies.open_study(storage, name)
     for key, value in {**study_attributes(landscape), "trials": plan.total}.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)

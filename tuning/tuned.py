@@ -14,6 +14,7 @@ from tuning import study as studies
 from tuning.best import Point
 from tuning.certificate import Certificate
 from tuning.combination import Combination
+from tuning.described import parameter_name
 from tuning.forecast import Kind
 from tuning.labelled import Labelled
 from tuning.landscape import Landscape
@@ -92,8 +93,9 @@ class Tuned:
 
     @cached_property
     def importances(self) -> dict[str, float]:
-        """How much of the figure's variance each parameter explains."""
-        return importances(self.study)
+        """How much of the figure's variance each parameter explains, by names that say what it is."""
+        components, found = self.recipe.components, importances(self.study)
+        return {parameter_name(name, components): value for name, value in found.items()}
 
     @cached_property
     def near_best_share(self) -> float:

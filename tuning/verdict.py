@@ -15,7 +15,7 @@ from tuning.combination import Combination
 from tuning.labelled import Labelled
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
-from tuning.samplers import make_sampler, mixed_seed
+from tuning.samplers import mixed_seed
 from tuning.validation import CrossValidated
 
 NEAR_POINTS, FULL_NEAR_POINTS = 500, 10  # drawn from the region; fewer where each ranks the whole gallery
@@ -55,7 +55,7 @@ def cross_validated(
             mask = np.zeros(len(landscape.labelled.groups), dtype=bool)
             mask[public[inside]] = True
             storage = optuna.storages.InMemoryStorage()
-            study = studies.open_study(storage, "fold", make_sampler("random", plan.seed))
+            study = studies.open_study(storage, "fold")
 
             own = replace(plan, seed=mixed_seed(plan.seed, fold_seed + 1))
             studies.run_trials(study, own, partial(landscape.map_inside, inside=mask))

@@ -16,8 +16,8 @@ from submissions.expectation import fold_figures, study_of
 from submissions.report.ranked import Scene
 from submissions.report.weight_map import combination, weight_maps
 from tuning.described import choice_name, share_names
-from tuning.region import region_chains, uniform_coordinates, vertices
-from tuning.study import completed
+from tuning.region import region_chains, vertices
+from tuning.study import COORDINATE, completed, point_of
 from tuning.verdict import near_best_share
 
 SLICED = 6  # parameters that Optuna's slices show
@@ -64,18 +64,9 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
     return near_best_share(made, made.average_precisions(recipe.weight_array), scene.judged)
 
 
-def _is_coordinate(name: str) -> bool:
-    return name.startswith("u") and name[1:].isdigit()
-
-
-def _coordinates(trial: optuna.trial.FrozenTrial) -> np.ndarray:
-    count = sum(map(_is_coordinate, trial.params))
-    return uniform_coordinates(np.array([trial.params[f"u{number}"] for number in range(count)]))
-
-
 def trial_weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | None:
     """A trial's weights in the region as the recipe's choices make it; None where a step joined the components."""
-    coordinates, sums = _coordinates(trial), np.array(recipe.provenance.get("sums", ()))
+    coordinates, sums = point_of(trial.params, {})[1], np.array(recipe.provenance.get("sums", ()))
     if not len(coordinates) == len(sums) == len(recipe.components):
         return None
     centred = any(step_of(step).centres for step in recipe.steps)  # sums of centred rows order nothing
@@ -93,8 +84,9 @@ def optuna_charts(
     names = share_names(components)
     study = optuna.create_study(direction="maximize")
     for trial in trials:
-        coordinates = _coordinates(trial)
-        choices = {choice_name(old, components): old for old in trial.params if not _is_coordinate(old)}
+        _, coordinates = point_of(trial.params, {})
+        chosen = [name for name in trial.params if not COORDINATE.fullmatch(name)]
+        choices = {choice_name(old, components): old for old in chosen}
         shares = names
         if len(coordinates) != len(names):
             shares = [f"share {number}" for number in range(len(coordinates))]

@@ -36,7 +36,6 @@ from tuning.combination import Combination, make_combination
 from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, top_positions
 from tuning.region import random_coordinates
-from tuning.samplers import make_sampler
 from tuning.space import Space
 from tuning.study import TrialPlan, completed, open_study, run_trials
 
@@ -199,7 +198,7 @@ def grocery_structure() -> str:
 
 def overhead(combination: Combination, n_trials: int) -> tuple[float, float]:
     """Return (seconds of a whole study of `n_trials` by TPE, seconds of its evaluations alone)."""
-    study = open_study(optuna.storages.InMemoryStorage(), "overhead", make_sampler("tpe", 0))
+    study = open_study(optuna.storages.InMemoryStorage(), "overhead")
     spent = 0.0
 
     def evaluate(choice: dict[str, object], coordinates: np.ndarray) -> float:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from features.components import Component
 from tuning import forecast
 from tuning import study as studies
-from tuning.samplers import make_sampler
 from tuning.space import Space
 from tuning.step_choices import StepChoices
 
@@ -42,7 +41,7 @@ def test_a_trial_of_every_kind_is_timed_once():
 def test_the_cost_is_that_of_trials_draws_and_new_combinations(monkeypatch):
     monkeypatch.setattr(forecast, "_draw_s", lambda plan: 0.5)
     plan = studies.TrialPlan(SPACE, 60, 0, "tpe")  # 20 places of named points, 40 draws
-    study = studies.open_study(forecast.optuna.storages.InMemoryStorage(), "s", make_sampler("random", 0))
+    study = studies.open_study(forecast.optuna.storages.InMemoryStorage(), "s")
     kinds = [forecast.Kind("own candidates (whiten)", 4.0, 10.0)]
     # 5 choices are tried by name, and a twentieth of 40 draws is new
     assert 60 * 4.0 + 40 * 0.5 + 10.0 * (5 + 2) == 330

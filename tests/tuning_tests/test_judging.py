@@ -25,7 +25,6 @@ from tuning.labelled import HALF_AT, labelled_queries, study_queries
 from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, pad_candidates
 from tuning.report import report
-from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.study_name import study_name
 from tuning.tune import tune
@@ -89,9 +88,7 @@ def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extra
     hidden = private_mask(judged.groups, 0.3, 0)
     n = len(np.unique(labelled.groups[~labelled.private]))
     share = n / (n + HALF_AT) if objective == "both" else 0.0
-    study = studies.open_study(
-        open_storage(None, landscape.work), f"{study_name(landscape)}-seed0", make_sampler("random", 0)
-    )
+    study = studies.open_study(open_storage(None, landscape.work), f"{study_name(landscape)}-seed0")
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         weights = landscape.recipe_weights(choice, coordinates)

@@ -27,7 +27,6 @@ from tuning.forecast import showable_gain
 from tuning.labelled import labelled_queries
 from tuning.landscape import Landscape
 from tuning.region import random_coordinates
-from tuning.samplers import make_sampler
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
@@ -81,7 +80,7 @@ def configured(awkward, steps: str):
 def written_trials(configuration, landscape, tuned):
     """Each trial with the recipe it stands for."""
     name = f"{study_name(landscape)}-seed0"
-    study = studies.open_study(open_storage(None, landscape.work), name, make_sampler("random", 0))
+    study = studies.open_study(open_storage(None, landscape.work), name)
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
         weights = landscape.recipe_weights(choice, coordinates)
@@ -271,9 +270,7 @@ def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkey
     assert kinds[0].bias_corrected == kinds[1].bias_corrected
     # none of the trials but the best, which is checked: else what is looked at beside the study
     landscape = Landscape(configuration)
-    study = studies.open_study(
-        open_storage(None, landscape.work), f"{study_name(landscape)}-seed0", make_sampler("random", 0)
-    )
+    study = studies.open_study(open_storage(None, landscape.work), f"{study_name(landscape)}-seed0")
     best = max(studies.completed(study), key=lambda trial: trial.value)
     ranked_again = 0
     for trial in studies.completed(study):

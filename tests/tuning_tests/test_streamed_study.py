@@ -9,7 +9,6 @@ from tuning import gallery_pass
 from tuning import study as studies
 from tuning.landscape import Landscape
 from tuning.report import report, report_values
-from tuning.samplers import make_sampler
 from tuning.storage import open_storage
 from tuning.study_name import study_name
 from tuning.tune import tune
@@ -28,11 +27,7 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
     with pytest.raises(ConfigurationError, match="prunes badly"):
         tune(configurations["streamed"], trials=8, certify_seconds=1)
     landscape = Landscape(configurations["streamed"])
-    study = studies.open_study(
-        open_storage(None, landscape.work),
-        f"{study_name(landscape)}-seed0",
-        make_sampler("random", 0),
-    )
+    study = studies.open_study(open_storage(None, landscape.work), f"{study_name(landscape)}-seed0")
     assert not study.trials
     capsys.readouterr()
     streamed = tune(configurations["streamed"], trials=8)

@@ -47,7 +47,7 @@ def work_on(storage: str | None, work: str, total: int, sampler: str, pause_s: f
 
 
 def open_again(storage: str | None, work: Path):
-    return studies.open_study(open_storage(storage, work), "s", make_sampler("random", 0))
+    return studies.open_study(open_storage(storage, work), "s")
 
 
 def run_trials(study, evaluate, total: int, sampler: str = "random") -> None:
@@ -325,9 +325,7 @@ def test_choices_of_different_component_counts_have_coordinates_of_their_own(
     configuration = load_configuration(path, work=tmp_path)
     extract(configuration)
     tuned = tune_module.tune(configuration, trials=30, folds=0)
-    study = studies.open_study(
-        open_storage(None, tmp_path), tuned.recipe.provenance["study"], make_sampler(sampler, 0)
-    )
+    study = studies.open_study(open_storage(None, tmp_path), tuned.recipe.provenance["study"])
     counts, alone = {"fcrow": 4, "head": 2}, []
     for trial in studies.completed(study):
         choice, coordinates = studies.point_of(trial.params, Landscape(configuration).choice_lists)
