@@ -19,6 +19,7 @@ from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, abo
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
+LOOKED_AT = 256  # items whose share that stays says whether too many will
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -38,9 +39,13 @@ class Candidates:
 
 
 def exclusion_counts(
-    coordinates: np.ndarray, similarities: np.ndarray, rows: np.ndarray, k: int
+    coordinates: np.ndarray,
+    similarities: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    items: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return how many of the items exclude each, int64 (exact below `k`, at least `k` otherwise).
+    """Return how many items exclude each of `items` (all), int64 (exact below `k`, at least `k` otherwise).
 
     `coordinates`: t, (n, J) float64; `similarities`: s, (n, L) float64; `rows`: gallery rows, the tie order.
     """
@@ -49,7 +54,7 @@ def exclusion_counts(
     t, s, r = coordinates[order], similarities[order], rows[order]
     counts = np.zeros(n, dtype=np.int64)
     chunk = max(1, int(4e6) // max(n, 1))
-    alive = np.arange(n)
+    alive = np.arange(n) if items is None else np.flatnonzero(np.isin(order, items))
     for start in range(0, n, chunk):  # rivals chunk by chunk; who has k already needs no more
         alive = alive[counts[alive] < k]
         if not len(alive):
@@ -64,19 +69,32 @@ def exclusion_counts(
         counts[alive] += (above | earlier).sum(axis=1)
     result = np.empty(n, dtype=np.int64)
     result[order] = counts
-    return result
+    return result if items is None else result[items]
+
+
+def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
+    """Return (G, J): each row the smallest coordinates of k items, so that what lies below all of them is out; or none."""
+    n, n_vertices = coordinates.shape
+    if n < k:
+        return np.empty((0, n_vertices), dtype=coordinates.dtype)
+    sets = champions(coordinates.T[:, None], np.ones((1, n), dtype=bool), k)
+    return np.unique([coordinates[best].min(axis=0) for (best,) in sets], axis=0)
 
 
 def settled(
-    rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int
+    rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (n,) and similarities (n, L) that fewer than k of them exclude, by the exact rule."""
     coordinates = similarities @ corners.T
     keep = np.ones(len(rows), dtype=bool)
-    if len(rows) >= k:  # what lies below k others at every vertex is out
-        for (best,) in champions(coordinates.T[:, None], np.ones((1, len(rows)), dtype=bool), k):
-            keep &= (coordinates >= coordinates[best].min(axis=0) - SCORE_MARGIN).any(axis=1)
+    for threshold in champion_thresholds(coordinates, k):
+        keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
     rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
+    if len(rows) > limit:  # all pairs of so many take minutes: look at a few first
+        looked_at = np.arange(0, len(rows), max(1, len(rows) // LOOKED_AT))
+        counts = exclusion_counts(coordinates, similarities, rows, k, items=looked_at)
+        if (counts < k).mean() * len(rows) > limit:
+            return rows, similarities
     keep = exclusion_counts(coordinates, similarities, rows, k) < k
     return rows[keep], similarities[keep]
 
@@ -90,6 +108,7 @@ def find_candidates(
     n_queries: int,
     similarity_margin: np.ndarray,
     excluded: np.ndarray,
+    sample: Sequence[np.ndarray],
     limit: int = 20_000,
     threads: int = 2,
 ) -> Candidates:
@@ -98,8 +117,9 @@ def find_candidates(
     blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
     `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
     similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool,
-    rows that take part in nothing. PrunesBadly when a query keeps more than `limit`. The result does not depend
-    on blocks or threads: it ends in one exact settling, of one query after the other.
+    rows that take part in nothing; sample: what a block holds, of distinct rows from all over the gallery
+    that are not excluded, for the first thresholds. PrunesBadly when a query keeps more than `limit`. The
+    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other.
     """
     slack = np.zeros(len(fast.corners))
     for chain in fast.members:  # errors add up along the running sum, whose own additions round too
@@ -108,18 +128,19 @@ def find_candidates(
         )
 
     def settle(query: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return settled(rows, canonical(query, rows), fast.corners, k)
+        return settled(rows, canonical(query, rows), fast.corners, k, limit)
 
     running = Running(n_queries, slack, k, limit, settle)
-    size = max(1, -(-n_queries // threads))
-    parts = [slice(first, first + size) for first in range(0, n_queries, size)]
+    parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(len(parts)) as pool:
+        if sample[0].shape[1] >= k:
+            running.first_look(fast.in_place(sample), pool, parts)
         for start, layers in blocks:
             for found in pool.map(
-                lambda part: above(part, start, layers, fast, running.thresholds, excluded), parts
+                lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts
             ):
-                running.waiting.append(found)
+                running.waiting += found
             if running.is_due:
                 running.sharpen()
         running.sharpen()
@@ -156,7 +177,7 @@ def merged_candidates(
     for number, own in enumerate(zip(*(zip(part.rows, part.similarities) for part in parts))):
         rows, similarities = map(np.concatenate, zip(*own))
         if len(parts) > 1:
-            rows, similarities = settled(rows, similarities, corners, k)
+            rows, similarities = settled(rows, similarities, corners, k, limit)
         if len(rows) > limit:
             raise PrunesBadly(f"{len(rows)} candidates for one query")
         missing = np.setdiff1d(np.asarray(always[number], dtype=np.int64), rows)

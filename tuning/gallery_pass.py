@@ -17,6 +17,7 @@ from tuning.region import chain_members
 from tuning.running_candidates import FastCoordinates, PrunesBadly
 
 CANDIDATE_LIMIT = 5_000
+SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds
 QUERY_BYTES = 200_000  # that a query and component take at most during a pass (measured)
 PASS_BYTES = 512 << 20  # that the queries of one pass take; more queries take more passes
 SCENE_BYTES = 1 << 30  # of one combination's candidates; past that each trial ranks the whole gallery
@@ -108,5 +109,16 @@ def _among_rows(
         n_queries=n_queries,
         similarity_margin=np.array(bounds),
         excluded=excluded,
+        sample=_sample(scaled, gallery, excluded),
         limit=candidate_limit(len(excluded)),
     )
+
+
+def _sample(
+    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], excluded: np.ndarray
+) -> list[np.ndarray]:
+    """Return the similarities (Q, m) of short runs of rows from all over the gallery, one array a component."""
+    starts = np.unique(np.linspace(0, max(0, len(excluded) - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64))
+    rows = np.unique(starts[:, None] + np.arange(min(SAMPLE_RUN, len(excluded))))
+    rows = rows[~excluded[rows]]
+    return [np.matmul(q, np.asarray(g[rows], dtype=np.float32).T) for q, g in zip(queries, gallery)]

@@ -6,6 +6,7 @@ Nothing here is exact: an item goes only when k others lie above it by twice the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from competition.errors import Top7Error
 
 WAITING = 32  # items a query, on average, that wait before thresholds are sharpened
+FILTER_BYTES = 2 << 20  # similarities of the queries filtered at once: what a core's caches hold
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries (m,), rows (m,), f (m, J)
 Settle = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -55,11 +57,11 @@ class FastCoordinates:
 
 
 class Running:
-    """The running candidates of all queries, by approximate fast coordinates f; thresholds: (Q, J)."""
+    """The running candidates of all queries, by approximate fast coordinates f; thresholds (Q, G, J), sharpest first."""
 
     def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
         self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
-        self.thresholds = np.full((n_queries, len(slack)), -np.inf, dtype=np.float32)
+        self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
         none = np.empty(0, np.int64)
         self.kept: Found = none, none, np.empty((0, len(slack)), np.float32)
         self.waiting: list[Found] = []
@@ -71,12 +73,25 @@ class Running:
             WAITING * self.n_queries, 2 * len(self.kept[0])
         )
 
+    def first_look(
+        self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]
+    ) -> None:
+        """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
+
+        def look(part: np.ndarray) -> np.ndarray:
+            f = np.stack([value[part] for value in values])
+            return self._sharpest(f, champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
+
+        self.thresholds = np.concatenate(list(pool.map(look, parts)))
+
     def sharpen(self) -> None:
         """Drop of what is kept and waits all that k others exclude for certain, and sharpen the thresholds."""
         parts = [self.kept, *self.waiting]
         queries, rows, f = (np.concatenate([part[number] for part in parts]) for number in range(3))
         self.waiting = []
-        left = (f >= self.thresholds[queries]).any(axis=1)
+        left = np.ones(len(rows), dtype=bool)
+        for threshold in np.moveaxis(self.thresholds, 1, 0):
+            left &= (f >= threshold[queries]).any(axis=1)
         order = np.flatnonzero(left)[np.lexsort((rows[left], queries[left]))]
         queries, rows, f = queries[order], rows[order], f[order]
         ends = np.searchsorted(queries, np.arange(self.n_queries + 1))
@@ -108,7 +123,7 @@ class Running:
     def _sharpen_some(
         self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return thresholds (q, J), the least f of k items high everywhere, and which items (sorted by query) stay."""
+        """Return thresholds (q, G, J) and which of the items (sorted by query) stay."""
         n, widest = len(ends) - 1, max(self.k, int(np.diff(ends).max(initial=0)))
         places = np.arange(len(queries)) - ends[queries]
         padded = np.full((f.shape[1], n, widest), -np.inf, dtype=np.float32)
@@ -116,7 +131,7 @@ class Running:
         there = np.zeros((n, widest), dtype=bool)
         there[queries, places] = True
         best = champions(padded, there, self.k)
-        lowest = np.take_along_axis(padded, best[0][None], axis=2).min(axis=2).T
+        thresholds = self._sharpest(padded, best)
         rivals = np.zeros((n, widest), dtype=bool)
         for columns in best:
             np.put_along_axis(rivals, columns, True, axis=1)
@@ -130,26 +145,48 @@ class Running:
             for j in range(len(padded)):
                 above &= padded[j, lines, column][:, None] > lower[j]
             counts += above
-        return (lowest - 2 * self.slack).astype(np.float32), (counts < self.k)[queries, places]
+        return thresholds, (counts < self.k)[queries, places]
+
+    def _sharpest(self, f: np.ndarray, champions: Sequence[np.ndarray]) -> np.ndarray:
+        """Return (q, G, J) float32: the least f of each set of champions less twice the slack, sharpest first."""
+        lowest = np.stack([np.take_along_axis(f, best[None], axis=2).min(axis=2).T for best in champions])
+        thresholds = (lowest - 2 * self.slack).astype(np.float32)
+        passed = []
+        for threshold in thresholds:
+            above = np.zeros(f.shape[1:], dtype=bool)
+            for j in range(len(f)):
+                above |= f[j] >= threshold[:, j, None]
+            passed.append(above.sum(axis=1))
+        order = np.argsort(np.array(passed), axis=0, kind="stable").T
+        return np.take_along_axis(np.moveaxis(thresholds, 0, 1), order[:, :, None], axis=1)
 
 
 def above(
-    part: slice,
+    part: np.ndarray,
     start: int,
     layers: Sequence[np.ndarray],
     fast: FastCoordinates,
     thresholds: np.ndarray,
     excluded: np.ndarray,
-) -> Found:
+) -> list[Found]:
     """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
-    values = fast.in_place([layer[part] for layer in layers])
-    hopeful: np.ndarray = np.zeros(values[0].shape, dtype=bool)
-    for value, threshold in zip(values, thresholds[part].T):
-        hopeful |= value >= threshold[:, None]
-    hopeful[:, excluded[start : start + hopeful.shape[1]]] = False
-    queries, columns = np.divmod(np.flatnonzero(hopeful), hopeful.shape[1])
-    f = np.stack([value[queries, columns] for value in values], axis=1)
-    return queries + part.start, columns + start, f
+    width, found = layers[0].shape[1], []
+    size = max(1, FILTER_BYTES // (4 * len(layers) * max(1, width)))
+    for first in range(
+        int(part[0]), int(part[-1]) + 1, size
+    ):  # so few queries that they stay in the core's cache
+        own = slice(first, min(first + size, int(part[-1]) + 1))
+        values = fast.in_place([layer[own] for layer in layers])
+        hopeful = np.zeros(values[0].shape, dtype=bool)
+        for value, threshold in zip(values, thresholds[own].T):
+            hopeful |= value >= threshold[:, None]
+        places = np.flatnonzero(hopeful)
+        places = places[~excluded[start + places % width]]
+        if len(places):
+            queries, columns = np.divmod(places, width)
+            f = np.stack([value[queries, columns] for value in values], axis=1)
+            found.append((queries + first, columns + start, f))
+    return found
 
 
 def champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuning import region
+from tuning import candidates, region
 from tuning.candidates import Candidates, exclusion_counts, find_candidates, merged_candidates
 from tuning.objective import mean_average_precision, pad_candidates, ranks
 from tuning.running_candidates import FastCoordinates, PrunesBadly
@@ -52,6 +52,7 @@ def pruned(
     generator = np.random.default_rng(seed)
     fast = FastCoordinates(corners, tuple(region.chain_members(chains)))
     excluded = np.zeros(similarities.shape[1], dtype=bool) if excluded is None else excluded
+    looked_at = similarities[:, np.flatnonzero(~excluded)[:block_rows]] * fast.scale
     found = find_candidates(
         blocks_of(similarities, block_rows, error * 0.99, generator, fast.scale),
         lambda q, rows: similarities[q, rows],
@@ -60,6 +61,7 @@ def pruned(
         n_queries=len(similarities),
         similarity_margin=np.full(len(fast.scale), error),
         excluded=excluded,
+        sample=[looked_at[:, :, l].astype(np.float32) for l in range(len(fast.scale))],
         **options,
     )
     if always is None:
@@ -250,6 +252,7 @@ def test_a_region_that_prunes_badly_is_known_before_anything_is_settled():
             n_queries=5,
             similarity_margin=np.full(6, 3e-5),
             excluded=np.zeros(4000, dtype=bool),
+            sample=[np.empty((5, 0), np.float32)] * 6,
             limit=50,
         )
 
@@ -271,3 +274,24 @@ def test_map_by_hand():
     padded = scene_of(found, [np.array([0]), np.array([1, 2])])
     assert ranks(padded, np.ones(1)).tolist() == [[2, 0, 1, -1, -1, -1, -1], [1, 0, 2, -1, -1, -1, -1]]
     assert mean_average_precision(padded, np.ones(1)) == pytest.approx((0.5 + (1 + 2 / 3) / 2) / 2)
+
+
+def test_a_region_that_keeps_far_too_many_is_known_without_comparing_all_pairs(monkeypatch):
+    similarities = np.random.default_rng(0).standard_normal((3000, 6))
+    compared = []
+    counts = candidates.exclusion_counts
+
+    def counted(coordinates, similarities, rows, k, *, items=None):
+        compared.append(len(rows) * (len(rows) if items is None else len(items)))
+        return counts(coordinates, similarities, rows, k, items=items)
+
+    monkeypatch.setattr(candidates, "exclusion_counts", counted)
+    rows = np.arange(3000)
+    kept, _ = candidates.settled(rows, similarities, np.eye(6), 7, limit=300)
+    assert len(kept) > 300 and sum(compared) < 3000 * 600
+    exact, _ = candidates.settled(rows, similarities, np.eye(6), 7, limit=3000)
+    assert len(exact) > 450  # as the few looked at say
+    some = np.array([0, 7, 2999])
+    assert (counts(similarities, similarities, rows, 7, items=some) >= 7).tolist() == [
+        row not in exact for row in some
+    ]
