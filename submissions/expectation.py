@@ -11,6 +11,7 @@ from competition.errors import Top7Error
 from competition.messages import log
 from competition.metrics import figure_label
 from features.descriptors import gallery_ids
+from features.recipes.kept import is_of_this_data
 from features.recipes.recipe import Recipe
 from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY, labelled_precisions
 from tuning.labelled import labelled_queries
@@ -41,6 +42,8 @@ def expectation(configuration: Configuration, written: Mapping, recipe: Recipe |
     if "simulated" in figures and "all" not in figures:
         return line + f"{name} {figures[kind]:.4f} on simulated photos, which no real query need reach"
     of = f", of {written['figures_of']}" if "figures_of" in written else ""
+    if recipe is not None and kind == "validated" and not is_of_this_data(configuration, recipe):
+        of = ", of other data than there are now"
     line += f"expected {name} {figures[kind]:.4f} ({KINDS[kind]}{of})"
     if recipe is None or of:
         return line

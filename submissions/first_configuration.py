@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -80,7 +81,9 @@ def write_first_configuration(
     for line in unsure:
         log.warning(f"top7: please check: {line}")
     values = {"configuration": str(out), "found": seen, "unsure": unsure}
-    return Outcome(values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {out}"]))
+    return Outcome(
+        values, "\n".join([*seen, f"{out}: next, ./run.sh extract --config {shlex.quote(str(out))}"])
+    )
 
 
 def _seen(found: Contents) -> list[str]:

@@ -91,7 +91,7 @@ def _tell(folder: Path, old_ids: Sequence[str], images: ImageSet, row_of: np.nda
         log.info(f"{folder}: {grown} new images: the dumps are extended by them")
     if lost := sorted(old - new):
         what = f"{len(lost)} images (such as {lost[0]!r})"
-        log.warning(f"{folder}: {what} are gone: their rows are dropped, as asked")
+        log.warning(f"{folder}: {what} are gone: their rows are dropped")
     if changed := [images.ids[row] for row in np.flatnonzero(row_of < 0).tolist() if images.ids[row] in old]:
         what = f"{len(changed)} images (such as {changed[0]!r})"
         log.info(f"{folder}: {what} have other content than before: their rows are computed again")

@@ -104,11 +104,17 @@ def _found(configuration: Configuration, named: str) -> Recipe:
 
 
 def _best(configuration: Configuration) -> tuple[Recipe, str]:
-    last = Path(configuration.competition.work) / "recipes" / "best.json"
-    kept = [recipe for recipe in kept_recipes(configuration) if is_of_this_data(configuration, recipe)]
-    if kept:
-        return choose(kept)
-    return read_recipe(last), f"recipe best, the last study's: no figure under {last.parent} is of this data"
+    """The best on this data, or, where gallery or labels are others since, on the last study's; and why."""
+    kept = [recipe for recipe in kept_recipes(configuration) if "validated" in recipe.scores]
+    of_this = [recipe for recipe in kept if is_of_this_data(configuration, recipe)]
+    if of_this:
+        return choose(of_this)
+    path = Path(configuration.competition.work) / "recipes" / "best.json"
+    last = read_recipe(path)
+    recipe, why = last, "recipe best, the last study's"
+    if earlier := [recipe for recipe in kept if _same_queries(recipe, last)]:
+        recipe, why = choose(earlier, "the last study's")
+    return recipe, f"{why}: no figure under {path.parent} is of this data, ./run.sh tune makes them"
 
 
 def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
@@ -174,8 +180,8 @@ def is_of_this_data(configuration: Configuration, recipe: Recipe) -> bool:
         return False
 
 
-def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
-    """Return the recipe with the best validated figure, and why; all are of the same data.
+def choose(recipes: Sequence[Recipe], of: str = "this") -> tuple[Recipe, str]:
+    """Return the recipe with the best validated figure, and why; all are of the same data, `of` says which.
 
     A tuned recipe within noise of its untuned one is passed over where another is there. Of equals: the better on
     public queries, then the last study's.
@@ -187,7 +193,7 @@ def choose(recipes: Sequence[Recipe]) -> tuple[Recipe, str]:
     data = best.provenance.get("data", {})
     figure = figure_label(data.get("metric", "map"), data.get("top_k", 7))
     why = f"recipe {best.name}: {figure} {best.scores['validated']:.4f} on {judged}"
-    why += f" ({best.provenance.get('validated by', 'not tuned')}), the best of {len(recipes)} evaluated on this data"
+    why += f" ({best.provenance.get('validated by', 'not tuned')}), the best of {len(recipes)} evaluated on {of} data"
     noisy = [recipe for recipe in recipes if recipe not in clear and _worth(recipe) > _worth(best)]
     if noisy:
         names = ", ".join(f"{recipe.name} {recipe.scores['validated']:.4f}" for recipe in noisy)

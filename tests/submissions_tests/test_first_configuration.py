@@ -118,11 +118,13 @@ def test_extract_runs_what_init_writes(tiny_competition, tmp_path, capsys):
     import timm
     from safetensors.torch import save_file
 
-    weights, out = tmp_path / "weights.safetensors", tmp_path / "tiny.toml"
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "my tiny.toml"
     save_file(timm.create_model("test_resnet").state_dict(), weights)
     arguments = ["--model", "test_resnet", "--weights", weights, "--out", out]
     assert main(["init", str(tiny_competition.parent), *map(str, arguments)]) == 0
-    assert "all 8 queries matched; correct images a query: 2 to 2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "all 8 queries matched; correct images a query: 2 to 2" in printed
+    assert f"extract --config '{out}'" in printed  # which a shell takes as it is
     out.write_text(out.read_text().replace("images = 2000", "images = 2").replace("= 288", "= 64"))
     common = ["--config", str(out), "--work", str(tmp_path / "work")]
     assert main(["extract", *common]) == 0
