@@ -174,7 +174,7 @@ def _unseen(tuned: Tuned) -> list[str]:
         f"{gain.wins} queries better, {gain.ties} equal, {gain.losses} worse"
     )
     if gain.within_noise:
-        lines.append("WARNING: that gain may be chance: the untuned recipe is recommended")
+        lines.append("WARNING: no gain beyond chance: the untuned recipe is recommended")
     return lines
 
 
