@@ -38,8 +38,8 @@ def submit(
     values = write_with_scores(configuration, lists, split, recipe.name, out)
     names = [component.name for component in recipe.components]
     values |= {"recipe": recipe.name, "weights": dict(zip(names, recipe.weights)), "expected": recipe.scores}
-    if "figures of" in recipe.provenance:
-        values["figures_of"] = recipe.provenance["figures of"]
+    if distinct or "figures of" in recipe.provenance:
+        values["figures_of"] = "lists without --distinct" if distinct else recipe.provenance["figures of"]
     record_expected(configuration.competition.work, values, recipe.provenance.get("data", {}))
     return values
 

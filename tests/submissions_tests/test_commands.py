@@ -390,7 +390,9 @@ def test_duplicates_are_listed_and_left_out_on_request(tiny_competition, capsys,
     assert rows[0] == ["group", "id", "cosine"] and len(rows) == 1 + found["images"]
     for flags, expected in (((), True), (("--distinct",), False)):
         file = tmp_path / f"{expected}.csv"
-        assert run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, *flags)[0] == 0
+        code, out, _ = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--out", file, "--json", *flags)
+        of = json.loads(out).get("figures_of")  # a recipe's figures are of lists with repeats
+        assert code == 0 and of == (None if expected else "lists without --distinct")
         first = file.read_text().splitlines()[0].split(",")
         assert first[0] == "t0" and ("n00copy" in first) == expected and len(set(first)) == 8
 
