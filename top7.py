@@ -22,7 +22,7 @@ from features.components import Component
 from features.dumps import Dump
 from features.parts import PartModel, learn_parts
 from features.pooling import pool_maps, unit_descriptors
-from features.similarity import UNIT_NORM, check_components
+from features.search.similarity import UNIT_NORM, check_components
 from features.whitening import unit_rows
 from tuning.certificate import certify as branch_and_bound
 from tuning.combination import Combination, make_combination

@@ -55,7 +55,7 @@ def ranked_lists(
     components = [recipe.components[number] for number in used]
     if split == SIMULATED:
         # a bundle never gets here, and starts without scipy
-        from features.simulated_halves import judging_dumps
+        from features.ranking.simulated_halves import judging_dumps
 
         queries = judging_dumps(configuration, components, query_ids or ())
     else:

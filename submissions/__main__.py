@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace, terminal: TextIO) -> int:
     try:
-        from features.sharding import on_cluster
+        from features.search.sharding import on_cluster
         from submissions.commands import COMMANDS
 
         if options.command not in COMMANDS:  # `test`, which run.sh gives to pytest

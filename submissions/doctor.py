@@ -15,8 +15,8 @@ from competition.datasets.dataset import image_size
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.progress import Progress
-from features.extraction.decode_ahead import read_ahead
-from features.sizing import Sizing
+from features.images.decode_ahead import read_ahead
+from features.images.sizing import Sizing
 
 MOST = 20_000  # images of a folder that are all decoded; of more, so many drawn by seed
 HALF = tuple(

@@ -106,7 +106,7 @@ def _seen(found: Contents) -> list[str]:
 
 def _network(model: str, image_size: int):
     """The network without its weights, which gives the feature maps that timm numbers."""
-    from features.timm_models import check_model, create_model, drawing
+    from features.networks.timm_models import check_model, create_model, drawing
 
     check_model(model)
     backbone = Backbone(model, (), model, image_size=image_size)

@@ -13,8 +13,8 @@ from PIL import Image
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import folder_labels, read_labels
-from features.decoding import FORMATS, set_up_pillow
-from features.extraction.decode_ahead import opened
+from features.images.decode_ahead import opened
+from features.images.decoding import FORMATS, set_up_pillow
 
 NAMES = {
     "gallery": ("gallery", "index", "database", "db", "train", "images"),

@@ -19,10 +19,10 @@ from features.dumps.part_tables import part_table
 from features.extraction import extracted_images
 from features.extraction.engine import Engine
 from features.extraction.settings import choose_device, fixed_settings, settings_path
+from features.images.simulated_photos import jpeg_bytes
 from features.parts import training_rows
 from features.parts.exciting import most_exciting
 from features.parts.part_model import open_parts
-from features.simulated_photos import jpeg_bytes
 from submissions.report import environment
 
 PICTURE_PX = 160

@@ -10,8 +10,8 @@ import numpy as np
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import Dump
-from features.sharding import map_over_shards
-from features.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
+from features.search.sharding import map_over_shards
+from features.search.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
 from tuning.candidates import Candidates, find_candidates, merged_candidates
 from tuning.region import chain_members
 from tuning.running_candidates import FastCoordinates, PrunesBadly

@@ -1,7 +1,7 @@
 """The queries of a study: labelled ones, simulated photos, or both; rows, correct images, groups, parts, weights.
 
 What judges a trial is `[tuning] objective`: "labels", the labelled queries; "simulated", photos made of
-gallery images (features/simulated_halves.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on
+gallery images (features/ranking/simulated_halves.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on
 the labelled ones, n the number of their public groups: as many as HALF_AT count half.
 """
 
@@ -133,7 +133,7 @@ def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> L
 
 
 def _judging_photos(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
-    from features.simulated_halves import open_judging
+    from features.ranking.simulated_halves import open_judging
 
     found = open_judging(configuration, gallery_ids, JUDGING_PHOTOS)
     private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
@@ -168,7 +168,7 @@ def open_queries(
     parts = [open_components(configuration, components, "validation", real)] if real else []
     if not photos:
         return parts[0]
-    from features.simulated_halves import judging_dumps
+    from features.ranking.simulated_halves import judging_dumps
 
     parts.append(judging_dumps(configuration, components, photos))
     return [_stacked(dumps) for dumps in zip(*parts)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.errors import Top7Error
 from competition.metrics import figures_of_hits
-from features.similarity import fuse
+from features.search.similarity import fuse
 from tuning.candidates import Candidates
 
 

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 
 from competition.errors import ConfigurationError
-from features.arguments import Weights, fits, whole
 from features.components import Choice
+from features.ranking.arguments import Weights, fits, whole
 from features.ranking.steps import STEPS, TUNABLE, StepEntry, check_steps, default_of, step_of
 
 Keep = Annotated[int, whole(1)]

@@ -12,11 +12,11 @@ from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest
 from features.components import EMBEDDINGS, Component, backbone_of, external_named
-from features.decoding import DECODER
 from features.dumps import file_label, recipe_digest
 from features.dumps.part_tables import PartTable, part_table
-from features.simulated_photos import VERSION
-from features.weights_digest import stamped_digest, weights_digest
+from features.images.decoding import DECODER
+from features.images.simulated_photos import VERSION
+from features.networks.weights_digest import stamped_digest, weights_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
 

@@ -12,9 +12,9 @@ from competition.images import ImageSet
 from competition.messages import log
 from competition.progress import Progress
 from features.extraction.batching import StartedWindow, Window
-from features.extraction.decode_ahead import Timed
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
+from features.images.decode_ahead import Timed
 
 COMMIT_EVERY_S = 15.0
 WAITING_SHARE = 0.1

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from competition.configuration import Parts
 from features.dumps.layout import Target
-from features.extraction.decode_ahead import Picture
 from features.extraction.engine import Batch, Engine
+from features.images.decode_ahead import Picture
 from features.parts.projection import IMAGES_A_PASS
 from features.pooling import mean_descriptors, unit_descriptors
 

@@ -17,10 +17,10 @@ from features.dumps import Dump, read_sidecar
 from features.dumps.disk import Disk
 from features.dumps.dump_writer import record_type
 from features.dumps.layout import configured_targets, dumps_folder
-from features.extraction.decode_ahead import read_picture
 from features.extraction.dump_group import IMAGE
-from features.simulated_photos import contact_sheet
-from features.sizing import Sizing
+from features.images.decode_ahead import read_picture
+from features.images.simulated_photos import contact_sheet
+from features.images.sizing import Sizing
 
 CONTACT_SHEET = "contact_sheet.jpg"
 SHOWN_IMAGES, SHOWN_VIEWS = 16, 8

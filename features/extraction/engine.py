@@ -21,11 +21,12 @@ from competition.configuration import Backbone, Parts
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet
 from competition.messages import log
-from features.backbones import Network, create_network
 from features.dumps.layout import Target
-from features.extraction.decode_ahead import Picture, read_ahead
 from features.extraction.settings import Settings
-from features.fused_convolutions import put
+from features.images.decode_ahead import Picture, read_ahead
+from features.images.sizing import sizings
+from features.networks.backbones import Network, create_network
+from features.networks.fused_convolutions import put
 from features.parts import PartModel
 from features.pooling import (
     check_poolings,
@@ -35,7 +36,6 @@ from features.pooling import (
     pool_maps,
     unit_descriptors,
 )
-from features.sizing import sizings
 
 
 @dataclass

@@ -19,7 +19,7 @@ from competition.configuration import Backbone
 from competition.messages import log
 from features.extraction.engine import Engine
 from features.extraction.settings import fixed_settings, keep_settings
-from features.fused_convolutions import largest_difference
+from features.networks.fused_convolutions import largest_difference
 
 COMPILED_FROM = 20_000  # images: fewer are done before the compiler is
 WORTH = 1.05  # times as fast, or compiling is not worth its minutes

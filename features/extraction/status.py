@@ -18,9 +18,9 @@ from features.dumps.dump_writer import record_type
 from features.dumps.journal import unfinished
 from features.dumps.layout import Target
 from features.dumps.writer import complete
-from features.extraction.decode_ahead import content_hash, file_stamp
 from features.extraction.dump_group import IMAGE, DumpGroup, EarlierRows
 from features.extraction.sample import SplitImages
+from features.images.decode_ahead import content_hash, file_stamp
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from features.dumps.layout import Target
 from features.dumps.part_tables import PartTable
 from features.extraction.backbone_pass import PendingWindow, Result
 from features.extraction.batching import Window, blank_window, compute_window
-from features.extraction.decode_ahead import Timed
 from features.extraction.device_claims import own_device
 from features.extraction.engine import Engine
 from features.extraction.learn_parts import part_models
 from features.extraction.settings import Settings
-from features.sharding import cluster_client
+from features.images.decode_ahead import Timed
+from features.search.sharding import cluster_client
 
 ATTEMPTS = 5  # in a row without a single window done
 LOST = ("TerminatedWorkerError", "BrokenProcessPool", "KilledWorker", "CancelledError")

@@ -20,7 +20,7 @@ from features.dumps.derived import digest_of
 from features.ranking.pipeline import dump_identity
 from features.ranking.state import Photos
 from features.ranking.steps import STEPS
-from features.ranking.views import RowStack
+from features.search.row_views import RowStack
 
 USERS = ("validation", "test")  # splits whose images are photos of users
 TAUGHT_PARTS, OF_LARGE_GALLERY = 5, 2  # of the labelled queries: each is one more pass over the gallery
@@ -95,7 +95,7 @@ def _simulated(
             f"{configuration.path}: {outside[0]}: descriptors made elsewhere do not describe simulated photos: leave it, "
             "or the step that learns from them, out"
         )
-    from features.simulated_halves import open_teaching  # a bundle never gets here, and starts without scipy
+    from features.ranking.simulated_halves import open_teaching  # a bundle does without
 
     return open_teaching(configuration, components, gallery_ids)
 

@@ -18,8 +18,8 @@ from threadpoolctl import threadpool_limits
 from competition.errors import Top7Error
 from features.dumps.derived import content_digest, derived
 from features.ranking.state import State
-from features.ranking.views import RowStack, float64_rows, normalised
-from features.threads import one_blas_thread
+from features.search.row_views import RowStack, float64_rows, normalised
+from features.search.threads import one_blas_thread
 
 STATISTICS_ROWS = 2048
 PROJECTED_ROWS = 256

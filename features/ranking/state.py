@@ -12,10 +12,10 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.dumps.derived import derived, digest_of
-from features.ranking.neighbours import neighbour_graph
-from features.ranking.views import RowView
-from features.search import search
-from features.similarity import UNIT_NORM
+from features.search.exact_search import search
+from features.search.neighbour_graph import neighbour_graph
+from features.search.row_views import RowView
+from features.search.similarity import UNIT_NORM
 
 Rows = Sequence[np.ndarray]
 

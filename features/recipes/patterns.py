@@ -16,7 +16,6 @@ from msgspec import Meta
 from competition.configuration import Backbone, Configuration
 from competition.errors import ConfigurationError, nearest
 from competition.messages import log
-from features.arguments import Flag, number
 from features.components import (
     EMBEDDINGS,
     Component,
@@ -26,6 +25,7 @@ from features.components import (
     layer_component,
     parts_component,
 )
+from features.ranking.arguments import Flag, number
 
 
 class LayerIs(msgspec.Struct, rename={"layer": "is"}, forbid_unknown_fields=True):

@@ -20,8 +20,8 @@ from msgspec import Meta
 
 from competition.atomic import write_json
 from competition.errors import ConfigurationError
-from features.arguments import Weights, argument_fault
 from features.components import Component, component_from
+from features.ranking.arguments import Weights, argument_fault
 from features.ranking.steps import check_steps
 from features.recipes.patterns import Pattern
 

@@ -108,8 +108,8 @@ def _derived_files(
 
 def needed_state(backbone: Backbone) -> dict[str, np.ndarray]:
     """Return the tensors that the layers of `backbone` need, wherever its weights come from, by the model's names."""
-    from features.backbones import create_network, source_state
-    from features.weights import plain_name
+    from features.networks.backbones import create_network, source_state
+    from features.networks.weights import plain_name
 
     wanted = set()
     for key in create_network(backbone).module.state_dict():

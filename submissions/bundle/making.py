@@ -84,7 +84,7 @@ def _write(
     import torch
     from safetensors.numpy import save_file
 
-    from features.weights_digest import digest_note, weights_digest
+    from features.networks.weights_digest import digest_note, weights_digest
 
     work = configuration.competition.work
     for path in Progress(files, unit="file", desc="bundle"):

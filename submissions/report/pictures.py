@@ -10,9 +10,9 @@ from pathlib import Path
 from competition.atomic import write_bytes
 from competition.images import ImageSet, Region
 from competition.progress import Progress
-from features.extraction.decode_ahead import read_picture
-from features.simulated_photos import jpeg_bytes
-from features.sizing import Sizing
+from features.images.decode_ahead import read_picture
+from features.images.simulated_photos import jpeg_bytes
+from features.images.sizing import Sizing
 
 SIDES = ((1_500, 400), (6_000, 224), (20_000, 128))  # up to so many pictures, the longer side in pixels
 QUALITY = 78

@@ -18,7 +18,7 @@ from competition.metrics import query_figures
 from features.components import short_names
 from features.descriptors import open_components
 from features.extraction import extracted_images
-from features.similarity import component_similarity
+from features.search.similarity import component_similarity
 from submissions.checking import Expected, read_submission
 from submissions.report.pictures import Pictures
 from submissions.report.ranked import Ranked, Scene

@@ -44,11 +44,11 @@ from competition.configuration import (
     load_configuration,
 )
 from competition.images import ImageSet, list_images
-from features.backbones import create_network
-from features.decoding import decode
 from features.extraction import backbone_pass, extract
 from features.extraction.engine import Engine
 from features.extraction.settings import available_cores, fixed_settings
+from features.images.decoding import decode
+from features.networks.backbones import create_network
 
 POOLINGS = ("spoc", "mac", "gem", "crow", "fcrow", "rmac")
 TRIED_BATCHES = (1, 2, 4, 8, 16)

@@ -26,7 +26,7 @@ from features.components import depth_order, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
 from features.ranking.photos import photos_for
-from features.simulated_halves import judging_dumps, open_judging
+from features.ranking.simulated_halves import judging_dumps, open_judging
 from tests.benchmarks.recipe_contests import contest
 from tuning.labelled import JUDGING_PHOTOS
 from tuning.prepared import prepare

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.factors import TILE_ROWS
-from features.ranking.neighbours import graph_block, neighbour_graph
-from features.similarity import UNIT_NORM
-from features.threads import threads
+from features.search.factors import TILE_ROWS
+from features.search.neighbour_graph import graph_block, neighbour_graph
+from features.search.similarity import UNIT_NORM
+from features.search.threads import threads
 from tests.benchmarks.search_speed import AnonymousPeak
 
 WRITTEN_ROWS = 8192

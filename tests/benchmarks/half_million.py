@@ -188,7 +188,7 @@ def rates() -> dict[str, float]:
     import timm
     import torch
 
-    import features.mini_backbone.model  # noqa: F401  registers the embedded network
+    import features.networks.mini_backbone.model  # noqa: F401  registers the embedded network
 
     network = timm.create_model("top7_vgg16_quarter", features_only=True).eval()
     batch = torch.rand(8, 3, 32, 32)

@@ -32,8 +32,8 @@ from competition.atomic import write_bytes, write_json
 from competition.mini.catalogue import draw_catalogue
 from competition.mini.photos import draw_photo
 from competition.mini.products import draw_family
-from features.fused_convolutions import with_norm
-from features.mini_backbone.model import LAYOUT, MEAN, NAME, STD, WEIGHTS, WIDTH
+from features.networks.fused_convolutions import with_norm
+from features.networks.mini_backbone.model import LAYOUT, MEAN, NAME, STD, WEIGHTS, WIDTH
 
 # module number of a map in timm's VGG with batch norms, its channels, the share of its loss: conv3_3, conv4_3, conv5_3
 TAPS = {"conv3_3": (22, 64, 0.3), "conv4_3": (32, 128, 0.5), "conv5_3": (42, 128, 1.0)}

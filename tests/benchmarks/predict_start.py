@@ -40,9 +40,9 @@ import torch  # noqa: E402
 from competition.configuration import Configuration  # noqa: E402
 from competition.images import ImageSet, list_images  # noqa: E402
 from features.dumps.layout import backbone_recipe  # noqa: E402
-from features.extraction.decode_ahead import read_ahead  # noqa: E402
 from features.extraction.engine import Engine  # noqa: E402
 from features.extraction.settings import choose_device, fixed_settings, settings_path  # noqa: E402
+from features.images.decode_ahead import read_ahead  # noqa: E402
 from submissions.bundle.opening import open_bundle  # noqa: E402
 from submissions.outcome import MINI_WORK, mini_configuration  # noqa: E402
 from submissions.predicting import needed  # noqa: E402

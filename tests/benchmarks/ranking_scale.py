@@ -20,10 +20,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from competition.durations import duration  # noqa: E402
-from features.factors import chosen  # noqa: E402
-from features.ranking.faiss_builders import BUILDERS  # noqa: E402
-from features.ranking.faiss_indexes import build_index  # noqa: E402
-from features.ranking.neighbours import neighbour_graph  # noqa: E402
 from features.ranking.steps.approximate import approximate_search  # noqa: E402
 from features.ranking.steps.diffuse import diffused, transition  # noqa: E402
 from features.ranking.steps.reciprocal import (  # noqa: E402
@@ -31,8 +27,12 @@ from features.ranking.steps.reciprocal import (  # noqa: E402
     learn_codes,
     query_code,
 )
-from features.search import search  # noqa: E402
-from features.similarity import UNIT_NORM, component_similarity, pair_scores  # noqa: E402
+from features.search.exact_search import search  # noqa: E402
+from features.search.factors import chosen  # noqa: E402
+from features.search.faiss_builders import BUILDERS  # noqa: E402
+from features.search.faiss_indexes import build_index  # noqa: E402
+from features.search.neighbour_graph import neighbour_graph  # noqa: E402
+from features.search.similarity import UNIT_NORM, component_similarity, pair_scores  # noqa: E402
 from tests.features_tests import ranking_references  # noqa: E402
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from features.search import search  # noqa: E402
-from features.similarity import BLOCK_ROWS, UNIT_NORM, forget, similarity_blocks  # noqa: E402
+from features.search.exact_search import search  # noqa: E402
+from features.search.similarity import BLOCK_ROWS, UNIT_NORM, forget, similarity_blocks  # noqa: E402
 
 
 def unit_file(path: Path, rows: int, dimension: int, dtype: str) -> np.ndarray:

@@ -29,9 +29,9 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
-from features.search import search
-from features.sharding import on_cluster
-from features.similarity import UNIT_NORM
+from features.search.exact_search import search
+from features.search.sharding import on_cluster
+from features.search.similarity import UNIT_NORM
 from tests.benchmarks.half_million import memory_of
 
 QUERIES, K = 100, 7

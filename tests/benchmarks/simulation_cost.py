@@ -19,11 +19,11 @@ from competition.configuration import Simulate, load_configuration
 from competition.configured import split_images
 from competition.images import ImageSet
 from competition.simulated_split import simulated_images
-from features.decoding import decode
 from features.dumps.layout import configured_targets
 from features.extraction.engine import Engine
 from features.extraction.estimate import seconds_an_image
 from features.extraction.settings import fixed_settings
+from features.images.decoding import decode
 from tests.grocery import SHARED, grocery_configuration
 
 GALLERY, PHOTOS = 520_000, 16_000

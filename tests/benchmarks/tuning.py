@@ -27,7 +27,7 @@ from competition.metrics import figures_of_hits
 from features.components import Component
 from features.dumps import Dump, column_sum
 from features.extraction import extract
-from features.similarity import component_similarity, similarity_blocks
+from features.search.similarity import component_similarity, similarity_blocks
 from tests.benchmarks.full_ranking import full_precisions
 from tests.benchmarks.search_speed import AnonymousPeak
 from tests.grocery import SHARED, grocery_configuration

@@ -12,7 +12,7 @@ from features.ranking.principal_axes import principal_axes
 from features.ranking.state import State
 from features.ranking.steps import apply_steps, check_steps
 from features.ranking.steps.photo_whiten import photo_axes, through
-from features.similarity import component_similarity
+from features.search.similarity import component_similarity
 
 
 def start(queries, gallery, weights, k, *, excluded=None, groups=None, identity=None, folder=None, **more):

@@ -14,12 +14,12 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking import faiss_builders
-from features.ranking.faiss_builders import BUILDERS
-from features.ranking.faiss_indexes import Index, build_index
 from features.ranking.steps import with_index
 from features.ranking.steps.approximate import approximate_search, recall
-from features.search import search
+from features.search import faiss_builders
+from features.search.exact_search import search
+from features.search.faiss_builders import BUILDERS
+from features.search.faiss_indexes import Index, build_index
 from tests.features_tests.ranking_references import clustered, rank, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,7 +155,7 @@ def test_an_index_is_built_to_the_same_bytes_and_by_one_of_several_processes(kin
     _, gallery, _ = data
     np.save(tmp_path / "g.npy", gallery[1])
     code = (
-        "import logging, sys, numpy as np; from pathlib import Path; from features.ranking.faiss_indexes import build_index; "
+        "import logging, sys, numpy as np; from pathlib import Path; from features.search.faiss_indexes import build_index; "
         "logging.basicConfig(level='INFO'); "
         "build_index([np.load(sys.argv[1])], [1.0], sys.argv[2], Path(sys.argv[3]))"
     )

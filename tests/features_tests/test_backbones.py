@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error
-from features.backbones import create_network
-from features.weights import read_state
-from features.weights_digest import stamped_digest, state_digest, weights_digest
+from features.networks.backbones import create_network
+from features.networks.weights import read_state
+from features.networks.weights_digest import stamped_digest, state_digest, weights_digest
 
 
 def backbone(model: str = "test_resnet", **options: object) -> Backbone:
@@ -215,7 +215,7 @@ def test_hub_weights_from_its_cache_without_a_network(hub, tmp_path):
 
 def test_the_digest_of_hub_weights_is_remembered(hub, tmp_path, monkeypatch):
     first = weights_digest(backbone(weights="pretrained"), tmp_path / "work")
-    monkeypatch.setattr("features.timm_models.source_state", None)
+    monkeypatch.setattr("features.networks.timm_models.source_state", None)
     assert weights_digest(backbone(weights="pretrained"), tmp_path / "work") == first
 
 

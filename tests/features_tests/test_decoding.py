@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from features import decoding
-from features.decoding import MAX_PIXELS, decode
-from features.rgb_pixels import Unreadable
-from features.sizing import Sizing
+from features.images import decoding
+from features.images.decoding import MAX_PIXELS, decode
+from features.images.rgb_pixels import Unreadable
+from features.images.sizing import Sizing
 
 RED, GREEN, BLUE, WHITE = (220, 30, 40), (20, 200, 60), (30, 60, 210), (255, 255, 255)
 

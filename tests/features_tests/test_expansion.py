@@ -7,11 +7,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.durations import duration
-from features.ranking.neighbours import neighbour_graph, without_self
 from features.ranking.steps.augment import augmented_rows
 from features.ranking.steps.expand import WEIGHTINGS, expand
-from features.search import search
-from features.similarity import component_similarity
+from features.search.exact_search import search
+from features.search.neighbour_graph import neighbour_graph, without_self
+from features.search.similarity import component_similarity
 
 
 def unit_rows(count, dimension, seed):

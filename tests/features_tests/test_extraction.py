@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 
 from competition.images import list_images
-from features.backbones import create_network
-from features.decoding import decode
 from features.dumps import open_dump
 from features.dumps.layout import table_of
 from features.extraction import backbone_pass, describe, extracted_images, plan
 from features.extraction.engine import Engine
+from features.images.decoding import decode
+from features.networks.backbones import create_network
 from features.pooling import POOLING
 from tests.features_tests.extraction_competition import (
     BACKBONE,

@@ -51,7 +51,7 @@ def test_a_compiled_network_gives_the_maps(engine):
 
 @pytest.mark.parametrize("compiled_s, helps", [(0.5, True), (0.94, True), (0.97, False), (2.0, False)])
 def test_only_what_is_faster_is_kept(engine, monkeypatch, compiled_s, helps):
-    monkeypatch.setattr("features.backbones.torch.compile", lambda forward, **_: forward)
+    monkeypatch.setattr("features.networks.backbones.torch.compile", lambda forward, **_: forward)
     monkeypatch.setattr(engine_choice, "Engine", lambda backbone, settings: engine)
     found, why = compiling_helps(engine, Clock(0, 1.0, 0, compiled_s))
     assert (
@@ -66,7 +66,7 @@ def test_a_compiler_that_fails_is_said(engine, monkeypatch):
 
         return forward_fails
 
-    monkeypatch.setattr("features.backbones.torch.compile", fails)
+    monkeypatch.setattr("features.networks.backbones.torch.compile", fails)
     assert compiling_helps(engine) == (
         False,
         "test_resnet: not compiled: torch.compile fails here: no compiler here",
@@ -77,7 +77,7 @@ def test_other_maps_are_refused(engine, monkeypatch):
     def wrong(forward, **_):
         return lambda images: [maps * 1.1 for maps in forward(images)]
 
-    monkeypatch.setattr("features.backbones.torch.compile", wrong)
+    monkeypatch.setattr("features.networks.backbones.torch.compile", wrong)
     monkeypatch.setattr(engine_choice, "Engine", lambda backbone, settings: twin)
     twin = Engine(engine.backbone, SETTINGS)
     twin.network.module.load_state_dict(engine.network.module.state_dict())

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from features.extraction import decode_ahead, settings
+from features.extraction import settings
 from features.extraction.backbone_pass import limit_named
 from features.extraction.engine import Engine
+from features.images import decode_ahead
 from tests.features_tests.test_extraction_parallel import working_here
 
 

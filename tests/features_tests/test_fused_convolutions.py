@@ -12,11 +12,11 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 
 from competition.configuration import Backbone
-from features import fused_convolutions
 from features.dumps.layout import Target
 from features.extraction.engine import Engine
 from features.extraction.settings import Settings
-from features.fused_convolutions import FusedConvolution, can_fuse, fuse_convolutions, with_norm
+from features.networks import fused_convolutions
+from features.networks.fused_convolutions import FusedConvolution, can_fuse, fuse_convolutions, with_norm
 
 pytestmark = pytest.mark.skipif(not can_fuse(), reason="this torch has no oneDNN")
 IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(1))

@@ -9,7 +9,7 @@ import scipy.stats
 
 from competition.errors import ConfigurationError, Top7Error
 from features.ranking.steps.measure import KL_UNIFORM_SHARE, MEASURES, measured
-from features.search import search
+from features.search.exact_search import search
 
 
 @pytest.fixture

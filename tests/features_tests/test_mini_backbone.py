@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from features.mini_backbone import model
+from features.networks.mini_backbone import model
 from tests.benchmarks import mini_backbone_training as train
 
 

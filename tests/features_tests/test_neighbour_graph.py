@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from competition.errors import Top7Error
-from features import factors as factors_module
-from features.factors import BFLOAT16, FLOAT32, Factors, chosen, factors_of
-from features.ranking import neighbours, symmetric
-from features.ranking.contenders import room
-from features.ranking.neighbours import neighbour_graph
-from features.ranking.symmetric import SymmetricGraph
-from features.ranking.views import RowStack
-from features.similarity import fused_score, pair_scores
-from features.threads import threads
+from features.search import factors as factors_module
+from features.search import neighbour_graph as neighbours
+from features.search import symmetric_graph as symmetric
+from features.search.contenders import room
+from features.search.factors import BFLOAT16, FLOAT32, Factors, chosen, factors_of
+from features.search.neighbour_graph import neighbour_graph
+from features.search.row_views import RowStack
+from features.search.similarity import fused_score, pair_scores
+from features.search.symmetric_graph import SymmetricGraph
+from features.search.threads import threads
 
 KINDS = (BFLOAT16, FLOAT32)
 

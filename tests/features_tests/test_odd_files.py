@@ -15,12 +15,11 @@ import pytest
 from PIL import Image
 
 from competition.images import list_images
-from features import decoding, rgb_pixels
-from features.decoding import FORMATS, Budget, decode
-from features.extraction import decode_ahead
-from features.extraction.decode_ahead import content_hash, file_stamp, read_picture
-from features.rgb_pixels import Unreadable
-from features.sizing import Sizing
+from features.images import decode_ahead, decoding, rgb_pixels
+from features.images.decode_ahead import content_hash, file_stamp, read_picture
+from features.images.decoding import FORMATS, Budget, decode
+from features.images.rgb_pixels import Unreadable
+from features.images.sizing import Sizing
 
 SIZING = (Sizing(0, "keep"),)
 STARTS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.fork", "os.spawn", "os.startfile")

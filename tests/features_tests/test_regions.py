@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from competition.images import Region
-from features.decoding import decode
-from features.extraction.decode_ahead import view_hash
-from features.rgb_pixels import Unreadable
-from features.sizing import Sizing
+from features.images.decode_ahead import view_hash
+from features.images.decoding import decode
+from features.images.rgb_pixels import Unreadable
+from features.images.sizing import Sizing
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (40, 64, 3), dtype=np.uint8)
 WHOLE = (Sizing(0, "keep", 1024),)

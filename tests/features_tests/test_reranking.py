@@ -7,13 +7,13 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.neighbours import neighbour_graph
 from features.ranking.principal_axes import projected
 from features.ranking.steps.diffuse import diffused, transition
 from features.ranking.steps.reciprocal import jaccard_distances, learn_codes, mixed_scores, query_code
 from features.ranking.steps.znormalise import learn_znormalisation
-from features.search import search
-from features.similarity import component_similarity
+from features.search.exact_search import search
+from features.search.neighbour_graph import neighbour_graph
+from features.search.similarity import component_similarity
 from tests.features_tests.ranking_references import (
     all_pairs,
     clustered,

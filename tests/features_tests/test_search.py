@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from competition.errors import Top7Error
-from features.search import search
-from features.shortlist import Shortlist
+from features.search.exact_search import search
+from features.search.shortlist import Shortlist
 
 
 def brute_force(queries, gallery, weights, k, excluded=None):
@@ -91,7 +91,7 @@ def test_does_not_depend_on_blocks_batches_or_threads(dtype, monkeypatch, tmp_pa
         for threads in (1, 2):
             with threadpool_limits(threads):
                 assert_same(search(queries, gallery, [0.3, 0.7], 7, block_rows=block), expected)
-    monkeypatch.setattr("features.search._OUTPUT_BYTES", 1)  # one query at a time
+    monkeypatch.setattr("features.search.exact_search._OUTPUT_BYTES", 1)  # one query at a time
     assert_same(search(queries, gallery, [0.3, 0.7], 7), expected)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from competition.errors import Top7Error
-from features import sharding
-from features.ranking.views import RowView
-from features.search import merged, search
-from features.sharding import map_over_shards, on_cluster
+from features.search import sharding
+from features.search.exact_search import merged, search
+from features.search.row_views import RowView
+from features.search.sharding import map_over_shards, on_cluster
 from tests.features_tests.ranking_references import clustered
 
 ROWS = 2000

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from competition.errors import Top7Error
-from features.similarity import (
+from features.search.similarity import (
     best_first,
     component_similarity,
     float32_rows,
@@ -62,7 +62,7 @@ def test_bits_do_not_depend_on_the_chunks_of_a_long_gallery(monkeypatch):
     rows, query = unit_rows(1000, 96, 0), unit_rows(1, 96, 1)[0]
     whole = component_similarity(query, rows)
     for products in (1, 8 * 96, 8 * 96 * 7, 8 * 96 * 999):
-        monkeypatch.setattr("features.similarity._PRODUCT_BYTES", products)
+        monkeypatch.setattr("features.search.similarity._PRODUCT_BYTES", products)
         assert (component_similarity(query, rows) == whole).all()
 
 

@@ -10,15 +10,15 @@ from competition.configuration import SIMULATED, load_configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.simulated_split import photo_seed, photo_source, sampled_rows
 from features.components import external_component, layer_component
-from features.decoding import decode
 from features.descriptors import gallery_ids
 from features.dumps import beside, open_dump
 from features.dumps.layout import dumps_folder
 from features.extraction import backbone_pass, describe, plan, verify
 from features.extraction.beside_dumps import CONTACT_SHEET
-from features.simulated_halves import judging_dumps, open_judging, open_teaching
-from features.simulated_photos import simulated_photo
-from features.sizing import Sizing
+from features.images.decoding import decode
+from features.images.simulated_photos import simulated_photo
+from features.images.sizing import Sizing
+from features.ranking.simulated_halves import judging_dumps, open_judging, open_teaching
 from tests.features_tests.extraction_competition import (
     BACKBONE,
     Stops,

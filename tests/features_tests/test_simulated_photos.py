@@ -8,7 +8,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from features.simulated_photos import (
+from features.images.simulated_photos import (
     PERSPECTIVE,
     _coefficients,
     _product,

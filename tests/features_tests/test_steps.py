@@ -9,7 +9,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.ranking.neighbours import neighbour_graph
 from features.ranking.principal_axes import projected
 from features.ranking.state import Photos, spread
 from features.ranking.steps import STEPS, TUNABLE, check_steps
@@ -18,8 +17,9 @@ from features.ranking.steps.expand import expand
 from features.ranking.steps.reciprocal import pair_scores
 from features.ranking.steps.znormalise import learn_znormalisation
 from features.recipes.recipe import read_recipe
-from features.search import search
-from features.similarity import component_similarity, fused_score
+from features.search.exact_search import search
+from features.search.neighbour_graph import neighbour_graph
+from features.search.similarity import component_similarity, fused_score
 from submissions.experiments.experiment import experiments
 from tests.features_tests.ranking_references import (
     all_pairs,
@@ -153,7 +153,7 @@ def test_every_step_is_the_same_from_files_in_any_batch_and_with_any_threads(
     step = {"step": name, **EVERY[name]}
     options = {"excluded": excluded, "photos": photos_of(gallery)}
     expected = rank(queries, gallery, WEIGHTS, [step], 7, **options)
-    monkeypatch.setattr("features.search.BLOCK_ROWS", 13)
+    monkeypatch.setattr("features.search.exact_search.BLOCK_ROWS", 13)
     for folder in (None, tmp_path, tmp_path):
         for threads in (1, 2):
             with threadpool_limits(threads):

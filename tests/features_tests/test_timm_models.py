@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from competition.configuration import Backbone
-from features.timm_models import create_model
+from features.networks.timm_models import create_model
 from tests.conftest import ROOT
 
 IMPORTING = """
@@ -20,7 +20,7 @@ def state():
     limits = PIL.Image.MAX_IMAGE_PIXELS, sys.getrecursionlimit()
     return loggers, torch.get_num_threads(), list(warnings.filters), dict(os.environ), limits
 before = state()
-import features.extraction, features.backbones
+import features.extraction, features.networks.backbones
 print(state() == before)
 """
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from features import search, sharding
+from features.search import exact_search as search
+from features.search import sharding
 from submissions.__main__ import main
 from tuning import gallery_pass
 

@@ -14,9 +14,9 @@ from PIL import Image
 from competition.configuration import Parts
 from competition.errors import ConfigurationError
 from competition.images import list_images
-from features.extraction.decode_ahead import read_ahead
+from features.images.decode_ahead import read_ahead
+from features.images.sizing import Sizing
 from features.parts.exciting import most_exciting
-from features.sizing import Sizing
 from submissions.parts_page import curve, overlay, write_parts_page
 from submissions.report import environment
 

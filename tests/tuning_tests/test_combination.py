@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from competition.metrics import query_figures
-from features import sharding
 from features.components import Component
 from features.dumps import Dump
+from features.search import sharding
 from tuning import gallery_pass
 from tuning.combination import make_combination, mean_similarities
 from tuning.named_points import PAPER_ROWS, named_points, named_weights, paper_weights

@@ -14,8 +14,8 @@ from competition.metrics import query_figures
 from competition.splits import private_mask
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
+from features.ranking.simulated_halves import judging_dumps, open_judging
 from features.recipes.kept import choose, is_of_this_data, kept_recipes
-from features.simulated_halves import judging_dumps, open_judging
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates

@@ -15,8 +15,7 @@ import msgspec
 import numpy as np
 
 from competition.errors import ConfigurationError, nearest
-from features.arguments import argument_fault
-from features.ranking.faiss_indexes import check_parameters
+from features.ranking.arguments import argument_fault
 from features.ranking.state import State
 from features.ranking.steps.approximate import Approximate
 from features.ranking.steps.augment import Augment
@@ -30,6 +29,7 @@ from features.ranking.steps.reciprocal import Reciprocal
 from features.ranking.steps.step import Step
 from features.ranking.steps.whiten import Whiten
 from features.ranking.steps.znormalise import ZNormalise
+from features.search.faiss_indexes import check_parameters
 
 StepEntry = Mapping[str, Any]  # a step as a recipe has it
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
-from features.arguments import Seed, one_of, whole
-from features.ranking.faiss_builders import without_notes
-from features.ranking.faiss_indexes import PARAMETERS, Index, build_index, check_parameters
+from features.ranking.arguments import Seed, one_of, whole
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.ranking.views import concatenated
-from features.search import rescored
+from features.search.exact_search import rescored
+from features.search.faiss_builders import without_notes
+from features.search.faiss_indexes import PARAMETERS, Index, build_index, check_parameters
+from features.search.row_views import concatenated
 
 SAMPLED_QUERIES = 100  # compared with the exact list, to measure recall
 Count = Annotated[int, whole(1)]
@@ -30,7 +30,7 @@ class Approximate(Step, frozen=True):
 
     The index, built once under the state's folder, proposes `candidates` images a query, which are scored and ordered
     as by the exact search; at most `checked` queries are searched exactly as well, and the recall is printed. Earlier
-    searches (an expansion's) stay exact. links to threads: see `features.ranking.faiss_indexes.default_parameters`.
+    searches (an expansion's) stay exact. links to threads: see `features.search.faiss_indexes.default_parameters`.
     """
 
     makes_lists: ClassVar[bool] = True

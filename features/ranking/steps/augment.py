@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from features.arguments import Weights, number, one_of, whole
+from features.ranking.arguments import Weights, number, one_of, whole
 from features.ranking.state import State, spread
 from features.ranking.steps.expand import WEIGHTINGS, expand
 from features.ranking.steps.step import LISTED, Step
@@ -77,7 +77,7 @@ def augmented_rows(
     """Return gallery rows start to stop - 1 after augmentation, L arrays (stop - start, D_l) float32, L2-normalised.
 
     gallery: L arrays or memmaps (n, D_l), untouched; graph_rows and graph_scores (n, >= neighbours): each image's
-    neighbours without itself, as `features.ranking.neighbours` finds them; joining: see `expand`. Every image is joined with its own
+    neighbours without itself, as `features.search.neighbour_graph` finds them; joining: see `expand`. Every image is joined with its own
     neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
     """
     own = [part[start:stop] for part in gallery]

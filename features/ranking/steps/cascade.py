@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from features.arguments import Weights, whole
+from features.ranking.arguments import Weights, whole
 from features.ranking.state import State, spread
 from features.ranking.steps.step import Step
-from features.search import rescored
+from features.search.exact_search import rescored
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

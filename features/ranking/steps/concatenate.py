@@ -9,7 +9,7 @@ import numpy as np
 from features.dumps.derived import digest_of
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.ranking.views import concatenated
+from features.search.row_views import concatenated
 
 
 class Concatenate(Step, frozen=True):

@@ -9,10 +9,10 @@ import numpy as np
 from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
-from features.arguments import number, whole
+from features.ranking.arguments import number, whole
 from features.ranking.state import State
 from features.ranking.steps.step import LISTED, Step
-from features.similarity import best_first
+from features.search.similarity import best_first
 
 if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from features.arguments import number, one_of, whole
+from features.ranking.arguments import number, one_of, whole
 from features.ranking.state import State
 from features.ranking.steps.step import LISTED, Step
-from features.ranking.views import normalised
+from features.search.row_views import normalised
 
 
 def average_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:

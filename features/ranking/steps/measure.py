@@ -2,7 +2,7 @@
 
 Wang et al., Neurocomputing 2020, Table 1: cosine, normalised correlation, Euclidean distance, KL divergence. Every
 measure turns queries and gallery rows into float64 vectors whose inner product is the measure (the negative of a
-distance or divergence), row by row and as they are read; `features.search` then ranks by them exactly.
+distance or divergence), row by row and as they are read; `features.search.exact_search` then ranks by them exactly.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Annotated
 import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error, nearest
-from features.arguments import one_of
 from features.dumps.derived import digest_of
+from features.ranking.arguments import one_of
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.ranking.views import RowView, concatenated, float64_rows, row_norms
+from features.search.row_views import RowView, concatenated, float64_rows, row_norms
 
 KL_UNIFORM_SHARE = 1e-6  # how much of the uniform distribution is mixed into every descriptor
 PER_COMPONENT = ("cosine", "correlation")  # measures of unit rows that know nothing of the weights
@@ -140,7 +140,7 @@ def measured(
     query_norms: Components | None = None,
     gallery_norms: Components | None = None,
 ) -> Measured:
-    """Return queries, gallery and weights for `features.search.search`, which then ranks by measure `name`.
+    """Return queries, gallery and weights for `features.search.exact_search.search`, which then ranks by measure `name`.
 
     Nothing is computed until rows are read. Raises ConfigurationError for an unknown name, Top7Error where a
     measure needs norms and there are none.

@@ -11,8 +11,8 @@ from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
 from competition.errors import ConfigurationError, Top7Error
-from features.arguments import Flag, Seed, number, whole
 from features.dumps.derived import digest_of
+from features.ranking.arguments import Flag, Seed, number, whole
 from features.ranking.principal_axes import (
     STATISTICS_ROWS,
     PrincipalAxes,
@@ -25,7 +25,7 @@ from features.ranking.principal_axes import (
 from features.ranking.state import Photos, State
 from features.ranking.steps.concatenate import joined
 from features.ranking.steps.step import Step
-from features.ranking.views import RowView, float64_rows
+from features.search.row_views import RowView, float64_rows
 from features.whitening import inverse_root, within_scatter
 
 PRIOR_PHOTOS = 10  # user photos: as many count half

@@ -19,12 +19,12 @@ import numpy as np
 
 from competition.errors import ConfigurationError
 from competition.progress import Progress
-from features.arguments import Flag, number, whole
-from features.ranking.neighbours import neighbour_graph
+from features.ranking.arguments import Flag, number, whole
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.ranking.views import RowStack
-from features.similarity import fused_score, pair_scores
+from features.search.neighbour_graph import neighbour_graph
+from features.search.row_views import RowStack
+from features.search.similarity import fused_score, pair_scores
 
 if TYPE_CHECKING:  # other recipes start without it
     from scipy import sparse

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from features.arguments import fault_of
+from features.ranking.arguments import fault_of
 from features.ranking.state import State
 
 LISTED = 10_000  # neighbours or images a list may hold: each query's are in memory

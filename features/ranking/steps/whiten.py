@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from features.arguments import Flag, Seed, number, whole
+from features.ranking.arguments import Flag, Seed, number, whole
 from features.ranking.principal_axes import (
     PrincipalAxes,
     Projection,

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from features.arguments import Flag
+from features.ranking.arguments import Flag
 from features.ranking.principal_axes import (
     Projection,
     learning_rows,
@@ -16,7 +16,7 @@ from features.ranking.principal_axes import (
 )
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.ranking.views import RowView
+from features.search.row_views import RowView
 
 
 class ZNormalise(Step, frozen=True):

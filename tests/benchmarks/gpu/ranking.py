@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from features.ranking.neighbours import neighbour_graph
-from features.search import search
-from features.similarity import BLOCK_ROWS, UNIT_NORM
+from features.search.exact_search import search
+from features.search.neighbour_graph import neighbour_graph
+from features.search.similarity import BLOCK_ROWS, UNIT_NORM
 from tests.benchmarks.gpu.rows import Row, Task, judged, rate, skipped
 
 QUERIES, K, NEIGHBOURS = 100, 7, 10

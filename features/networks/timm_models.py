@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error, nearest
-from features.weights import read_state
+from features.networks.weights import read_state
 
 try:
-    import features.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
+    import features.networks.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
 except ModuleNotFoundError as absent:
-    if not str(absent.name).startswith("features.mini_backbone"):
+    if not str(absent.name).startswith("features.networks.mini_backbone"):
         raise
 
 Layer = int | str

@@ -11,7 +11,7 @@ from threading import Lock
 
 import numpy as np
 
-from features.factors import Factors
+from features.search.factors import Factors
 
 Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (p,), rows (p,) -> canonical scores (p,)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.errors import Top7Error
-from features.similarity import best_first
+from features.search.similarity import best_first
 
 _LOWEST = float(np.finfo(np.float32).min)
 

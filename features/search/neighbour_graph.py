@@ -13,11 +13,11 @@ import numpy as np
 from competition.durations import duration
 from competition.messages import log
 from features.dumps.derived import content_digest, derived
-from features.factors import Factors, chosen
-from features.ranking.symmetric import SymmetricGraph
-from features.search import check_arguments, search
-from features.sharding import shared_out
-from features.threads import thread_count, threads
+from features.search.exact_search import check_arguments, search
+from features.search.factors import Factors, chosen
+from features.search.sharding import shared_out
+from features.search.symmetric_graph import SymmetricGraph
+from features.search.threads import thread_count, threads
 
 WINDOW_ROWS = 8192  # gallery images whose neighbours are looked up in one pass over the gallery
 LARGE = 20_000  # gallery images from which on half of the products pays for what it takes to share them

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from competition.progress import Progress
-from features.ranking.views import RowView
+from features.search.row_views import RowView
 
 READ_ROWS = 2048  # gallery rows in float64 at once
 BLOCK_ROWS = 8192

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, nearest
 from features.components import EMBEDDINGS
-from features.fused_convolutions import fuse_convolutions
-from features.timm_models import (
+from features.networks.fused_convolutions import fuse_convolutions
+from features.networks.timm_models import (
     Layer,
     create_model,
     drawing,
@@ -29,7 +29,7 @@ from features.timm_models import (
     source_state,
     whole_options,
 )
-from features.weights import fit
+from features.networks.weights import fit
 
 
 class _Reached(Exception):

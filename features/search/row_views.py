@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from competition.errors import Top7Error
-from features.similarity import forget
+from features.search.similarity import forget
 
 
 class RowView:
@@ -16,7 +16,7 @@ class RowView:
 
     sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension)
     of `dtype`, which has to treat every row alone, so that its bits do not depend on the block. Reads like an
-    array by slice or by row numbers, which is all that `features.search` asks of a gallery.
+    array by slice or by row numbers, which is all that `features.search.exact_search` asks of a gallery.
     """
 
     ndim = 2

@@ -21,7 +21,7 @@ import numpy as np
 
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log, on_stderr
-from features.threads import thread_count, threads
+from features.search.threads import thread_count, threads
 
 SHARD_ROWS = 8192  # at least: fewer take longer to send than to compute
 SHARDS_A_WORKER = 4  # so that the last ones do not wait long for the slowest

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from competition.errors import Top7Error
-from features.search import check_finite
-from features.similarity import float32_rows, margin
+from features.search.exact_search import check_finite
+from features.search.similarity import float32_rows, margin
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 A window of rows is multiplied with all rows that no earlier window of this run was multiplied with. What later windows
 learn from it stays in memory, some 8 (4 k + 64) bytes a row; a run that starts in the middle computes again what it
-lacks. Products are rounded ones (features/factors.py); every pair that their bounds leave is scored canonically.
+lacks. Products are rounded ones (features/search/factors.py); every pair that their bounds leave is scored canonically.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from features.factors import TILE_ROWS, Factors
-from features.ranking.contenders import Contenders, best
-from features.similarity import forget, pair_scores
-from features.threads import Spread
+from features.search.contenders import Contenders, best
+from features.search.factors import TILE_ROWS, Factors
+from features.search.similarity import forget, pair_scores
+from features.search.threads import Spread
 
 SAMPLED_ROWS = 4096  # every row's k-th best of these is its first threshold
 STRIP_ROWS = 16  # whose scores with one row are looked at together

@@ -26,7 +26,7 @@ def weights_digest(backbone: Backbone, work: Path) -> str:
     whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
     network.
     """
-    from features.timm_models import own_file, source_state  # seconds to import: `recipes` does without
+    from features.networks.timm_models import own_file, source_state  # `recipes` does without
 
     if isinstance(backbone.weights, Path):
         return noted_digest(backbone.weights) or stamped_digest(backbone.weights)

@@ -19,9 +19,9 @@ import numpy as np
 
 from competition.errors import Top7Error
 from competition.progress import Progress
-from features.sharding import map_over_shards
-from features.shortlist import Shortlist
-from features.similarity import (
+from features.search.sharding import map_over_shards
+from features.search.shortlist import Shortlist
+from features.search.similarity import (
     BLOCK_ROWS,
     best_first,
     check_components,

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from competition.images import Region
-from features.rgb_pixels import Unreadable, as_decoded, as_rgb
-from features.sizing import FILTER, RESIZES, Sizing, fit_inside, sized
+from features.images.rgb_pixels import Unreadable, as_decoded, as_rgb
+from features.images.sizing import FILTER, RESIZES, Sizing, fit_inside, sized
 
 DECODER = 3  # raise when any file may decode to other pixels (here, in sizing.py, in rgb_pixels.py): part of every recipe
 FORMATS = (
@@ -191,7 +191,7 @@ def cut(pixels: Image.Image, region: Region) -> Image.Image:
 
 def _photographed(pixels: Image.Image, side_px: int, seed: int) -> Image.Image:
     """The photo simulated of an image, from about as many pixels as a photo wanted at `side_px` needs."""
-    from features.simulated_photos import simulated_photo
+    from features.images.simulated_photos import simulated_photo
 
     most = round(PHOTOGRAPHED * side_px)
     if max(pixels.size) > most:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from competition.images import ImageSet, Region
-from features.decoding import Budget, decode
-from features.rgb_pixels import Unreadable
-from features.sizing import Sizing
+from features.images.decoding import Budget, decode
+from features.images.rgb_pixels import Unreadable
+from features.images.sizing import Sizing
 
 MAX_FILE_BYTES = 256 << 20
 READING = Budget(MAX_FILE_BYTES)  # of all files that are being decoded at one time

@@ -24,8 +24,8 @@ from competition.errors import ConfigurationError, Top7Error, nearest
 from competition.messages import log
 from features.dumps import seals
 from features.dumps.derived import content_digest, digest_of, made_once, note_files
-from features.ranking.faiss_builders import BUILDERS, Chosen, empty_hnsw, lists_of, sample_of
-from features.ranking.views import RowView, concatenated
+from features.search.faiss_builders import BUILDERS, Chosen, empty_hnsw, lists_of, sample_of
+from features.search.row_views import RowView, concatenated
 
 TIMED_ROWS = 3000  # give the estimate
 PARAMETERS = {

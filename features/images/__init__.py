@@ -1,0 +1,1 @@
+"""Image files to pixels: opening, decoding, sizing, and photos simulated of them."""
