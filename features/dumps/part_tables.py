@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from competition.configuration import Parts
-from competition.errors import Top7Error
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import ids_digest
 from features.dumps import file_label, recipe_digest
 
 PARTS = 1  # raise when the results of part detectors change
+SELECTIONS = ("variance", "variance-mean", "random")  # or the path of an order file
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ def _record(folder: Path, backbone: str, parts: Parts, recipe: Mapping) -> Path:
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:
     """What decides the detectors and the projections learnt, but for the images learnt from."""
-    from features.parts.selection import selection_key
-
     return {
         **base,
         "layer": parts.layer,
@@ -97,3 +96,31 @@ def read_learnt(record: Path) -> dict | None:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Top7Error(f"{record}: damaged: run ./run.sh extract, which records the sample again") from None
+
+
+def selection_key(parts: Parts) -> str | list[int]:
+    """Return what identifies the selection: its name, or the channels that the given file lists."""
+    if parts.selection in SELECTIONS:
+        return parts.selection
+    if not Path(parts.selection).is_file():
+        raise ConfigurationError(
+            f"parts of layer {parts.layer!r}: selection {str(parts.selection)!r} is no file with an order of detectors,"
+            f" nor one of {', '.join(SELECTIONS)}"
+        )
+    return read_order(Path(parts.selection))
+
+
+def read_order(path: Path) -> list[int]:
+    """Read the channels of an order file; Top7Error where it is missing or none."""
+    try:
+        entry = json.loads(Path(path).read_text(encoding="utf-8"))
+        order = entry["order"] if isinstance(entry, dict) else entry
+        if not all(isinstance(channel, int) and not isinstance(channel, bool) for channel in order):
+            raise TypeError
+        return list(order)
+    except FileNotFoundError:
+        raise Top7Error(f"{path}: no such file; expected the order of part detectors (JSON)") from None
+    except (ValueError, KeyError, TypeError):
+        raise Top7Error(
+            f'{path}: not an order of part detectors: expected JSON with "order": [channel, …]'
+        ) from None

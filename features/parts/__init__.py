@@ -2,6 +2,6 @@
 
 from features.parts.learning import learn_parts
 from features.parts.part_model import PartModel
-from features.parts.selection import VARIANTS, check_parts, selection_key, training_rows
+from features.parts.selection import VARIANTS, check_parts, training_rows
 
-__all__ = ["VARIANTS", "PartModel", "check_parts", "learn_parts", "training_rows", "selection_key"]
+__all__ = ["VARIANTS", "PartModel", "check_parts", "learn_parts", "training_rows"]

@@ -21,6 +21,7 @@ from competition.configuration import Parts
 from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
+from features.dumps.part_tables import read_order
 from features.dumps.seals import file_is_whole, seal, sum_path
 from features.parts import blocks as sample_blocks
 from features.parts import selection
@@ -120,7 +121,7 @@ def _learn_order(
     elif parts.selection == "random":
         order = selection.at_random(len(variance), parts.seed)
     else:
-        chosen = selection.read_order(Path(parts.selection))
+        chosen = read_order(Path(parts.selection))
         order, given = selection.given(chosen, len(variance), str(parts.selection))
     about = {
         "name": where,

@@ -21,12 +21,12 @@ from torch import Tensor
 from competition.configuration import Parts
 from competition.errors import Top7Error
 from features.dumps import file_label
-from features.dumps.part_tables import PartTable
+from features.dumps.part_tables import PartTable, selection_key
 from features.dumps.seals import file_is_whole
 from features.parts import blocks as sample_blocks
 from features.parts.aggregation import aggregate, check_maps, part_weights
 from features.parts.projection import Projector
-from features.parts.selection import VARIANTS, beyond_rank, selection_key
+from features.parts.selection import VARIANTS, beyond_rank
 from features.whitening import column_scales, ledoit_wolf
 
 

@@ -5,7 +5,6 @@ The order is a small JSON file: {"layer", "selection", "seed", "order": [channel
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from competition.atomic import write_json
 from competition.configuration import Parts
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import ConfigurationError, nearest
+from features.dumps.part_tables import selection_key
 
-SELECTIONS = ("variance", "variance-mean", "random")  # or the path of an order file
 FORMS = ("NxC", "NxN")
 
 
@@ -58,18 +57,6 @@ def check_parts(parts: Parts, where: str) -> None:
     if max(parts.dims) > possible:
         raise beyond_rank(where, max(parts.dims), possible, f"training_images = {parts.training_images}")
     selection_key(parts)
-
-
-def selection_key(parts: Parts) -> str | list[int]:
-    """Return what identifies the selection: its name, or the channels that the given file lists."""
-    if parts.selection in SELECTIONS:
-        return parts.selection
-    if not Path(parts.selection).is_file():
-        raise ConfigurationError(
-            f"parts of layer {parts.layer!r}: selection {str(parts.selection)!r} is no file with an order of detectors,"
-            f" nor one of {', '.join(SELECTIONS)}"
-        )
-    return read_order(Path(parts.selection))
 
 
 def beyond_rank(where: str, dims: int, rank: int, what: str) -> ConfigurationError:
@@ -149,19 +136,3 @@ def write_order(path: Path, order: np.ndarray, variance: np.ndarray, about: dict
     """Write the order file; variance: (C,) of the sum-pooled responses."""
     variances = [float(f"{value:.6g}") for value in variance[order]]
     write_json(path, {**about, "order": order.tolist(), "variance": variances})
-
-
-def read_order(path: Path) -> list[int]:
-    """Read the channels of an order file; Top7Error where it is missing or none."""
-    try:
-        entry = json.loads(Path(path).read_text(encoding="utf-8"))
-        order = entry["order"] if isinstance(entry, dict) else entry
-        if not all(isinstance(channel, int) and not isinstance(channel, bool) for channel in order):
-            raise TypeError
-        return list(order)
-    except FileNotFoundError:
-        raise Top7Error(f"{path}: no such file; expected the order of part detectors (JSON)") from None
-    except (ValueError, KeyError, TypeError):
-        raise Top7Error(
-            f'{path}: not an order of part detectors: expected JSON with "order": [channel, …]'
-        ) from None

@@ -8,6 +8,7 @@ import torch
 
 from competition.configuration import Parts
 from competition.errors import ConfigurationError, Top7Error
+from features.dumps.part_tables import read_order
 from features.parts import selection
 
 
@@ -55,12 +56,12 @@ def test_training_rows():
 def test_order_file_round_trip(tmp_path):
     path = tmp_path / "order.json"
     selection.write_order(path, np.array([2, 0, 1]), np.array([0.5, 0.25, 9]), {"layer": 4})
-    assert selection.read_order(path) == [2, 0, 1]
+    assert read_order(path) == [2, 0, 1]
     path.write_text("[1, 0]")
-    assert selection.read_order(path) == [1, 0]
+    assert read_order(path) == [1, 0]
     for wrong in ("{}", "nonsense", '{"order": [1.5]}', "3"):
         path.write_text(wrong)
         with pytest.raises(Top7Error, match="order.json"):
-            selection.read_order(path)
+            read_order(path)
     with pytest.raises(Top7Error, match="no such file"):
-        selection.read_order(tmp_path / "absent.json")
+        read_order(tmp_path / "absent.json")
