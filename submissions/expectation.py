@@ -10,12 +10,8 @@ from competition.configuration import Configuration
 from competition.errors import Top7Error
 from competition.messages import log
 from competition.metrics import figure_label
-from features.descriptors import gallery_ids
 from features.recipes.kept import is_of_this_data
 from features.recipes.recipe import Recipe
-from tuning.evaluating import LARGE_GALLERY, WHOLE_GALLERY, labelled_precisions
-from tuning.labelled import labelled_queries
-from tuning.validation import figure_interval
 
 if TYPE_CHECKING:
     import optuna
@@ -51,8 +47,7 @@ def expectation(configuration: Configuration, written: Mapping, recipe: Recipe |
     if told is not None:
         mean = "" if kind == "cross-validated" else f"; cross-validated {told['mean']:.4f}"
         return f"{line}{mean}, {_interval(told['interval'])}"
-    interval = None if "study" in recipe.provenance else _measured_interval(configuration, recipe)
-    return line if interval is None else line + f", {_interval(interval)}"
+    return f"{line}, {_interval(recipe.provenance['interval'])}" if "interval" in recipe.provenance else line
 
 
 def _interval(interval: Sequence[float] | None) -> str:
@@ -85,15 +80,3 @@ def fold_figures(configuration: Configuration, recipe: Recipe) -> Mapping | None
     found = None if study is None else study.user_attrs.get(CROSS_VALIDATED)
     same = found is not None and abs(found["mean"] - recipe.scores["cross-validated"]) < 1e-9
     return found if same else None  # of a later run otherwise
-
-
-def _measured_interval(configuration: Configuration, recipe: Recipe) -> tuple[float, float] | None:
-    """The interval on all labelled queries of a recipe that they did not choose, by ranking them once more."""
-    ids = gallery_ids(configuration)
-    if len(ids) > LARGE_GALLERY and any(step["step"] in WHOLE_GALLERY for step in recipe.steps):
-        return None  # that takes hours
-    try:
-        labelled = labelled_queries(configuration, ids)
-        return figure_interval(labelled_precisions(configuration, recipe, labelled), labelled.groups)
-    except Top7Error:
-        return None

@@ -21,6 +21,7 @@ from features.recipes.patterns import NoMatch, say_unmatched
 from features.recipes.recipe import NAMED, Recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 from tuning.landscape import LARGE_GALLERY
+from tuning.validation import figure_interval
 
 WHOLE_GALLERY = tuple(name for name, kind in STEPS.items() if kind.whole_gallery)
 
@@ -46,12 +47,17 @@ def mean_figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
 
 
 def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> Recipe:
-    """Return an untuned recipe with its figures: nothing chose it, so that on all queries is a validated one."""
-    validated = float(values[labelled.reported].mean())
+    """Return an untuned recipe with its figures: nothing chose it, so that on all queries is a validated one.
+
+    interval: 95 % of it, over groups; None for a single group.
+    """
+    reported = labelled.reported
+    interval = figure_interval(values[reported], labelled.groups[reported])
+    data = data_identity(configuration, recipe.components)
     return replace(
         recipe,
-        scores={**mean_figures(values, labelled), "validated": validated},
-        provenance={**recipe.provenance, "data": data_identity(configuration, recipe.components)},
+        scores={**mean_figures(values, labelled), "validated": float(values[reported].mean())},
+        provenance={**recipe.provenance, "data": data, "interval": interval and list(interval)},
     )
 
 

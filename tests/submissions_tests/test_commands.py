@@ -651,6 +651,10 @@ def test_compare_keeps_the_figures_of_the_recipes_by_name(done, capsys, tmp_path
     assert scores["validated"] == scores["all"] == pytest.approx(compared[0]["all"], abs=1e-12)
     _, out, _ = run(capsys, "submit", *common, "--recipe", "pwa_qe", "--json")
     assert json.loads(out)["expected"] == scores
+    low, high = json.loads(kept.read_text())["provenance"]["interval"]
+    assert low < scores["validated"] < high
+    _, out, _ = run(capsys, "submit", *common, "--recipe", "pwa_qe")
+    assert f"95 % {low:.4f} to {high:.4f}" in out
     # a better one of the same data that stood there, by an earlier version of the recipe, is kept aside and named
     earlier = json.loads(kept.read_text())
     earlier["steps"], earlier["scores"]["validated"] = [], 1.0
