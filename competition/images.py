@@ -41,8 +41,9 @@ class Region:
 class ImageSet:
     """Row r is the image `ids[r]` in the file `paths[r]`; `others` are the files that are no images.
 
-    Paths are text: half a million pathlib objects would take several times the memory. seeds: one a row where the rows are photos simulated of these files; regions: one a row (None: the whole
-    image) where rows are parts of these files or turned; otherwise empty.
+    Paths are text: half a million pathlib objects would take several times the memory. seeds: one a row where the
+    rows are photos simulated of these files; regions: one a row (None: the whole image) where rows are parts of these
+    files or turned; otherwise empty.
     """
 
     ids: tuple[str, ...]

@@ -27,8 +27,8 @@ def score_submission(
     """Score the submission `path` with a label file, or with labels read before; returns (split, labels, figures).
 
     labels returned: of the labelled queries, in the split's order; figures: convention of MAP, or "recall" or
-    "precision" -> (n labelled queries,) float64, in the same order. The labels may leave queries of the submission's split
-    out, which then count nowhere, but not name others. Top7Error: a fault in either file.
+    "precision" -> (n labelled queries,) float64, in the same order. The labels may leave queries of the submission's
+    split out, which then count nowhere, but not name others. Top7Error: a fault in either file.
     """
     check, gallery, top_k = read_submission(path, expected), expected.gallery_ids, expected.top_k
     split = str(check.split)
@@ -44,9 +44,9 @@ def score_submission(
 def score_and_record(configuration: Configuration, file: Path, labels: Path | None = None) -> dict:
     """Score `file` by both conventions of MAP and by the competition's metric, and record it.
 
-    labels: a file, by default the configuration's; ConfigurationError where it has none.
-    Public and private by that metric, for validation queries; a whole-list mAP knows none, a file does not hold such lists.
-    A file that `submit` wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
+    labels: a file, by default the configuration's; ConfigurationError where it has none. Public and private by that
+    metric, for validation queries; a whole-list mAP knows none, a file does not hold such lists. A file that `submit`
+    wrote is recognised by its bytes; its recipe, weights and tuning's figures stay beside it.
     """
     competition, expected = configuration.competition, expected_of(configuration)
     gallery = expected.gallery_ids

@@ -32,8 +32,8 @@ def write_submission(
 ) -> Path:
     """Write the first `top_k` columns of `ranks` as gallery ids, a line a query in the order of `query_ids`.
 
-    ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`, written
-    completely or not at all. Top7Error: no query, a missing (-1) or repeated gallery row.
+    ranks: (n_queries, at least top_k) integer gallery rows, best first; form: "plain" or "kaggle". Returns `path`,
+    written completely or not at all. Top7Error: no query, a missing (-1) or repeated gallery row.
     """
     path, rows_of = Path(path), ranks[:, :top_k].tolist()
     if path.is_dir():

@@ -160,8 +160,9 @@ def largest_ball(
 ) -> tuple[np.ndarray, float]:
     """Return centre (J,) and radius of the largest ball inside the cell of `coordinates` (J,).
 
-    corners: (J, L) vertices of the region, within which it is; all in barycentric coordinates. The ball lies in the simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell
-    is thinner than the solver sees (a vertex or a face that only ties hold).
+    corners: (J, L) vertices of the region, within which it is; all in barycentric coordinates. The ball lies in the
+    simplex's plane (coordinates sum to 1). Radius 0, at the point itself, where the cell is thinner than the solver
+    sees (a vertex or a face that only ties hold).
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
     n = len(coordinates)

@@ -59,9 +59,9 @@ def prepare(
 ) -> Prepared:
     """Return dumps, one a component, after the steps `own`, as small ones in memory, others in `folder`.
 
-    That is `<work>/ranking`, where submit looks; None: all in memory. After whitening and z-normalisation rows are centred: each
-    component is then a chain of its own. A step that joins the components leaves one. photos: what the steps
-    learn from; simulated: so many of the last queries are simulated.
+    That is `<work>/ranking`, where submit looks; None: all in memory. After whitening and z-normalisation rows are
+    centred: each component is then a chain of its own. A step that joins the components leaves one. photos: what the
+    steps learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
     more: dict[str, Any] = dict(folder=folder, photos=photos, simulated=simulated)

@@ -28,10 +28,11 @@ from tuning.verdict import importances, near_best_share, without_luck
 class Tuned:
     """All that `tune` found.
 
-    kinds: of trials, with what one costs; untuned: equal weights of the first choices, or the recipe under study as it
-    is, with its AP@k (Q,); earlier: the recipes that were kept before, by name; mixed: why the trials' figures do not compare; recipe: that of `point`, the study's best, written to `paths`;
-    comparison: on queries that did not choose, None where there are none, as with one group; misses: None where there
-    are no candidates to explain them by.
+    kinds: of trials, with what one costs; untuned: equal weights of the first choices, or the recipe under study as
+    it is, with its AP@k (Q,); earlier: the recipes that were kept before, by name; mixed: why the trials' figures do
+    not compare; recipe: that of `point`, the study's best, written to `paths`; comparison: on queries that did not
+    choose, None where there are none, as with one group; misses: None where there are no candidates to explain them
+    by.
     """
 
     landscape: Landscape

@@ -15,7 +15,8 @@ from competition.images import ImageSet, list_images
 def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
     """Return the data set with every image below `folder` in its gallery, correct for no query.
 
-    Their ids are paths under "distractors/", so that none meets an id of the set. Top7Error: `folder` holds the set itself.
+    Their ids are paths under "distractors/", so that none meets an id of the set. Top7Error: `folder` holds the set
+    itself.
     """
     more = list_images(folder, ids="path")
     shared = set(more.paths) & set(dataset.gallery.paths)

@@ -47,7 +47,8 @@ def dumps_folder(configuration: Configuration, split: str) -> Path:
 def whole_folder(configuration: Configuration, split: str) -> Path:
     """Where the dumps of all images of a split lie.
 
-    Photos of another seed, and images cut to other boxes or turned otherwise, have the same names and folders of their own.
+    Photos of another seed, and images cut to other boxes or turned otherwise, have the same names and folders of
+    their own.
     """
     folder = Path(configuration.competition.work) / "dumps" / split
     if split == SIMULATED:

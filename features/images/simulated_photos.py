@@ -1,9 +1,9 @@
 """Photos simulated of gallery images: crop, perspective, background, light, blur, noise, mirror, JPEG.
 
 A photo is a function of the image and the seed alone. Numbers are drawn by numpy's PCG64; pictures are resampled by
-Pillow (perspective: bilinear; maps of light and background: bicubic; blur: a box) and compressed by Pillow's libjpeg-turbo, baseline with 4:2:0 chroma. No function of the C library that may round
-otherwise elsewhere (sin, exp, solve) is used, so that with the Pillow that constraints.txt names the bytes are the
-same on every x86-64 machine.
+Pillow (perspective: bilinear; maps of light and background: bicubic; blur: a box) and compressed by Pillow's
+libjpeg-turbo, baseline with 4:2:0 chroma. No function of the C library that may round otherwise elsewhere (sin, exp,
+solve) is used, so that with the Pillow that constraints.txt names the bytes are the same on every x86-64 machine.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def photos_for(
     """Return what `steps` learn from, described by `components`; None where no step learns from photos.
 
     configuration: the whole one, whose first backbone says which photos teach; gallery_ids: as the dumps have them;
-    unseen: ids of queries whose labels teach nothing. ConfigurationError: no [simulate] in the configuration, or no labels; Top7Error: a dump is missing.
+    unseen: ids of queries whose labels teach nothing. ConfigurationError: no [simulate] in the configuration, or no
+    labels where they alone teach; Top7Error: a dump is missing.
     """
     shares = [step.get("pairs", 0) for step in steps if learns_from_photos(step)]
     if not shares:

@@ -170,9 +170,9 @@ def similarity_blocks(
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield (first gallery row, L arrays (Q, m) float32) over the gallery, one matrix product a component.
 
-    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time; rows: of
-    the gallery, None for all. Each value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are overwritten by the next
-    step.
+    queries: L arrays (Q, D_l); gallery: L arrays or memmaps (n, D_l), any float type, read a block at a time; rows:
+    of the gallery, None for all. Each value lies within `margin(D_l, ‖q‖·‖x‖)` of the canonical one. The arrays are
+    overwritten by the next step.
     """
     check_components(queries, gallery)
     left = [float32_rows(np.asarray(q)) for q in queries]

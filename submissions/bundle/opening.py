@@ -1,7 +1,8 @@
 """Open a bundle: its configuration and recipe, after comparing its files with its manifest.
 
 bundle.json (written last) names every other file with its size and SHA-256; config.toml and recipe.json say what is
-ranked; weights/ holds the networks, work/ the dumps, part detectors and what the recipe's steps computed from the gallery.
+ranked; weights/ holds the networks, work/ the dumps, part detectors and what the recipe's steps computed from the
+gallery.
 """
 
 from __future__ import annotations

@@ -163,7 +163,8 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
 def pulled_down(scene: Scene, ranked: Ranked) -> Callable[[int, int, int], str]:
     """Return (query number, missed gallery row, last listed row) -> words, empty where a step makes the scores.
 
-    Of a weighted sum of cosines the difference of two images is the sum of the components' own: the most negative is named.
+    Of a weighted sum of cosines the difference of two images is the sum of the components' own: the most negative is
+    named.
     """
     recipe = ranked.recipe
     if recipe.steps:

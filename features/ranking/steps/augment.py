@@ -77,8 +77,8 @@ def augmented_rows(
     """Return gallery rows start to stop - 1 after augmentation, L arrays (stop - start, D_l) float32, L2-normalised.
 
     gallery: L arrays or memmaps (n, D_l), untouched; graph_rows and graph_scores (n, >= neighbours): each image's
-    neighbours without itself, as `features.search.neighbour_graph` finds them; joining: see `expand`. Every image is joined with its own
-    neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
+    neighbours without itself, as `features.search.neighbour_graph` finds them; joining: see `expand`. Every image is
+    joined with its own neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
     """
     own = [part[start:stop] for part in gallery]
     lists = np.asarray(graph_rows[start:stop]), np.asarray(graph_scores[start:stop])

@@ -39,11 +39,12 @@ class PhotoWhiten(Step, frozen=True):
     eigenvalue, V the principal axes of the gallery there: learned whitening, Mikolajczyk and Matas (ICCV 2007);
     Radenović et al. (TPAMI 2018), section 3.3. Photos are the simulated ones of the teaching half; `pairs`: the share
     in S of the real pairs, labelled public queries and their correct images, less where there are few, see
-    PRIOR_QUERIES (1: these alone, as cirtorch's `whitenlearn`, but centred by the gallery's mean; then at least as many
-    pairs as dimensions). unlabelled: above 0, the user photos there are (validation and test queries; no label enters)
-    teach too: queries are centred by their mean in place of the gallery's, and so much of S is theirs about that mean;
-    both less where they are few, see PRIOR_PHOTOS. joint: one projection of all components concatenated, of equal weights whatever the recipe's, to one
-    component; otherwise one for each. learnt: in a bundle, the identity of the photos, which stay behind.
+    PRIOR_QUERIES (1: these alone, as cirtorch's `whitenlearn`, but centred by the gallery's mean; then at least as
+    many pairs as dimensions). unlabelled: above 0, the user photos there are (validation and test queries; no label
+    enters) teach too: queries are centred by their mean in place of the gallery's, and so much of S is theirs about
+    that mean; both less where they are few, see PRIOR_PHOTOS. joint: one projection of all components concatenated,
+    of equal weights whatever the recipe's, to one component; otherwise one for each. learnt: in a bundle, the
+    identity of the photos, which stay behind.
     """
 
     tunable: ClassVar = {
