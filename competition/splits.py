@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from competition.configuration import Tuning
 from competition.errors import ConfigurationError
 
 
@@ -58,6 +59,14 @@ def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
             private.append(names[group])
             left -= size
     return np.isin(groups, np.array(private, dtype=groups.dtype))
+
+
+def groups_and_private(
+    relevant: Sequence[Iterable[Hashable]], tuning: Tuning
+) -> tuple[np.ndarray, np.ndarray]:
+    """Groups (Q,) of labelled queries, and which of them are private (Q,) bool by a study's share and seed."""
+    groups = query_groups(relevant)
+    return groups, private_mask(groups, tuning.private, tuning.seed)
 
 
 def folds(groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from competition.errors import ConfigurationError
 from competition.labels import measured_by, read_labels, relevant_rows
 from competition.leaderboard import file_digest, read_rows, record_score
 from competition.metrics import CONVENTIONS, WHOLE_LISTS, figure_label, query_figures, ranked_by
-from competition.splits import private_mask, query_groups
+from competition.splits import groups_and_private
 from submissions.checking import Expected, expected_of, read_submission
 
 RATES = ("recall", "precision")
@@ -70,8 +70,7 @@ def score_and_record(configuration: Configuration, file: Path, labels: Path | No
     if competition.metric in RATES:
         values["metric"] = float(np.mean(figures[own]))
     if split == "validation" and not values["unlabelled"] and own in figures:
-        groups = query_groups(relevant_rows(told, gallery))
-        private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
+        _, private = groups_and_private(relevant_rows(told, gallery), configuration.tuning)
         parts = {"public": ~private, "private": private}
         values |= {part: float(figures[own][mask].mean()) for part, mask in parts.items() if mask.any()}
     known = next((row for row in read_rows(competition.work) if row.sha256 == values["sha256"]), None)

@@ -19,7 +19,7 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.labels import relevant_rows, rows_there
 from competition.messages import log
 from competition.metrics import WHOLE_LISTS
-from competition.splits import private_mask, query_groups
+from competition.splits import groups_and_private, private_mask
 from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
@@ -74,8 +74,7 @@ def labelled_queries(configuration: Configuration, gallery_ids: Sequence[str]) -
     """Read the validation queries and labels of `configuration` and split them by its seed and private share."""
     ids, labels, junk = labelled_validation(configuration, gallery_ids)
     relevant = relevant_rows(labels, gallery_ids)
-    groups = query_groups(relevant)
-    private = private_mask(groups, configuration.tuning.private, configuration.tuning.seed)
+    groups, private = groups_and_private(relevant, configuration.tuning)
     count = len(groups)
     junk_rows = rows_there([junk[query] for query in labels], gallery_ids) if junk else ()
     return Labelled(ids, relevant, groups, private, np.ones(count, dtype=bool), np.ones(count), junk_rows)

@@ -12,7 +12,7 @@ from competition.configured import labelled_validation, split_images
 from competition.errors import ConfigurationError
 from competition.labels import relevant_rows
 from competition.messages import log
-from competition.splits import folds, private_mask, query_groups
+from competition.splits import folds, groups_and_private
 from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
@@ -108,31 +108,19 @@ def _labelled(
     unseen: Collection[str],
 ) -> tuple[list[Dump], np.ndarray]:
     """The dumps of the validation queries, and (query, gallery row) of the readable public ones but for `unseen`."""
-    ids, relevant, _, private = _split(configuration, gallery_ids)
+    ids, labels, _ = labelled_validation(configuration, gallery_ids)
+    relevant = relevant_rows(labels, gallery_ids)
+    _, private = groups_and_private(relevant, configuration.tuning)
     dumps = open_components(configuration, components, "validation", ids)
     hidden = np.logical_or.reduce([private, np.isin(ids, list(unseen)), *(dump.unreadable for dump in dumps)])
     found = [(query, row) for query, rows in enumerate(relevant) if not hidden[query] for row in rows]
     return dumps, np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
-def _split(
-    configuration: Configuration, gallery_ids: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
-    """Ids of the labelled queries, their correct gallery rows, groups (Q,), and which are private (Q,) bool."""
-    ids, labels, _ = labelled_validation(configuration, gallery_ids)
-    relevant = relevant_rows(labels, gallery_ids)
-    groups = query_groups(relevant)
-    return (
-        ids,
-        relevant,
-        groups,
-        private_mask(groups, configuration.tuning.private, configuration.tuning.seed),
-    )
-
-
 def teaching_parts(configuration: Configuration, gallery_ids: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the ids of the queries whose labels teach, in parts of whole groups: none teaches what ranks its own part."""
-    ids, _, groups, private = _split(configuration, gallery_ids)
+    ids, labels, _ = labelled_validation(configuration, gallery_ids)
+    groups, private = groups_and_private(relevant_rows(labels, gallery_ids), configuration.tuning)
     taught, names = groups[~private], np.array(ids)[~private]
     parts = OF_LARGE_GALLERY if len(gallery_ids) > LARGE_ROWS else TAUGHT_PARTS
     part_of = folds(taught, min(parts, len(np.unique(taught))), configuration.tuning.seed)
