@@ -19,6 +19,7 @@ SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
 SPLITS = ("gallery", "validation", "test")
 # what `[competition] format` may be; competition/datasets reads them
 DATA_SETS = "oxford5k paris6k roxford5k rparis6k holidays perfect500k-2018 perfect500k-2020 folders".split()
+USERS = ("validation", "test")  # splits whose images are photos of users
 SIMULATED = "simulated"  # a split of its own: photos of gallery images, with dumps and no files
 
 # a field's type says how its TOML value is read
@@ -90,8 +91,9 @@ def _parts(value: object, place: Place) -> tuple[Parts, ...]:
 class Backbone:
     """One network and how images get into it. `name` labels its files and parameters; unique.
 
-    clamp: negative maps are set to zero, for networks without a ReLU; flip, scales: test-time views, averaged
-    after pooling.
+    clamp: negative maps are set to zero, for networks without a ReLU; flip, scales, crops (shares of the sides, about
+    the middle): test-time views, averaged after pooling. query_views: whether queries are described by views too, for
+    recipes that ask for it (None: unless the competition has a `format`).
     """
 
     model: Text
@@ -109,6 +111,8 @@ class Backbone:
     clamp: Switch = False
     flip: Switch = False
     scales: Annotated[tuple[float, ...], toml.several(toml.real_number(above=0, most=16))] = (1.0,)
+    crops: Annotated[tuple[float, ...], toml.several(toml.real_number(above=0, most=1))] = (1.0,)
+    query_views: Annotated[bool | None, toml.switch] = None
 
 
 @dataclass(frozen=True)

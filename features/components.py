@@ -34,7 +34,10 @@ class PartsSetting:
 
 @dataclass(frozen=True)
 class Component:
-    """One term of the fused score; `chain` groups the layers that eq. 3 orders, in their order in the recipe."""
+    """One term of the fused score; `chain` groups the layers that eq. 3 orders, in their order in the recipe.
+
+    views: the queries of users are described by several views, see `by_views`.
+    """
 
     name: str
     chain: str
@@ -46,6 +49,7 @@ class Component:
     dim: int | None = None
     exponent: float | None = None
     external: str | None = None
+    views: bool | None = None
 
     @property
     def pooled(self) -> tuple[int | str, str]:
@@ -141,10 +145,13 @@ def components_of(configuration: Configuration, choice: Choice) -> tuple[Compone
     return tuple(found)
 
 
-def layer_component(backbone: Backbone, layer: int | str, pooling: str) -> Component:
-    """Return the component of one layer under one pooling."""
-    chain = f"{backbone.name}/{pooling}"
-    return Component(f"{backbone.name}/{layer}/{pooling}", chain, backbone.name, layer, pooling)
+def layer_component(
+    backbone: Backbone, layer: int | str, pooling: str, views: bool | None = None
+) -> Component:
+    """Return the component of one layer under one pooling; views: its queries are described by views."""
+    of = f"{pooling}/views" if views else pooling
+    chain, name = f"{backbone.name}/{of}", f"{backbone.name}/{layer}/{of}"
+    return Component(name, chain, backbone.name, layer, pooling, views=views)
 
 
 def parts_component(backbone: Backbone, number: int, count: int, dim: int, exponent: float) -> Component:

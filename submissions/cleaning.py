@@ -15,11 +15,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from competition.atomic import abandoned
-from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.configuration import SIMULATED, SPLITS, USERS, Configuration
 from competition.errors import ConfigurationError, Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import unfinished
-from features.dumps.layout import component_path, dumps_folder, whole_folder
+from features.dumps.layout import component_path, dumps_folder, views_folder, whole_folder
 from features.extraction.verify import extracted_dumps, whitened_dumps
 from features.recipes.kept import kept_recipes
 from features.recipes.recipe import Recipe
@@ -97,6 +97,7 @@ def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) ->
     needed = _needed(configuration, recipes)
     splits = (*SPLITS, SIMULATED)
     used = {at(configuration, split).resolve() for split in splits for at in (whole_folder, dumps_folder)}
+    used |= {views_folder(dumps_folder(configuration, split)).resolve() for split in USERS}
     samples = [str(recipe.provenance.get("data", {}).get("gallery", "none"))[:8] for recipe in recipes]
     unneeded = []
     for folder in folders:

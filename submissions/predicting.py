@@ -79,7 +79,10 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
         ]
         pooling = tuple(dict.fromkeys(part.pooled[1] for part in own if part.parts is None))
         kept = kept or depth_order(backbone.layers)[-1:]
-        backbones.append(replace(backbone, layers=kept, pooling=pooling, parts=tuple(parts)))
+        views = any(part.views for part in own)
+        backbones.append(
+            replace(backbone, layers=kept, pooling=pooling, parts=tuple(parts), query_views=views)
+        )
     components = tuple(
         part if part.parts is None else replace(part, parts=tables[part.backbone].index(part.parts))
         for part in used

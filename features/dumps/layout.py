@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from competition.configuration import SIMULATED, Backbone, Configuration, External, Parts
+from competition.configuration import SIMULATED, USERS, Backbone, Configuration, External, Parts
 from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, ids_digest
@@ -19,6 +19,7 @@ from features.images.simulated_photos import VERSION
 from features.networks.weights_digest import stamped_digest, weights_digest
 
 POOLED = {"grmac": 2, "amac": 2}  # raise (from 1) when a pooling's results change
+QUERY_CROPS = (1.0, 0.8)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,22 @@ def whole_folder(configuration: Configuration, split: str) -> Path:
     if configuration.competition.format is not None and split != "test":
         cut = cut_digest(split_images(configuration, split))
     return folder if cut is None else folder / f"cut-{cut}"
+
+
+def views_folder(folder: Path) -> Path:
+    """Where the dumps by views lie, of queries whose other dumps are in `folder`."""
+    return folder / "views"
+
+
+def has_views(configuration: Configuration, backbone: Backbone) -> bool:
+    """Whether queries are described by views of this backbone too."""
+    wanted = backbone.query_views
+    return configuration.competition.format is None if wanted is None else wanted
+
+
+def by_views(backbone: Backbone) -> Backbone:
+    """Return the backbone that describes a query by the mean of its views: image and middle, and their mirror images."""
+    return replace(backbone, flip=True, crops=QUERY_CROPS, parts=())
 
 
 def cut_digest(images: ImageSet) -> str | None:
@@ -101,7 +118,7 @@ def backbone_recipe(configuration: Configuration, backbone: Backbone) -> dict:
     }
     if backbone.resize == "keep" and not backbone.image_size:
         recipe["max_size"] = backbone.max_size
-    for option, default in (("clamp", False), ("flip", False), ("scales", (1.0,))):
+    for option, default in (("clamp", False), ("flip", False), ("scales", (1.0,)), ("crops", (1.0,))):
         value = getattr(backbone, option)
         if value != default:
             recipe[option] = list(value) if isinstance(value, tuple) else value
@@ -174,6 +191,8 @@ def component_place(
     if name is not None:
         return Place(external_path(folder, external_named(configuration, name), split))
     backbone = backbone_of(configuration, component)
+    if component.views and split in USERS:
+        folder, backbone = views_folder(folder), by_views(backbone)
     if (setting := component.setting) is None:
         recipe = pooling_recipe(backbone_recipe(configuration, backbone), *component.pooled)
         return Place(dump_path(folder, backbone.name, *component.pooled, recipe))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import SIMULATED
+from competition.configuration import SIMULATED, Backbone
 from competition.durations import duration
 from competition.errors import Top7Error
 from competition.images import ImageSet
@@ -28,7 +28,7 @@ SPARE_BYTES = 64 * 2**20
 class PlannedPass:
     """One backbone over one split: the dumps still to be made, `images` still to be run."""
 
-    backbone: str
+    backbone: Backbone
     split: str
     targets: tuple[Target, ...]
     group: DumpGroup
@@ -60,7 +60,7 @@ class Plan:
             return "every dump is there already: nothing to extract"
         named = "; ".join(
             [
-                f"{p.backbone} on {p.split}: {p.images} {_what(p.split)}, {len(p.targets)} dumps"
+                f"{p.backbone.name} on {p.split}: {p.images} {_what(p.split)}, {len(p.targets)} dumps"
                 for p in self.passes
             ]
             + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
@@ -95,7 +95,7 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Dump
             missing[rows.start : rows.stop] = False
         elif damaged and group.earlier is not None:  # the rows are read to see which are whole
             missing[group.earlier.whole(rows)] = False
-    return PlannedPass(engine.backbone.name, split, targets, group, int(missing.sum()), group.bytes_needed)
+    return PlannedPass(engine.backbone, split, targets, group, int(missing.sum()), group.bytes_needed)
 
 
 def seconds_an_image(

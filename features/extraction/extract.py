@@ -6,7 +6,7 @@ The configuration is read here, once, into the images, folders, dumps and tables
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,13 +15,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from competition.atomic import remove_abandoned
-from competition.configuration import SIMULATED, Backbone, Configuration
+from competition.configuration import SIMULATED, USERS, Backbone, Configuration
 from competition.errors import Top7Error
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import read_sidecar
 from features.dumps.disk import Disk
-from features.dumps.layout import Target, backbone_recipe, sample_record, targets_of
+from features.dumps.layout import (
+    Target,
+    backbone_recipe,
+    by_views,
+    has_views,
+    sample_record,
+    targets_of,
+    views_folder,
+)
 from features.dumps.part_tables import PartTable
 from features.extraction.backbone_pass import PendingWindow, Result, run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
@@ -42,6 +50,8 @@ from features.extraction.sample import DESCRIBED, SplitImages, images_to_describ
 from features.extraction.settings import available_cores, choose_device, settings_path
 from features.extraction.status import dump_statuses, recover
 from features.parts.learning import remaining
+
+QUERIES, BY_VIEWS = "queries", ", by views"  # the images given to `describe`; after the name of a split
 
 
 def extract(
@@ -115,7 +125,7 @@ def describe(
     start = time.perf_counter()
     folder = Path(folder)
     with alone(folder):
-        queries = {"queries": SplitImages(images, folder)}
+        queries = {QUERIES: SplitImages(images, folder)}
         extraction = _Extraction(configuration, queries, choose_device(device), keep=False)
         report = extraction.run(extraction.planned(measure=False), progress)
     report.seconds = time.perf_counter() - start
@@ -168,26 +178,36 @@ class _Extraction:
         keep: bool = True,
     ) -> None:
         work = Path(configuration.competition.work)
-        self.images, self.gallery, self.device, self.jobs, self.keep = images, gallery, device, jobs, keep
+        self.gallery, self.device, self.jobs, self.keep = gallery, device, jobs, keep
         self.externals = external_dumps(configuration, images)
         self.backbones: list[_BackboneDumps] = []
         self._engine: Engine | None = None
-        folders = {of.folder for of in images.values()}
+        views = {f"{split}{BY_VIEWS}": of for split, of in images.items() if split in (*USERS, QUERIES)}
+        views = {split: replace(of, folder=views_folder(of.folder)) for split, of in views.items()}
+        self.images = images | views
+        folders = {of.folder for of in self.images.values()}
         for folder in {work, *work.glob("*/"), *work.glob("dumps/*/"), *folders}:
             remove_abandoned(folder)
         for backbone in configuration.backbones:
-            recipe = backbone_recipe(configuration, backbone)
-            tables = drawn_tables(work, backbone, recipe, gallery)
-            targets = {split: targets_of(backbone, recipe, tables, of.folder) for split, of in images.items()}
-            for split, of in images.items():
-                recover(targets[split], of.folder, Disk())
-            settings = settings_path(work, backbone, recipe)
-            self.backbones.append(_BackboneDumps(backbone, settings, tables, targets))
+            self._add(configuration, backbone, images)
+            if views and has_views(configuration, backbone):
+                self._add(configuration, by_views(backbone), views)
+
+    def _add(
+        self, configuration: Configuration, backbone: Backbone, images: Mapping[str, SplitImages]
+    ) -> None:
+        work, recipe = Path(configuration.competition.work), backbone_recipe(configuration, backbone)
+        tables = drawn_tables(work, backbone, recipe, self.gallery)
+        targets = {split: targets_of(backbone, recipe, tables, of.folder) for split, of in images.items()}
+        for split, of in images.items():
+            recover(targets[split], of.folder, Disk())
+        settings = settings_path(work, backbone, recipe)
+        self.backbones.append(_BackboneDumps(backbone, settings, tables, targets))
 
     def engine(self, each: _BackboneDumps) -> Engine:
         """The engine of a backbone, made at the first call."""
         if self._engine is None or self._engine.backbone is not each.backbone:
-            images = sum(len(of.images) for of in self.images.values())
+            images = sum(len(self.images[split].images) for split in each.targets)
             threads = max(1, available_cores() // self.jobs) if self.jobs > 1 else None
             self._engine = chosen_engine(
                 each.backbone, each.settings, self.device, images, threads=threads, keep=self.keep
@@ -200,9 +220,10 @@ class _Extraction:
         needed = sum(external.bytes_needed for external in self.externals)
         for each in self.backbones:
             missing = {}
-            for split, of in self.images.items():
+            for split, targets in each.targets.items():
                 dropped = drop_gone or split == SIMULATED
-                found = dump_statuses(each.targets[split], of, check_content=check_content, drop_gone=dropped)
+                of = self.images[split]
+                found = dump_statuses(targets, of, check_content=check_content, drop_gone=dropped)
                 if not all(status.complete for status in found):
                     missing[split] = found
             if not missing:
@@ -233,7 +254,7 @@ class _Extraction:
         """Do what the plan says and report on every dump."""
         report = ExtractionReport()
         for each in self.backbones:
-            passes = [planned for planned in plan_.passes if planned.backbone == each.backbone.name]
+            passes = [planned for planned in plan_.passes if planned.backbone is each.backbone]
             left = [remaining(table.parts, **table.model) for table in each.tables]
             if not passes and any(found.passes or found.counts for found in left):
                 log.warning(f"{each.backbone.name}: part detectors are missing or damaged: learnt again")
@@ -252,14 +273,14 @@ class _Extraction:
                 report.images += done.images
                 report.bytes_written += done.bytes_written
                 if done.limit:
-                    report.limits.append((planned.backbone, planned.split, done.limit))
+                    report.limits.append((planned.backbone.name, planned.split, done.limit))
                 if planned.split == SIMULATED:
                     write_contact_sheet(self.images[SIMULATED].folder, images)
         for split, of in self.images.items():
-            paths = [target.path for each in self.backbones for target in each.targets[split]]
+            paths = [target.path for each in self.backbones for target in each.targets.get(split, ())]
             report.paths += paths
             unreadable = write_lists(paths, of.folder, of.images) if paths else []
-            if split != SIMULATED:  # photos of unreadable images: they are named already
+            if split != SIMULATED and not split.endswith(BY_VIEWS):  # of images that are named already
                 report.unreadable += [(split, *entry) for entry in unreadable]
         for external in self.externals:
             external.write()

@@ -13,18 +13,21 @@ from itertools import product
 from pathlib import Path
 
 from competition.atomic import write_json
-from competition.configuration import SIMULATED, SPLITS, Configuration
+from competition.configuration import SIMULATED, SPLITS, USERS, Configuration
 from competition.errors import Top7Error
 from competition.progress import Progress
 from features.components import parts_component
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
 from features.dumps.layout import (
     backbone_recipe,
+    by_views,
     component_path,
     configured_targets,
     dumps_folder,
     external_path,
+    has_views,
     table_of,
+    views_folder,
 )
 from features.dumps.part_tables import learnt_path, read_learnt
 from features.dumps.seals import bad_files, remove, sum_path
@@ -164,6 +167,13 @@ def extracted_dumps(configuration: Configuration, split: str) -> list[Path]:
         for backbone in configuration.backbones
         for target in configured_targets(configuration, backbone, folder)
     ]
+    if split in USERS:
+        found += [
+            target.path
+            for backbone in configuration.backbones
+            if has_views(configuration, backbone)
+            for target in configured_targets(configuration, by_views(backbone), views_folder(folder))
+        ]
     return found + [
         external_path(folder, external, split)
         for external in configuration.externals

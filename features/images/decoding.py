@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from math import ceil
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from competition.images import Region
 from features.images.rgb_pixels import Unreadable, as_decoded, as_rgb
-from features.images.sizing import FILTER, RESIZES, Sizing, fit_inside, sized
+from features.images.sizing import FILTER, RESIZES, Sizing, fit_inside, middle, sized
 
 DECODER = 3  # raise when any file may decode to other pixels (here, in sizing.py, in rgb_pixels.py): part of every recipe
 FORMATS = (
@@ -91,7 +92,7 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
             wanted = _wanted(image.size, orientation, sizings)
             coefficients = _coefficient_bytes(image, data) if scalable else 0
             if scalable and not isinstance(view, Region):  # a box is in pixels of the file
-                _draft(image, orientation in TURNED, wanted)
+                _draft(image, orientation in TURNED, wanted, min(sizing.crop for sizing in sizings))
             with _room(coefficients + _decoding_bytes(image)):
                 depth = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
                 image.load()
@@ -174,7 +175,11 @@ def _decoding_bytes(image: Image.Image) -> int:
 
 def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
     width, height = size[::-1] if orientation in TURNED else size
-    return [RESIZES[sizing.resize](width, height, sizing) for sizing in sizings]
+    boxes = [middle(width, height, sizing.crop) for sizing in sizings]
+    return [
+        RESIZES[sizing.resize](right - left, lower - upper, sizing)
+        for sizing, (left, upper, right, lower) in zip(sizings, boxes)
+    ]
 
 
 def cut(pixels: Image.Image, region: Region) -> Image.Image:
@@ -218,9 +223,13 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]]) -> None:
-    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where what is left is at least twice every (width, height) wanted."""
-    size = 2 * max(size[0] for size in wanted), 2 * max(size[1] for size in wanted)
+def _draft(image: Image.Image, turned: bool, wanted: list[tuple[int, int]], crop: float) -> None:
+    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 where what is left is at least twice every (width, height) wanted.
+
+    crop: the smallest share of the sides that one of them is of.
+    """
+    width, height = (2 * max(size[side] for size in wanted) for side in (0, 1))
+    size = ceil(width / crop), ceil(height / crop)
     image.draft(None, size[::-1] if turned else size)
 
 

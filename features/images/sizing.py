@@ -19,7 +19,8 @@ class Sizing:
     """How an image gets its size in pixels: `image_size`, `resize` and `max_size` of a [[backbone]].
 
     fill: RGB bytes beside a padded image, the network's mean so that they are 0 after normalisation.
-    scale: factor on the resulting size (a test-time view).
+    scale: factor on the resulting size; crop: the share of both sides, about the middle, that is left of the image
+    before (test-time views).
     """
 
     image_size: int
@@ -27,6 +28,7 @@ class Sizing:
     max_size: int = 1024
     fill: tuple[int, int, int] = (128, 128, 128)
     scale: float = 1.0
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZES:
@@ -34,10 +36,17 @@ class Sizing:
 
 
 def sizings(backbone: Backbone, mean: Sequence[float]) -> tuple[Sizing, ...]:
-    """Return the sizes to decode an image to, one for each test-time scale; mean: the network's RGB, 0 to 1."""
+    """Return the sizes to decode an image to, one for each test-time scale and crop; mean: the network's RGB, 0 to 1."""
     red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
     how = backbone.image_size, backbone.resize, backbone.max_size, (red, green, blue)
-    return tuple(Sizing(*how, scale) for scale in backbone.scales)
+    return tuple(Sizing(*how, scale, crop) for scale in backbone.scales for crop in backbone.crops)
+
+
+def middle(width: int, height: int, crop: float) -> tuple[int, int, int, int]:
+    """Return the box in the middle of an image that has `crop` of its sides: left, top, right, bottom in pixels."""
+    wide, high = _scaled(width, crop), _scaled(height, crop)
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
 
 
 def _scaled(length: int, factor: float) -> int:
@@ -83,6 +92,8 @@ def sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndar
 
     size: width and height wanted, by the whole image's size: a draft has another one, rounded.
     """
+    if sizing.crop != 1:
+        pixels = pixels.crop(middle(*pixels.size, sizing.crop))
     if pixels.size != size:
         pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
     canvas = max(SMALLEST_SIDE_PX, size[0]), max(SMALLEST_SIDE_PX, size[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from competition.configuration import Configuration
+from competition.configuration import USERS, Configuration
 from competition.configured import labelled_validation, split_images
 from competition.errors import ConfigurationError
 from competition.labels import relevant_rows
@@ -22,7 +22,6 @@ from features.ranking.state import Photos
 from features.ranking.steps import STEPS
 from features.search.row_views import RowStack
 
-USERS = ("validation", "test")  # splits whose images are photos of users
 TAUGHT_PARTS, OF_LARGE_GALLERY = 5, 2  # of the labelled queries: each is one more pass over the gallery
 LARGE_ROWS = 50_000
 

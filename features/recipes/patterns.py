@@ -25,6 +25,7 @@ from features.components import (
     layer_component,
     parts_component,
 )
+from features.dumps.layout import has_views
 from features.ranking.arguments import Flag, number
 
 
@@ -44,8 +45,8 @@ class Pattern(msgspec.Struct):
     backbone: "*" (every one), a name, or a number from 1 (beyond the last: counted on from the first again); layer:
     "all", "last", a name or timm index under {"is": …}, a number from the deepest, -1, -2, …, or a list of these two
     kinds, of which the first that the backbone has; pooling: a name, or a list of which the first that the configuration
-    has; parts: "*" or the table's number from 1; count, dim, exponent: the nearest the table has; external: "*" or a
-    name.
+    has; views: of a layer, that queries are described by views, where the configuration has them; parts: "*" or the
+    table's number from 1; count, dim, exponent: the nearest the table has; external: "*" or a name.
     """
 
     backbone: Annotated[
@@ -63,6 +64,7 @@ class Pattern(msgspec.Struct):
     dim: _Number | None = None
     exponent: _Number | None = None
     external: Annotated[str | None, Meta(description='"*" or a name')] = None
+    views: Flag = False
     optional: Flag = False
 
 
@@ -99,7 +101,10 @@ def matches(
     components: list[Component] = []
     for backbone in _backbones(wanted.backbone, configuration, where, notes):
         if wanted.parts is None:
-            components += _layers(wanted, backbone, where, notes)
+            views = wanted.views and has_views(configuration, backbone)
+            if wanted.views and not views:
+                notes.append(f"{backbone.name} has no query_views: queries are described as they are")
+            components += _layers(wanted, backbone, where, notes, views or None)
         else:
             components += _parts(wanted, backbone, notes)
     if not components and not wanted.optional:
@@ -130,7 +135,9 @@ def _backbones(
     return [backbones[names.index(wanted)]]
 
 
-def _layers(pattern: Pattern, backbone: Backbone, where: str, notes: list[str]) -> list[Component]:
+def _layers(
+    pattern: Pattern, backbone: Backbone, where: str, notes: list[str], views: bool | None
+) -> list[Component]:
     order = depth_order(backbone.layers)
     wanted: Any = pattern.layer
     if isinstance(wanted, list):
@@ -159,7 +166,7 @@ def _layers(pattern: Pattern, backbone: Backbone, where: str, notes: list[str]) 
         )
     if pooling in EMBEDDINGS:  # one by itself, which counts as the deepest layer
         layers = [pooling] if order[-1] in layers else []
-    return [layer_component(backbone, layer, pooling) for layer in layers]
+    return [layer_component(backbone, layer, pooling, views) for layer in layers]
 
 
 def _has_layer(order: Sequence[int | str], wanted: Any) -> bool:

@@ -43,7 +43,7 @@ def files_of_recipe(
 
 def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterable[Path]:
     """Settings of the run, and what was learnt for the parts tables."""
-    from features.dumps.layout import backbone_recipe
+    from features.dumps.layout import backbone_recipe, by_views, has_views
     from features.dumps.part_tables import part_table
     from features.dumps.seals import sum_path
     from features.extraction.settings import settings_path
@@ -52,6 +52,10 @@ def _backbone_files(configuration: Configuration, backbone: Backbone) -> Iterabl
 
     base = backbone_recipe(configuration, backbone)
     yield settings_path(configuration.competition.work, backbone, base)
+    if has_views(configuration, backbone):
+        yield settings_path(
+            configuration.competition.work, backbone, backbone_recipe(configuration, by_views(backbone))
+        )
     for parts in backbone.parts:
         table = part_table(configuration.competition.work, backbone.name, base, parts)
         yield table.record

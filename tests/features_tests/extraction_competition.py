@@ -35,11 +35,15 @@ pooling = ["spoc", "mac"]
 """
 
 
-def configured(folder: Path, backbone: str = BACKBONE, work: str = "work", simulated: int = 0):
+def configured(
+    folder: Path, backbone: str = BACKBONE, work: str = "work", simulated: int = 0, views: bool = False
+):
+    """views: whether queries are described by views too: passes of their own, which most tests do not count."""
+    of_views = f"[[backbone]]\nquery_views = {str(views).lower()}\n"
     (folder / "config.toml").write_text(
         '[competition]\nname = "tiny"\ngallery = "gallery"\nvalidation = "val"\nlabels = "val.csv"\n'
         + f"[simulate]\nimages = {simulated}\n"
-        + backbone
+        + backbone.replace("[[backbone]]\n", of_views)
     )
     return load_configuration(folder / "config.toml", work=folder / work)
 

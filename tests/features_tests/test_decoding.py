@@ -247,6 +247,7 @@ def decoded_sizes(monkeypatch, data: bytes, sizing: Sizing) -> list[tuple[int, i
         (Sizing(200, "pad"), (400, 300)),
         (Sizing(200, "keep"), (400, 300)),
         (Sizing(96, scale=2.0), (800, 600)),
+        (Sizing(96, crop=0.5), (800, 600)),  # the middle half has twice the 96
         (Sizing(448), (1600, 1200)),
         (Sizing(0, "keep", max_size=400), (800, 600)),
     ],
