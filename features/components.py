@@ -188,7 +188,8 @@ def _short(component: Component) -> str:
         return component.external
     layer = layer_in_words(component.layer)
     if component.parts is None:
-        return layer if component.layer == component.pooling else f"{layer} {component.pooling}"
+        found = layer if component.layer == component.pooling else f"{layer} {component.pooling}"
+        return f"{found} by views" if component.views else found
     return f"{component.count} parts of {layer} ({component.dim} dims, exponent {component.exponent:g})"
 
 

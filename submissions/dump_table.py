@@ -21,6 +21,7 @@ def extraction_outcome(configuration: Configuration, report: ExtractionReport) -
     """Return what an extraction did, with the table of the dumps that are there."""
     values = {
         "dumps": [str(path) for path in report.paths],
+        "views": [str(path) for path in report.views],
         "images": report.images,
         "seconds": round(report.seconds, 3),
         "bytes_written": report.bytes_written,
@@ -29,9 +30,10 @@ def extraction_outcome(configuration: Configuration, report: ExtractionReport) -
     }
     folder = Path(configuration.competition.work) / "dumps"
     unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
+    views = f", {len(report.views)} of queries by views" if report.views else ""
     done = f"{report.images} images run in {report.seconds:.1f} s{unreadable}"
     return Outcome(
-        values, f"{dump_table(configuration)}\n{len(report.paths)} dumps complete in {folder}; {done}"
+        values, f"{dump_table(configuration)}\n{len(report.paths)} dumps complete in {folder}{views}; {done}"
     )
 
 

@@ -272,15 +272,16 @@ class _Extraction:
                 )
                 report.images += done.images
                 report.bytes_written += done.bytes_written
-                if done.limit:
+                if done.limit and not planned.split.endswith(BY_VIEWS):
                     report.limits.append((planned.backbone.name, planned.split, done.limit))
                 if planned.split == SIMULATED:
                     write_contact_sheet(self.images[SIMULATED].folder, images)
         for split, of in self.images.items():
             paths = [target.path for each in self.backbones for target in each.targets.get(split, ())]
-            report.paths += paths
             unreadable = write_lists(paths, of.folder, of.images) if paths else []
-            if split != SIMULATED and not split.endswith(BY_VIEWS):  # of images that are named already
+            viewed = split.endswith(BY_VIEWS)
+            (report.views if viewed else report.paths).extend(paths)
+            if split != SIMULATED and not viewed:  # those of images that are named already
                 report.unreadable += [(split, *entry) for entry in unreadable]
         for external in self.externals:
             external.write()

@@ -10,12 +10,13 @@ from competition.messages import log
 
 @dataclass
 class ExtractionReport:
-    """paths: every dump of the configuration; images: how many were run; unreadable: (split, id, reason).
+    """paths: every dump of the configuration; views: those of queries by views; images: how many were run.
 
-    limits: (backbone, split, what bounded the rate) of every pass that ran images.
+    unreadable: (split, id, reason); limits: (backbone, split, what bounded the rate) of every pass that ran images.
     """
 
     paths: list[Path] = field(default_factory=list)
+    views: list[Path] = field(default_factory=list)
     images: int = 0
     unreadable: list[tuple[str, str, str]] = field(default_factory=list)
     bytes_written: int = 0

@@ -50,7 +50,8 @@ def test_a_plan_counts_the_forward_passes_of_images_and_of_learning_once(tiny, m
     monkeypatch.setattr(extraction, "seconds_an_image", lambda *arguments: 3.0)
     configuration = configured(tiny, [4, 8])
     first = plan(configuration, device="cpu")
-    assert [found.seconds for found in first.passes] == [21 * 3 + 2 * 21 * 3, 3 * 3]
+    passes = [(found.split, found.seconds) for found in first.passes]
+    assert passes == [("gallery", 21 * 3 + 2 * 21 * 3), ("validation", 9), ("validation, by views", 9)]
     assert "about 3 min, and part detectors" in first.sentence()
     tiny.run(configuration, splits=("gallery", "validation"))
     tiny.draw(["g001"])
