@@ -114,7 +114,7 @@ class Pool:
 
 
 def without(recipe: Recipe) -> dict[str, Recipe]:
-    """Return the recipe with one step, or one component, less at a time, and with no step; names say which."""
+    """Return the recipe with one step, or one component, less at a time, no step or no views; names say which."""
     found = {
         f"- step {number + 1}, {words(step)}": replace(
             recipe, steps=recipe.steps[:number] + recipe.steps[number + 1 :]
@@ -123,6 +123,9 @@ def without(recipe: Recipe) -> dict[str, Recipe]:
     }
     if len(recipe.steps) > 1:
         found["- all steps"] = replace(recipe, steps=())
+    if any(pattern.get("views") for pattern in recipe.patterns):
+        plain = tuple({**pattern, "views": False} for pattern in recipe.patterns)
+        found["- views of queries"] = replace(recipe, patterns=plain)
     for number, pattern in enumerate(recipe.patterns if len(recipe.patterns) > 1 else ()):
         keep = [place for place in range(len(recipe.patterns)) if place != number]
         found[f"- component {number + 1}, {words(pattern)}"] = replace(
@@ -158,7 +161,7 @@ def words(entry: Mapping[str, object]) -> str:
         if key in ("step", "pooling")
         else f"{key} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in values.items()
-        if key != "optional"
+        if key not in ("optional", "views")
     )
 
 
