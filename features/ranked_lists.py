@@ -67,6 +67,9 @@ def ranked_lists(
     kept_bytes = cache_bytes(configuration.tuning.cache_gib, [dump.descriptors for dump in gallery])
 
     def ranked(unseen: Collection[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+        learnt = photos or photos_for(
+            configuration, components, recipe.steps, gallery[0].ids, unseen, photos_judge=split == SIMULATED
+        )
         return rank_dumps(
             queries,
             gallery,
@@ -77,7 +80,7 @@ def ranked_lists(
             left_out=left_out,
             folder=work / "ranking" if recipe.steps else None,
             progress=True,
-            photos=photos or photos_for(configuration, components, recipe.steps, gallery[0].ids, unseen),
+            photos=learnt,
             simulated=len(queries[0].ids) if split == SIMULATED else 0,
         )
 

@@ -97,7 +97,9 @@ class Landscape:
                     own,
                     list_depth(self.metric, self.top_k, len(ids)),
                     self.work / "ranking",
-                    photos=photos_for(self.configuration, components, steps, ids),
+                    photos=photos_for(
+                        self.configuration, components, steps, ids, photos_judge=not self.labelled.real.all()
+                    ),
                     simulated=int((~self.labelled.real).sum()),
                 )
         return self._prepared[key]

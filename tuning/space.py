@@ -28,6 +28,12 @@ from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED
 from tuning.step_choices import StepChoices, StepEntry, concrete_steps, configured_steps, recipe_steps
 
+# what a step may learn from that judges a study
+UNTAUGHT = {
+    "pairs": "what labelled pairs teach (pairs = 0)",
+    "all_photos": "what photos that judge would teach (all_photos = false)",
+}
+
 
 @dataclass(frozen=True)
 class Space:
@@ -89,7 +95,7 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     that photos cannot judge are left out of a study that no label judges.
     """
     if recipe is not None and (not recipe.choice or "studied" in recipe.provenance):
-        judged = _untaught(_judged(configuration, recipe.steps))
+        judged = _untaught(_judged(configuration, recipe.steps), "pairs")
         return _space_of_recipe(configuration, replace(recipe, steps=tuple(map(dict, judged))))
     known = choices(configuration)
     counts = {len(configuration.externals)}
@@ -132,16 +138,15 @@ def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapp
         log.info(
             f"top7: left out of the study: {', '.join(names)}: simulated photos cannot judge them, labels can"
         )
-    return [step for step in steps if step["step"] not in left_out]
+    judged = [step for step in steps if step["step"] not in left_out]
+    return judged if configuration.objective == "labels" else _untaught(judged, "all_photos")
 
 
-def _untaught(steps: Sequence[Mapping]) -> list[Mapping]:
-    """The steps without real pairs to learn from; says so where there were any."""
-    if any(step.get("pairs") for step in steps):
-        log.info(
-            "top7: the study leaves out what labelled pairs teach (pairs = 0): its queries would judge it"
-        )
-    return [{key: value for key, value in step.items() if key != "pairs"} for step in steps]
+def _untaught(steps: Sequence[Mapping], key: str) -> list[Mapping]:
+    """The steps without what judges the study to learn from: real pairs or all photos; says so where there was any."""
+    if any(step.get(key) for step in steps):
+        log.info(f"top7: the study leaves out {UNTAUGHT[key]}: its queries would judge it")
+    return [{name: value for name, value in step.items() if name != key} for step in steps]
 
 
 def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:

@@ -42,17 +42,21 @@ def photos_for(
     steps: Sequence[Mapping[str, Any]],
     gallery_ids: Sequence[str],
     unseen: Collection[str] = (),
+    photos_judge: bool = False,
 ) -> Photos | None:
     """Return what `steps` learn from, described by `components`; None where no step learns from photos.
 
     configuration: the whole one, whose first backbone says which photos teach; gallery_ids: as the dumps have them;
-    unseen: ids of queries whose labels teach nothing. ConfigurationError: no [simulate] in the configuration, or no
-    labels where they alone teach; Top7Error: a dump is missing.
+    unseen: ids of queries whose labels teach nothing; photos_judge: photos of the judging half are ranked, so these
+    teach nothing either. ConfigurationError: no [simulate] in the configuration, or no labels where they alone teach;
+    Top7Error: a dump is missing.
     """
-    shares = [step.get("pairs", 0) for step in steps if learns_from_photos(step)]
+    learning = [step for step in steps if learns_from_photos(step)]
+    shares = [step.get("pairs", 0) for step in learning]
     if not shares:
         return None
-    found = [_simulated(configuration, components, gallery_ids)] if min(shares) < 1 else []
+    everything = not photos_judge and any(step.get("all_photos", False) for step in learning)
+    found = [_simulated(configuration, components, gallery_ids, everything)] if min(shares) < 1 else []
     made = sum(len(pairs) for _, pairs in found)
     if max(shares) == 1 or max(shares) > 0 and configuration.competition.labelled:
         found.append(_labelled(configuration, components, gallery_ids, unseen))
@@ -62,7 +66,7 @@ def photos_for(
     rows: tuple[Any, ...] = tuple(
         RowStack([dumps[number].descriptors for dumps, _ in found]) for number in range(len(components))
     )
-    asked = any(step.get("unlabelled", 0) for step in steps if learns_from_photos(step))
+    asked = any(step.get("unlabelled", 0) for step in learning)
     splits = _user_photos(configuration, components) if asked else []
     users = tuple(
         np.concatenate([dumps[number].descriptors for dumps in splits])
@@ -86,7 +90,10 @@ def _user_photos(configuration: Configuration, components: Sequence[Component]) 
 
 
 def _simulated(
-    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+    configuration: Configuration,
+    components: Sequence[Component],
+    gallery_ids: Sequence[str],
+    everything: bool,
 ) -> tuple[list[Dump], np.ndarray]:
     """The dumps of the simulated photos, and (photo, gallery row) of the readable ones that teach."""
     outside = [component.name for component in components if component.external is not None]
@@ -97,7 +104,7 @@ def _simulated(
         )
     from features.ranking.simulated_halves import open_teaching  # a bundle does without
 
-    return open_teaching(configuration, components, gallery_ids)
+    return open_teaching(configuration, components, gallery_ids, everything)
 
 
 def _labelled(

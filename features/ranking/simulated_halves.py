@@ -53,14 +53,18 @@ class _Halves:
 
 
 def open_teaching(
-    configuration: Configuration, components: Sequence[Component], gallery_ids: Sequence[str]
+    configuration: Configuration,
+    components: Sequence[Component],
+    gallery_ids: Sequence[str],
+    everything: bool = False,
 ) -> tuple[list[Dump], np.ndarray]:
     """Open the photos: a dump a component, of all of them, and (p, 2) int64, those that teach and the image of each.
 
-    No unreadable photo or image teaches. ConfigurationError where none does; Top7Error where no dump holds them.
+    everything: the judging half teaches too. No unreadable photo or image teaches. ConfigurationError where none does;
+    Top7Error where no dump holds them.
     """
     halves = _halves(configuration, gallery_ids)
-    rows = _chosen(configuration, halves, ~halves.judges, "teach")
+    rows = _chosen(configuration, halves, ~halves.judges | everything, "teach")
     dumps = open_components(configuration, components, SIMULATED, halves.ids)
     rows = rows[~np.logical_or.reduce([dump.unreadable[rows] for dump in dumps])]
     return dumps, np.stack([rows, halves.gallery_rows[rows]], axis=1)

@@ -14,8 +14,10 @@ from competition.metrics import query_figures
 from competition.splits import private_mask
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
+from features.ranked_lists import ranked_lists
+from features.ranking.photos import photos_for
 from features.ranking.simulated_halves import judging_dumps, open_judging
-from features.recipes.kept import choose, is_of_this_data, kept_recipes
+from features.recipes.kept import choose, is_of_this_data, kept_recipes, named_recipe, resolve
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates
@@ -150,6 +152,37 @@ def test_enough_labels_judge_alone(extracted, tmp_path, monkeypatch):
     assert Landscape(configuration).labelled.real.all()
     monkeypatch.setattr("tuning.labelled.HALF_AT", n_groups + 1)
     assert not Landscape(configuration).labelled.real.all()
+
+
+def test_photos_that_judge_never_teach(extracted, tmp_path, capsys):
+    """All photos teach for the lists of user photos; those of the judging half are ranked by what the others taught."""
+    step = {"step": "photo_whiten", "dim": 4}
+    configuration = configured(extracted, "", tmp_path)
+    ids = gallery_ids(configuration)
+    half, everything = (
+        replace(resolve(named_recipe("top7"), configuration), steps=({**step, "all_photos": more},))
+        for more in (False, True)
+    )
+    judged = open_judging(configuration, ids, 1000)
+    taught = [
+        photos_for(configuration, half.components, steps, ids, photos_judge=judges).pairs
+        for steps, judges in ((half.steps, False), (everything.steps, True), (everything.steps, False))
+    ]
+    assert np.array_equal(taught[0], taught[1]) and len(taught[2]) > len(taught[1])
+    rows = [set(pairs[:, 1].tolist()) for pairs in taught]
+    assert rows[2] == rows[0] | set(judged.gallery_rows.tolist()) and not rows[0] & set(judged.gallery_rows)
+    of_photos = [
+        ranked_lists(configuration, each, "simulated", judged.ids, None) for each in (half, everything)
+    ]
+    assert (of_photos[0].scores == of_photos[1].scores).all()
+    of_users = [ranked_lists(configuration, each, "validation", None, None) for each in (half, everything)]
+    assert (of_users[0].scores != of_users[1].scores).any()
+    asked = 'steps = [{ step = "photo_whiten", dim = [4, 3], all_photos = true }]\nobjective = '
+    for objective, kept in (("labels", True), ("both", False), ("simulated", False)):
+        study = Landscape(configured(extracted, f'{asked}"{objective}"', tmp_path))
+        (written,) = study.space.steps_of(study.space.default)
+        assert written.get("all_photos", False) == kept
+        assert ("leaves out what photos that judge" in capsys.readouterr().err) != kept
 
 
 def test_too_few_photos_do_not_judge_by_default(extracted, tmp_path, capsys):

@@ -37,7 +37,8 @@ class PhotoWhiten(Step, frozen=True):
 
     x -> L2((x - mean) S^(-1/2) V), S the scatter of photo minus gallery image, shrunk by `shrinkage` towards its mean
     eigenvalue, V the principal axes of the gallery there: learned whitening, Mikolajczyk and Matas (ICCV 2007);
-    Radenović et al. (TPAMI 2018), section 3.3. Photos are the simulated ones of the teaching half; `pairs`: the share
+    Radenović et al. (TPAMI 2018), section 3.3. Photos are the simulated ones of the teaching half, with all_photos of
+    both wherever no simulated photo is ranked; `pairs`: the share
     in S of the real pairs, labelled public queries and their correct images, less where there are few, see
     PRIOR_QUERIES (1: these alone, as cirtorch's `whitenlearn`, but centred by the gallery's mean; then at least as
     many pairs as dimensions). unlabelled: above 0, the user photos there are (validation and test queries; no label
@@ -62,6 +63,7 @@ class PhotoWhiten(Step, frozen=True):
     joint: Flag = False
     pairs: Annotated[float, number(0, 1)] = 0.0
     unlabelled: Annotated[float, number(0, 1)] = 0.0
+    all_photos: Flag = False
     samples: Annotated[int, whole(2)] = 20_000
     seed: Seed = 0
     learnt: Annotated[str | None, Meta(description="a text")] = None
