@@ -1,55 +1,110 @@
-"""What poolings need of maps: read from the maps once, a few images at a time, while they lie in the caches.
-
-The long loops (over all positions and channels) are here; what follows from them is computed for the whole batch at
-once, for its cost is that of calls, not of numbers.
-"""
+"""What poolings need of maps: each statistic is computed when it is first asked for, from a few images at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from features.regions import region_maxima, row_bands
 
-GROUP_BYTES = 2**20  # maps read together on a CPU: fewer calls, still in the caches
+GROUP_BYTES = 2**22  # maps read together on a CPU: fewer calls, still in the caches
 ALIGNMENT_BYTES = 64  # matrix products round by address: an image must lie as it would alone
 
 
-_NOT_ASKED: Any = None  # a pooling reads only the statistics it asks for
+def groups_of(maps: Tensor) -> tuple[Tensor, ...]:
+    """Split maps (B, C, H, W), B > 0, into runs of images to be read together: on a GPU all of them."""
+    image_bytes = maps[0].numel() * maps.element_size()
+    return maps.split(len(maps) if maps.is_cuda else max(1, GROUP_BYTES // image_bytes))
 
 
-@dataclass(frozen=True)
 class MapStatistics:
-    """Statistics of a batch of B images, those asked for; maps (B, C, H, W), P = H * W positions.
+    """Statistics of maps (B, C, H, W) float32, P = H * W positions; each image is reduced on its own.
 
-    average, maximum, power_mean (exponent 3): over positions, (B, C); centred: average weighted by the centre prior,
-    (B, C); powers: power means of other exponents, by exponent, (B, C); summed: S' of eq. 1, over channels, (B, P);
-    active: the number of positive responses of each channel, (B, C) float64, exact, for maps without negatives;
-    weighted: sum over positions of S f_j, (B, C), with S = (S' / ||S'||_2)^1/2 (eq. 1; CroW with a = b = 2);
-    attended_maximum: with zero where the summed map is below its mean, (B, C); regions: L2-normalised
-    maximum of each R-MAC region, (B, R, C).
+    scratch: at least B * C * P floats to write in. `flat` is (B, C, P), a view with strides (…, P, 1), or (…, 1, C) for
+    channels-last memory.
     """
 
-    height: int
-    width: int
-    average: Tensor = _NOT_ASKED
-    maximum: Tensor = _NOT_ASKED
-    power_mean: Tensor = _NOT_ASKED
-    centred: Tensor = _NOT_ASKED
-    summed: Tensor = _NOT_ASKED
-    active: Tensor = _NOT_ASKED
-    weighted: Tensor = _NOT_ASKED
-    attended_maximum: Tensor = _NOT_ASKED
-    regions: Tensor = _NOT_ASKED
-    powers: Mapping[float, Tensor] = field(default_factory=dict)
+    def __init__(self, maps: Tensor, scratch: Tensor) -> None:
+        self.maps, (self.height, self.width) = maps, maps.shape[2:]
+        count, channels, positions = len(maps), maps.shape[1], self.height * self.width
+        scratch = scratch[: maps.numel()]
+        self.channels_last = not maps.is_contiguous()  # strides say nothing: a map of one position has both
+        if not self.channels_last:
+            self.flat, self.scratch = maps.flatten(2), scratch.view(count, channels, positions)
+        else:
+            self.flat = maps.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
+            self.scratch = scratch.view(count, positions, channels).transpose(1, 2)
 
+    @cached_property
+    def average(self) -> Tensor:
+        """Over positions, (B, C)."""
+        return self.flat.sum(2) / self.flat.shape[2]
 
-STATISTICS = tuple(found.name for found in fields(MapStatistics))[2:-1]
+    @cached_property
+    def maximum(self) -> Tensor:
+        """Over positions, (B, C)."""
+        return self.flat.amax(2)
+
+    @cached_property
+    def summed(self) -> Tensor:
+        """S' of eq. 1 of Wang et al. 2020: over channels, (B, P)."""
+        return self.flat.sum(1)
+
+    @cached_property
+    def active(self) -> Tensor:
+        """The number of positive responses of each channel, (B, C) float64, exact, for maps without negatives."""
+        return torch.sign(self.flat, out=self.scratch).sum(2).double()
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """Sum over positions of S f_j, (B, C), with S = (S' / ||S'||_2)^1/2 (eq. 1; CroW with a = b = 2)."""
+        norms = torch.stack([row.norm() for row in self.summed])[:, None]
+        return self._weighted_by((self.summed / torch.where(norms > 0, norms, 1)).sqrt())
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """Average weighted by the centre prior, (B, C)."""
+        prior = centre_prior(self.height, self.width).to(self.flat.device)
+        return self._weighted_by(prior.expand(len(self.flat), -1))
+
+    def _weighted_by(self, spatial: Tensor) -> Tensor:
+        """Sum over positions of f times `spatial` (B, P): (B, C)."""
+        if self.flat.is_cuda:
+            return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
+        return torch.stack([torch.mv(aligned(f), aligned(s)) for f, s in zip(self.flat, spatial)])
+
+    def power(self, exponent: float) -> Tensor:
+        """The power mean (B, C) of any exponent; in float64, where no power of a float32 is too large."""
+        means = by_row(lambda image: image.double().pow(exponent).mean(-1), self.flat)
+        return by_row(lambda row: row.pow(1 / exponent), means).float()
+
+    @cached_property
+    def power_mean(self) -> Tensor:
+        """The power mean (B, C) of exponent 3."""
+        cubes = torch.pow(self.flat, 3, out=self.scratch)  # f * f * f, in one pass
+        return by_row(lambda row: row.pow(1 / 3), cubes.sum(2) / self.flat.shape[2])
+
+    @cached_property
+    def attended_maximum(self) -> Tensor:
+        """Maximum (B, C) with zero where the summed map is below its mean."""
+        attended = torch.stack([row >= row.double().mean() for row in self.summed])
+        return torch.stack(
+            [
+                f.amax(1) if inside.all() else f[:, inside].amax(1).clamp(min=0)
+                for f, inside in zip(self.flat, attended)
+            ]
+        )
+
+    @cached_property
+    def regions(self) -> Tensor:
+        """L2-normalised maximum of each R-MAC region, (B, R, C)."""
+        maxima = region_maxima(
+            row_bands(self.maps), self.height, self.width, channels_last=self.channels_last
+        )
+        return unit_vectors(maxima)
 
 
 def by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
@@ -85,120 +140,6 @@ def unit_vectors(rows: Tensor) -> Tensor:
     """Rows (..., C) divided by their L2 norm; a zero row stays zero."""
     norms = rows.norm(dim=-1, keepdim=True)
     return rows / torch.where(norms > 0, norms, 1)
-
-
-def _groups(maps: Tensor) -> tuple[Tensor, ...]:
-    """Split maps (B, C, H, W) into runs of images to be read together: on a GPU all of them."""
-    image_bytes = maps[0].numel() * maps.element_size()
-    return maps.split(len(maps) if maps.is_cuda else max(1, GROUP_BYTES // image_bytes))
-
-
-def map_statistics(
-    maps: Tensor,
-    names: Collection[str],
-    check: Callable[[Tensor], None],
-    exponents: Collection[float] = (),
-) -> MapStatistics:
-    """Read the statistics `names` of maps (B, C, H, W), B > 0, some images after the other; `check` sees each group.
-
-    exponents: of the power means wanted beside the one of exponent 3.
-    """
-    groups = _groups(maps)
-    scratch = maps.new_empty(max(group.numel() for group in groups))
-    by_region = "regions" in names
-    read = [name for name in STATISTICS if name in names and name != "regions"]
-    found: dict[str, list[Tensor]] = {name: [] for name in read}
-    powers: dict[float, list[Tensor]] = {exponent: [] for exponent in exponents}
-    bands = []
-    for group in groups:
-        check(group)
-        of = _Reading(group, scratch, row_bands(group) if by_region else None)
-        for name in read:
-            found[name].append(getattr(of, name))
-        for exponent, parts in powers.items():
-            parts.append(of.power(exponent))
-        if of.bands is not None:
-            bands.append(of.bands)
-    values = {name: torch.cat(parts) for name, parts in found.items()}
-    height, width = maps.shape[2:]
-    if by_region:
-        maxima = region_maxima(torch.cat(bands), height, width, channels_last=not maps.is_contiguous())
-        values["regions"] = unit_vectors(maxima)
-    return MapStatistics(
-        height, width, **values, powers={exponent: torch.cat(parts) for exponent, parts in powers.items()}
-    )
-
-
-class _Reading:
-    """One group; `flat` is (g, C, P), a view with strides (…, P, 1), or (…, 1, C) for channels-last memory.
-
-    scratch: at least g * C * P floats to write in; bands: of `row_bands`, where regions are wanted.
-    """
-
-    def __init__(self, maps: Tensor, scratch: Tensor, bands: Tensor | None) -> None:
-        self.bands, self.shape = bands, tuple(maps.shape[2:])
-        count, channels, positions = len(maps), maps.shape[1], maps.shape[2] * maps.shape[3]
-        scratch = scratch[: maps.numel()]
-        self.channels_last = not maps.is_contiguous()  # strides say nothing: a map of one position has both
-        if not self.channels_last:
-            self.flat, self.scratch = maps.flatten(2), scratch.view(count, channels, positions)
-        else:
-            self.flat = maps.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)
-            self.scratch = scratch.view(count, positions, channels).transpose(1, 2)
-
-    @cached_property
-    def average(self) -> Tensor:
-        return self.flat.sum(2) / self.flat.shape[2]
-
-    @cached_property
-    def maximum(self) -> Tensor:
-        if self.bands is None or not self.channels_last:
-            return self.flat.amax(2)
-        return self.bands.flatten(1, 2).amax(1)  # fewer than the maps
-
-    @cached_property
-    def summed(self) -> Tensor:
-        return self.flat.sum(1)
-
-    @cached_property
-    def active(self) -> Tensor:
-        return torch.sign(self.flat, out=self.scratch).sum(2).double()
-
-    @cached_property
-    def weighted(self) -> Tensor:
-        norms = torch.stack([row.norm() for row in self.summed])[:, None]
-        return self._weighted_by((self.summed / torch.where(norms > 0, norms, 1)).sqrt())
-
-    @cached_property
-    def centred(self) -> Tensor:
-        prior = centre_prior(*self.shape).to(self.flat.device)
-        return self._weighted_by(prior.expand(len(self.flat), -1))
-
-    def _weighted_by(self, spatial: Tensor) -> Tensor:
-        """Sum over positions of f times `spatial` (g, P): (g, C)."""
-        if self.flat.is_cuda:
-            return torch.matmul(self.flat, spatial[:, :, None]).squeeze(2)
-        return torch.stack([torch.mv(aligned(f), aligned(s)) for f, s in zip(self.flat, spatial)])
-
-    def power(self, exponent: float) -> Tensor:
-        """The power mean of any exponent; in float64, where no power of a float32 is too large."""
-        means = by_row(lambda image: image.double().pow(exponent).mean(-1), self.flat)
-        return by_row(lambda row: row.pow(1 / exponent), means).float()
-
-    @cached_property
-    def power_mean(self) -> Tensor:
-        cubes = torch.pow(self.flat, 3, out=self.scratch)  # f * f * f, in one pass
-        return by_row(lambda row: row.pow(1 / 3), cubes.sum(2) / self.flat.shape[2])
-
-    @cached_property
-    def attended_maximum(self) -> Tensor:
-        attended = torch.stack([row >= row.double().mean() for row in self.summed])
-        return torch.stack(
-            [
-                f.amax(1) if inside.all() else f[:, inside].amax(1).clamp(min=0)
-                for f, inside in zip(self.flat, attended)
-            ]
-        )
 
 
 def aligned(values: Tensor) -> Tensor:

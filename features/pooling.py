@@ -28,45 +28,19 @@ from features.map_statistics import (
     MapStatistics,
     attention,
     by_row,
-    map_statistics,
+    groups_of,
     raised_attention,
     unit_vectors,
 )
 from features.regions import region_squares
 
 ATTENDED_SHARE = 1 / 3
-GRMAC_POWER = 3.5
-
-
-def spoc(of: MapStatistics) -> Tensor:
-    """Average over positions (Babenko and Lempitsky 2015 sum; after L2 the two are the same)."""
-    return of.average
-
-
-def spoc_centre(of: MapStatistics) -> Tensor:
-    """SPoC with its centre prior (Babenko and Lempitsky 2015, eq. 5), see `map_statistics.centre_prior`."""
-    return of.centred
-
-
-def mac(of: MapStatistics) -> Tensor:
-    """Maximum over positions."""
-    return of.maximum
-
-
-def gem(of: MapStatistics) -> Tensor:
-    """Generalised mean (mean of f^3)^(1/3), Radenovic et al. 2018, without their floor of 1e-6."""
-    return of.power_mean
 
 
 def gem_exponent(name: str) -> float | None:
     """Return the exponent N of the pooling `gem-pN`, at most 100; None for any other name."""
     match = re.fullmatch(r"gem-p(\d+(?:\.\d+)?)", name)
     return float(match[1]) if match and 0 < float(match[1]) <= 100 else None
-
-
-def crow(of: MapStatistics) -> Tensor:
-    """CroW (Kalantidis et al. 2016): C_j = log(sum_i Q_i / Q_j), Q_j the share of non-zero responses; 0 if dead."""
-    return _channel_log(of.active, 0.0) * of.weighted
 
 
 def fcrow(of: MapStatistics) -> Tensor:
@@ -78,11 +52,6 @@ def fcrow(of: MapStatistics) -> Tensor:
     contributes 0; where no map has a zero the second term is 0.
     """
     return _channel_log(of.active, _zero_share(of)) * of.weighted
-
-
-def fcrow_sums(of: MapStatistics) -> Tensor:
-    """FCroW with x_j the sum of the values of channel j, and y_j the count of its zeros."""
-    return _channel_log(of.average.double(), _zero_share(of)) * of.weighted
 
 
 def fcrow_outside(of: MapStatistics) -> Tensor:
@@ -104,43 +73,7 @@ def _channel_log(responses: Tensor, added: Tensor | float) -> Tensor:
     return torch.where(alive, by_row(torch.log, torch.where(alive, ratio + added, 1)), 0).float()
 
 
-def rmac(of: MapStatistics) -> Tensor:
-    """R-MAC: sum of the L2-normalised maxima of the regions (Tolias et al. 2016), without their whitening per region."""
-    return of.regions.sum(1)
-
-
-def rmac_whole(of: MapStatistics) -> Tensor:
-    """R-MAC with the whole map as one more region, as the programs of cirtorch, GAN (2018) and USTC_NELSLIP have it."""
-    return of.regions.sum(1) + unit_vectors(of.maximum)
-
-
-def ramac(of: MapStatistics) -> Tensor:
-    """RA-MAC: R-MAC with each region weighted by its share of positions where the summed map exceeds its mean.
-
-    GAN's idea (2018) on our regions; regions under one third of attended positions count nothing.
-    """
-    return _attended_regions(of, attention(of.summed, 1.0), whole=False)
-
-
-def ramac_whole(of: MapStatistics) -> Tensor:
-    """RA-MAC as GAN's program (2018) has it: the whole map is a region more, one third exactly counts nothing too.
-
-    Their program takes mean and shares over a whole batch; here it is each image's own, as for all `-whole` poolings.
-    """
-    return _attended_regions(of, attention(of.summed, 1.0), whole=True)
-
-
-def grmac(of: MapStatistics) -> Tensor:
-    """GRMAC: RA-MAC with the threshold (mean((S - min S)^p))^(1/p) + min S, p = 3.5 (USTC_NELSLIP 2019), our regions."""
-    return _attended_regions(of, raised_attention(of.summed, GRMAC_POWER), whole=False)
-
-
-def grmac_whole(of: MapStatistics) -> Tensor:
-    """GRMAC as USTC_NELSLIP's programs (2019, 2020) have it: regions and shares as in `ramac_whole`."""
-    return _attended_regions(of, raised_attention(of.summed, GRMAC_POWER), whole=True)
-
-
-def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool) -> Tensor:
+def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool = False) -> Tensor:
     """Regions under one third get 0 (with `whole`: and at one third); if that leaves none, all count alike, as in R-MAC.
 
     attended: (B, P) bool; whole: the whole map is a region more.
@@ -157,28 +90,33 @@ def _attended_regions(of: MapStatistics, attended: Tensor, *, whole: bool) -> Te
     return (regions * shares[:, :, None]).sum(1)
 
 
-def amac(of: MapStatistics) -> Tensor:
-    """AMAC (USTC_NELSLIP 2020): maximum of the maps with zero wherever the summed map is below its mean."""
-    return of.attended_maximum
-
-
-# name -> (formula, the statistics it needs)
-_FORMULAS: dict[str, tuple[Callable[[MapStatistics], Tensor], tuple[str, ...]]] = {
-    "spoc": (spoc, ("average",)),
-    "spoc-centre": (spoc_centre, ("centred",)),
-    "mac": (mac, ("maximum",)),
-    "gem": (gem, ("power_mean",)),
-    "crow": (crow, ("active", "weighted")),
-    "fcrow": (fcrow, ("active", "weighted")),
-    "fcrow-sums": (fcrow_sums, ("average", "active", "weighted")),
-    "fcrow-outside": (fcrow_outside, ("active", "weighted")),
-    "rmac": (rmac, ("regions",)),
-    "rmac-whole": (rmac_whole, ("regions", "maximum")),
-    "ramac": (ramac, ("regions", "summed")),
-    "ramac-whole": (ramac_whole, ("regions", "maximum", "summed")),
-    "grmac": (grmac, ("regions", "summed")),
-    "grmac-whole": (grmac_whole, ("regions", "maximum", "summed")),
-    "amac": (amac, ("attended_maximum",)),
+POOLING: dict[str, Callable[[MapStatistics], Tensor]] = {
+    "spoc": lambda of: of.average,  # Babenko and Lempitsky 2015, sum: after L2 the two are the same
+    "spoc-centre": lambda of: of.centred,  # with its centre prior, their eq. 5
+    "mac": lambda of: of.maximum,
+    "gem": lambda of: (
+        of.power_mean
+    ),  # (mean of f^3)^(1/3), Radenovic et al. 2018, without their floor of 1e-6
+    # Kalantidis et al. 2016: C_j = log(sum_i Q_i / Q_j), Q_j the share of non-zero responses; 0 if dead
+    "crow": lambda of: _channel_log(of.active, 0.0) * of.weighted,
+    "fcrow": fcrow,
+    # x_j is the sum of the values of channel j, y_j the count of its zeros
+    "fcrow-sums": lambda of: _channel_log(of.average.double(), _zero_share(of)) * of.weighted,
+    "fcrow-outside": fcrow_outside,
+    # sum of the L2-normalised maxima of the regions, Tolias et al. 2016, without their whitening per region
+    "rmac": lambda of: of.regions.sum(1),
+    # with the whole map as one more region, as the programs of cirtorch, GAN (2018) and USTC_NELSLIP have it
+    "rmac-whole": lambda of: of.regions.sum(1) + unit_vectors(of.maximum),
+    # each region weighted by its share of positions where the summed map exceeds its mean (GAN 2018, our regions)
+    "ramac": lambda of: _attended_regions(of, attention(of.summed, 1.0)),
+    # as GAN's program has it, which takes mean and shares over a whole batch: here it is each image's own
+    "ramac-whole": lambda of: _attended_regions(of, attention(of.summed, 1.0), whole=True),
+    # with the threshold (mean((S - min S)^3.5))^(1/3.5) + min S (USTC_NELSLIP 2019, our regions)
+    "grmac": lambda of: _attended_regions(of, raised_attention(of.summed, 3.5)),
+    # as the programs of USTC_NELSLIP (2019, 2020) have it
+    "grmac-whole": lambda of: _attended_regions(of, raised_attention(of.summed, 3.5), whole=True),
+    # maximum of the maps with zero wherever the summed map is below its mean (USTC_NELSLIP 2020)
+    "amac": lambda of: of.attended_maximum,
 }
 
 _NON_NEGATIVE = frozenset({"gem", "crow", "fcrow", "fcrow-sums", "fcrow-outside"})
@@ -191,7 +129,7 @@ def needs_non_negative(name: str) -> bool:
 
 def check_poolings(names: Iterable[str]) -> None:
     """Raise ConfigurationError for a name that is no pooling, with the nearest known one."""
-    known = [*_FORMULAS, "gem-p4.6", *EMBEDDINGS]
+    known = [*POOLING, "gem-p4.6", *EMBEDDINGS]
     for name in names:
         if name not in known and gem_exponent(name) is None:
             raise ConfigurationError(f"unknown pooling {name!r}: {nearest(name, known)}")
@@ -219,22 +157,20 @@ def pool_maps(maps: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         maps = maps.contiguous()
     if not len(maps):
         return {name: maps.new_empty(maps.shape[:2]) for name in names}
-    exponents = {name: exponent for name in names if (exponent := gem_exponent(name)) is not None}
-    formulas = {
-        name: _FORMULAS["spoc" if name in EMBEDDINGS else name] for name in names if name not in exponents
-    }
-    wanted = {statistic for _, statistics in formulas.values() for statistic in statistics}
-    of = map_statistics(maps, wanted, lambda group: check_non_negative(group, names), set(exponents.values()))
-    return {
-        name: of.powers[exponents[name]] if name in exponents else formulas[name][0](of) for name in names
-    }
+    groups, found = groups_of(maps), dict[str, list[Tensor]]((name, []) for name in names)
+    scratch = maps.new_empty(groups[0].numel())
+    for group in groups:
+        check_non_negative(group, names)
+        of = MapStatistics(group, scratch)
+        for name, parts in found.items():
+            parts.append(_formula(name)(of))
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def _single(name: str) -> Callable[[Tensor], Tensor]:
-    return lambda maps: pool_maps(maps, (name,))[name]
-
-
-POOLING: dict[str, Callable[[Tensor], Tensor]] = {name: _single(name) for name in _FORMULAS}
+def _formula(name: str) -> Callable[[MapStatistics], Tensor]:
+    if (exponent := gem_exponent(name)) is not None:
+        return lambda of: of.power(exponent)
+    return POOLING["spoc" if name in EMBEDDINGS else name]
 
 
 def unit_descriptors(rows: Tensor) -> tuple[Tensor, Tensor]:
