@@ -15,7 +15,6 @@ from features.dumps.derived import derived, digest_of
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph
 from features.search.row_views import RowView
-from features.search.similarity import UNIT_NORM
 
 Rows = Sequence[np.ndarray]
 
@@ -70,11 +69,6 @@ class State:
     scores: np.ndarray | None = None
 
     @property
-    def norm_bounds(self) -> list[float] | None:
-        """Upper bounds of the norms of the gallery's rows, where they are known."""
-        return [UNIT_NORM] * len(self.gallery) if self.unit else None
-
-    @property
     def rows_folder(self) -> Path | None:
         """Where the galleries that steps make are kept."""
         return None if self.held else self.folder
@@ -93,7 +87,7 @@ class State:
             weights,
             k,
             excluded=self.excluded,
-            norm_bounds=self.norm_bounds,
+            unit=self.unit,
             progress=self.progress,
         )
 
@@ -111,7 +105,7 @@ class State:
             excluded=used.excluded,
             folder=used.folder,
             identity=used.identity,
-            norm_bounds=used.norm_bounds,
+            unit=used.unit,
             progress=used.progress,
         )
 

@@ -218,12 +218,12 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
 
 
 def chosen(
-    components: Sequence[np.ndarray], weights: np.ndarray, excluded: np.ndarray, device: Any = None
+    components: Sequence[np.ndarray], weights: np.ndarray, excluded: np.ndarray
 ) -> tuple[Factors, float]:
     """Return factors in the format whose products are fastest here, and the operations a second that it reaches.
 
-    Components of weight 0 are left out, but for the first where all are. device: None for cuda where torch has one, else
-    the processor. What is found by the products' bounds is the same in each format.
+    Components of weight 0 are left out, but for the first where all are. On cuda where torch has one, else on the
+    processor. What is found by the products' bounds is the same in each format.
     """
     import torch
 
@@ -232,10 +232,9 @@ def chosen(
             f"torch.get_float32_matmul_precision() is {torch.get_float32_matmul_precision()!r}: its products "
             "are outside the proven margin; set it to 'highest' for an exact graph"
         )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     rates, products, found = {}, {}, {}
-    for kind in (FLOAT32, BFLOAT16) if str(device) == "cpu" else (FLOAT32,):
+    for kind in (FLOAT32, BFLOAT16) if device == "cpu" else (FLOAT32,):
         factors = factors_of(components, weights, excluded, kind, device)
         rows = factors.read(slice(0, min(TILE_ROWS, len(excluded))))
         left, right, times = factors.left(rows), factors.right(rows), []

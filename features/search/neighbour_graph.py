@@ -13,7 +13,7 @@ import numpy as np
 from competition.durations import duration
 from competition.messages import log
 from features.dumps.derived import content_digest, derived
-from features.search.exact_search import check_arguments, search
+from features.search.exact_search import search
 from features.search.factors import Factors, chosen
 from features.search.sharding import shared_out
 from features.search.symmetric_graph import SymmetricGraph
@@ -32,9 +32,7 @@ def neighbour_graph(
     excluded: np.ndarray | None = None,
     folder: Path | None = None,
     identity: Sequence[str] | None = None,
-    norm_bounds: Sequence[float] | None = None,
-    window_rows: int = WINDOW_ROWS,
-    device: Any = None,
+    unit: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each gallery image's k nearest others by canonical score: rows (n, k) int32 and scores (n, k) float64.
@@ -43,15 +41,13 @@ def neighbour_graph(
     there are no more; excluded (n,) bool: neither rows nor neighbours. The image itself is left out by its
     number, not by its score, so an exact duplicate is a neighbour. folder: where the graph is kept as
     memmaps, resumed window by window (None: in memory only); identity: a text for each component that says
-    which rows these are (default: a digest of their bytes); norm_bounds: as in `search`; device: of torch,
-    for the products of a large gallery (None: cuda where there is one, else the processor). Queries take no
-    part: these are statistics of the gallery.
+    which rows these are (default: a digest of their bytes); unit: as in `search`. Queries take no part: these are
+    statistics of the gallery.
     """
     weights = np.asarray(weights, dtype=np.float64)
-    check_arguments(gallery, gallery, weights, k, excluded)
     total = len(gallery[0])
     absent = np.zeros(total, bool) if excluded is None else np.asarray(excluded, bool)
-    windows = [range(total)[start : start + window_rows] for start in range(0, total, window_rows)]
+    windows = [range(total)[start : start + WINDOW_ROWS] for start in range(0, total, WINDOW_ROWS)]
 
     recipe = {"kind": "neighbour graph", "k": k, "weights": weights.tolist(), "format": 1}
     if folder is not None:
@@ -61,7 +57,7 @@ def neighbour_graph(
 
     @cache
     def factors() -> tuple[Factors, float]:
-        return chosen(gallery, weights, absent, device)
+        return chosen(gallery, weights, absent)
 
     if progress and total >= LARGE:
         time = "by the cluster's workers,"
@@ -80,14 +76,14 @@ def neighbour_graph(
         def computed(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             if fast:
                 return graph().window(start, stop)
-            return graph_block(gallery, weights, k, start, stop, excluded=excluded, norm_bounds=norm_bounds)
+            return graph_block(gallery, weights, k, start, stop, absent, unit)
 
         def pairs(start: int, stop: int) -> int:
             """Return how many pairs have no score yet when the window of these rows comes."""
             return (stop - start) * (2 * total - start - stop) // 2 if fast else (stop - start) * total
 
         columns = {"rows": (k, "int32"), "scores": (k, "float64")}
-        more: dict[str, Any] = {"block_rows": window_rows, "progress": progress, "effort": ("pair", pairs)}
+        more: dict[str, Any] = {"block_rows": WINDOW_ROWS, "progress": progress, "effort": ("pair", pairs)}
         found = derived(folder, "neighbours", recipe, total, columns, computed, **more)
     return found["rows"], found["scores"]
 
@@ -98,28 +94,20 @@ def graph_block(
     k: int,
     start: int,
     stop: int,
-    *,
-    excluded: np.ndarray | None = None,
-    norm_bounds: Sequence[float] | None = None,
+    excluded: np.ndarray,
+    unit: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return rows (m, k) int32 and scores (m, k) float64 of the graph for the images start to stop.
 
     In one pass over the gallery; see `neighbour_graph`.
     """
-    ranks, scores = search(
-        [part[start:stop] for part in gallery],
-        gallery,
-        weights,
-        min(k, len(gallery[0])) + 1,
-        excluded=excluded,
-        norm_bounds=norm_bounds,
-    )
-    rows, values = without_self(ranks, scores, start)
-    if excluded is not None:
-        rows[excluded[start:stop]], values[excluded[start:stop]] = -1, -np.inf
+    own = [part[start:stop] for part in gallery]
+    found = search(own, gallery, weights, min(k, len(excluded)) + 1, excluded=excluded, unit=unit)
+    rows, scores = without_self(*found, start)
+    rows[excluded[start:stop]], scores[excluded[start:stop]] = -1, -np.inf
     missing = ((0, 0), (0, k - rows.shape[1]))
     padded = np.pad(rows, missing, constant_values=-1).astype(np.int32)
-    return padded, np.pad(values, missing, constant_values=-np.inf)
+    return padded, np.pad(scores, missing, constant_values=-np.inf)
 
 
 def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:

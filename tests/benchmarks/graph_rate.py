@@ -27,7 +27,6 @@ import torch
 
 from features.search.factors import TILE_ROWS
 from features.search.neighbour_graph import graph_block, neighbour_graph
-from features.search.similarity import UNIT_NORM
 from features.search.threads import threads
 from tests.benchmarks.search_speed import AnonymousPeak
 
@@ -105,7 +104,13 @@ def main() -> None:
         start = options.rows // 3
         checked = slice(start, start + CHECKED_ROWS)
         expected = graph_block(
-            [gallery], np.ones(1), options.neighbours, start, start + CHECKED_ROWS, norm_bounds=[UNIT_NORM]
+            [gallery],
+            np.ones(1),
+            options.neighbours,
+            start,
+            start + CHECKED_ROWS,
+            np.zeros(options.rows, bool),
+            True,
         )
         equal = all(a[checked].tobytes() == b.tobytes() for a, b in zip((rows, scores), expected))
     operations = options.rows**2 * options.dimensions

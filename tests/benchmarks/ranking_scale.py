@@ -32,7 +32,7 @@ from features.search.factors import chosen  # noqa: E402
 from features.search.faiss_builders import BUILDERS  # noqa: E402
 from features.search.faiss_indexes import build_index  # noqa: E402
 from features.search.neighbour_graph import neighbour_graph  # noqa: E402
-from features.search.similarity import UNIT_NORM, component_similarity, pair_scores  # noqa: E402
+from features.search.similarity import component_similarity, pair_scores  # noqa: E402
 from tests.features_tests import ranking_references  # noqa: E402
 
 
@@ -90,9 +90,9 @@ def main() -> None:
         )
         with Clock("neighbour graph", options.rows, "rows"):
             graph, scores = neighbour_graph(
-                [gallery], one, options.neighbours, folder=folder, identity=["g"], norm_bounds=[UNIT_NORM]
+                [gallery], one, options.neighbours, folder=folder, identity=["g"], unit=True
             )
-        ranks, similarities = search([queries], [gallery], one, options.neighbours, norm_bounds=[UNIT_NORM])
+        ranks, similarities = search([queries], [gallery], one, options.neighbours, unit=True)
         with Clock("k-reciprocal codes (k1 20, k2 6)", options.rows, "rows"):
             codes = learn_codes(
                 graph, scores, lambda a, b: pair_scores([gallery], one, a, b), min(20, options.neighbours)

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from features.search.exact_search import search  # noqa: E402
-from features.search.similarity import BLOCK_ROWS, UNIT_NORM, forget, similarity_blocks  # noqa: E402
+from features.search.similarity import BLOCK_ROWS, forget, similarity_blocks  # noqa: E402
 
 
 def unit_file(path: Path, rows: int, dimension: int, dtype: str) -> np.ndarray:
@@ -119,7 +119,6 @@ def main() -> None:
             queries = [q / np.linalg.norm(q, axis=1, keepdims=True) for q in queries]
             operations = 2 * count * options.rows * sum(options.dims)
             print(f"\n{count} queries x {options.rows} x {options.dims} {options.dtype}, k = {options.k}")
-            known = [UNIT_NORM] * len(gallery)
             with AnonymousPeak() as memory:
                 search(queries, gallery, weights, options.k)
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -128,7 +127,7 @@ def main() -> None:
                 f"{resident / 2**30:.2f} GiB"
             )
             contenders = {
-                "exact search": lambda: search(queries, gallery, weights, options.k, norm_bounds=known),
+                "exact search": lambda: search(queries, gallery, weights, options.k, unit=True),
                 "exact search, norms measured": lambda: search(queries, gallery, weights, options.k),
                 "similarity_blocks": lambda: sum(1 for _ in similarity_blocks(queries, gallery)),
             }

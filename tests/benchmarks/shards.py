@@ -31,7 +31,6 @@ from threadpoolctl import threadpool_limits
 
 from features.search.exact_search import search
 from features.search.sharding import on_cluster
-from features.search.similarity import UNIT_NORM
 from tests.benchmarks.half_million import memory_of
 
 QUERIES, K = 100, 7
@@ -138,12 +137,12 @@ def measure(folder: Path, rows: int, dims: list[int]) -> dict:
     weights = np.full(len(dims), 1 / len(dims))
 
     def lists(parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        return search(queries, parts, weights, K, norm_bounds=[UNIT_NORM] * len(dims))
+        return search(queries, parts, weights, K, unit=True)
 
     def timed(parts: list[np.ndarray], threads: int = 1, address: str | None = None) -> tuple[dict, tuple]:
         found: dict = {}
         with threadpool_limits(threads), on_cluster(address), watched(found):
-            lists = search(queries, parts, weights, K, norm_bounds=[UNIT_NORM] * len(dims))
+            lists = search(queries, parts, weights, K, unit=True)
         return found, lists
 
     few = min(MODEL_ROWS, rows)

@@ -83,7 +83,8 @@ def naive_graph(gallery, weights, k, excluded):
 
 
 @pytest.mark.parametrize("total, k", [(1, 3), (5, 7), (40, 3), (40, 39)])
-def test_the_graph_equals_a_loop(total, k, tmp_path):
+def test_the_graph_equals_a_loop(total, k, tmp_path, monkeypatch):
+    monkeypatch.setattr("features.search.neighbour_graph.WINDOW_ROWS", 7)
     gallery = [unit_rows(total, d, d) for d in (6, 11)]
     excluded = np.zeros(total, bool)
     if total == 40:
@@ -95,9 +96,7 @@ def test_the_graph_equals_a_loop(total, k, tmp_path):
     for folder in (None, tmp_path, tmp_path):  # in memory, computed, opened again
         for threads in (1, 2):
             with threadpool_limits(threads):
-                found = neighbour_graph(
-                    gallery, [0.3, 0.7], k, excluded=excluded, folder=folder, window_rows=7
-                )
+                found = neighbour_graph(gallery, [0.3, 0.7], k, excluded=excluded, folder=folder)
             assert found[0].dtype == np.int32 and found[1].dtype == np.float64
             assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()
     kept = sorted(path.suffixes for path in tmp_path.iterdir())

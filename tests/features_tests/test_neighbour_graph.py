@@ -190,7 +190,8 @@ def files_of(folder):
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(small, monkeypatch, tmp_path):
     gallery = [duplicates(331, 12, 1), clustered(331, 9, 2)]
-    arguments = dict(excluded=np.arange(331) % 50 == 9, identity=["a", "b"], window_rows=40)
+    arguments = dict(excluded=np.arange(331) % 50 == 9, identity=["a", "b"])
+    monkeypatch.setattr(neighbours, "WINDOW_ROWS", 40)
     monkeypatch.setattr(neighbours, "LARGE", 1000)  # by the exact search, which looks at every pair twice
     neighbour_graph(gallery, [0.3, 0.7], 4, folder=tmp_path / "search", **arguments)
     monkeypatch.setattr(neighbours, "LARGE", 0)
@@ -216,9 +217,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(small, monkeypatch, tmp_pa
     assert files_of(tmp_path / "whole") == expected and files_of(tmp_path / "killed") == expected
 
 
-def test_the_graph_of_stacked_rows(small):
+def test_the_graph_of_stacked_rows(small, monkeypatch):
+    monkeypatch.setattr(neighbours, "WINDOW_ROWS", 30)
     stacked = [RowStack([clustered(90, 7, 1), clustered(40, 7, 2)])]
-    found = neighbour_graph(stacked, [1.0], 4, window_rows=30, device="cpu")
+    found = neighbour_graph(stacked, [1.0], 4)
     same(found, naive_graph([stacked[0][:]], [1.0], 4, np.zeros(130, bool)))
 
 
@@ -291,6 +293,7 @@ class Clock:
 
         monkeypatch.setattr(Factors, "keys", timed)
         monkeypatch.setattr(factors_module, "time", self)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def perf_counter(self):
         return self.now
@@ -299,14 +302,14 @@ class Clock:
 @pytest.mark.parametrize("slow", KINDS)
 def test_the_faster_products_are_chosen(slow, monkeypatch):
     Clock(monkeypatch, slow)
-    factors, rate = chosen([clustered(300, 64, 1)] * 2, np.array([0.0, 1.0]), np.zeros(300, bool), "cpu")
+    factors, rate = chosen([clustered(300, 64, 1)] * 2, np.array([0.0, 1.0]), np.zeros(300, bool))
     assert factors.kind != slow and len(factors.components) == 1
     assert rate == 2 * 300 * 300 * 64
 
 
 def test_coarse_products_are_not_used(monkeypatch):
     Clock(monkeypatch, FLOAT32, change=40)
-    factors, rate = chosen([clustered(300, 64, 1)], np.ones(1), np.zeros(300, bool), "cpu")
+    factors, rate = chosen([clustered(300, 64, 1)], np.ones(1), np.zeros(300, bool))
     assert factors.kind == FLOAT32 and rate == 300 * 300 * 64
 
 

@@ -1,4 +1,4 @@
-"""Exact search and neighbour graph of made-up unit vectors, their products on the device, beside the bare product."""
+"""The neighbour graph of made-up unit vectors, its products on the device, beside the bare product and exact search."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph
-from features.search.similarity import BLOCK_ROWS, UNIT_NORM
+from features.search.similarity import BLOCK_ROWS
 from tests.benchmarks.gpu.rows import Row, Task, judged, rate, skipped
 
-QUERIES, K, NEIGHBOURS = 100, 7, 10
-SEARCH_GOAL = 1.2  # times the bare product, as on a CPU
+QUERIES, NEIGHBOURS = 100, 10
 GRAPH_ROWS = 65_536
 GRAPH_GOAL_S = 600.0
 WRITTEN_ROWS = 8192
@@ -22,58 +21,19 @@ A_CENTRE = 10  # vectors around each
 
 
 def rows(task: Task) -> Iterator[Row]:
-    """The lists of the device beside those of the CPU, the rates, and the graph of a slice."""
-    count, dimensions = (20_000, 64) if task.small else (520_000, 1472)
-    gallery = _written(task, count, dimensions)
-    rng = np.random.default_rng(1)
-    near = gallery[np.sort(rng.choice(count, QUERIES, replace=False))]
-    queries = near + 0.02 * rng.standard_normal(near.shape, dtype=np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    known = [UNIT_NORM]
-    slice_ = gallery[: min(count, 65_536)]
-    pair = [
-        search([queries], [slice_], [1.0], K, norm_bounds=known, device=of) for of in ("cpu", task.device)
-    ]
-    differing = sum(int((one != other).sum()) for one, other in zip(*pair))
-    yield judged(
-        f"lists of {QUERIES} queries among {len(slice_)} rows, device and CPU",
-        f"{differing} places or scores differ",
-        "none",
-        differing == 0,
-        differing=differing,
-    )
-    taken = {"bare": [], "search": []}
-    for _ in range(2):
-        taken["bare"].append(_clocked(lambda: _bare_product(queries, gallery, task.device)))
-        taken["search"].append(
-            _clocked(lambda: search([queries], [gallery], [1.0], K, norm_bounds=known, device=task.device))
-        )
-    bare_s, search_s = min(taken["bare"]), min(taken["search"])
-    yield rate(
-        task,
-        f"exact search, {QUERIES} queries x {count} x {dimensions}",
-        f"{search_s:.2f} s; bare product, rows copied to the device {bare_s:.2f} s: {search_s / bare_s:.2f} x",
-        f"<= {SEARCH_GOAL} x",
-        search_s <= SEARCH_GOAL * bare_s,
-        search_s=search_s,
-        bare_s=bare_s,
-    )
-    yield from _graph(task, gallery)
-
-
-def _graph(task: Task, gallery: np.ndarray) -> Iterator[Row]:
     """The graph of the first rows; all of them by the square of their number. Some rows are searched for exactly."""
-    count, chosen = len(gallery), min(len(gallery), GRAPH_ROWS)
+    count, dimensions = (20_000, 64) if task.small else (520_000, 1472)
+    chosen = min(count, GRAPH_ROWS)
     what = f"neighbour graph of {chosen} rows, {NEIGHBOURS} neighbours"
     if task.left_s() < 15:
         yield skipped(what, "no time left for it", f"all rows <= {GRAPH_GOAL_S:.0f} s")
         return
-    part = np.array(gallery[:chosen])  # in memory, so that nothing is read
+    part = np.array(_written(task, chosen, dimensions))  # in memory, so that nothing is read
     begin = time.perf_counter()
-    rows_, scores = neighbour_graph([part], [1.0], NEIGHBOURS, norm_bounds=[UNIT_NORM], device=task.device)
+    rows_, scores = neighbour_graph([part], [1.0], NEIGHBOURS, unit=True)
     graph_s = time.perf_counter() - begin
     asked = np.random.default_rng(2).choice(chosen, QUERIES, replace=False)
-    near, exact = search([part[asked]], [part], [1.0], NEIGHBOURS + 1, norm_bounds=[UNIT_NORM])
+    near, exact = search([part[asked]], [part], [1.0], NEIGHBOURS + 1, unit=True)
     others = near != asked[:, None]  # no row appears twice here, so each finds itself
     shape = (QUERIES, NEIGHBOURS)
     differing = (near[others].reshape(shape) != rows_[asked]) | (
