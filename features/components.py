@@ -195,24 +195,19 @@ def _short(component: Component) -> str:
 
 def backbone_of(configuration: Configuration, component: Component) -> Backbone:
     """Return the backbone that a component names, or raise ConfigurationError naming the nearest."""
-    for backbone in configuration.backbones:
-        if backbone.name == component.backbone:
-            return backbone
-    raise ConfigurationError(
-        f"{configuration.path}: no backbone {component.backbone!r}: "
-        f"{nearest(component.backbone, [b.name for b in configuration.backbones])}"
-    )
+    return _named(configuration, "backbone", configuration.backbones, component.backbone)
 
 
 def external_named(configuration: Configuration, name: str) -> External:
     """Return the external `name`, or raise ConfigurationError naming the nearest."""
-    for external in configuration.externals:
-        if external.name == name:
-            return external
-    raise ConfigurationError(
-        f"{configuration.path}: no external {name!r}: "
-        f"{nearest(name, [e.name for e in configuration.externals])}"
-    )
+    return _named(configuration, "external", configuration.externals, name)
+
+
+def _named(configuration: Configuration, noun: str, tables: Sequence[Any], name: str | None) -> Any:
+    found = {table.name: table for table in tables}
+    if name not in found:
+        raise ConfigurationError(f"{configuration.path}: no {noun} {name!r}: {nearest(name, found)}")
+    return found[name]
 
 
 def component_from(values: Mapping[str, Any]) -> Component:

@@ -44,25 +44,22 @@ def most_exciting(
         responses[row] = maps[0, list(detectors)].sum((1, 2)).cpu().numpy()
     responses = np.where(np.isfinite(responses), responses, 0)
     chosen = np.argsort(-responses, axis=0, kind="stable")[:most].T  # (detectors, most)
-    rows = sorted({int(row) for row in chosen.flat})
-    places: dict[int, list] = {row: [] for row in rows}
-    for number, best in enumerate(chosen):
-        for rank, row in enumerate(best):
-            places[int(row)].append((number, rank))
-    found: list[dict[int, Excited]] = [{} for _ in detectors]
-    for row, pixels, maps in _maps(engine, images, parts, rows):
-        for number, rank in places[row]:
-            response = float(responses[row, number])
-            if response > 0:
-                weights = _weights(maps, parts, detectors[number])
-                found[number][rank] = Excited(images.ids[row], response, pixels, weights)
-    return [[by_rank[rank] for rank in sorted(by_rank)] for by_rank in found]
-
-
-def _weights(maps: Tensor, parts: Parts, detector: int) -> np.ndarray:
-    root = VARIANTS[parts.variant].root
-    weights = part_weights(maps, torch.tensor([detector]), alpha=parts.alpha, beta=parts.beta, root=root)
-    return weights.view(maps.shape[2:]).cpu().numpy()
+    found: dict[tuple[int, int], Excited] = {}
+    for row, pixels, maps in _maps(engine, images, parts, np.unique(chosen).tolist()):
+        for number in np.flatnonzero((chosen == row).any(axis=1) & (responses[row] > 0)).tolist():
+            weights = part_weights(
+                maps,
+                torch.tensor([detectors[number]]),
+                alpha=parts.alpha,
+                beta=parts.beta,
+                root=VARIANTS[parts.variant].root,
+            )
+            map_ = weights.view(maps.shape[2:]).cpu().numpy()
+            found[number, row] = Excited(images.ids[row], float(responses[row, number]), pixels, map_)
+    return [
+        [found[number, row] for row in best if (number, row) in found]
+        for number, best in enumerate(chosen.tolist())
+    ]
 
 
 def _maps(

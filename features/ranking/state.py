@@ -162,13 +162,15 @@ class State:
         dtype: str = "float32",
     ) -> np.ndarray:
         """Return a gallery (n, width) made of that of `part` block by block, kept under `name`, or in memory."""
-
-        def block(start: int, stop: int) -> list[np.ndarray]:
-            return [compute(start, stop)]
-
-        kinds, recipe = {"rows": (width, dtype)}, {"of": name}
-        made = derived(self.rows_folder, label, recipe, len(part), kinds, block, progress=self.progress)
-        return made["rows"]
+        return derived(
+            self.rows_folder,
+            label,
+            {"of": name},
+            len(part),
+            {"rows": (width, dtype)},
+            lambda *rows: [compute(*rows)],
+            progress=self.progress,
+        )["rows"]
 
     def written_out(self) -> State:
         """Return the state with galleries that are computed as they are read (RowView) kept as files, same values."""

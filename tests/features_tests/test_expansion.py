@@ -7,7 +7,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from competition.durations import duration
-from features.ranking.steps.augment import augmented_rows
 from features.ranking.steps.expand import WEIGHTINGS, expand
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph, without_self
@@ -130,12 +129,7 @@ def test_augmentation_uses_each_images_own_neighbours(kind):
     before = [part.copy() for part in gallery]
     excluded = np.arange(12) == 4
     rows, scores = neighbour_graph(gallery, [0.5, 0.5], 3, excluded=excluded)
-    blocks = [
-        augmented_rows(gallery, start, min(start + 5, 12), rows, scores, neighbours=3, kind=kind)
-        for start in (0, 5, 10)
-    ]
-    for layer in range(2):
-        found = np.concatenate([block[layer] for block in blocks])
+    for layer, found in enumerate(expand(gallery, gallery, rows, scores, neighbours=3, kind=kind)):
         for i in range(12):
             total = gallery[layer][i].astype(float)
             for place in range(3):

@@ -12,7 +12,6 @@ from competition.errors import ConfigurationError, Top7Error
 from features.ranking.principal_axes import projected
 from features.ranking.state import Photos, spread
 from features.ranking.steps import STEPS, TUNABLE, check_steps
-from features.ranking.steps.augment import augmented_rows
 from features.ranking.steps.expand import expand
 from features.ranking.steps.reciprocal import pair_scores
 from features.ranking.steps.znormalise import learn_znormalisation
@@ -79,7 +78,7 @@ def test_a_road_of_steps_equals_its_functions_in_order(data):
     learnt = learn_whitening(g, 8, exponent=0.5, excluded=excluded)
     q, g = projected(q, learnt), projected(g, learnt)
     graph = neighbour_graph([g], [1.0], 2, excluded=excluded)
-    (g,) = augmented_rows([g], 0, 60, *graph, neighbours=2, kind="alpha", alpha=2.0)
+    (g,) = expand([g], [g], *graph, neighbours=2, kind="alpha", alpha=2.0)
     (q,) = expand([q], [g], *search([q], [g], [1.0], 3, excluded=excluded), neighbours=3, kind="weighted")
     expected = search([q], [g], [1.0], 5, excluded=excluded)
     assert (found[0] == expected[0]).all() and (found[1] == expected[1]).all()

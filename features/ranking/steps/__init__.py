@@ -59,40 +59,34 @@ def check_steps(steps: object, where: str = "") -> None:
 
     where: the file that holds them, and the key there, for the message.
     """
-    try:
-        _check(steps)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}" if where else str(error)) from None
-
-
-def _check(steps: object) -> None:
+    where = f"{where}: " if where else ""
     if not isinstance(steps, list | tuple):
         raise ConfigurationError(
-            f'steps of the recipe: {steps!r:.60}: expected a list like [{{"step": "expand", …}}]'
+            f'{where}steps of the recipe: {steps!r:.60}: expected a list like [{{"step": "expand", …}}]'
         )
     before: list[tuple[str, Step]] = []
     for number, values in enumerate(steps, start=1):
         name = values.get("step") if isinstance(values, Mapping) else None
         if not isinstance(name, str) or name not in STEPS:
             raise ConfigurationError(
-                f"step {number} of the recipe is {name!r:.60}: {nearest(str(name), STEPS)}"
+                f"{where}step {number} of the recipe is {name!r:.60}: {nearest(str(name), STEPS)}"
             )
         arguments = {key: value for key, value in values.items() if key != "step"}
-        fault = argument_fault(STEPS[name], arguments) or step_of(values).fault()
+        fault = argument_fault(STEPS[name], arguments)
         if fault is None:
             step = step_of(values)
-            fault = _misplaced(step, before)
+            fault = step.fault() or _misplaced(step, before)
             before.append((name, step))
         if fault is not None:
-            raise ConfigurationError(f"step {number} of the recipe, {name}, {fault}")
+            raise ConfigurationError(f"{where}step {number} of the recipe, {name}, {fault}")
 
 
 def _misplaced(step: Step, before: Sequence[tuple[str, Step]]) -> str | None:
     """Say why a step cannot come after others; None: it can."""
     if before and before[-1][1].makes_lists:
         return f"comes after {before[-1][0]}, which makes the lists: put it before"
-    parted = [each.name for _, each in before if isinstance(each, Measure)][-1:]
-    if step.needs_photos and any(each.parts_photos for _, each in before if isinstance(each, Measure)):
+    parted = [each.name for _, each in before if isinstance(each, Measure) and each.parts_photos]
+    if step.needs_photos and parted:
         return f"comes after measure {parted[0]}, which makes other vectors of photos than of gallery images: put it before"
     return None
 

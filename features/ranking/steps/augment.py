@@ -16,6 +16,7 @@ from features.ranking.steps.step import LISTED, Step
 class Augment(Step, frozen=True):
     """Database-side augmentation: x -> L2(x + Σ_i w_i n_i(x)), n_i the i-th nearest other gallery image, w as `expand`.
 
+    Every image is joined with its own neighbours, unlike a published script that added one fixed row to all.
     weights: of the score by which they are nearest, one number for each entry of the recipe's components; None: the
     recipe's own weights. Turcot and Lowe (ICCV workshops 2009); Arandjelović and Zisserman (CVPR 2012), section 4.
     """
@@ -59,27 +60,8 @@ class Augment(Step, frozen=True):
 
         def augmented(name: str, part: np.ndarray) -> np.ndarray:
             def block(start: int, stop: int) -> np.ndarray:
-                return augmented_rows([part], start, stop, rows, scores, **joining)[0]
+                return expand([part[start:stop]], [part], rows[start:stop], scores[start:stop], **joining)[0]
 
             return state.kept_rows("augmented", name, part, part.shape[1], block)
 
         return state.changed(gallery=tuple(map(augmented, names, state.gallery)), identity=names, unit=True)
-
-
-def augmented_rows(
-    gallery: Sequence[np.ndarray],
-    start: int,
-    stop: int,
-    graph_rows: np.ndarray,
-    graph_scores: np.ndarray,
-    **joining: Any,
-) -> list[np.ndarray]:
-    """Return gallery rows start to stop - 1 after augmentation, L arrays (stop - start, D_l) float32, L2-normalised.
-
-    gallery: L arrays or memmaps (n, D_l), untouched; graph_rows and graph_scores (n, >= neighbours): each image's
-    neighbours without itself, as `features.search.neighbour_graph` finds them; joining: see `expand`. Every image is
-    joined with its own neighbours, unlike a published script that added one fixed row to all. Zero rows stay zero.
-    """
-    own = [part[start:stop] for part in gallery]
-    lists = np.asarray(graph_rows[start:stop]), np.asarray(graph_scores[start:stop])
-    return expand(own, gallery, *lists, **joining)

@@ -13,26 +13,19 @@ from features.ranking.steps.step import LISTED, Step
 from features.search.row_views import normalised
 
 
-def average_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
-    """1 for every neighbour (AQE; Chum et al., ICCV 2007; both papers: mean of the query and its top n)."""
-    return np.ones(similarities.shape)
-
-
-def decaying_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
-    """(n + 1 - i) / (n + 1) for the i-th of n neighbours, the query being i = 0 (AQEwD; Gordo et al., 2017)."""
+def _decaying(similarities: np.ndarray, alpha: float) -> np.ndarray:
     count = similarities.shape[1]
     return np.broadcast_to((count - np.arange(count)) / (count + 1), similarities.shape)
 
 
-def alpha_weights(similarities: np.ndarray, alpha: float) -> np.ndarray:
-    """max(similarity, 0)^alpha (αQE; Radenović et al., TPAMI 2018, section 3.4)."""
-    return np.maximum(similarities, 0.0) ** alpha
-
-
+# what similarities (Q, n) and alpha say of each neighbour's weight, the query's own being 1
 WEIGHTINGS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "average": average_weights,
-    "weighted": decaying_weights,
-    "alpha": alpha_weights,
+    # 1 for every neighbour (AQE; Chum et al., ICCV 2007; both papers: mean of the query and its top n)
+    "average": lambda similarities, alpha: np.ones(similarities.shape),
+    # (n + 1 - i) / (n + 1) for the i-th of n neighbours, the query being i = 0 (AQEwD; Gordo et al., 2017)
+    "weighted": _decaying,
+    # max(similarity, 0)^alpha (αQE; Radenović et al., TPAMI 2018, section 3.4)
+    "alpha": lambda similarities, alpha: np.maximum(similarities, 0.0) ** alpha,
 }
 
 
@@ -97,9 +90,8 @@ def expand(
     """
     ranks, scores = ranks[:, :neighbours], scores[:, :neighbours]
     weights = neighbour_weights(ranks, scores, kind, alpha)
-    used, position = np.unique(
-        np.maximum(ranks, 0), return_inverse=True
-    )  # a memmap's rows are read once, in order
+    # a memmap's rows are read once, in order
+    used, position = np.unique(np.maximum(ranks, 0), return_inverse=True)
     position = position.reshape(ranks.shape)
     return [
         expanded(np.asarray(r), np.asarray(g[used])[position], weights)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
-from competition.errors import ConfigurationError
 from competition.progress import Progress
 from features.ranking.arguments import Flag, number, whole
 from features.ranking.state import State
@@ -170,10 +169,6 @@ def learn_codes(
     pairs(i (p,), j (p,)) -> similarities. Holds about 12 bytes for each of N * k1 * k2 entries or fewer: 1 GB for
     520,000 images at 20 and 6.
     """
-    if graph.shape[1] < k1:
-        raise ConfigurationError(
-            f"k1 = {k1} on a graph of {graph.shape[1]} neighbours: expected at most as many"
-        )
     from scipy import sparse
 
     graph, total = np.asarray(graph)[:, :k1], len(graph)
