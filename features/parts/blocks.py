@@ -27,16 +27,11 @@ LABEL = label_of("blocks")
 def block_files(folder: Path) -> list[tuple[int, int, Path]]:
     """Return the complete, undamaged block files (first, end, path) in order; they follow each other from 0."""
     complete(folder / f".{LABEL}.journal")
-    found = []
-    for path in folder.glob("blocks-*-*.npy"):
+    chain: list[tuple[int, int, Path]] = []
+    for path in sorted(folder.glob("blocks-*-*.npy")):
         first, end = map(int, path.stem.split("-")[1:])
-        found.append((first, end, path))
-    found.sort()
-    upto, chain = 0, []
-    for first, end, path in found:
-        if first == upto and file_is_whole(path):
+        if first == (chain[-1][1] if chain else 0) and file_is_whole(path):
             chain.append((first, end, path))
-            upto = end
     return chain
 
 

@@ -25,7 +25,7 @@ from features.dumps.part_tables import PartTable, selection_key
 from features.dumps.seals import file_is_whole
 from features.parts import blocks as sample_blocks
 from features.parts.aggregation import aggregate, check_maps, part_weights
-from features.parts.projection import Projector
+from features.parts.projection import Chunks, project
 from features.parts.selection import VARIANTS, beyond_rank
 from features.whitening import column_scales, ledoit_wolf
 
@@ -84,20 +84,18 @@ class PartModel:
 
     def project_psi(self, psi: Tensor) -> dict[int, Tensor]:
         """psi (B, N, C) -> {count: (B, M) float32} projections of the L2-normalised, centred psi, not whitened."""
-        return self._projector.project(psi)
+        components = {
+            count: (entry["coefficients"], entry["offset"]) for count, entry in self.components.items()
+        }
+        return project(psi, components, self.parts.form, torch.from_numpy(self.order), self._chunks)
 
     def project(self, maps: Tensor) -> dict[int, Tensor]:
         """maps (B, C, H, W) float32 -> {count: (B, M) float32}: `aggregate`, then `project_psi`."""
         return self.project_psi(self.aggregate(maps))
 
     @cached_property
-    def _projector(self) -> Projector:
-        opened = sample_blocks.open_blocks(self.folder)
-        components = {
-            count: (entry["coefficients"], entry["offset"]) for count, entry in self.components.items()
-        }
-        order = torch.from_numpy(self.order)
-        return Projector(components, self.parts.form, order, partial(sample_blocks.chunks, opened), self.n)
+    def _chunks(self) -> Chunks:
+        return partial(sample_blocks.chunks, sample_blocks.open_blocks(self.folder))
 
 
 def psi_of(maps: Tensor, parts: Parts, detectors: Tensor) -> Tensor:
@@ -128,11 +126,21 @@ def open_parts(table: PartTable) -> PartModel:
 
 def with_components(parts: Parts, name: str, home: Path, order: np.ndarray, n: int) -> PartModel | None:
     """Return the model of an order learnt from n images with the components of every count; None: one is not there."""
-    components = {}
+    components, dims = {}, max(parts.dims)
     for count in sorted(set(parts.counts)):
         if (entry := learnt_components(parts, home, count)) is None:
             return None
-        components[count] = _trimmed(entry, parts, count, n, f"parts of {name}")
+        spectrum = entry["spectrum"]
+        if dims > len(spectrum):
+            what = f"{count} detectors and a sample of {n} images"
+            raise beyond_rank(f"parts of {name}", dims, len(spectrum), what)
+        if VARIANTS[parts.variant].shrunk:
+            spectrum = ledoit_wolf(spectrum, float(entry["fourth_moment"][0]), n)
+        components[count] = {
+            "eigenvalues": spectrum[:dims],
+            "coefficients": np.ascontiguousarray(entry["coefficients"][:, :dims]),
+            "offset": np.ascontiguousarray(entry["offset"][:dims]),
+        }
     return PartModel(parts, name, home, order, n, components)
 
 
@@ -157,22 +165,6 @@ def learnt_components(parts: Parts, home: Path, count: int) -> dict[str, np.ndar
     entry = load_file(path)
     held, rank = len(entry["offset"]), len(entry["spectrum"])
     return entry if max(parts.dims) <= held or held == rank else None
-
-
-def _trimmed(
-    entry: dict[str, np.ndarray], parts: Parts, count: int, n: int, where: str
-) -> dict[str, np.ndarray]:
-    rank, dims = len(entry["spectrum"]), max(parts.dims)
-    if dims > rank:
-        raise beyond_rank(where, dims, rank, f"{count} detectors and a sample of {n} images")
-    spectrum = entry["spectrum"]
-    if VARIANTS[parts.variant].shrunk:
-        spectrum = ledoit_wolf(spectrum, float(entry["fourth_moment"][0]), n)
-    return {
-        "eigenvalues": spectrum[:dims],
-        "coefficients": np.ascontiguousarray(entry["coefficients"][:, :dims]),
-        "offset": np.ascontiguousarray(entry["offset"][:dims]),
-    }
 
 
 def components_path(home: Path, count: int, parts: Parts) -> Path:

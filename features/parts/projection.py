@@ -11,8 +11,9 @@ counts are asked for (N x C form).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,16 +41,12 @@ def pieces(counts: tuple[int, ...], form: str) -> list[list[Piece]]:
     NxC: the new detectors with all channels. NxN: the new detectors with the channels of all N, and the old detectors
     with the new channels.
     """
-    found, before = [], 0
-    for count in counts:
-        if form == "NxC":
-            found.append([Piece(before, count)])
-        else:
-            found.append(
-                [Piece(before, count, 0, count)] + ([Piece(0, before, before, count)] if before else [])
-            )
-        before = count
-    return found
+    return [
+        [Piece(before, count)]
+        if form == "NxC"
+        else [Piece(before, count, 0, count), Piece(0, before, before, count)]
+        for before, count in pairwise((0, *counts))
+    ]
 
 
 def _columns(values: Tensor, piece: Piece, order: Tensor) -> Tensor:
@@ -86,56 +83,51 @@ def cumulative_grams(
         yield count, total.numpy()
 
 
-class Projector:
-    """Projects psi of new images on the components of every count, by their products with the sample.
+def project(
+    psi: Tensor,
+    components: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    form: str,
+    order: Tensor,
+    chunks: Chunks,
+) -> dict[int, Tensor]:
+    """Project psi (B, N, C) float32, unnormalised, of new images on the components of every count.
 
-    components: {count: (coefficients (n, M) float64, offset (M,) float64)}; chunks: the sample's blocks, half precision.
+    components: {count: (coefficients (n, M) float64, offset (M,) float64)}, counts ascending; chunks: the sample's blocks,
+    half precision. -> {count: (B, M) float32}; a zero psi gives zeros, NaN gives NaN.
     """
+    results = [_project(part, components, form, order, chunks) for part in psi.split(IMAGES_A_PASS)]
+    return {count: torch.cat([result[count] for result in results]) for count in components}
 
-    def __init__(
-        self,
-        components: dict[int, tuple[np.ndarray, np.ndarray]],
-        form: str,
-        order: Tensor,
-        chunks: Chunks,
-        n: int,
-    ) -> None:
-        self.counts = tuple(sorted(components))
-        self.components = {
-            count: (torch.from_numpy(a), torch.from_numpy(b)) for count, (a, b) in components.items()
-        }
-        self.form, self.order, self.chunks, self.n = form, order, chunks, n
 
-    def project(self, psi: Tensor) -> dict[int, Tensor]:
-        """psi (B, N, C) float32 unnormalised -> {count: (B, M) float32}; a zero psi gives zeros, NaN gives NaN."""
-        results = [self._project(part) for part in psi.split(IMAGES_A_PASS)]
-        return {count: torch.cat([result[count] for result in results]) for count in self.counts}
-
-    def _project(self, psi: Tensor) -> dict[int, Tensor]:
-        images = len(psi)
-        groups = max(1, -(-images // ROWS_A_PRODUCT))
-        rows = psi.new_zeros(psi.shape[1], groups * ROWS_A_PRODUCT, psi.shape[2])
-        rows[:, :images] = psi.transpose(0, 1)
-        products = psi.new_zeros(groups * ROWS_A_PRODUCT, self.n, dtype=torch.float64)
-        squares = psi.new_zeros(groups * ROWS_A_PRODUCT, dtype=torch.float64)
-        found, floats = {}, _Floats()
-        for count, added in zip(self.counts, pieces(self.counts, self.form), strict=True):
-            for piece in added:
-                for place, halves in self.chunks(piece.first, piece.end):
-                    blocks = floats.of(_columns(halves, piece, self.order), psi.device).transpose(1, 2)
-                    part = _columns(rows[place : place + len(halves)], piece, self.order)
-                    for group in range(groups):
-                        held = slice(group * ROWS_A_PRODUCT, (group + 1) * ROWS_A_PRODUCT)
-                        for product in torch.bmm(part[:, held].contiguous(), blocks):
-                            products[held] += product
-                    for block in part:
-                        squares += block.square().sum(1).double()
-            norms = squares.sqrt()[:, None]
-            found[count] = self._combined(count, products, norms)[:images]
-        return found
-
-    def _combined(self, count: int, products: Tensor, norms: Tensor) -> Tensor:
-        coefficients, offset = (array.to(products.device) for array in self.components[count])
+def _project(
+    psi: Tensor,
+    components: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    form: str,
+    order: Tensor,
+    chunks: Chunks,
+) -> dict[int, Tensor]:
+    images, counts = len(psi), tuple(components)
+    n = len(components[counts[0]][0])
+    groups = max(1, -(-images // ROWS_A_PRODUCT))
+    rows = psi.new_zeros(psi.shape[1], groups * ROWS_A_PRODUCT, psi.shape[2])
+    rows[:, :images] = psi.transpose(0, 1)
+    products = psi.new_zeros(groups * ROWS_A_PRODUCT, n, dtype=torch.float64)
+    squares = psi.new_zeros(groups * ROWS_A_PRODUCT, dtype=torch.float64)
+    found, floats = {}, _Floats()
+    for count, added in zip(counts, pieces(counts, form), strict=True):
+        for piece in added:
+            for place, halves in chunks(piece.first, piece.end):
+                blocks = floats.of(_columns(halves, piece, order), psi.device).transpose(1, 2)
+                part = _columns(rows[place : place + len(halves)], piece, order)
+                for group in range(groups):
+                    held = slice(group * ROWS_A_PRODUCT, (group + 1) * ROWS_A_PRODUCT)
+                    for product in torch.bmm(part[:, held].contiguous(), blocks):
+                        products[held] += product
+                for block in part:
+                    squares += block.square().sum(1).double()
+        norms = squares.sqrt()[:, None]
+        coefficients, offset = (torch.from_numpy(array).to(psi.device) for array in components[count])
         cosines = products / torch.where(norms == 0, 1, norms)
         projected = torch.cat([group @ coefficients for group in cosines.split(ROWS_A_PRODUCT)]) - offset
-        return torch.where(norms == 0, 0, projected).float()
+        found[count] = torch.where(norms == 0, 0, projected).float()[:images]
+    return found
