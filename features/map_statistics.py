@@ -112,9 +112,9 @@ def by_row(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return function(rows) if rows.is_cuda else torch.stack([function(row) for row in rows])
 
 
-def attention(summed: Tensor, power: float) -> Tensor:
-    """Positions (B, P) bool where the summed map (B, P) exceeds its power mean (power 1: the mean)."""
-    threshold = by_row(lambda row: row.double().pow(power).mean(-1, keepdim=True).pow(1 / power), summed)
+def attention(summed: Tensor) -> Tensor:
+    """Positions (B, P) bool where the summed map (B, P) exceeds its mean."""
+    threshold = by_row(lambda row: row.double().mean(-1, keepdim=True), summed)
     return summed > threshold * (1 + 1e-6)  # a constant map must not exceed its own mean by a rounding error
 
 

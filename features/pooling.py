@@ -5,11 +5,8 @@ they need, so that `pool_maps` reads the maps a few times however many poolings 
 its own, in the memory layout it has (contiguous or channels-last, neither is copied): its result does not depend on the
 batch it came in.
 
-Variants of FCroW, measured beside eq. 2 as printed: `fcrow-sums` takes x_j as the sum of the values,
-`fcrow-outside` adds the zero term outside the logarithm. `gem-pN` is GeM with the exponent N, such as `gem-p4.6`.
-
-`cls` and `head` are no poolings of maps: the network itself gives one embedding an image, which the backbone hands on as
-a map of one position.
+`gem-pN` is GeM with the exponent N, such as `gem-p4.6`. `cls` and `head` are no poolings of maps: the network itself
+gives one embedding an image, which the backbone hands on as a map of one position.
 """
 
 from __future__ import annotations
@@ -108,9 +105,9 @@ POOLING: dict[str, Callable[[MapStatistics], Tensor]] = {
     # with the whole map as one more region, as the programs of cirtorch, GAN (2018) and USTC_NELSLIP have it
     "rmac-whole": lambda of: of.regions.sum(1) + unit_vectors(of.maximum),
     # each region weighted by its share of positions where the summed map exceeds its mean (GAN 2018, our regions)
-    "ramac": lambda of: _attended_regions(of, attention(of.summed, 1.0)),
+    "ramac": lambda of: _attended_regions(of, attention(of.summed)),
     # as GAN's program has it, which takes mean and shares over a whole batch: here it is each image's own
-    "ramac-whole": lambda of: _attended_regions(of, attention(of.summed, 1.0), whole=True),
+    "ramac-whole": lambda of: _attended_regions(of, attention(of.summed), whole=True),
     # with the threshold (mean((S - min S)^3.5))^(1/3.5) + min S (USTC_NELSLIP 2019, our regions)
     "grmac": lambda of: _attended_regions(of, raised_attention(of.summed, 3.5)),
     # as the programs of USTC_NELSLIP (2019, 2020) have it

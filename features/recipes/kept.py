@@ -101,7 +101,11 @@ def _found(configuration: Configuration, named: str) -> Recipe:
     recipe = replace(resolve(written, configuration), name=Path(named).stem, provenance=provenance)
     for note in recipe.notes:
         log.info(f"top7: recipe {named}: {note}")
-    return recipe if kept is None else _with_figures(configuration, recipe, kept)
+    if kept is None or not (_same_recipe(recipe, kept) and recipe.groups == kept.groups):
+        return recipe
+    if not is_of_this_data(configuration, kept):
+        return recipe
+    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
 
 def _best(configuration: Configuration) -> tuple[Recipe, str]:
@@ -116,14 +120,6 @@ def _best(configuration: Configuration) -> tuple[Recipe, str]:
     if earlier := [recipe for recipe in kept if _same_queries(recipe, last)]:
         recipe, why = choose(earlier, "the last study's")
     return recipe, f"{why}: no figure under {path.parent} is of this data, ./run.sh tune makes them"
-
-
-def _with_figures(configuration: Configuration, recipe: Recipe, kept: Recipe) -> Recipe:
-    """Give a named recipe the figures it was kept with, where it resolves to the same and the data are the same."""
-    same = _same_recipe(recipe, kept) and recipe.groups == kept.groups
-    if not same or not is_of_this_data(configuration, kept):
-        return recipe
-    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
 
 def data_identity(configuration: Configuration, components: Sequence[Component]) -> dict[str, object]:

@@ -64,7 +64,6 @@ def default_parameters(kind: str, rows: int, dimension: int) -> dict[str, int]:
     many of them a query visits; code_bytes: of a compressed vector (8 or more dimensions a byte); training:
     rows clustered; threads: that build (one gives the same index every time; HNSW by several another graph each).
     """
-    check_parameters(kind, {})
     lists = max(1, min(int(4 * rows**0.5), rows // 39))
     width = next(w for w in range(min(8, dimension), dimension + 1) if dimension % w == 0)
     known = {

@@ -7,19 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from competition.errors import Top7Error
 from features.search.similarity import forget
 
 
-class RowView:
+class Rows:
+    """A matrix (n, D) that is read like an array, by slice or by row numbers, which is all that a search asks of one."""
+
+    ndim = 2
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+
+class RowView(Rows):
     """A (n, dimension) matrix, float64 unless said, whose rows are `function` of the same rows of its sources.
 
     sources: arrays or memmaps of n rows each; function(blocks: list of their slices) -> (m, dimension)
-    of `dtype`, which has to treat every row alone, so that its bits do not depend on the block. Reads like an
-    array by slice or by row numbers, which is all that `features.search.exact_search` asks of a gallery.
+    of `dtype`, which has to treat every row alone, so that its bits do not depend on the block.
     """
-
-    ndim = 2
 
     def __init__(
         self,
@@ -31,18 +44,12 @@ class RowView:
         self.sources, self.function, self.dtype = list(sources), function, np.dtype(dtype)
         self.shape = (len(self.sources[0]), dimension)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         blocks = [source[index] for source in self.sources]
         rows = self.function(blocks)
         for block in blocks:
             forget(block)
         return rows
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
 
 
 def float64_rows(rows: np.ndarray) -> np.ndarray:
@@ -64,33 +71,22 @@ def normalised(rows: np.ndarray) -> np.ndarray:
 
 def concatenated(components: Sequence[np.ndarray], weights: np.ndarray) -> Any:
     """Return [√w_1 f_1, …, √w_L f_L] (n, ΣD_l) float64; its inner product is the fused cosine. Weights >= 0."""
-    if (np.asarray(weights) < 0).any():
-        raise Top7Error(
-            f"weights {np.asarray(weights).tolist()}: components with a negative weight cannot be concatenated"
-        )
     roots = np.sqrt(np.asarray(weights, dtype=np.float64))
-    return RowView(
-        components,
-        lambda blocks: np.concatenate(
-            [root * float64_rows(block) for root, block in zip(roots, blocks)], axis=1
-        ),
-        sum(component.shape[1] for component in components),
-    )
+
+    def joined(blocks: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([root * float64_rows(block) for root, block in zip(roots, blocks)], axis=1)
+
+    return RowView(components, joined, sum(component.shape[1] for component in components))
 
 
-class RowStack:
-    """The rows of several matrices (n_i, D) one below the other, read like one array by slice or row numbers."""
-
-    ndim = 2
+class RowStack(Rows):
+    """The rows of several matrices (n_i, D) one below the other."""
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self.parts = list(parts)
         self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
         self.shape = (int(self.starts[-1]), parts[0].shape[1])
         self.dtype = np.result_type(*(part.dtype for part in parts))
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         rows = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
@@ -100,6 +96,3 @@ class RowStack:
             if mine.any():
                 result[mine] = part[rows[mine] - start]
         return result
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)

@@ -63,10 +63,11 @@ def fused_score(
     query: Sequence[np.ndarray], rows: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray
 ) -> np.ndarray:
     """Return the canonical score (m,) float64 of one query, L vectors (D_l,), with rows, L arrays (m, D_l)."""
-    used = [(q, r, w) for q, r, w in zip(query, rows, weights, strict=True) if w != 0]
-    if not used:
-        return np.zeros(len(rows[0]))
-    return fuse([component_similarity(q, r) for q, r, _ in used], [w for _, _, w in used])
+    total = np.zeros(len(rows[0]))
+    for q, r, weight in zip(query, rows, weights, strict=True):
+        if weight != 0:
+            total += np.float64(weight) * component_similarity(q, r)
+    return total
 
 
 def pair_scores(
@@ -74,18 +75,14 @@ def pair_scores(
 ) -> np.ndarray:
     """Return the canonical scores (p,) float64 of rows left (p,) with rows right (p,) of one gallery."""
     result = np.zeros(len(left))
-    used = [(part, weight) for part, weight in zip(gallery, weights, strict=True) if weight != 0]
-    if not used:
-        return result
     step = max(1, _PAIR_BYTES // (8 * max(1, *(part.shape[1] for part in gallery))))
     for start in range(0, len(left), step):
         a, b = left[start : start + step], right[start : start + step]
-        similarities = []
-        for part, weight in used:
-            products = part[a].astype(np.float64, order="C")
-            products *= part[b]
-            similarities.append(np.add.reduce(products, axis=-1))
-        result[start : start + len(a)] = fuse(similarities, [weight for _, weight in used])
+        for part, weight in zip(gallery, weights, strict=True):
+            if weight != 0:
+                products = part[a].astype(np.float64, order="C")
+                products *= part[b]
+                result[start : start + len(a)] += np.float64(weight) * np.add.reduce(products, axis=-1)
     return result
 
 
