@@ -10,7 +10,6 @@ queries; memory does not grow with the gallery.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -40,7 +39,6 @@ def search(
     k: int,
     *,
     excluded: np.ndarray | None = None,
-    block_rows: int = BLOCK_ROWS,
     unit: bool = False,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -61,40 +59,27 @@ def search(
     for number, query in zip(used, queries):
         check_finite(query, 0, f"component {number} of the queries")
     total, count = len(gallery[0]), len(queries[0])
-    searched = Gallery(
-        [gallery[number] for number in used],
-        weights[used],
-        used,
-        np.empty(0, np.int64) if excluded is None else np.flatnonzero(excluded),
-        unit,
-        max(1, min(block_rows, total)),
+    block_rows = max(1, min(BLOCK_ROWS, total))
+    searched = partial(
+        _search_rows,
+        gallery=[gallery[number] for number in used],
+        weights=weights[used],
+        numbers=used,
+        absent=np.empty(0, np.int64) if excluded is None else np.flatnonzero(excluded),
+        unit=unit,
+        block_rows=block_rows,
+        k=k,
     )
     ranks, scores = np.full((count, k), -1), np.full((count, k), -np.inf)
-    batch = max(1, _OUTPUT_BYTES // (4 * searched.block_rows))
+    batch = max(1, _OUTPUT_BYTES // (4 * block_rows))
     with Progress(total=total * count, unit="pair", unit_scale=True, desc="search", shown=progress) as bar:
         for start in range(0, count, batch):
             part = slice(start, min(start + batch, count))
             some = [query[part] for query in queries]
-            shard = partial(_search_rows, some, searched, k)
+            shard = partial(searched, some)
             found = map_over_shards(shard, total, lambda rows: bar.update(rows * len(some[0])), threaded=True)
             ranks[part], scores[part] = merged(list(found), k)
     return ranks, scores
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """What is searched.
-
-    components: L arrays (n, D_l), used ones alone; weights (L,); numbers: theirs among all, for messages; absent: rows
-    never returned, rising; unit: rows are L2-normalised; block_rows: read at once.
-    """
-
-    components: Sequence[np.ndarray]
-    weights: np.ndarray
-    numbers: Sequence[int]
-    absent: np.ndarray
-    unit: bool
-    block_rows: int
 
 
 def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,12 +90,25 @@ def merged(found: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.n
 
 
 def _search_rows(
-    queries: list[np.ndarray], gallery: Gallery, k: int, first: int, last: int, done: Callable[[int], object]
+    queries: list[np.ndarray],
+    first: int,
+    last: int,
+    done: Callable[[int], object],
+    *,
+    gallery: Sequence[np.ndarray],
+    weights: np.ndarray,
+    numbers: Sequence[int],
+    absent: np.ndarray,
+    unit: bool,
+    block_rows: int,
+    k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ranks and scores (Q, k) of one batch of queries among rows first to last."""
+    """Return ranks and scores (Q, k) of one batch of queries among rows first to last of the used components.
+
+    numbers: theirs among all, for messages; absent: rows never returned, rising; block_rows: read at once.
+    """
     ranks, scores = np.full((len(queries[0]), k), -1), np.full((len(queries[0]), k), -np.inf)
-    components, weights = gallery.components, gallery.weights
-    absent = gallery.absent[slice(*np.searchsorted(gallery.absent, (first, last)))]
+    absent = absent[slice(*np.searchsorted(absent, (first, last)))]
     empty = np.all([~q.any(axis=1) for q in queries], axis=0) | ~weights.any()
     allowed = np.setdiff1d(np.arange(first, min(last, first + k + len(absent))), absent)[:k]
     ranks[np.flatnonzero(empty)[:, None], np.arange(len(allowed))] = allowed
@@ -125,25 +123,25 @@ def _search_rows(
     lengths = [abs(w) * np.sqrt(np.square(q, dtype=np.float64).sum(axis=1)) for q, w in zip(queries, weights)]
 
     def rescore(query: int, rows: np.ndarray) -> np.ndarray:
-        return fused_score([q[query] for q in queries], [part[rows] for part in components], weights)
+        return fused_score([q[query] for q in queries], [part[rows] for part in gallery], weights)
 
     shortlist = Shortlist(len(active), k, rescore)
-    out = np.empty((len(active), gallery.block_rows), np.float32)
+    out = np.empty((len(active), block_rows), np.float32)
     other = np.empty_like(out) if len(queries) > 1 else out
     buffers = [
         None if part.dtype == np.float32 else np.empty((out.shape[1], part.shape[1]), np.float32)
-        for part in components
+        for part in gallery
     ]
-    for start in range(first, last, gallery.block_rows):
-        stop = min(start + gallery.block_rows, last)
+    for start in range(first, last, block_rows):
+        stop = min(start + block_rows, last)
         if stop - start < out.shape[1]:  # the last block: keep the products' output contiguous
             out = np.empty((len(active), stop - start), np.float32)
             other = np.empty_like(out) if len(queries) > 1 else out
         error = np.zeros(len(active))
-        for place, (part, buffer) in enumerate(zip(components, buffers)):
+        for place, (part, buffer) in enumerate(zip(gallery, buffers)):
             read = part[start:stop]
             rows = float32_rows(read, buffer)
-            bound = UNIT_NORM if gallery.unit else _largest_norm(rows, start, gallery.numbers[place])
+            bound = UNIT_NORM if unit else _largest_norm(rows, start, numbers[place])
             error += margin(rows.shape[1], lengths[place] * bound, extra=len(queries))
             error += rows.shape[1] * 2.0**-125 * bound  # weighted queries may underflow
             np.matmul(scaled[place], rows.T, out=other if place else out)

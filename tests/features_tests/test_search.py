@@ -35,6 +35,13 @@ def brute_force(queries, gallery, weights, k, excluded=None):
     return ranks, scores
 
 
+def in_blocks(rows, *arguments, **options):
+    """A search that reads so many gallery rows at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("features.search.exact_search.BLOCK_ROWS", rows)
+        return search(*arguments, **options)
+
+
 def tied_rows(generator, count, dimension, dtype):
     """Unit rows of which many are exact duplicates, nearly equal, or zero."""
     base = generator.standard_normal((max(1, count // 3), dimension))
@@ -74,7 +81,7 @@ def test_equals_brute_force(seed, count, k, parts, block, dtype, skip, bound):
     excluded = generator.random(count) < 0.2 if skip else None
     with pytest.MonkeyPatch.context() as patch:  # small shortlists, so that rescoring on the way happens
         patch.setattr(Shortlist, "slack", bound)
-        found = search(queries, gallery, weights, k, excluded=excluded, block_rows=block)
+        found = in_blocks(block, queries, gallery, weights, k, excluded=excluded)
     assert_same(found, brute_force(queries, gallery, weights, k, excluded))
 
 
@@ -90,7 +97,7 @@ def test_does_not_depend_on_blocks_batches_or_threads(dtype, monkeypatch, tmp_pa
     for block in (1, 7, 64, 899, 5000):
         for threads in (1, 2):
             with threadpool_limits(threads):
-                assert_same(search(queries, gallery, [0.3, 0.7], 7, block_rows=block), expected)
+                assert_same(in_blocks(block, queries, gallery, [0.3, 0.7], 7), expected)
     monkeypatch.setattr("features.search.exact_search._OUTPUT_BYTES", 1)  # one query at a time
     assert_same(search(queries, gallery, [0.3, 0.7], 7), expected)
 
@@ -102,7 +109,7 @@ def test_tens_of_thousands_of_duplicates_at_the_cut():
     rows[39_000] = -rows[3000]
     queries = np.stack([rows[3000], rows[7], -rows[3000]])
     tracemalloc.start()
-    ranks, scores = search([queries], [rows], [1.0], 7, block_rows=2000)
+    ranks, scores = in_blocks(2000, [queries], [rows], [1.0], 7)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6
@@ -140,9 +147,9 @@ def test_known_norms_give_the_same_lists():
 def test_half_precision_dumps_are_never_held_as_a_whole(tmp_path):
     np.save(tmp_path / "g.npy", tied_rows(np.random.default_rng(1), 60_000, 64, np.float16))
     gallery = np.load(tmp_path / "g.npy", mmap_mode="r")
-    search([gallery[:5]], [gallery], [1.0], 7, block_rows=1000)  # imports torch
+    in_blocks(1000, [gallery[:5]], [gallery], [1.0], 7)  # imports torch
     tracemalloc.start()
-    search([gallery[:5]], [gallery], [1.0], 7, block_rows=1000)
+    in_blocks(1000, [gallery[:5]], [gallery], [1.0], 7)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < gallery.nbytes / 4
@@ -154,7 +161,7 @@ def test_rows_that_are_not_finite_are_named(value):
     gallery[31, 1] = value
     query = np.ones((1, 3), np.float32)
     with pytest.raises(Top7Error, match="component 0 of the gallery: row 31 is not finite"):
-        search([query], [gallery], [1.0], 7, block_rows=10)
+        in_blocks(10, [query], [gallery], [1.0], 7)
     with pytest.raises(Top7Error, match="component 0 of the queries: row 0"):
         search([query * value], [np.ones((4, 3), np.float32)], [1.0], 7)
 

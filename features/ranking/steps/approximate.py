@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,8 +50,8 @@ class Approximate(Step, frozen=True):
     @property
     def parameters(self) -> dict[str, int]:
         """What of the index is written."""
-        named = dict.fromkeys(name for kind in PARAMETERS.values() for name in kind)
-        return {name: getattr(self, name) for name in named if getattr(self, name) is not None}
+        named = {name: getattr(self, name) for kind in PARAMETERS.values() for name in kind}
+        return {name: value for name, value in named.items() if value is not None}
 
     def fault(self) -> str | None:
         try:
@@ -61,8 +61,7 @@ class Approximate(Step, frozen=True):
         return None
 
     def __call__(self, state: State) -> State:
-        weighed = np.flatnonzero(state.weights).tolist()
-        used = state.of(weighed, state.weights[weighed]) if weighed else state
+        used = state.of(np.flatnonzero(state.weights).tolist(), state.weights[state.weights != 0])
         with nullcontext(state.folder) if state.folder else TemporaryDirectory(prefix="top7-") as folder:
             built = build_index(
                 used.gallery,
@@ -101,12 +100,10 @@ def approximate_search(
     ranks, scores = rescored(queries, state.gallery, weights, proposed, k)
 
     def exact(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return replace(state, queries=tuple(part[chosen] for part in queries), progress=False).searched(
-            weights, k
-        )
+        some = replace(state, queries=tuple(part[chosen] for part in queries), progress=False)
+        return some.searched(weights, k)
 
-    used = [~q.any(axis=1) for q, weight in zip(queries, weights) if weight]
-    zero = np.logical_and.reduce([np.ones(len(ranks), bool), *used])
+    zero = np.all([~q.any(axis=1) for q in queries], axis=0)
     short = ~zero & (np.sum(ranks >= 0, axis=1) < min(k, len(index.rows)))
     if (zero | short).any():
         ranks[zero | short], scores[zero | short] = exact(zero | short)
@@ -139,16 +136,11 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
     else:
         loaded.nprobe = index.parameters["probes"]
     fused = np.ascontiguousarray(np.asarray(concatenated(queries, weights)), dtype=np.float32)
-    with _every_query_alone(faiss):
-        return loaded.search(fused, count)[1]
-
-
-@contextmanager
-def _every_query_alone(faiss: Any) -> Iterator[None]:
-    """Distances to cluster centres one by one: a product of many queries at once has other bits than of one."""
     kept = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
+    faiss.cvar.distance_compute_blas_threshold = (
+        2**31 - 1
+    )  # a product of many queries has other bits than of one
     try:
-        yield
+        return loaded.search(fused, count)[1]
     finally:
         faiss.cvar.distance_compute_blas_threshold = kept

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from competition.errors import ConfigurationError, Top7Error, nearest
+from competition.errors import Top7Error
 from features.dumps.derived import digest_of
 from features.ranking.arguments import one_of
 from features.ranking.state import State
@@ -142,8 +142,7 @@ def measured(
 ) -> Measured:
     """Return queries, gallery and weights for `features.search.exact_search.search`, which then ranks by measure `name`.
 
-    Nothing is computed until rows are read. Raises ConfigurationError for an unknown name, Top7Error where a
-    measure needs norms and there are none.
+    Nothing is computed until rows are read. Raises Top7Error where a measure needs norms and there are none.
     """
     weights = np.asarray(weights, dtype=np.float64)
     if name == "cosine":  # Σ w_l cos(q_l, x_l): the stored L2-normalised descriptors as they are
@@ -152,8 +151,6 @@ def measured(
         return _joined_and_centred(queries, weights), _joined_and_centred(gallery, weights), np.ones(1)
     if name == "euclidean_raw":
         return _euclidean_raw(queries, gallery, weights, query_norms, gallery_norms)
-    if name not in _BY_COMPONENT:
-        raise ConfigurationError(f"unknown measure {name!r}: {nearest(name, MEASURES)}")
     of_query, of_gallery, more = _BY_COMPONENT[name]
 
     def views(components: Components, function: Callable) -> list:

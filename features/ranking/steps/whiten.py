@@ -34,6 +34,7 @@ class Whiten(Step, frozen=True):
         "shrinkage": (0.0, 0.1, 0.3),
     }
     centres: ClassVar[bool] = True
+    independent: ClassVar[bool] = True
     keeps_files: ClassVar[bool] = True
     dim: Annotated[int, whole(1)]
     exponent: Annotated[float, number(0, 4)] = 1.0
@@ -41,10 +42,6 @@ class Whiten(Step, frozen=True):
     samples: Annotated[int, whole(2)] = 20_000
     seed: Seed = 0
     transductive: Flag = False
-
-    @property
-    def independent(self) -> bool:
-        return True
 
     def __call__(self, state: State) -> State:
         seen = seen_queries(state, self.transductive)

@@ -23,26 +23,23 @@ class ZNormalise(Step, frozen=True):
     """(x - mean) / standard deviation per dimension, then L2, for each component (GAN, AI Meets Beauty 2018)."""
 
     centres: ClassVar[bool] = True
+    independent: ClassVar[bool] = True
     transductive: Flag = False
-
-    @property
-    def independent(self) -> bool:
-        return True
 
     def __call__(self, state: State) -> State:
         learnt = [
             learn_znormalisation(rows, excluded) for rows, excluded in learning_rows(state, self.transductive)
         ]
+
+        def normalised(part: np.ndarray, own: Projection) -> RowView:
+            return RowView([part], lambda blocks: projected(blocks[0], own), part.shape[1], np.float32)
+
         return state.changed(
             **state.asked(lambda parts: list(map(projected, parts, learnt))),
-            gallery=tuple(map(_view, state.gallery, learnt)),
+            gallery=tuple(map(normalised, state.gallery, learnt)),
             unit=True,
             identity=state.identity_after("znormalise", seen=seen_queries(state, self.transductive)),
         )
-
-
-def _view(part: np.ndarray, learnt: Projection) -> RowView:
-    return RowView([part], lambda blocks: projected(blocks[0], learnt), part.shape[1], np.float32)
 
 
 def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -> Projection:
