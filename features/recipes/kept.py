@@ -101,11 +101,10 @@ def _found(configuration: Configuration, named: str) -> Recipe:
     recipe = replace(resolve(written, configuration), name=Path(named).stem, provenance=provenance)
     for note in recipe.notes:
         log.info(f"top7: recipe {named}: {note}")
-    if kept is None or not (_same_recipe(recipe, kept) and recipe.groups == kept.groups):
-        return recipe
-    if not is_of_this_data(configuration, kept):
-        return recipe
-    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
+    same = kept is not None and _same_recipe(recipe, kept) and recipe.groups == kept.groups
+    if kept is not None and same and is_of_this_data(configuration, kept):
+        return replace(recipe, scores=kept.scores, provenance=kept.provenance)
+    return recipe
 
 
 def _best(configuration: Configuration) -> tuple[Recipe, str]:

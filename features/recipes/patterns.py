@@ -140,16 +140,10 @@ def _layers(
 ) -> list[Component]:
     order = depth_order(backbone.layers)
     wanted: Any = pattern.layer
-    if isinstance(wanted, list):
-        wanted = next((layer for layer in wanted if _has_layer(order, layer)), wanted)
-    if wanted == "all":
-        layers = list(order)
-    elif wanted == "last":
-        layers = [order[-1]]
-    elif _has_layer(order, wanted):
-        layers = [wanted["is"] if isinstance(wanted, Mapping) else order[wanted]]
-    else:
-        asked = f"{-wanted} layers" if isinstance(wanted, int) and wanted < 0 else f"layer {wanted}"
+    several = wanted if isinstance(wanted, list) else [wanted]
+    layers = next((found for each in several if (found := _found(order, each))), None)
+    if layers is None:
+        asked = f"{-wanted} layers" if isinstance(wanted, int) else f"layer {wanted}"
         notes.append(f"{backbone.name} has not {asked}, only {', '.join(map(str, order))}")
         return []
     poolings = list(backbone.pooling) if pattern.pooling is None else pattern.pooling
@@ -169,11 +163,14 @@ def _layers(
     return [layer_component(backbone, layer, pooling, views) for layer in layers]
 
 
-def _has_layer(order: Sequence[int | str], wanted: Any) -> bool:
-    """Whether a pattern's {"is": …}, or number from the deepest, is one of the layers."""
+def _found(order: Sequence[int | str], wanted: Any) -> list[int | str]:
+    """The layers that are a pattern's "all", "last", {"is": …}, or number from the deepest."""
+    if wanted == "all":
+        return list(order)
     if isinstance(wanted, Mapping):
-        return wanted["is"] in order
-    return isinstance(wanted, int) and -len(order) <= wanted < 0
+        return [wanted["is"]] if wanted["is"] in order else []
+    place = -1 if wanted == "last" else wanted
+    return [order[place]] if isinstance(place, int) and -len(order) <= place < 0 else []
 
 
 def _parts(pattern: Pattern, backbone: Backbone, notes: list[str]) -> list[Component]:

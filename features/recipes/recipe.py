@@ -91,16 +91,12 @@ def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
 def write_recipe(path: Path, recipe: Recipe) -> Path:
     """Write `recipe` to `path`, atomically; weights keep every bit (repr round-trips)."""
     check_weights(recipe.weight_array, len(recipe.components), str(path))
-    components = [
-        {key: value for key, value in asdict(part).items() if value is not None} for part in recipe.components
-    ]
-    kept = {key: getattr(recipe, key) for key in ("choice", "scores", "provenance")}
-    return write_json(
-        path,
-        {"format": FORMAT, "name": recipe.name, "components": components, "weights": list(recipe.weights)}
-        | kept
-        | {"steps": list(recipe.steps), "groups": list(recipe.groups)},
-    )
+    values = asdict(recipe)
+    for part in values["components"]:
+        for key in [key for key in part if part[key] is None]:
+            del part[key]
+    left_out = ("patterns", "source", "notes")
+    return write_json(path, {"format": FORMAT} | {key: values[key] for key in values if key not in left_out})
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -118,7 +114,9 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigurationError(f"{path}: not a recipe: expected an object with a list of components")
     fault = argument_fault(_File, values)
     name = values.get("name", path.stem)
-    if fault is None and not _can_name_a_file(name):
+    if fault is None and (  # a recipe's submissions are named after it
+        not name.isprintable() or {"/", "\\"} & set(name) or not 0 < len(name) <= 100 or name[0] == "."
+    ):
         fault = f"has name = {name!r:.60}: expected a name without / or \\ and without a leading dot"
     if fault is not None:
         raise ConfigurationError(f"{path}: {fault}")
@@ -139,20 +137,13 @@ def read_recipe(path: Path) -> Recipe:
             components = tuple(map(component_from, entries))
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from None
+    given = {key: values[key] for key in ("choice", "scores", "provenance", "source") if key in values}
     return Recipe(
         name,
         components,
         tuple(weights),
-        dict(values.get("choice", {})),
-        dict(values.get("scores", {})),
-        dict(values.get("provenance", {})),
-        tuple(map(dict, values.get("steps", ()))),
-        tuple(values.get("groups", ())),
+        steps=tuple(values.get("steps", ())),
+        groups=tuple(values.get("groups", ())),
         patterns=() if resolved else tuple(entries),
-        source=values.get("source", ""),
+        **given,
     )
-
-
-def _can_name_a_file(name: str) -> bool:
-    """Whether it can be the name of a file: a recipe's submissions are named after it."""
-    return name.isprintable() and not {"/", "\\"} & set(name) and 0 < len(name) <= 100 and name[0] != "."
