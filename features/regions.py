@@ -13,8 +13,8 @@ OVERLAP = 0.4
 Square = tuple[int, int, int]
 
 
-def region_squares(height: int, width: int, *, scales: int = SCALES) -> list[Square]:
-    """Regions (top, left, side) of R-MAC: squares of side 2 min(H, W) / (l + 1), l = 1 … `scales`.
+def region_squares(height: int, width: int) -> list[Square]:
+    """Regions (top, left, side) of R-MAC: squares of side 2 min(H, W) / (l + 1), l = 1 … SCALES.
 
     Tolias et al., ICLR 2016. On the longer side squares are added so that neighbours of scale 1 overlap by 40 % as
     nearly as possible; a side of zero becomes 1. A square map gives 1 + 4 + 9 regions.
@@ -24,7 +24,7 @@ def region_squares(height: int, width: int, *, scales: int = SCALES) -> list[Squ
     if long > short:
         extra = min(range(1, 7), key=lambda more: abs(1 - (long - short) / more / short - OVERLAP))
     squares = []
-    for scale in range(1, scales + 1):
+    for scale in range(1, SCALES + 1):
         side = max(1, 2 * short // (scale + 1))
         tops = _starts(height, side, scale + (extra if height > width else 0))
         lefts = _starts(width, side, scale + (extra if width > height else 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from features.search.similarity import best_first
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-@dataclass
-class _Entries:
+class _Entries(NamedTuple):
     """Rows in the running: whose they are, and between which bounds their canonical score lies."""
 
     owner: np.ndarray  # (p,) int64, query
@@ -23,12 +22,11 @@ class _Entries:
     upper: np.ndarray  # (p,) float64, equal to lower once rescored
 
     def take(self, index: np.ndarray) -> _Entries:
-        return _Entries(self.owner[index], self.rows[index], self.lower[index], self.upper[index])
+        return _Entries(*(part[index] for part in self))
 
 
 def _joined(parts: list[_Entries]) -> _Entries:
-    names = ("owner", "rows", "lower", "upper")
-    return _Entries(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return _Entries(*map(np.concatenate, zip(*parts)))
 
 
 class Shortlist:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
@@ -93,13 +93,12 @@ class Reciprocal(Step, frozen=True):
     def _codes(self, state: State) -> Codes:
         """The codes of the gallery; transductive: of gallery and queries together, whose numbers come last."""
         nodes: Sequence = state.gallery
-        excluded = state.excluded
+        excluded, progress = state.excluded, state.progress
         if self.transductive:
             nodes = [RowStack([g, q]) for g, q in zip(state.gallery, state.queries)]
             unreadable = np.all([~np.any(q, axis=1) for q in state.queries], axis=0)
             excluded = np.concatenate([excluded, unreadable])
-            more: dict[str, Any] = dict(excluded=excluded, progress=state.progress)
-            graph = neighbour_graph(nodes, state.weights, self.k1, **more)
+            graph = neighbour_graph(nodes, state.weights, self.k1, excluded=excluded, progress=progress)
         else:
             graph = state.graph(self.k1)
         return learn_codes(
@@ -108,7 +107,7 @@ class Reciprocal(Step, frozen=True):
             self.k1,
             self.k2,
             excluded=excluded,
-            progress=state.progress,
+            progress=progress,
         )
 
 

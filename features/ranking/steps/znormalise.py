@@ -42,12 +42,12 @@ class ZNormalise(Step, frozen=True):
         )
 
 
-def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray | None = None) -> Projection:
+def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray) -> Projection:
     """Return the z-normalisation of rows (n, D): (x - mean) / standard deviation, per dimension.
 
     excluded (n,) bool: rows that are left out. A dimension that never varies becomes zero.
     """
-    chosen = np.arange(len(rows)) if excluded is None else np.flatnonzero(~excluded)
+    chosen = np.flatnonzero(~excluded)
     total, squares, count = np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), max(len(chosen), 1)
     for block in statistics_blocks(rows, chosen):
         total += np.add.reduce(block, axis=0)
