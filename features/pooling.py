@@ -154,7 +154,8 @@ def pool_maps(maps: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         maps = maps.contiguous()
     if not len(maps):
         return {name: maps.new_empty(maps.shape[:2]) for name in names}
-    groups, found = groups_of(maps), dict[str, list[Tensor]]((name, []) for name in names)
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    groups = groups_of(maps)
     scratch = maps.new_empty(groups[0].numel())
     for group in groups:
         check_non_negative(group, names)

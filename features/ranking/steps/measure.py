@@ -85,42 +85,22 @@ def _joined_and_centred(components: Components, weights: np.ndarray) -> list:
     return [RowView(joined.sources, lambda blocks: centred(joined.function(blocks)), joined.shape[1])]
 
 
-def _euclidean_raw(
-    queries: Components,
-    gallery: Components,
-    weights: np.ndarray,
-    query_norms: Components | None,
-    gallery_norms: Components | None,
-) -> Measured:
-    """-Σ w_l ‖Q_l - X_l‖² on the descriptors before L2, rebuilt as norm times stored row.
+def _before_l2(components: Components, norms: Components, scales: np.ndarray) -> list:
+    """The descriptors before L2, rebuilt as norm times stored row, each component divided by its scale."""
 
-    norms: L arrays (n,) float32, kept beside the dumps. Inside, both are divided by a power of two near the
-    gallery's largest norm (exact, and undone in the weights), which keeps the search's rounding margin small.
-    """
-    if query_norms is None or gallery_norms is None:
-        raise Top7Error(
-            "Euclidean distance on raw descriptors needs the norms before L2, kept beside the dumps as "
-            ".norms.npy: extract again, or use euclidean_normalised"
-        )
-    largest = [max(float(np.max(norms, initial=0.0)), 2.0**-100) for norms in gallery_norms]
-    scales = 2.0 ** np.ceil(np.log2(largest))
+    def view(rows: np.ndarray, lengths: np.ndarray, scale: float) -> RowView:
+        def rebuilt(blocks: list[np.ndarray]) -> np.ndarray:
+            return float64_rows(blocks[0]) * (float64_rows(blocks[1]) / scale)[:, None]
 
-    def view(rows: np.ndarray, norms: np.ndarray, scale: float, function: Callable) -> RowView:
-        def measure(blocks: list[np.ndarray]) -> np.ndarray:
-            return function(float64_rows(blocks[0]) * (float64_rows(blocks[1]) / scale)[:, None])
+        return RowView([rows, lengths], rebuilt, rows.shape[1])
 
-        return RowView([rows, norms], measure, rows.shape[1] + 2)
-
-    return (
-        [view(*each, _distance_query) for each in zip(queries, query_norms, scales, strict=True)],
-        [view(*each, _distance_gallery) for each in zip(gallery, gallery_norms, scales, strict=True)],
-        weights * np.square(scales),
-    )
+    return list(map(view, components, norms, scales))
 
 
 # of one component: the vector of a query, that of a gallery row, how many dimensions they have more
 _BY_COMPONENT: dict[str, tuple[Callable, Callable, int]] = {
     "correlation": (centred, centred, 0),  # Σ w_l ρ(q_l, x_l), each descriptor minus its own mean
+    "euclidean_raw": (_distance_query, _distance_gallery, 2),  # -Σ w_l ‖Q_l - X_l‖², before L2
     "euclidean_normalised": (
         _distance_query,
         _distance_gallery,
@@ -128,7 +108,7 @@ _BY_COMPONENT: dict[str, tuple[Callable, Callable, int]] = {
     ),  # -Σ w_l ‖q_l - x_l‖², ranks as cosine does
     "kl_divergence": (_kl_query, _kl_gallery, 1),  # -Σ w_l KL(q_l ‖ x_l), see `distribution`
 }
-MEASURES = ("cosine", "correlation", "correlation_concatenated", "euclidean_raw", *list(_BY_COMPONENT)[1:])
+MEASURES = ("cosine", "correlation", "correlation_concatenated", *list(_BY_COMPONENT)[1:])
 
 
 def measured(
@@ -142,7 +122,8 @@ def measured(
 ) -> Measured:
     """Return queries, gallery and weights for `features.search.exact_search.search`, which then ranks by measure `name`.
 
-    Nothing is computed until rows are read. Raises Top7Error where a measure needs norms and there are none.
+    norms: L arrays (n,) float32, kept beside the dumps. Nothing is computed until rows are read. Raises Top7Error where a
+    measure needs norms and there are none.
     """
     weights = np.asarray(weights, dtype=np.float64)
     if name == "cosine":  # Σ w_l cos(q_l, x_l): the stored L2-normalised descriptors as they are
@@ -150,7 +131,19 @@ def measured(
     if name == "correlation_concatenated":
         return _joined_and_centred(queries, weights), _joined_and_centred(gallery, weights), np.ones(1)
     if name == "euclidean_raw":
-        return _euclidean_raw(queries, gallery, weights, query_norms, gallery_norms)
+        if query_norms is None or gallery_norms is None:
+            raise Top7Error(
+                "Euclidean distance on raw descriptors needs the norms before L2, kept beside the dumps as "
+                ".norms.npy: extract again, or use euclidean_normalised"
+            )
+        # a power of two near the largest norm: exact, undone in the weights, and keeps the search's margin small
+        largest = [max(float(np.max(norms, initial=0.0)), 2.0**-100) for norms in gallery_norms]
+        scales = 2.0 ** np.ceil(np.log2(largest))
+        queries, gallery = (
+            _before_l2(queries, query_norms, scales),
+            _before_l2(gallery, gallery_norms, scales),
+        )
+        weights = weights * np.square(scales)
     of_query, of_gallery, more = _BY_COMPONENT[name]
 
     def views(components: Components, function: Callable) -> list:
