@@ -62,7 +62,10 @@ def neighbour_graph(
     if progress and total >= LARGE:
         time = "by the cluster's workers,"
         if fast:
-            time = f"about {duration(estimated_seconds(*factors(), k))} and"
+            rows, rate = factors()
+            products_s = 1.1 * total**2 * len(rows.centre) / rate
+            contenders_s = total * (20 + 2 * k) * PAIR_S / thread_count()
+            time = f"about {duration(products_s + contenders_s)} and"
         log.info(
             f"top7: neighbour graph of {total} images, {k} neighbours: {time} {total * k * 12 / 1e6:.0f} MB if it is "
             "not there yet; an interrupted run resumes"
@@ -120,10 +123,3 @@ def without_self(ranks: np.ndarray, scores: np.ndarray, start: int) -> tuple[np.
     keep = ~own
     shape = (len(ranks), ranks.shape[1] - 1)
     return ranks[keep].reshape(shape), scores[keep].reshape(shape)
-
-
-def estimated_seconds(factors: Factors, rate: float, k: int) -> float:
-    """Return about how long the graph takes by half of the products, from `chosen`'s rate of them, operations a second."""
-    total, dimension = len(factors.excluded), sum(part.shape[1] for part in factors.components)
-    contenders = total * (20 + 2 * k)
-    return 1.1 * total**2 * dimension / rate + contenders * PAIR_S / thread_count()
