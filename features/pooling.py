@@ -91,9 +91,8 @@ POOLING: dict[str, Callable[[MapStatistics], Tensor]] = {
     "spoc": lambda of: of.average,  # Babenko and Lempitsky 2015, sum: after L2 the two are the same
     "spoc-centre": lambda of: of.centred,  # with its centre prior, their eq. 5
     "mac": lambda of: of.maximum,
-    "gem": lambda of: (
-        of.power_mean
-    ),  # (mean of f^3)^(1/3), Radenovic et al. 2018, without their floor of 1e-6
+    # (mean of f^3)^(1/3), Radenovic et al. 2018, without their floor of 1e-6
+    "gem": lambda of: of.power_mean,
     # Kalantidis et al. 2016: C_j = log(sum_i Q_i / Q_j), Q_j the share of non-zero responses; 0 if dead
     "crow": lambda of: _channel_log(of.active, 0.0) * of.weighted,
     "fcrow": fcrow,
