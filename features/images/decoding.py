@@ -14,24 +14,15 @@ from math import ceil
 
 import numpy as np
 from PIL import Image, PngImagePlugin
+from PIL.Image import Transpose
 
 from competition.images import Region
 from features.images.rgb_pixels import Unreadable, as_decoded, as_rgb
-from features.images.sizing import FILTER, RESIZES, Sizing, fit_inside, middle, sized
+from features.images.sizing import FILTER, Sizing, fit_inside, sized, wanted_size
 
 DECODER = 3  # raise when any file may decode to other pixels (here, in sizing.py, in rgb_pixels.py): part of every recipe
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "WEBP",
-    "BMP",
-    "TIFF",
-    "AVIF",
-    "JPEG2000",
-    "PPM",
-    "QOI",
-)  # MPO comes with JPEG
+# MPO comes with JPEG
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
 MAX_PIXELS = 120_000_000
 MAX_DECODING_BYTES = 1_250_000_000  # of all images that are being decoded at one time
 PIXEL_BYTES = {"WEBP": 24, "AVIF": 20, "JPEG2000": 28, "TIFF": 14}  # what decoding takes at most, measured
@@ -43,19 +34,15 @@ MAX_DECODING_S = 30.0  # of processor time, so that a busy machine refuses nothi
 MAX_TEXT_MB = 16
 PHOTOGRAPHED = 1.5  # times the side wanted: what a photo is made of; it shows at least 0.6 of a side
 ORIENTATION = 0x0112
-ROTATIONS = (
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-)  # counter-clockwise
+ROTATIONS = (Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270)  # counter-clockwise
 ORIENTED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
 }
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 START_OF_SCAN = b"\xff\xda"
@@ -93,7 +80,8 @@ def decode(data: bytes, sizings: tuple[Sizing, ...], view: int | Region | None =
             coefficients = _coefficient_bytes(image, data) if scalable else 0
             if scalable and not isinstance(view, Region):  # a box is in pixels of the file
                 _draft(image, orientation in TURNED, wanted, min(sizing.crop for sizing in sizings))
-            with _room(coefficients + _decoding_bytes(image)):
+            bytes_a_pixel = PIXEL_BYTES.get(image.format or "", OTHER_PIXEL_BYTES)
+            with _room(coefficients + image.width * image.height * bytes_a_pixel):
                 depth = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
                 image.load()
                 if not scalable:  # EXIF may follow the pixels of a PNG; Pillow turns a TIFF itself
@@ -169,17 +157,9 @@ def _room(cost_bytes: int):
     return DECODING.room(cost_bytes)
 
 
-def _decoding_bytes(image: Image.Image) -> int:
-    return image.width * image.height * PIXEL_BYTES.get(image.format or "", OTHER_PIXEL_BYTES)
-
-
 def _wanted(size: tuple[int, int], orientation: int, sizings: tuple[Sizing, ...]) -> list[tuple[int, int]]:
     width, height = size[::-1] if orientation in TURNED else size
-    boxes = [middle(width, height, sizing.crop) for sizing in sizings]
-    return [
-        RESIZES[sizing.resize](right - left, lower - upper, sizing)
-        for sizing, (left, upper, right, lower) in zip(sizings, boxes)
-    ]
+    return [wanted_size(width, height, sizing) for sizing in sizings]
 
 
 def cut(pixels: Image.Image, region: Region) -> Image.Image:

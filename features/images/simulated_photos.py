@@ -165,21 +165,16 @@ def _exposed(rng: np.random.Generator, photo: Image.Image) -> np.ndarray:
     """Light, colours, shadow or glare, blur, noise, JPEG."""
     photo = photo.convert("RGB", _colours(rng, photo))
     light = rng.uniform()
-    if light < 0.45:
-        spread = _light(rng, photo.size, 110 if light < 0.3 else 150)
-        field = Image.merge("RGB", [spread] * 3)
-        photo = (
-            ImageChops.multiply(photo, ImageChops.invert(field))
-            if light < 0.3
-            else ImageChops.screen(photo, field)
-        )
+    if light < 0.3:
+        photo = ImageChops.multiply(photo, ImageChops.invert(_light(rng, photo.size, 110)))
+    elif light < 0.45:
+        photo = ImageChops.screen(photo, _light(rng, photo.size, 150))
     if rng.uniform() < 0.5:
         photo = photo.filter(ImageFilter.BoxBlur(float(rng.uniform(0.2, 2.0))))
     if rng.uniform() < 0.5:
         noise = Image.frombytes("RGB", photo.size, rng.bytes(3 * photo.width * photo.height))
-        photo = Image.blend(
-            photo, noise, float(rng.uniform(0.01, 0.12))
-        )  # a standard deviation of 1 to 9 grey levels
+        share = float(rng.uniform(0.01, 0.12))  # a standard deviation of 1 to 9 grey levels
+        photo = Image.blend(photo, noise, share)
     data = jpeg_bytes(photo, int(rng.integers(40, 96)))
     return np.asarray(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))
 
@@ -191,10 +186,9 @@ def _colours(rng: np.random.Generator, photo: Image.Image) -> tuple[float, ...]:
     cast = rng.uniform(0.85, 1.15, 3)
     small = np.asarray(photo.resize((8, 8), Image.Resampling.BOX)).reshape(-1, 3)
     mean = sum(float(share) * int(total) / 64 for share, total in zip(GREY, small.sum(0, dtype=np.int64)))
-    rows = []
+    rows, slope = [], float(contrast)
     for band in range(3):
         gain = float(cast[band] * brightness)
-        slope = float(contrast)
         for other in range(3):
             rows.append(gain * slope * float((1 - saturation) * GREY[other] + saturation * (band == other)))
         rows.append(gain * (1 - slope) * mean)
@@ -202,7 +196,7 @@ def _colours(rng: np.random.Generator, photo: Image.Image) -> tuple[float, ...]:
 
 
 def _light(rng: np.random.Generator, size: tuple[int, int], most: int) -> Image.Image:
-    """A soft field of 0 … most: an edge across the picture, or a spot."""
+    """A soft grey field, RGB of 0 … most: an edge across the picture, or a spot."""
     across, down = np.meshgrid(np.arange(16) / 15, np.arange(16) / 15)
     x, y = rng.uniform(0, 1, 2)
     if rng.uniform() < 0.5:
@@ -212,7 +206,8 @@ def _light(rng: np.random.Generator, size: tuple[int, int], most: int) -> Image.
         far = (across - x) * (across - x) + (down - y) * (down - y)
         field = 1 - far / rng.uniform(0.02, 0.3)
     values = np.clip(field, 0, 1) * (most * rng.uniform(0.3, 1.0))
-    return Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    light = Image.fromarray(values.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return Image.merge("RGB", [light] * 3)
 
 
 def jpeg_bytes(image: Image.Image, quality: int) -> bytes:

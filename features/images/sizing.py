@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from competition.configuration import SMALLEST_SIDE_PX, Backbone
-from competition.errors import ConfigurationError, nearest
 
 FILTER = Image.Resampling.BILINEAR
 
@@ -30,9 +29,10 @@ class Sizing:
     scale: float = 1.0
     crop: float = 1.0
 
-    def __post_init__(self) -> None:
-        if self.resize not in RESIZES:
-            raise ConfigurationError(f"unknown resize {self.resize!r}; {nearest(self.resize, RESIZES)}")
+    @property
+    def side_px(self) -> int:
+        """The side of the square that an image is squashed or padded to."""
+        return _scaled(self.image_size, self.scale)
 
 
 def sizings(backbone: Backbone, mean: Sequence[float]) -> tuple[Sizing, ...]:
@@ -53,26 +53,22 @@ def _scaled(length: int, factor: float) -> int:
     return max(1, round(length * factor))
 
 
-def _square_px(sizing: Sizing) -> int:
-    return _scaled(sizing.image_size, sizing.scale)
-
-
 def fit_inside(width: int, height: int, side: int) -> tuple[int, int]:
     """Return width and height scaled so that the longer one is `side`."""
     factor = side / max(width, height)
     return min(side, _scaled(width, factor)), min(side, _scaled(height, factor))
 
 
-def _squashed(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    return _square_px(sizing), _square_px(sizing)
+def wanted_size(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
+    """Return the width and height that an image gets, without what a padded one has beside it.
 
-
-def _padded(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    return fit_inside(width, height, _square_px(sizing))
-
-
-def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
-    """Never enlarges; with image_size 0 the original size, halved while its longer side is above max_size."""
+    "keep" never enlarges; with image_size 0 it is the original size, halved while its longer side is above max_size.
+    """
+    width, height = _scaled(width, sizing.crop), _scaled(height, sizing.crop)
+    if sizing.resize == "squash":
+        return sizing.side_px, sizing.side_px
+    if sizing.resize == "pad":
+        return fit_inside(width, height, sizing.side_px)
     if sizing.image_size:
         if max(width, height) > sizing.image_size:
             width, height = fit_inside(width, height, sizing.image_size)
@@ -82,9 +78,6 @@ def _kept(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
     if sizing.scale != 1:
         width, height = _scaled(width, sizing.scale), _scaled(height, sizing.scale)
     return width, height
-
-
-RESIZES = {"squash": _squashed, "pad": _padded, "keep": _kept}
 
 
 def sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndarray:
@@ -98,7 +91,7 @@ def sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndar
         pixels = pixels.resize(size, FILTER, reducing_gap=3.0)
     canvas = max(SMALLEST_SIDE_PX, size[0]), max(SMALLEST_SIDE_PX, size[1])
     if sizing.resize == "pad":
-        canvas = _square_px(sizing), _square_px(sizing)
+        canvas = sizing.side_px, sizing.side_px
     if size != canvas and sizing.resize != "squash":
         padded = Image.new("RGB", canvas, sizing.fill)
         padded.paste(pixels, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
