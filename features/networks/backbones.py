@@ -57,10 +57,8 @@ class Network:
         if self.transformer:
             return self  # no batch norm follows its convolutions
         replaced, reason = fuse_convolutions(self.module, self.forward)
-        notes = (
-            [f"{name}: its convolutions run as timm has them, which is slower: {reason}"] if reason else []
-        )
-        return replace(self, replaced=replaced, notes=self.notes + notes)
+        slower = f"{name}: its convolutions run as timm has them, which is slower: {reason}"
+        return replace(self, replaced=replaced, notes=self.notes + ([slower] if reason else []))
 
     def compiled(self) -> Network:
         """The same network; its forward pass is compiled at the first batch of each shape."""
@@ -86,9 +84,8 @@ def create_network(backbone: Backbone) -> Network:
             module, forward = _with_embeddings(backbone, numbers, embeddings)
         else:
             module, forward = _by_index(backbone, numbers)
-    source = (
-        str(backbone.weights) if isinstance(backbone.weights, Path) else f"weights = {backbone.weights!r}"
-    )
+    weights = backbone.weights
+    source = str(weights) if isinstance(weights, Path) else f"weights = {weights!r}"
     fit(module, state, source=source, model=backbone.model, known=known, heads=heads)
     module.eval().requires_grad_(False)
     cfg = model_cfg(backbone)
@@ -114,7 +111,7 @@ def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, C
     except Exception as error:
         raise no_such_layer(backbone, options, layers, error) from None
     order = [wanted.index(layer) for layer in layers]
-    if len(set(wanted)) != len(module.feature_info.out_indices) or min(wanted) < 0:
+    if len(wanted) != len(module.feature_info.out_indices) or min(wanted) < 0:
         raise no_such_layer(backbone, options, layers, None)
 
     def forward(images: Tensor) -> list[Tensor]:
@@ -182,7 +179,7 @@ def _embedder(
 
 
 def _by_name(
-    backbone: Backbone, names: tuple[str, ...], embeddings: tuple[str, ...] = ()
+    backbone: Backbone, names: tuple[str, ...], embeddings: tuple[str, ...]
 ) -> tuple[nn.Module, Callable]:
     """Forward hooks on named modules of the whole model; the pass ends at the last of them, or at the embeddings."""
     module = create_model(backbone, whole_options(backbone) | {"num_classes": 0})

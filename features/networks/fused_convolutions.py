@@ -41,12 +41,9 @@ class FusedConvolution(nn.Module):
         super().__init__()
         weight, bias = with_norm(convolution, norm)
         self.after = AFTER[type(activation)]
-        self.kernel_size, self.stride, self.dilation = (
-            convolution.kernel_size,
-            convolution.stride,
-            convolution.dilation,
-        )
-        self.groups, self.same = convolution.groups, isinstance(convolution, Conv2dSame)
+        self.kernel_size, self.stride = convolution.kernel_size, convolution.stride
+        self.dilation, self.groups = convolution.dilation, convolution.groups
+        self.same = isinstance(convolution, Conv2dSame)
         self.padding = (0, 0) if self.same else convolution.padding
         self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
@@ -93,11 +90,10 @@ def fuse_convolutions(
 
     module: in evaluation mode, float32, on the CPU; forward: runs it on (B, 3, H, W) and returns the maps wanted.
     """
-    images = torch.randn(1, 3, PROBE_SIDE_PX, PROBE_SIDE_PX, generator=torch.Generator().manual_seed(0))
-    before: dict[str, nn.Module] = {}
     if not can_fuse():
         return {}, NO_FUSING
-    reason = None
+    images = torch.randn(1, 3, PROBE_SIDE_PX, PROBE_SIDE_PX, generator=torch.Generator().manual_seed(0))
+    before: dict[str, nn.Module] = {}
     try:
         with torch.inference_mode():
             flow = _observed(module, forward, images)
@@ -105,17 +101,15 @@ def fuse_convolutions(
             before = {name: module.get_submodule(name) for name in replaced}
             put(module, replaced)
             worst = largest_difference(flow.maps, forward(images))
-        if not worst <= TOLERANCE:
-            reason = f"its maps would differ by {worst:.1e} of their largest value"
-    except Top7Error:
-        put(module, before)
+        if worst <= TOLERANCE:
+            return replaced, None
+        reason = f"its maps would differ by {worst:.1e} of their largest value"
+    except Top7Error:  # ends the program
         raise
     except Exception as error:  # a network may refuse the probe, or ask its norm for what is no longer there
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    if reason is not None:
-        put(module, before)
-        return {}, reason
-    return replaced, None
+    put(module, before)
+    return {}, reason
 
 
 def largest_difference(maps: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -190,9 +184,8 @@ class _Flow:
         """The module that alone reads what `name` gives; None where several do, or where it is wanted itself."""
         output = self.outputs[name]
         readers = self.readers.get(id(output), set())
-        return (
-            None if len(readers) != 1 or any(output is found for found in self.maps) else next(iter(readers))
-        )
+        wanted = any(output is found for found in self.maps)
+        return next(iter(readers)) if len(readers) == 1 and not wanted else None
 
 
 def _known(convolution: nn.Conv2d) -> bool:

@@ -45,9 +45,7 @@ def check_model(model: str) -> None:
 
 def model_cfg(backbone: Backbone) -> Any:
     """timm's description of a model's pretrained weights."""
-    return timm.get_pretrained_cfg(backbone.model) or timm.models.PretrainedCfg(
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
+    return timm.get_pretrained_cfg(backbone.model) or timm.models.PretrainedCfg()
 
 
 def whole_options(backbone: Backbone) -> dict:
@@ -68,16 +66,19 @@ def drawing() -> Iterator[None]:
 def create_model(backbone: Backbone, options: dict) -> Any:
     """timm's module, with the attributes that timm gives it. ConfigurationError: options that it refuses."""
     logging.getLogger("timm").setLevel(logging.ERROR)
-    options = dict(options)
     if not {"img_size", "dynamic_img_size"} & set(options):
-        options["dynamic_img_size"] = True  # transformers take any size with the weights as they are
+        options = options | {
+            "dynamic_img_size": True
+        }  # transformers take any size with the weights as they are
     while True:
         try:
             return timm.create_model(backbone.model, **options)
         except TypeError as error:
             if "dynamic_img_size" in str(error) and "dynamic_img_size" not in backbone.options:
-                options.pop("dynamic_img_size")
-                if _fixed_size(backbone) and backbone.resize != "keep":
+                del options["dynamic_img_size"]
+                cfg = model_cfg(backbone)
+                other = cfg.fixed_input_size and cfg.input_size[-1] != backbone.image_size
+                if other and backbone.resize != "keep":
                     options["img_size"] = backbone.image_size
                 continue
             if "unexpected keyword argument" in str(error):
@@ -86,13 +87,6 @@ def create_model(backbone: Backbone, options: dict) -> Any:
                     f"{backbone.options}: {error}"
                 ) from None
             raise
-
-
-def _fixed_size(backbone: Backbone) -> bool:
-    return (
-        bool(getattr(model_cfg(backbone), "fixed_input_size", False))
-        and model_cfg(backbone).input_size[-1] != backbone.image_size
-    )
 
 
 def paper_indices(backbone: Backbone) -> dict[str, int]:
@@ -172,42 +166,38 @@ def no_such_layer(
     )
 
 
-def own_file(backbone: Backbone) -> Path | None:
-    """The local file that a registered model's own pretrained weights lie in (the embedded backbone), if any."""
+def weights_file(backbone: Backbone) -> Path | None:
+    """The local file of a backbone's weights: as configured, or of a registered model's own (the embedded backbone)."""
     check_model(backbone.model)
-    file = getattr(model_cfg(backbone), "file", None)
+    if isinstance(backbone.weights, Path):
+        return backbone.weights
+    file = model_cfg(backbone).file
     return Path(file) if backbone.weights == "pretrained" and file else None
 
 
 def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple[str, ...], list[str]]:
     """The whole model's state dict, every name it may hold, its classifier's prefixes, and notes for the user."""
-    check_model(backbone.model)
-    classifier = getattr(model_cfg(backbone), "classifier", None) or ()
+    file = weights_file(backbone)
+    classifier = model_cfg(backbone).classifier or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    file = backbone.weights if isinstance(backbone.weights, Path) else own_file(backbone)
     if file is not None:
-        state = read_state(file)
-        return state, _all_names(backbone), heads, []
+        return read_state(file), _all_names(backbone), heads, []
+    notes = []
     if backbone.weights == "random":
         with drawing():
             torch.manual_seed(RANDOM_SEED)
-            model = create_model(backbone, whole_options(backbone))
-        note = f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"
-        return model.state_dict(), set(model.state_dict()), heads, [note]
-    model = _from_hub(backbone)
-    return model.state_dict(), set(model.state_dict()), heads, []
+            state = create_model(backbone, whole_options(backbone)).state_dict()
+        notes = [f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"]
+    else:
+        state = _from_hub(backbone).state_dict()
+    return state, set(state), heads, notes
 
 
 def _all_names(backbone: Backbone) -> set[str]:
     try:
         with torch.device("meta"):  # names and shapes, no values
             return set(create_model(backbone, whole_options(backbone)).state_dict())
-    except (
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-    ):  # some models compute while they are built
+    except (RuntimeError, ValueError, TypeError):  # some models compute while they are built
         return set(create_model(backbone, whole_options(backbone)).state_dict())
 
 
@@ -226,10 +216,8 @@ def _from_hub(backbone: Backbone) -> Any:
     except Exception as error:  # hub, HTTP, socket and cache errors have no common class
         reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
         raise Top7Error(
-            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of "
-            f"{backbone.model!r} "
-            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): "
-            f"connect to "
+            f"[[backbone]] {backbone.name}: the hub is out of reach: the pretrained weights of {backbone.model!r} "
+            f"could not be fetched from {cfg.hf_hub_id or cfg.url} ({type(error).__name__}: {reason}): connect to "
             'the network, or download them elsewhere and write weights = "path/to/file.safetensors"'
         ) from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from competition.errors import Top7Error
@@ -27,8 +28,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state: Any
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -82,19 +81,12 @@ def fit(
             loaded[key] = state[found]
     names = {plain_name(key) for key in known}
     unexpected = [key for key in state if plain_name(key) not in names and not key.startswith(heads)]
-    if missing or mismatched or unexpected:
-        faults = [
-            f"{len(found)} {what} (such as {found[0]})"
-            for what, found in (
-                ("missing", missing),
-                ("of another shape", mismatched),
-                ("unexpected", unexpected),
-            )
-            if found
-        ]
+    faults = {"missing": missing, "of another shape": mismatched, "unexpected": unexpected}
+    counted = [f"{len(found)} {what} (such as {found[0]})" for what, found in faults.items() if found]
+    if counted:
         raise Top7Error(
             f"{source}: does not fit the timm model {model!r}: of {len(wanted)} tensors "
-            f"{', '.join(faults)}: give the weights of this model, or the model of these weights"
+            f"{', '.join(counted)}: give the weights of this model, or the model of these weights"
         )
     network.load_state_dict(loaded, strict=False)
 

@@ -26,12 +26,10 @@ def weights_digest(backbone: Backbone, work: Path) -> str:
     whole model's state dict, remembered under `work` so that later commands need neither the hub nor the
     network.
     """
-    from features.networks.timm_models import own_file, source_state  # `recipes` does without
+    from features.networks.timm_models import source_state, weights_file  # `recipes` does without
 
-    if isinstance(backbone.weights, Path):
-        return noted_digest(backbone.weights) or stamped_digest(backbone.weights)
-    if (file := own_file(backbone)) is not None:
-        return stamped_digest(file)
+    if (file := weights_file(backbone)) is not None:
+        return noted_digest(file) or stamped_digest(file)
     key = json.dumps([backbone.model, backbone.weights, backbone.options], sort_keys=True, default=str)
     path = Path(work) / REMEMBERED
     try:

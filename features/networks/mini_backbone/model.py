@@ -18,44 +18,23 @@ from torch import nn
 
 NAME = "top7_vgg16_quarter"
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
-LAYOUT = (
-    16,
-    16,
-    "M",
-    32,
-    32,
-    "M",
-    64,
-    64,
-    64,
-    "M",
-    128,
-    128,
-    128,
-    "M",
-    128,
-    128,
-    128,
-    "M",
-)  # "M": 2 x 2 maximum
+# channels of the convolutions; "M": 2 x 2 maximum
+LAYOUT = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 128, "M")
 WIDTH = 128  # channels of the last block
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 default_cfgs = generate_default_cfgs(
     {
         NAME: {
-            "url": "",
             "file": str(WEIGHTS),
             "num_classes": 0,
             "input_size": (3, 160, 160),
             "pool_size": (5, 5),
-            "fixed_input_size": False,
             "crop_pct": 1.0,
             "interpolation": "bilinear",
             "mean": MEAN,
             "std": STD,
             "first_conv": "features.0",
-            "classifier": None,
             "license": "mit",
         },
     }
