@@ -75,9 +75,7 @@ def wanted_size(width: int, height: int, sizing: Sizing) -> tuple[int, int]:
     else:
         while max(width, height) > sizing.max_size:
             width, height = max(1, width // 2), max(1, height // 2)
-    if sizing.scale != 1:
-        width, height = _scaled(width, sizing.scale), _scaled(height, sizing.scale)
-    return width, height
+    return _scaled(width, sizing.scale), _scaled(height, sizing.scale)
 
 
 def sized(pixels: Image.Image, size: tuple[int, int], sizing: Sizing) -> np.ndarray:

@@ -26,8 +26,9 @@ from features.networks.timm_models import (
     module_name,
     no_such_layer,
     paper_indices,
+    refused,
     source_state,
-    whole_options,
+    whole_model,
 )
 from features.networks.weights import fit
 
@@ -91,10 +92,8 @@ def create_network(backbone: Backbone) -> Network:
     cfg = model_cfg(backbone)
     mean, std = backbone.mean or tuple(cfg.mean), backbone.std or tuple(cfg.std)
     if len(mean) != 3 or len(std) != 3:
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: mean and std have {len(mean)} and {len(std)} values: "
-            "expected 3 each, for RGB images"
-        )
+        found = f"mean and std have {len(mean)} and {len(std)} values"
+        raise refused(backbone, f"{found}: expected 3 each, for RGB images")
     transformer = any("Attention" in type(part).__name__ for part in module.modules())
     wanted = (*backbone.layers, *embeddings)
     return Network(module, forward, wanted, tuple(mean), tuple(std), transformer, notes)
@@ -111,8 +110,8 @@ def _by_index(backbone: Backbone, layers: tuple[int, ...]) -> tuple[nn.Module, C
     except Exception as error:
         raise no_such_layer(backbone, options, layers, error) from None
     order = [wanted.index(layer) for layer in layers]
-    if len(wanted) != len(module.feature_info.out_indices) or min(wanted) < 0:
-        raise no_such_layer(backbone, options, layers, None)
+    if len(wanted) != len(module.feature_info.out_indices):
+        raise no_such_layer(backbone, options, layers)
 
     def forward(images: Tensor) -> list[Tensor]:
         maps = [_channels_first(found, module) for found in module(images)]
@@ -130,19 +129,14 @@ def _with_embeddings(
     backbone: Backbone, layers: tuple[int, ...], embeddings: tuple[str, ...]
 ) -> tuple[nn.Module, Callable]:
     """Maps by number and embeddings in one pass of the whole model, by timm's `forward_intermediates`."""
-    module = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
+    module = whole_model(backbone, num_classes=0)
     if not hasattr(module, "forward_intermediates"):
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: timm gives no maps of {backbone.model!r} by number beside "
-            f"{' and '.join(embeddings)}: name modules in layers = […]"
-        )
+        why = f"timm gives no maps of {backbone.model!r} by number beside {' and '.join(embeddings)}"
+        raise refused(backbone, f"{why}: name modules in layers = […]")
     wanted = sorted(set(layers))
     known = len(module.feature_info)
-    if wanted[0] < 0 or wanted[-1] >= known:
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer "
-            f"{wanted[0] if wanted[0] < 0 else wanted[-1]}; it has 0 to {known - 1}"
-        )
+    if wanted[-1] >= known:
+        raise refused(backbone, f"{backbone.model!r} has no layer {wanted[-1]}; it has 0 to {known - 1}")
     embed = _embedder(backbone, module, embeddings)
 
     def forward(images: Tensor) -> list[Tensor]:
@@ -155,25 +149,15 @@ def _with_embeddings(
 def _embedder(
     backbone: Backbone, module: Any, embeddings: tuple[str, ...]
 ) -> Callable[[Tensor], list[Tensor]]:
-    """What gives the embeddings (B, D, 1, 1) from timm's `forward_features`.
-
-    They are the class token, which comes first, and `forward_head` before any classifier.
-    """
+    """What makes the embeddings (B, D, 1, 1), the class token and timm's head before any classifier, of its features."""
     if "cls" in embeddings and getattr(module, "cls_token", None) is None:
-        raise ConfigurationError(
-            f'[[backbone]] {backbone.name}: {backbone.model!r} has no class token: take "head" for "cls" in pooling'
-        )
+        raise refused(backbone, f'{backbone.model!r} has no class token: take "head" for "cls" in pooling')
     if "head" in embeddings and not hasattr(module, "forward_head"):
-        raise ConfigurationError(
-            f'[[backbone]] {backbone.name}: {backbone.model!r} has no head of its own: leave "head" out of pooling'
-        )
-    one = {
-        "cls": lambda final: final[:, 0],
-        "head": lambda final: module.forward_head(final, pre_logits=True),
-    }
+        raise refused(backbone, f'{backbone.model!r} has no head of its own: leave "head" out of pooling')
 
     def embed(final: Tensor) -> list[Tensor]:
-        return [one[name](final).flatten(1)[:, :, None, None] for name in embeddings]
+        given = {"cls": lambda: final[:, 0], "head": lambda: module.forward_head(final, pre_logits=True)}
+        return [given[name]().flatten(1)[:, :, None, None] for name in embeddings]
 
     return embed
 
@@ -182,17 +166,15 @@ def _by_name(
     backbone: Backbone, names: tuple[str, ...], embeddings: tuple[str, ...]
 ) -> tuple[nn.Module, Callable]:
     """Forward hooks on named modules of the whole model; the pass ends at the last of them, or at the embeddings."""
-    module = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
+    module = whole_model(backbone, num_classes=0)
     embed = _embedder(backbone, module, embeddings)
     if hasattr(module, "pre_logits") and "head" not in embeddings:
         module.pre_logits = nn.Identity()  # VGG's 4096-wide head is never run
     modules = dict(module.named_modules())
     for name in names:
         if name not in modules or not name:
-            raise ConfigurationError(
-                f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {name!r}; "
-                f"{nearest(name, [known for known in modules if known])}"
-            )
+            near = nearest(name, [known for known in modules if known])
+            raise refused(backbone, f"{backbone.model!r} has no layer {name!r}; {near}")
     for part in modules.values():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # a later layer would overwrite the maps
@@ -202,10 +184,8 @@ def _by_name(
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
             if not isinstance(output, Tensor) or output.ndim != 4:
                 shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ConfigurationError(
-                    f"[[backbone]] {backbone.name}: the layer {name!r} gives {shape}, expected maps "
-                    "(B, C, H, W): choose a layer before the head"
-                )
+                why = f"the layer {name!r} gives {shape}, expected maps (B, C, H, W)"
+                raise refused(backbone, f"{why}: choose a layer before the head")
             kept[name] = _channels_first(output, module)
             if len(kept) == len(set(names)) and not embeddings:
                 raise _Reached
@@ -221,10 +201,8 @@ def _by_name(
         with contextlib.suppress(_Reached):
             final = module.forward_features(images)
         if absent := [name for name in names if name not in kept]:
-            raise ConfigurationError(
-                f"[[backbone]] {backbone.name}: the layer {absent[0]!r} of {backbone.model!r} is "
-                "never run on the way to the features: choose an earlier one"
-            )
+            why = f"the layer {absent[0]!r} of {backbone.model!r} is never run on the way to the features"
+            raise refused(backbone, f"{why}: choose an earlier one")
         maps = [kept[name] for name in names]
         kept.clear()
         return maps + embed(final)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -96,7 +95,7 @@ def fuse_convolutions(
     before: dict[str, nn.Module] = {}
     try:
         with torch.inference_mode():
-            flow = _observed(module, forward, images)
+            flow = _Flow(module, forward, images)
             replaced = flow.fused_modules()
             before = {name: module.get_submodule(name) for name in replaced}
             put(module, replaced)
@@ -125,19 +124,55 @@ def put(module: nn.Module, replaced: dict[str, nn.Module]) -> None:
         module.set_submodule(name, new)
 
 
-@dataclass
 class _Flow:
-    """What a forward pass did.
+    """What a forward pass does.
 
     modules: those called, by name; outputs: of their last call; calls: how often; readers: names of the modules that
-    read a tensor, by its id; maps: what was returned.
+    read a tensor, by its id; maps: what is returned.
     """
 
-    modules: dict[str, nn.Module] = field(default_factory=dict)
-    outputs: dict[str, object] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)
-    readers: dict[int, set[str]] = field(default_factory=dict)
-    maps: list[Tensor] = field(default_factory=list)
+    def __init__(self, module: nn.Module, forward: Callable[[Tensor], list[Tensor]], images: Tensor) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.outputs: dict[str, object] = {}
+        self.calls: Counter[str] = Counter()
+        self.readers: dict[int, set[str]] = {}
+        readers, inside, kept = self.readers, [""], list[object]()
+
+        class Reads(TorchFunctionMode):
+            def __torch_function__(self, function, types, args=(), kwargs=None):
+                if getattr(function, "__name__", "") != "__get__":  # an attribute, such as the shape
+                    for value in _tensors((args, kwargs or {})):
+                        kept.append(value)  # alive, so that no other has its id
+                        readers.setdefault(id(value), set()).add(inside[-1])
+                return function(*args, **(kwargs or {}))
+
+        def enter(name: str) -> Callable:
+            return lambda *_: inside.append(name)
+
+        def leave(name: str) -> Callable:
+            def hook(called: nn.Module, _inputs: tuple, output: object) -> None:
+                inside.pop()
+                kept.append(output)
+                self.modules[name], self.outputs[name] = called, output
+                self.calls[name] += 1
+
+            return hook
+
+        own = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+        hooks = []
+        for name, part in module.named_modules():
+            hooks.append(part.register_forward_pre_hook(enter(name), prepend=True))
+            hooks.append(part.register_forward_hook(leave(name), prepend=True))
+        try:
+            for part in own:
+                setattr(part, "inplace", False)  # each result is a tensor of its own
+            with Reads():
+                self.maps = forward(images)
+        finally:
+            for part in own:
+                setattr(part, "inplace", True)
+            for hook in hooks:
+                hook.remove()
 
     def fused_modules(self) -> dict[str, nn.Module]:
         """{name: what takes its place}."""
@@ -194,47 +229,6 @@ def _known(convolution: nn.Conv2d) -> bool:
         and isinstance(convolution.padding, tuple)
         and convolution.weight.dtype == torch.float32
     )
-
-
-def _observed(module: nn.Module, forward: Callable[[Tensor], list[Tensor]], images: Tensor) -> _Flow:
-    flow, inside, kept = _Flow(), [""], []
-
-    class Reads(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if getattr(function, "__name__", "") != "__get__":  # an attribute, such as the shape
-                for value in _tensors((args, kwargs or {})):
-                    kept.append(value)  # alive, so that no other has its id
-                    flow.readers.setdefault(id(value), set()).add(inside[-1])
-            return function(*args, **(kwargs or {}))
-
-    def enter(name: str) -> Callable:
-        return lambda *_: inside.append(name)
-
-    def leave(name: str) -> Callable:
-        def hook(called: nn.Module, _inputs: tuple, output: object) -> None:
-            inside.pop()
-            kept.append(output)
-            flow.modules[name], flow.outputs[name] = called, output
-            flow.calls[name] += 1
-
-        return hook
-
-    own = [part for part in module.modules() if getattr(part, "inplace", False) is True]
-    hooks = []
-    for name, part in module.named_modules():
-        hooks.append(part.register_forward_pre_hook(enter(name), prepend=True))
-        hooks.append(part.register_forward_hook(leave(name), prepend=True))
-    try:
-        for part in own:
-            setattr(part, "inplace", False)  # each result is a tensor of its own
-        with Reads():
-            flow.maps = forward(images)
-    finally:
-        for part in own:
-            setattr(part, "inplace", True)
-        for hook in hooks:
-            hook.remove()
-    return flow
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

@@ -33,6 +33,11 @@ RANDOM_SEED = 0
 FEATURE_OPTIONS = ("features_only", "out_indices", "feature_location", "feature_cls", "output_stride")
 
 
+def refused(backbone: Backbone, why: str) -> ConfigurationError:
+    """The error that a [[backbone]] cannot be had as it is configured."""
+    return ConfigurationError(f"[[backbone]] {backbone.name}: {why}")
+
+
 def check_model(model: str) -> None:
     """Raise ConfigurationError with the nearest known name unless timm knows `model`."""
     if not timm.is_model(model.split(".")[0]):
@@ -46,11 +51,6 @@ def check_model(model: str) -> None:
 def model_cfg(backbone: Backbone) -> Any:
     """timm's description of a model's pretrained weights."""
     return timm.get_pretrained_cfg(backbone.model) or timm.models.PretrainedCfg()
-
-
-def whole_options(backbone: Backbone) -> dict:
-    """The options of a backbone but for those that cut the model at its features."""
-    return {key: value for key, value in backbone.options.items() if key not in FEATURE_OPTIONS}
 
 
 _DRAWING = threading.RLock()
@@ -82,11 +82,15 @@ def create_model(backbone: Backbone, options: dict) -> Any:
                     options["img_size"] = backbone.image_size
                 continue
             if "unexpected keyword argument" in str(error):
-                raise ConfigurationError(
-                    f"[[backbone]] {backbone.name}: timm's {backbone.model!r} refuses the options "
-                    f"{backbone.options}: {error}"
-                ) from None
+                why = f"timm's {backbone.model!r} refuses the options {backbone.options}: {error}"
+                raise refused(backbone, why) from None
             raise
+
+
+def whole_model(backbone: Backbone, **more: Any) -> Any:
+    """timm's module of the whole model, without the options that cut it at its features; more: further options."""
+    whole = {key: value for key, value in backbone.options.items() if key not in FEATURE_OPTIONS}
+    return create_model(backbone, whole | more)
 
 
 def paper_indices(backbone: Backbone) -> dict[str, int]:
@@ -112,10 +116,7 @@ def module_name(backbone: Backbone, layer: Layer) -> str:
         return layer
     known = _vgg_names(backbone)
     if known and layer not in known:
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {layer!r}; "
-            f"{nearest(layer, known)}"
-        )
+        raise refused(backbone, f"{backbone.model!r} has no layer {layer!r}; {nearest(layer, known)}")
     return known[layer][0] if known else layer
 
 
@@ -124,8 +125,7 @@ def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
     if "vgg" not in backbone.model:
         return {}
     with torch.device("meta"):  # names and shapes, no values
-        whole = create_model(backbone, whole_options(backbone) | {"num_classes": 0})
-    features = getattr(whole, "features", None)
+        features = getattr(whole_model(backbone, num_classes=0), "features", None)
     if not isinstance(features, nn.Sequential):  # RepVGG and others with vgg in their name alone
         return {}
     names: dict[str, tuple[str, int | None]] = {}
@@ -144,26 +144,21 @@ def _vgg_names(backbone: Backbone) -> dict[str, tuple[str, int | None]]:
 
 
 def no_such_layer(
-    backbone: Backbone, options: dict, layers: tuple, error: Exception | None
+    backbone: Backbone, options: dict, layers: tuple, error: Exception | None = None
 ) -> ConfigurationError:
+    """The error that names the layer that timm does not know, or why it cannot build the model at all."""
     try:
         infos = enumerate(create_model(backbone, options).feature_info.info)
         known = [str(info.get("index", number)) for number, info in infos]
     except Exception as failure:
-        return ConfigurationError(
-            f"[[backbone]] {backbone.name}: timm gives no feature maps of {backbone.model!r} by "
-            f"number ({' '.join(str(failure).split())[:120]}): name modules in layers = […]"
-        )
+        why = f"timm gives no feature maps of {backbone.model!r} by number ({' '.join(str(failure).split())[:120]})"
+        return refused(backbone, f"{why}: name modules in layers = […]")
     unknown = [layer for layer in layers if str(layer) not in known]
     if not unknown and error is not None:
-        return ConfigurationError(
-            f"[[backbone]] {backbone.name}: timm cannot build {backbone.model!r} with options "
-            f"{backbone.options}: {' '.join(str(error).split())[:200]}"
-        )
-    return ConfigurationError(
-        f"[[backbone]] {backbone.name}: {backbone.model!r} has no layer {unknown[0]!r}; "
-        f"{nearest(unknown[0], known)}"
-    )
+        why = f"timm cannot build {backbone.model!r} with options {backbone.options}"
+        return refused(backbone, f"{why}: {' '.join(str(error).split())[:200]}")
+    near = nearest(unknown[0], known)
+    return refused(backbone, f"{backbone.model!r} has no layer {unknown[0]!r}; {near}")
 
 
 def weights_file(backbone: Backbone) -> Path | None:
@@ -186,7 +181,7 @@ def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple
     if backbone.weights == "random":
         with drawing():
             torch.manual_seed(RANDOM_SEED)
-            state = create_model(backbone, whole_options(backbone)).state_dict()
+            state = whole_model(backbone).state_dict()
         notes = [f"{backbone.name}: weights are RANDOM (seed {RANDOM_SEED}), as written; scores mean nothing"]
     else:
         state = _from_hub(backbone).state_dict()
@@ -196,21 +191,19 @@ def source_state(backbone: Backbone) -> tuple[dict[str, Tensor], set[str], tuple
 def _all_names(backbone: Backbone) -> set[str]:
     try:
         with torch.device("meta"):  # names and shapes, no values
-            return set(create_model(backbone, whole_options(backbone)).state_dict())
+            return set(whole_model(backbone).state_dict())
     except (RuntimeError, ValueError, TypeError):  # some models compute while they are built
-        return set(create_model(backbone, whole_options(backbone)).state_dict())
+        return set(whole_model(backbone).state_dict())
 
 
 def _from_hub(backbone: Backbone) -> Any:
     cfg = model_cfg(backbone)
     if not (cfg.hf_hub_id or cfg.url or cfg.file):
-        raise ConfigurationError(
-            f"[[backbone]] {backbone.name}: timm has no pretrained weights for {backbone.model!r}: "
-            'give a local file in weights = …, or weights = "random"'
-        )
+        why = f"timm has no pretrained weights for {backbone.model!r}"
+        raise refused(backbone, f'{why}: give a local file in weights = …, or weights = "random"')
     try:
         with _hub():
-            return create_model(backbone, whole_options(backbone) | {"pretrained": True})
+            return whole_model(backbone, pretrained=True)
     except ConfigurationError:
         raise
     except Exception as error:  # hub, HTTP, socket and cache errors have no common class
