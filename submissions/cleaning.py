@@ -20,7 +20,7 @@ from competition.errors import ConfigurationError, Top7Error
 from features.dumps import DAMAGE, DamagedSidecar, beside, read_sidecar
 from features.dumps.journal import unfinished
 from features.dumps.layout import component_path, dumps_folder, views_folder, whole_folder
-from features.extraction.verify import extracted_dumps, whitened_dumps
+from features.extraction.verify import split_dumps
 from features.recipes.kept import kept_recipes
 from features.recipes.recipe import Recipe
 
@@ -131,8 +131,8 @@ def _needed(configuration: Configuration, recipes: Sequence[Recipe]) -> set[str]
     needed = {
         path.stem
         for split in (*SPLITS, SIMULATED)
-        for dumps in (extracted_dumps, whitened_dumps)
-        for path in dumps(configuration, split)
+        for paths in split_dumps(configuration, split)
+        for path in paths
     }
     for recipe in recipes:
         needed |= {Path(name).stem for name in recipe.provenance.get("data", {}).get("dumps", [])}

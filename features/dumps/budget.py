@@ -21,11 +21,9 @@ _OPEN: WeakValueDictionary[Path, np.ndarray] = WeakValueDictionary()
 
 def cache_bytes(cache_gib: float | None, gallery: Sequence[np.ndarray]) -> int:
     """Return what candidates and steps may keep: as configured, or twice the gallery's dumps that they come from."""
-    return (
-        int(cache_gib * 2**30)
-        if cache_gib is not None
-        else max(LEAST_BYTES, 2 * sum(part.nbytes for part in gallery))
-    )
+    if cache_gib is not None:
+        return int(cache_gib * 2**30)
+    return max(LEAST_BYTES, 2 * sum(part.nbytes for part in gallery))
 
 
 @contextmanager

@@ -20,8 +20,11 @@ def read_journal(path: Path) -> tuple[list[dict], int]:
     """The whole lines of a journal and the bytes they take; a cut-off or garbled line ends the reading."""
     found, whole_bytes = [], 0
     for raw in path.read_bytes().splitlines(keepends=True):
-        entry = _parsed(raw)
-        if entry is None:
+        try:
+            entry, same = json.loads(raw[9:]), int(raw[:8], 16) == zlib.crc32(raw[9:-1])
+        except ValueError:
+            break
+        if not same or not isinstance(entry, dict):
             break
         found.append(entry)
         whole_bytes += len(raw)
@@ -32,13 +35,3 @@ def journal_line(entry: Mapping) -> bytes:
     """One entry as it is appended, in one write."""
     text = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
     return b"%08x " % zlib.crc32(text) + text + b"\n"
-
-
-def _parsed(raw: bytes) -> dict | None:
-    if not raw.endswith(b"\n") or len(raw) < 11:
-        return None
-    try:
-        entry = json.loads(raw[9:])
-        return entry if int(raw[:8], 16) == zlib.crc32(raw[9:-1]) and isinstance(entry, dict) else None
-    except ValueError:
-        return None

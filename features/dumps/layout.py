@@ -10,7 +10,7 @@ from pathlib import Path
 from competition.configuration import SIMULATED, USERS, Backbone, Configuration, External, Parts
 from competition.configured import split_images
 from competition.errors import ConfigurationError, Top7Error
-from competition.images import ImageSet, ids_digest
+from competition.images import ids_digest
 from features.components import EMBEDDINGS, Component, backbone_of, external_named
 from features.dumps import file_label, recipe_digest
 from features.dumps.part_tables import PartTable, part_table
@@ -54,10 +54,11 @@ def whole_folder(configuration: Configuration, split: str) -> Path:
     folder = Path(configuration.competition.work) / "dumps" / split
     if split == SIMULATED:
         return folder / f"seed{configuration.simulate.seed}-v{VERSION}"
-    cut = None
-    if configuration.competition.format is not None and split != "test":
-        cut = cut_digest(split_images(configuration, split))
-    return folder if cut is None else folder / f"cut-{cut}"
+    if configuration.competition.format is None or split == "test":
+        return folder
+    images = split_images(configuration, split)
+    cut = [[images.ids[row], region.box, region.turns] for row, region in enumerate(images.regions) if region]
+    return folder / f"cut-{recipe_digest({'cut': cut})}" if cut else folder
 
 
 def views_folder(folder: Path) -> Path:
@@ -74,12 +75,6 @@ def has_views(configuration: Configuration, backbone: Backbone) -> bool:
 def by_views(backbone: Backbone) -> Backbone:
     """Return the backbone that describes a query by the mean of its views: image and middle, and their mirror images."""
     return replace(backbone, flip=True, crops=QUERY_CROPS, parts=())
-
-
-def cut_digest(images: ImageSet) -> str | None:
-    """The boxes and turns of the images that have any; None where every image is described whole."""
-    cut = [[images.ids[row], region.box, region.turns] for row, region in enumerate(images.regions) if region]
-    return recipe_digest({"cut": cut}) if cut else None
 
 
 def sample_folder(configuration: Configuration, ids: Sequence[str], split: str = "gallery") -> Path:
@@ -154,9 +149,20 @@ def targets_of(backbone: Backbone, base: Mapping, tables: Sequence[PartTable], f
 
 def configured_targets(configuration: Configuration, backbone: Backbone, folder: Path) -> list[Target]:
     """Every target of one backbone in `folder`, its part detectors as they were learnt, if they were."""
-    base, work = backbone_recipe(configuration, backbone), configuration.competition.work
-    tables = [part_table(work, backbone.name, base, parts) for parts in backbone.parts]
-    return targets_of(backbone, base, tables, folder)
+    tables = [table_of(configuration, backbone, parts) for parts in backbone.parts]
+    return targets_of(backbone, backbone_recipe(configuration, backbone), tables, folder)
+
+
+def extracted_dumps(configuration: Configuration, split: str, folder: Path) -> list[Path]:
+    """Every dump that extraction fills for a split in `folder`, there or not."""
+    described = [(backbone, folder) for backbone in configuration.backbones]
+    if split in USERS:
+        viewed = [backbone for backbone in configuration.backbones if has_views(configuration, backbone)]
+        described += [(by_views(backbone), views_folder(folder)) for backbone in viewed]
+    targets = [configured_targets(configuration, backbone, at) for backbone, at in described]
+    externals = [each for each in configuration.externals if getattr(each, split, None) is not None]
+    paths = [external_path(folder, each, split) for each in externals]
+    return [target.path for found in targets for target in found] + paths
 
 
 def dump_path(folder: Path, name: str, layer: int | str, middle: str, recipe: Mapping) -> Path:
@@ -221,11 +227,8 @@ def external_recipe(external: External, split: str) -> dict:
         )
     if not ids_path(source).is_file():
         raise Top7Error(f"{ids_path(source)}: no such file: expected the ids of {source}, one a line")
-    return {
-        "external": external.name,
-        "file": stamped_digest(source),
-        "ids": stamped_digest(ids_path(source)),
-    }
+    files = {"file": stamped_digest(source), "ids": stamped_digest(ids_path(source))}
+    return {"external": external.name, **files}
 
 
 def ids_path(source: Path) -> Path:

@@ -19,51 +19,41 @@ SELECTIONS = ("variance", "variance-mean", "random")  # or the path of an order 
 
 @dataclass(frozen=True)
 class PartTable:
-    """A parts table of a backbone, with the images it is learnt from, and the folder its model lies in.
+    """A parts table of a backbone, with the images it is learnt from.
 
-    recipe: what decides the model but for the images; record: the file that names them; sample: their digest, ids
-    those of the images: none before they are drawn.
+    recipe: what decides the model but for the images; record: the file that names them, beside the model; sample: their
+    digest, ids those of the images: none before they are drawn.
     """
 
     backbone: str
     parts: Parts
     recipe: Mapping
     record: Path
-    folder: Path
     sample: str | None
     ids: tuple[str, ...]
 
     @property
     def model(self) -> dict[str, Any]:
         """Folder, name and provenance of the model."""
-        name = file_label(self.backbone, self.parts.layer)
-        return {"folder": self.folder, "name": name, "provenance": {**self.recipe, "learnt": self.sample}}
+        name, provenance = file_label(self.backbone, self.parts.layer), {**self.recipe, "learnt": self.sample}
+        return {"folder": self.record.parent, "name": name, "provenance": provenance}
 
     def projection(self, count: int) -> dict:
         """The recipe of one detector count's unwhitened projection."""
-        return {
-            **self.recipe,
-            "count": count,
-            "largest_dim": max(self.parts.dims),
-            "learnt": self.sample,
-        }
+        return {**self.recipe, "count": count, "largest_dim": max(self.parts.dims), "learnt": self.sample}
 
 
 def part_table(work: Path | str, backbone: str, base: Mapping, parts: Parts) -> PartTable:
     """A parts table with its recorded sample; base: the `backbone_recipe`. Top7Error: a damaged record."""
-    recipe, folder = learning_recipe(base, parts), Path(work) / "parts"
-    record = _record(folder, backbone, parts, recipe)
+    recipe, record = learning_recipe(base, parts), learnt_path(work, backbone, base, parts)
     learnt = read_learnt(record) or {"sample": None, "ids": []}
-    return PartTable(backbone, parts, recipe, record, folder, learnt["sample"], tuple(learnt["ids"]))
+    return PartTable(backbone, parts, recipe, record, learnt["sample"], tuple(learnt["ids"]))
 
 
-def learnt_path(work: Path, backbone: str, base: Mapping, parts: Parts) -> Path:
+def learnt_path(work: Path | str, backbone: str, base: Mapping, parts: Parts) -> Path:
     """The record of the images that a parts table was learnt from."""
-    return _record(Path(work) / "parts", backbone, parts, learning_recipe(base, parts))
-
-
-def _record(folder: Path, backbone: str, parts: Parts, recipe: Mapping) -> Path:
-    return folder / f"{file_label(backbone, parts.layer)}-{recipe_digest(recipe)}.json"
+    name = f"{file_label(backbone, parts.layer)}-{recipe_digest(learning_recipe(base, parts))}.json"
+    return Path(work) / "parts" / name
 
 
 def learning_recipe(base: Mapping, parts: Parts) -> dict:

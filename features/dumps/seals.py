@@ -63,23 +63,20 @@ def read_seal(sidecar: Path) -> dict | None:
 def intact(sidecar: Path) -> dict | None:
     """Return what the sidecar says if its files are there, with their sizes and, up to CHECKED_BYTES, their sums."""
     found = read_seal(sidecar)
-    return found if found is not None and not _differing(sidecar, found, CHECKED_BYTES) else None
+    return found if found is not None and not _differing(sidecar, found) else None
 
 
 def bad_files(sidecar: Path) -> list[Path]:
     """Return the files of a sidecar that are not as they were written, read in full; itself where it is damaged."""
     found = read_seal(sidecar)
-    return [sidecar] if found is None else _differing(sidecar, found, None)
+    return [sidecar] if found is None else _differing(sidecar, found, in_full=True)
 
 
-def remove(sidecar: Path) -> int:
-    """Remove a sidecar, then its files; returns their bytes. Whoever has mapped a file keeps what is mapped."""
+def remove(sidecar: Path) -> None:
+    """Remove a sidecar, then its files. Whoever has mapped a file keeps what is mapped."""
     found = read_seal(sidecar) or {"files": {}}
-    paths = [sidecar, *(sidecar.with_name(Path(name).name) for name in found["files"])]
-    size_bytes = sum(path.stat().st_size for path in paths if path.exists())
-    for path in paths:
+    for path in [sidecar, *(sidecar.with_name(Path(name).name) for name in found["files"])]:
         path.unlink(missing_ok=True)
-    return size_bytes
 
 
 def touch(sidecar: Path, used_ns: int | None = None) -> None:
@@ -116,19 +113,18 @@ def _sum_once(path: Path, size_bytes: int, mtime_ns: int) -> int:
     return file_sum(path)
 
 
-def _differing(sidecar: Path, found: Mapping, most_bytes: int | None) -> list[Path]:
+def _differing(sidecar: Path, found: Mapping, *, in_full: bool = False) -> list[Path]:
     bad = []
     for name, noted in found["files"].items():
         path = sidecar.with_name(Path(name).name)
         try:
             there = path.stat()
             same = there.st_size == noted["bytes"]
-            if same and most_bytes is None:
+            if same and in_full:
                 same = file_sum(path) == noted["crc32"]
-            elif same and most_bytes is not None and there.st_size <= most_bytes:
+            elif same and there.st_size <= CHECKED_BYTES:
                 same = _sum_once(path, there.st_size, there.st_mtime_ns) == noted["crc32"]
         except OSError:
             same = False
-        if not same:
-            bad.append(path)
+        bad += [] if same else [path]
     return bad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +34,13 @@ def write_lists(dumps: Sequence[Path], folder: Path, images: ImageSet) -> list[t
     Returns (id, reason) of the images that some dump has no row for.
     """
     reasons: dict[int, str] = {}
-    records: dict[str, int] = {}
     for path in dumps:
         sidecar = read_sidecar(path)
-        if sidecar["images"] not in records:
-            records[sidecar["images"]] = len(sidecar["columns"])
-            for entry in sidecar["unreadable"]:
-                reasons.setdefault(entry["row"], entry["reason"])
+        for entry in sidecar["unreadable"]:
+            reasons.setdefault(entry["row"], entry["reason"])
     rows = [(images.ids[row], images.paths[row], reason) for row, reason in sorted(reasons.items())]
     _write(folder / "unreadable.csv", ("id", "file", "reason"), rows)
-    name, columns = list(records.items())[-1]
-    first = first_rows(folder / name, columns).tolist()
+    first = first_rows(folder, sidecar).tolist()
     twins = [(images.ids[row], images.ids[original]) for row, original in enumerate(first) if original != row]
     _write(folder / "duplicates.csv", ("id", "duplicate_of"), twins)
     return [(image_id, reason) for image_id, _, reason in rows]
@@ -53,36 +49,36 @@ def write_lists(dumps: Sequence[Path], folder: Path, images: ImageSet) -> list[t
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write the CSV unless it holds exactly this already."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(stream, lineterminator="\n").writerows([header, *rows])
     data = stream.getvalue().encode("utf-8", "surrogateescape")
     if not path.exists() or path.read_bytes() != data:
         Disk().write_file(path, data)
 
 
-def write_contact_sheet(folder: Path, photos: ImageSet) -> Path:
-    """Write <folder>/contact_sheet.jpg of some readable images, evenly spread; returns its path."""
+def write_contact_sheet(folder: Path, photos: ImageSet) -> None:
+    """Write <folder>/contact_sheet.jpg of some readable images, evenly spread."""
     starts = [row for row, name in enumerate(photos.ids) if photo_source(name)[1] == 0]
+    spans = list(zip(starts, [*starts[1:], len(photos)]))
     originals, views = [], []
-    for start in starts[:: max(1, len(starts) // SHOWN_IMAGES)][:SHOWN_IMAGES]:
-        end = min([row for row in starts if row > start][:1] + [len(photos), start + SHOWN_VIEWS])
-        found = [read_picture(start, photos.paths[start], SIZINGS).pixels] + [
-            read_picture(row, photos.paths[row], SIZINGS, photos.view(row)).pixels
-            for row in range(start, end)
-        ]
+    for start, end in spans[:: max(1, len(spans) // SHOWN_IMAGES)][:SHOWN_IMAGES]:
+        found = [read_picture(start, photos.paths[start], SIZINGS).pixels]
+        for row in range(start, min(end, start + SHOWN_VIEWS)):
+            found.append(read_picture(row, photos.paths[row], SIZINGS, photos.view(row)).pixels)
         readable = [pixels[0] for pixels in found if pixels]
         if len(readable) == len(found):
             originals.append(readable[0])
             views.append(readable[1:])
-    path = folder / CONTACT_SHEET
-    Disk().write_file(path, contact_sheet(originals, views))
-    return path
+    Disk().write_file(folder / CONTACT_SHEET, contact_sheet(originals, views))
 
 
-def first_rows(record: Path, columns: int) -> np.ndarray:
-    """(n,) int64: the first row with the same content as each row; a file that could not be opened equals no other."""
-    records = np.memmap(record, dtype=record_type(columns, IMAGE), mode="r")
+def first_rows(folder: Path, sidecar: Mapping) -> np.ndarray:
+    """(n,) int64: the first row with the same content as each row; a file that could not be opened equals no other.
+
+    sidecar: of a dump in `folder` with the record of these images.
+    """
+    records = np.memmap(
+        folder / sidecar["images"], dtype=record_type(len(sidecar["columns"]), IMAGE), mode="r"
+    )
     hashes = np.ascontiguousarray(records["sha256"]).view("V32")[:, 0]
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     rows = first[group].astype(np.int64)
@@ -100,8 +96,7 @@ def exact_duplicates(configuration: Configuration) -> np.ndarray:
     for backbone in configuration.backbones:
         for target in configured_targets(configuration, backbone, folder):
             if target.path.exists():
-                sidecar = read_sidecar(target.path)
-                return first_rows(folder / sidecar["images"], len(sidecar["columns"]))
+                return first_rows(folder, read_sidecar(target.path))
     raise Top7Error(f"{folder}: no dump that would tell the duplicates: run ./run.sh extract")
 
 

@@ -37,12 +37,8 @@ def device_names(count: int, visible: str | None) -> list[str]:
 
     visible: CUDA_VISIBLE_DEVICES, which may number them otherwise in each process.
     """
-    listed = [name.strip() for name in visible.split(",")] if visible else []
-    return (
-        [name.replace("/", "_") for name in listed[:count]]
-        if len(listed) >= count
-        else list(map(str, range(count)))
-    )
+    listed = [name.strip().replace("/", "_") for name in visible.split(",")] if visible else []
+    return listed[:count] if len(listed) >= count else list(map(str, range(count)))
 
 
 @cache

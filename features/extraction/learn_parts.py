@@ -7,8 +7,9 @@ gallery, so that its extraction goes on with the same detectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -141,31 +142,19 @@ def layer_maps(engine: Engine, images: ImageSet, layer: int | str) -> Iterator[t
     pictures = engine.pictures(images, range(len(images)), scaled=False)
     skipped = 0
     readable = (picture.pixels[0] for picture in pictures if picture.pixels is not None)
-    for pixels in _batches(readable, engine.settings.batch_rows):
-        slots = max(len(pixels), 2 if engine.backbone.resize == "keep" else engine.settings.batch_rows)
-        batch = np.zeros((slots, *pixels[0].shape), dtype=np.uint8)
-        batch[: len(pixels)] = pixels
-        maps = engine.for_parts(engine.maps(batch)[position])[: len(pixels)]
-        finite = torch.isfinite(maps).flatten(1).all(1)
-        skipped += int((~finite).sum())
-        with engine.named(f"parts of layer {layer!r}"):
-            check_maps(maps, finite=False)
-        yield maps[finite]
+    for shape, neighbours in groupby(readable, np.shape):
+        while pixels := list(islice(neighbours, engine.settings.batch_rows)):
+            slots = max(len(pixels), 2 if engine.backbone.resize == "keep" else engine.settings.batch_rows)
+            batch = np.zeros((slots, *shape), dtype=np.uint8)
+            batch[: len(pixels)] = pixels
+            maps = engine.for_parts(engine.maps(batch)[position])[: len(pixels)]
+            finite = torch.isfinite(maps).flatten(1).all(1)
+            skipped += int((~finite).sum())
+            with engine.named(f"parts of layer {layer!r}"):
+                check_maps(maps, finite=False)
+            yield maps[finite]
     if skipped:
         log.warning(
-            f"{engine.backbone.name}, layer {layer}: {skipped} images with values that are not finite are "
-            f"left out of "
+            f"{engine.backbone.name}, layer {layer}: {skipped} images with values that are not finite are left out of "
             "the training sample"
         )
-
-
-def _batches(pixels: Iterable[np.ndarray], most: int) -> Iterator[Sequence[np.ndarray]]:
-    """Neighbours of one shape, at most `most` together."""
-    waiting: list[np.ndarray] = []
-    for found in pixels:
-        if waiting and (len(waiting) == most or waiting[0].shape != found.shape):
-            yield waiting
-            waiting = []
-        waiting.append(found)
-    if waiting:
-        yield waiting

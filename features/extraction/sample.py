@@ -20,8 +20,7 @@ from competition.simulated_split import simulated_images
 from features.dumps import beside
 from features.dumps.disk import Disk
 from features.dumps.layout import (
-    configured_targets,
-    external_path,
+    extracted_dumps,
     sample_folder,
     sample_record,
     sampled_ids,
@@ -52,20 +51,22 @@ def images_to_describe(
         if split not in DESCRIBED:
             raise ConfigurationError(f"unknown split {split!r}: expected one of {', '.join(DESCRIBED)}")
     images = configured_images(configuration, splits)
-    whole = images.get("gallery")
+    whole = gallery = images.get("gallery")
+    labelled = configuration.competition.labelled and ("validation" in images or limit is not None)
     positives: set[str] = set()
-    if (
-        configuration.competition.labelled
-        and whole is not None
-        and ("validation" in images or limit is not None)
-    ):
+    if labelled and whole is not None:
         queries = images.get("validation") or split_images(configuration, "validation")
         labels = validation_labels(configuration, queries.ids, whole.ids)  # wrong ones: now, not later
         positives = {image_id for relevant in labels.values() for image_id in relevant}
-    gallery = whole
-    sampled = whole is not None and limit is not None and limit < len(whole)
-    if whole is not None and limit is not None and sampled:
-        gallery = images["gallery"] = _sample(whole, limit, configuration.tuning.seed, positives)
+    sampled = False
+    if whole is not None and limit is not None and limit < len(whole):
+        sampled, gallery = True, sample_images(whole, limit, configuration.tuning.seed, sorted(positives))
+        images["gallery"] = gallery
+        log.warning(
+            f"--limit {limit}: a sample of {len(gallery)} of {len(whole)} gallery images, with all "
+            f"{len(positives)} labelled positives in it: scores on it are optimistic, the full gallery has more to "
+            "confuse them"
+        )
     if SIMULATED in splits and configuration.simulate.images and configuration.backbones:
         if gallery is None:
             gallery = extracted_images(configuration, "gallery")
@@ -73,24 +74,11 @@ def images_to_describe(
         images[SIMULATED] = simulated_images(gallery, configuration.simulate)
     found = {}
     for split, of in images.items():
-        source = getattr(configuration.competition, split, None)
+        part, folder = False, whole_folder(configuration, split)
         if sampled and gallery is not None and split in ("gallery", SIMULATED):
-            folder = sample_folder(configuration, gallery.ids, split)
-            found[split] = SplitImages(of, folder, source, sampled=True)
-        else:
-            found[split] = SplitImages(of, whole_folder(configuration, split), source)
+            part, folder = True, sample_folder(configuration, gallery.ids, split)
+        found[split] = SplitImages(of, folder, getattr(configuration.competition, split, None), part)
     return found, whole
-
-
-def _sample(gallery: ImageSet, limit: int, seed: int, positives: set[str]) -> ImageSet:
-    """The sample of `--limit`; says that its scores are optimistic."""
-    sample = sample_images(gallery, limit, seed, sorted(positives))
-    log.warning(
-        f"--limit {limit}: a sample of {len(sample)} of {len(gallery)} gallery images, with all "
-        f"{len(positives)} labelled positives in it: scores on it are optimistic, the full gallery has more to "
-        "confuse them"
-    )
-    return sample
 
 
 def extracted_images(configuration: Configuration, split: str) -> ImageSet:
@@ -112,14 +100,9 @@ def extracted_images(configuration: Configuration, split: str) -> ImageSet:
 def use_sample(configuration: Configuration, sample: Sequence[str]) -> None:
     """Let commands use the finished dumps of `sample`, unless those of the whole gallery are all there."""
     record, folder = sample_record(configuration), whole_folder(configuration, "gallery")
-    dumps = [
-        target.path
-        for backbone in configuration.backbones
-        for target in configured_targets(configuration, backbone, folder)
-    ]
-    dumps += [external_path(folder, each, "gallery") for each in configuration.externals]
+    dumps = extracted_dumps(configuration, "gallery", folder)
     data = json.dumps({"ids": list(sample)}).encode()
-    if dumps and all(beside(path, ".json").exists() for path in dumps):
+    if all(beside(path, ".json").exists() for path in dumps):
         record.unlink(missing_ok=True)
         log.info(f"{folder}: the whole gallery is there: commands use it, not the sample")
     elif not record.exists() or record.read_bytes() != data:

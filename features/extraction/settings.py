@@ -119,18 +119,9 @@ def _chosen(backbone: Backbone, device: str, threads: int | None) -> Settings:
     while backbone.resize != "keep" and batch < 32 and 2 * batch * side * side <= BATCH_PIXELS:
         batch *= 2
     window = WINDOW_ROWS if side <= 512 else WINDOW_ROWS // 4
-    cores = threads or available_cores()
-    return Settings(
-        "cpu",
-        cores,
-        "float32",
-        "channels_last",
-        batch,
-        window,
-        torch.__version__,
-        batch_threads=-(-cores // MOST_AT_ONCE),
-        fused=True,
-    )
+    cores, version = threads or available_cores(), torch.__version__
+    one = -(-cores // MOST_AT_ONCE)
+    return Settings("cpu", cores, "float32", "channels_last", batch, window, version, one, fused=True)
 
 
 def gpu_rows(side_px: int, memory_bytes: int) -> int:

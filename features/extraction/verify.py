@@ -13,24 +13,14 @@ from itertools import product
 from pathlib import Path
 
 from competition.atomic import write_json
-from competition.configuration import SIMULATED, SPLITS, USERS, Configuration
+from competition.configuration import SIMULATED, SPLITS, Configuration
 from competition.errors import Top7Error
 from competition.progress import Progress
 from features.components import parts_component
 from features.dumps import DAMAGE, DamagedSidecar, bad_rows, beside, read_sidecar
-from features.dumps.layout import (
-    backbone_recipe,
-    by_views,
-    component_path,
-    configured_targets,
-    dumps_folder,
-    external_path,
-    has_views,
-    table_of,
-    views_folder,
-)
+from features.dumps.layout import backbone_recipe, component_path, dumps_folder, extracted_dumps, table_of
 from features.dumps.part_tables import learnt_path, read_learnt
-from features.dumps.seals import bad_files, remove, sum_path
+from features.dumps.seals import bad_files, remove
 from features.extraction.status import record_is_whole
 from features.parts.part_model import model_folder
 
@@ -64,9 +54,9 @@ def verify(
     """
     report = VerifyReport()
     configuration = _with_samples(configuration, report)
-    extracted = [path for split in splits for path in extracted_dumps(configuration, split)]
-    whitened = [path for split in splits for path in whitened_dumps(configuration, split)]
-    paths = [*extracted, *(path for path in whitened if beside(path, ".json").exists())]
+    paths: list[Path] = []
+    for extracted, whitened in (split_dumps(configuration, split) for split in splits):
+        paths += extracted + [path for path in whitened if beside(path, ".json").exists()]
     for path in Progress(paths, desc="verify", unit="dump", shown=progress):
         if not beside(path, ".json").exists():
             report.missing.append(path)
@@ -117,65 +107,37 @@ def _check_learnt(configuration: Configuration, report: VerifyReport) -> None:
         for parts in backbone.parts:
             table = table_of(configuration, backbone, parts)
             for sidecar in sorted(model_folder(parts, **table.model).glob("*.sum")):
-                file = sidecar.with_name(sidecar.name.removesuffix(".sum"))
-                report.files += 1
-                if bad := bad_files(sidecar):
-                    report.damaged |= dict.fromkeys(bad, [])
+                if _is_damaged(sidecar, report):
                     with suppress(OSError):
-                        file.unlink(missing_ok=True)
-                        sum_path(file).unlink(missing_ok=True)
+                        sidecar.with_suffix("").unlink(missing_ok=True)
+                        sidecar.unlink(missing_ok=True)
 
 
 def _check_kept(work: Path, report: VerifyReport) -> None:
     """Candidates and what steps keep of the gallery; damaged ones are removed and made again when next asked for."""
     for folder in (work / "candidates", work / "ranking"):
         for sidecar in sorted(folder.glob("*.json")):
-            if sidecar.name.endswith(".partial.json"):
-                continue
-            report.files += 1
-            if bad := bad_files(sidecar):
-                report.damaged |= dict.fromkeys(bad, [])
+            if _is_damaged(sidecar, report):
                 with suppress(OSError):
                     remove(sidecar)
 
 
-def whitened_dumps(configuration: Configuration, split: str) -> list[Path]:
-    """Every whitened component the configuration may ask for, there or not."""
-    if not _asked_for(configuration, split):
-        return []
-    return [
+def _is_damaged(sidecar: Path, report: VerifyReport) -> bool:
+    report.files += 1
+    bad = bad_files(sidecar)
+    report.damaged |= dict.fromkeys(bad, [])
+    return bool(bad)
+
+
+def split_dumps(configuration: Configuration, split: str) -> tuple[list[Path], list[Path]]:
+    """The dumps that extraction fills for a split, and the whitened components that may be asked for, there or not."""
+    asked_for = getattr(configuration.competition, split, None) is not None
+    if not (configuration.simulate.images if split == SIMULATED else asked_for):
+        return [], []
+    whitened = [
         component_path(configuration, parts_component(backbone, number, count, dim, exponent), split)
         for backbone in configuration.backbones
         for number, parts in enumerate(backbone.parts)
         for count, dim, exponent in product(parts.counts, parts.dims, parts.exponents)
     ]
-
-
-def _asked_for(configuration: Configuration, split: str) -> bool:
-    if split == SIMULATED:
-        return configuration.simulate.images > 0
-    return getattr(configuration.competition, split) is not None
-
-
-def extracted_dumps(configuration: Configuration, split: str) -> list[Path]:
-    """Every dump that extraction fills for a split, there or not."""
-    if not _asked_for(configuration, split):
-        return []
-    folder = dumps_folder(configuration, split)
-    found = [
-        target.path
-        for backbone in configuration.backbones
-        for target in configured_targets(configuration, backbone, folder)
-    ]
-    if split in USERS:
-        found += [
-            target.path
-            for backbone in configuration.backbones
-            if has_views(configuration, backbone)
-            for target in configured_targets(configuration, by_views(backbone), views_folder(folder))
-        ]
-    return found + [
-        external_path(folder, external, split)
-        for external in configuration.externals
-        if getattr(external, split, None) is not None
-    ]
+    return extracted_dumps(configuration, split, dumps_folder(configuration, split)), whitened
