@@ -1,13 +1,11 @@
 """The one store: dumps and everything else that is computed row by row and kept on the disk."""
 
 from features.dumps.dump import (
-    BLOCK_ROWS,
     DAMAGE,
     Dump,
     bad_rows,
     column_sum,
     file_label,
-    noted_damage,
     open_dump,
     recipe_digest,
     row_sums,
@@ -17,7 +15,6 @@ from features.dumps.sidecar import DamagedSidecar, beside, read_sidecar, sidecar
 from features.dumps.writer import npy_header
 
 __all__ = [
-    "BLOCK_ROWS",
     "DAMAGE",
     "DamagedSidecar",
     "Dump",
@@ -25,7 +22,6 @@ __all__ = [
     "beside",
     "column_sum",
     "file_label",
-    "noted_damage",
     "npy_header",
     "open_dump",
     "read_sidecar",

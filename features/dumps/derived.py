@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,14 +22,7 @@ from competition.errors import Top7Error
 from competition.messages import log
 from competition.progress import Progress
 from features.dumps import budget, seals
-from features.dumps.writer import (
-    BLOCK_ROWS,
-    COMMIT_EVERY_S,
-    RowFile,
-    RowWriter,
-    complete,
-    label_of,
-)
+from features.dumps.writer import BLOCK_ROWS, COMMIT_EVERY_S, RowFile, RowWriter, complete, label_of
 
 Block = Sequence[np.ndarray]
 T = TypeVar("T")
@@ -123,15 +115,23 @@ def derived(
     sidecar = Path(folder) / f"{stem}.json"
     names = {name: f"{stem}.{name}.npy" for name in columns}
     files = {names[name]: RowFile(shapes[name], np.dtype(dtype)) for name, (_, dtype) in columns.items()}
-    writer = RowWriter(
-        sidecar.parent, label_of(stem), files if rows else {}, rows=rows, window_rows=block_rows
-    )
+    writer = RowWriter(sidecar.parent, label_of(stem), files, rows=rows, window_rows=block_rows)
 
     def opened() -> dict[str, np.ndarray] | None:
         complete(writer.journal)
-        return _opened(
-            sidecar, {column: (sidecar.with_name(name), files[name]) for column, name in names.items()}
-        )
+        if seals.intact(sidecar) is None:
+            return None
+        there = {}
+        for column, name in names.items():
+            try:
+                there[column] = np.load(sidecar.with_name(name), mmap_mode="r", allow_pickle=False)
+            except Exception:  # a damaged header ends in any of Python's errors
+                return None
+            if (there[column].shape, there[column].dtype) != (files[name].shape, files[name].dtype):
+                return None
+        seals.touch(sidecar)
+        budget.hold(sidecar, max(there.values(), key=lambda matrix: matrix.nbytes))
+        return there
 
     def make() -> None:
         if sidecar.exists():
@@ -140,11 +140,11 @@ def derived(
         budget.make_room(sum(file.size_bytes for file in files.values()))
         with writer:
             left = list(writer.windows_left())
-            to_do = sum(count(window.start, window.stop) for _, window in left)
+            to_do = sum(count(window.start, window.stop) for window in left)
             with bar(initial=count(0, rows) - to_do) as told:
-                for number, window in left:
+                for window in left:
                     values = compute(window.start, window.stop)
-                    writer.write(number, dict(zip(files, map(np.asarray, values), strict=True)))
+                    writer.write(window, dict(zip(files, map(np.asarray, values), strict=True)))
                     writer.commit(every_s=COMMIT_EVERY_S)
                     told.update(count(window.start, window.stop))
             about = {"format": 2, "recipe": dict(recipe), "rows": rows}
@@ -162,26 +162,3 @@ def derived(
         ) from None
     note_files(sidecar, *(sidecar.with_name(name) for name in writer.files))
     return found
-
-
-def _opened(sidecar: Path, files: Mapping[str, tuple[Path, RowFile]]) -> dict[str, np.ndarray] | None:
-    """Return the matrices as memory maps; None where one is missing or damaged."""
-    if seals.intact(sidecar) is None:
-        return None
-    opened = {}
-    for name, (path, file) in files.items():
-        try:
-            found = (
-                np.load(path, mmap_mode="r", allow_pickle=False)
-                if math.prod(file.shape)
-                else np.empty(file.shape, file.dtype)
-            )
-        except Exception:  # a damaged header ends in any of Python's errors
-            return None
-        if found.shape != file.shape or found.dtype != file.dtype:
-            return None
-        opened[name] = found
-    seals.touch(sidecar)
-    if opened:
-        budget.hold(sidecar, max(opened.values(), key=lambda matrix: matrix.nbytes))
-    return opened

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -20,19 +19,18 @@ import numpy as np
 
 from competition.errors import Top7Error
 from features.dumps.sidecar import beside, read_sidecar
-from features.dumps.writer import npy_header
+from features.dumps.writer import BLOCK_ROWS, RowFile
 
-BLOCK_ROWS = 4096
 DAMAGE = ".damaged.json"  # beside a dump that `verify` found damaged
 SUM_ROWS = 1024  # float32 partial sums over this many unit rows lose less than 1e-6
 
 
 @dataclass(frozen=True)
 class Dump:
-    """An opened dump. descriptors: (n, D) float32 or float16 memory map; norms: (n,) float32; unreadable:
-    (n,) bool.
+    """An opened dump.
 
-    sidecar: the rest of its JSON file.
+    descriptors: (n, D) float32 or float16 memory map; norms: (n,) float32; unreadable: (n,) bool; sidecar: the rest of
+    its JSON file.
     """
 
     path: Path
@@ -77,13 +75,8 @@ def file_label(*parts: Any) -> str:
 def row_sums(descriptors: np.ndarray, norms: np.ndarray) -> np.ndarray:
     """CRC-32 of each row's bytes followed by its norm's, (n,) uint32."""
     rows, lengths = np.ascontiguousarray(descriptors), np.ascontiguousarray(norms, dtype=np.float32)
-    return np.array(
-        [
-            zlib.crc32(lengths[row : row + 1].tobytes(), zlib.crc32(rows[row].tobytes()))
-            for row in range(len(rows))
-        ],
-        dtype=np.uint32,
-    )
+    sums = [zlib.crc32(length.tobytes(), zlib.crc32(row.tobytes())) for row, length in zip(rows, lengths)]
+    return np.array(sums, dtype=np.uint32)
 
 
 def noted_damage(path: Path) -> int:
@@ -98,13 +91,9 @@ def noted_damage(path: Path) -> int:
 
 def is_complete(path: Path, sidecar: Mapping) -> bool:
     """Whether the files of a dump are there in full, and `verify` noted no damage."""
-    head = npy_header(sidecar["shape"], sidecar["dtype"])
-    size_bytes = len(head) + math.prod(sidecar["shape"]) * np.dtype(sidecar["dtype"]).itemsize
-    return (
-        all(beside(path, suffix).exists() for suffix in (".npy", ".norms.npy", ".sums.npy"))
-        and path.stat().st_size == size_bytes
-        and not beside(path, DAMAGE).exists()
-    )
+    there = all(beside(path, suffix).exists() for suffix in (".npy", ".norms.npy", ".sums.npy"))
+    size_bytes = RowFile(sidecar["shape"], np.dtype(sidecar["dtype"])).size_bytes
+    return there and path.stat().st_size == size_bytes and not beside(path, DAMAGE).exists()
 
 
 def open_dump(path: Path | str, *, ids: Sequence[str] | None = None) -> Dump:
@@ -126,9 +115,8 @@ def open_dump(path: Path | str, *, ids: Sequence[str] | None = None) -> Dump:
     unreadable = np.zeros(len(matrix), dtype=bool)
     unreadable[[entry["row"] for entry in sidecar["unreadable"]]] = True
     own = sidecar.pop("ids")
-    return Dump(
-        path, tuple(own if ids is None else ids), matrix, norms, unreadable, sidecar["recipe"], sidecar
-    )
+    named = tuple(own if ids is None else ids)
+    return Dump(path, named, matrix, norms, unreadable, sidecar["recipe"], sidecar)
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -159,12 +147,11 @@ def ids_difference(found: Sequence[str], expected: Sequence[str]) -> str:
     return f"row {row} is the image {found[row]!r}, expected {expected[row]!r}"
 
 
-def mapped_rows(path: Path, shape: tuple[int, int], dtype: str) -> np.ndarray:
+def mapped_rows(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Return a memory map of a dump that may be cut off: rows that are not there are zero, which fits no checksum."""
-    rows, width = shape
-    offset, row_bytes = len(npy_header(shape, dtype)), np.dtype(dtype).itemsize * width
-    size_bytes = path.stat().st_size if path.exists() else 0
-    there = max(0, min(rows, (size_bytes - offset) // row_bytes))
+    (rows, width), file = shape, RowFile(shape, np.dtype(dtype))
+    offset, size_bytes = len(file.head), path.stat().st_size if path.exists() else 0
+    there = max(0, min(rows, (size_bytes - offset) // file.row_bytes))
     if rows and there == rows:
         return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
     whole = np.zeros(shape, dtype=dtype)
@@ -179,33 +166,20 @@ def bad_rows(path: Path) -> np.ndarray:
     All of them where the shape or the checksums are gone.
     """
     sidecar = read_sidecar(path)
-    (rows, width), dtype = sidecar["shape"], sidecar["dtype"]
-    sums = _column(beside(path, ".sums.npy"), rows, np.uint32)
-    norms = _column(beside(path, ".norms.npy"), rows, np.float32)
-    head = npy_header((rows, width), dtype)
-    if sums is None or norms is None or not path.exists():
+    rows, file = sidecar["shape"][0], RowFile(tuple(sidecar["shape"]), np.dtype(sidecar["dtype"]))
+    try:
+        sums = _mapped(beside(path, ".sums.npy"), (rows,), "uint32")
+        norms = _mapped(beside(path, ".norms.npy"), (rows,), "float32")
+        with open(path, "rb") as stream:
+            whole_head = stream.read(len(file.head)) == file.head
+    except (Top7Error, FileNotFoundError):
         return np.arange(rows)
-    with open(path, "rb") as stream:
-        whole_head = stream.read(len(head)) == head
-    there = (path.stat().st_size - len(head)) / (width * np.dtype(dtype).itemsize)
-    if not whole_head or there > rows:
+    size_bytes = path.stat().st_size
+    if not whole_head or size_bytes > file.size_bytes:
         return np.arange(rows)
-    matrix, bad = mapped_rows(path, (rows, width), dtype), np.ones(rows, dtype=bool)
-    for start in range(0, int(there), BLOCK_ROWS):
-        block = slice(start, min(start + BLOCK_ROWS, int(there)))
+    there = (size_bytes - len(file.head)) // file.row_bytes
+    matrix, bad = mapped_rows(path, file.shape, sidecar["dtype"]), np.ones(rows, dtype=bool)
+    for start in range(0, there, BLOCK_ROWS):
+        block = slice(start, min(start + BLOCK_ROWS, there))
         bad[block] = row_sums(matrix[block], norms[block]) != sums[block]
     return np.flatnonzero(bad)
-
-
-def _column(path: Path, rows: int, dtype: type) -> np.ndarray | None:
-    """A dump's norms or sums; None where the file is not a complete one of this header."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    head = npy_header((rows,), dtype)
-    return np.frombuffer(data, dtype, offset=len(head)) if _is_column(data, head, rows, dtype) else None
-
-
-def _is_column(data: bytes, head: bytes, rows: int, dtype: type) -> bool:
-    return data.startswith(head) and len(data) == len(head) + rows * np.dtype(dtype).itemsize

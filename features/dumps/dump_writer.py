@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from competition.images import ids_digest
-from features.dumps.disk import Disk
 from features.dumps.dump import DAMAGE, column_sum, recipe_digest, row_sums
 from features.dumps.seals import sealed_text
 from features.dumps.sidecar import beside, sidecar_for
@@ -37,10 +36,9 @@ class DumpWriter(RowWriter):
         *,
         image: Sequence[tuple] = (),
         record: str | None = None,
-        window_rows: int = BLOCK_ROWS,
+        window_rows: int,
         about: Mapping[str, Any] | None = None,
         unwanted: Iterable[str] = (),
-        disk: Disk | None = None,
     ) -> None:
         self.dumps, self.ids, self.record = list(dumps), ids, record or "records"
         files = {name: RowFile((len(ids), width), np.dtype(dtype)) for name, (width, dtype) in dumps.items()}
@@ -54,34 +52,44 @@ class DumpWriter(RowWriter):
             window_rows=window_rows,
             about={"ids": ids_digest(ids), **(about or {})},
             unwanted=unwanted,
-            disk=disk,
         )
 
     def write_rows(
-        self, number: int, matrices: Mapping[str, np.ndarray], records: np.ndarray, **noted: object
+        self, rows: range, matrices: Mapping[str, np.ndarray], records: np.ndarray, **noted: object
     ) -> None:
         """Write one window of every dump. records (m,): all filled in but for the checksums of the rows."""
         for name, matrix in matrices.items():
-            column = self.dumps.index(name)
-            records["sums"][:, column] = row_sums(
-                matrix.astype(self.files[name].dtype, copy=False), records["norms"][:, column]
-            )
-        self.write(number, {**matrices, self.record: records}, **noted)
+            column, kept = self.dumps.index(name), matrix.astype(self.files[name].dtype, copy=False)
+            records["sums"][:, column] = row_sums(kept, records["norms"][:, column])
+        self.write(rows, {**matrices, self.record: records}, **noted)
 
-    def finish_dumps(self, sidecars: Iterable[tuple[str, dict]], gone: Iterable[str] = ()) -> None:
-        """Give the dumps their names; sidecars: of each, all but for the sum of its rows; gone: see `finish`."""
-        damage = [beside(Path(name), DAMAGE).name for name in self.dumps if name in self.written]
-        self.finish(self._beside(sidecars), [*gone, *damage])
+    def finish_dumps(
+        self,
+        recipes: Mapping[str, Mapping],
+        unreadable: Mapping[int, str],
+        *,
+        gone: Iterable[str] = (),
+        **more: Any,
+    ) -> None:
+        """Give the dumps of `recipes`, by name, their names.
 
-    def _beside(self, sidecars: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, bytes]]:
-        records = self.mapped(self.record)
-        for name, sidecar in sidecars:
-            for kind in ("norms", "sums"):
-                values = np.ascontiguousarray(records[kind][:, self.dumps.index(name)])
-                data = npy_header(values.shape, values.dtype) + values.tobytes()
-                yield beside(Path(name), f".{kind}.npy").name, data
-            sidecar["column_sum"] = column_sum(self.mapped(name)).tolist()
-            yield beside(Path(name), ".json").name, sealed_text(sidecar).encode()
+        unreadable: {row: reason}; more: further keys of the sidecars; gone: see `finish`.
+        """
+        records, ids = self.mapped(self.record), self.ids
+        bad = [{"row": row, "id": ids[row], "reason": reason} for row, reason in sorted(unreadable.items())]
+
+        def small_files() -> Iterator[tuple[str, bytes]]:
+            for name, recipe in recipes.items():
+                for kind in ("norms", "sums"):
+                    values = np.ascontiguousarray(records[kind][:, self.dumps.index(name)])
+                    data = npy_header(values.shape, values.dtype) + values.tobytes()
+                    yield beside(Path(name), f".{kind}.npy").name, data
+                shape, dtype = self.files[name].shape, str(self.files[name].dtype)
+                sidecar = sidecar_for(shape, dtype, ids, recipe, bad, **more)
+                sidecar["column_sum"] = column_sum(self.mapped(name)).tolist()
+                yield beside(Path(name), ".json").name, sealed_text(sidecar).encode()
+
+        self.finish(small_files(), [*gone, *(beside(Path(name), DAMAGE).name for name in recipes)])
 
 
 def write_dump(
@@ -92,38 +100,27 @@ def write_dump(
     dtype: str,
     ids: Sequence[str],
     recipe: Mapping,
-    unreadable: Sequence[Mapping] | str,
+    unreadable: Mapping[int, str] | str,
     **more: Any,
 ) -> Path:
     """Write a whole dump block by block, or what an interrupted call left of it; returns `path`.
 
-    rows(start, stop): unit rows (m, D) and their norms (m,); unreadable: as in the sidecar, or the reason why rows
+    rows(start, stop): unit rows (m, D) and their norms (m,); unreadable: {row: reason}, or the reason why rows
     without a norm are; more: further keys of the sidecar, which a half-written dump must share to be continued.
     Top7Error where the disk is full.
     """
     about = {"recipe": recipe_digest(recipe), **more}
-    label = label_of(path.name)
-    with DumpWriter(path.parent, label, {path.name: (shape[1], dtype)}, ids, about=about) as writer:
-        for number, window in writer.windows_left():
+    dumps, label = {path.name: (shape[1], dtype)}, label_of(path.name)
+    with DumpWriter(path.parent, label, dumps, ids, window_rows=BLOCK_ROWS, about=about) as writer:
+        for window in writer.windows_left():
             matrix, norms = rows(window.start, window.stop)
             records = np.zeros(len(window), dtype=writer.files[writer.record].dtype)
             records["norms"][:, 0] = norms
-            writer.write_rows(number, {path.name: matrix}, records)
+            writer.write_rows(window, {path.name: matrix}, records)
             writer.commit(every_s=COMMIT_EVERY_S)
         if isinstance(unreadable, str):
             lengths = writer.mapped(writer.record)["norms"][:, 0]
-            unreadable = [
-                {"row": row, "id": ids[row], "reason": unreadable}
-                for row in np.flatnonzero(lengths == 0).tolist()
-            ]
-        sidecar = sidecar_for(
-            shape=shape,
-            dtype=dtype,
-            ids=ids,
-            recipe=recipe,
-            unreadable=unreadable,
-            column_sum=[],  # its place in the file; `finish_dumps` fills it in
-            **more,
-        )
-        writer.finish_dumps([(path.name, sidecar)])
+            unreadable = dict.fromkeys(np.flatnonzero(lengths == 0).tolist(), unreadable)
+        more = {"column_sum": [], **more}  # its place in the file
+        writer.finish_dumps({path.name: recipe}, unreadable, **more)
     return path

@@ -84,8 +84,7 @@ def read_sidecar(path: Path) -> dict:
 
 
 def sidecar_for(
-    *,
-    shape: tuple[int, int],
+    shape: Sequence[int],
     dtype: str,
     ids: Sequence[str],
     recipe: Mapping,
@@ -103,6 +102,6 @@ def sidecar_for(
         "dtype": dtype,
         "ids": list(ids),
         "recipe": dict(recipe),
-        "unreadable": sorted((dict(entry) for entry in unreadable), key=lambda entry: entry["row"]),
+        "unreadable": list(unreadable),
         **more,
     }

@@ -35,15 +35,9 @@ SIDECARS = (".json", ".sum")
 
 def npy_header(shape: Sequence[int], dtype: DTypeLike) -> bytes:
     """Return the bytes before the data of a .npy file of this shape, C order."""
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream,
-        {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": tuple(shape),
-        },
-    )
+    stream, kind = io.BytesIO(), np.lib.format.dtype_to_descr(np.dtype(dtype))
+    about = {"descr": kind, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(stream, about)
     return stream.getvalue()
 
 
@@ -91,12 +85,10 @@ class RowWriter:
         window_rows: int = BLOCK_ROWS,
         about: Mapping[str, Any] | None = None,
         unwanted: Iterable[str] = (),
-        disk: Disk | None = None,
     ) -> None:
         self.folder, self.label, self.files = Path(folder), label, dict(files)
-        self.rows, self.window_rows, self.disk = rows, window_rows, disk or Disk()
-        self.unwanted = set(unwanted)
-        self.written = {name: file for name, file in self.files.items() if name not in self.unwanted}
+        self.rows, self.window_rows, self.disk = rows, window_rows, Disk()
+        self.written = {name: file for name, file in self.files.items() if name not in set(unwanted)}
         self.header = {
             "format": FORMAT,
             "files": {
@@ -129,10 +121,9 @@ class RowWriter:
         """Return the rows of window `number`."""
         return range(number * self.window_rows, min(self.rows, (number + 1) * self.window_rows))
 
-    def windows_left(self) -> Iterator[tuple[int, range]]:
-        """Yield the windows that are not finished, in order: their numbers and rows."""
-        for number in np.flatnonzero(~self.done):
-            yield int(number), self.window(int(number))
+    def windows_left(self) -> Iterator[range]:
+        """Yield the rows of the windows that are not finished, in order."""
+        return map(self.window, np.flatnonzero(~self.done).tolist())
 
     def start(self) -> None:
         """Go on from the journal, or create the files."""
@@ -192,8 +183,7 @@ class RowWriter:
     def mapped(self, name: str) -> np.ndarray:
         """Return all that was written of a file as a read-only memory map."""
         file = self.files[name]
-        offset = len(file.head)
-        return np.memmap(self.partial(name), file.dtype, "r", offset, file.shape)
+        return np.memmap(self.partial(name), file.dtype, "r", len(file.head), file.shape)
 
     def put(self, name: str, place: int, values: np.ndarray) -> int:
         """Write values from item number `place` of the file on; returns their checksum."""
@@ -202,13 +192,14 @@ class RowWriter:
         self.disk.write_at(self.partial(name), len(file.head) + file.dtype.itemsize * place, data)
         return zlib.crc32(data)
 
-    def write(self, number: int, blocks: Mapping[str, np.ndarray], **noted: object) -> None:
+    def write(self, rows: range, blocks: Mapping[str, np.ndarray], **noted: object) -> None:
         """Write one window of every file; `noted` is kept in the journal beside it, once it is committed."""
-        start, sums = self.window(number).start, {}
-        for name, values in blocks.items():
-            sums[name] = self.put(name, start * math.prod(self.files[name].shape[1:]), values)
-        line = {"window": number, "sums": [sums.get(name) for name in self.files], **noted}
-        self._waiting.append(line)
+        sums = {
+            name: self.put(name, rows.start * math.prod(self.files[name].shape[1:]), values)
+            for name, values in blocks.items()
+        }
+        number = rows.start // self.window_rows
+        self._waiting.append({"window": number, "sums": [sums.get(name) for name in self.files], **noted})
 
     def note(self, line: dict) -> None:
         """Take over what the journal says of a finished window."""

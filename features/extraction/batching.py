@@ -7,10 +7,11 @@ bytes in a first run, in a repair and alone.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -30,30 +31,27 @@ NOT_FINITE = "the network gives values that are not finite"
 class Window:
     """The results of `rows`.
 
-    descriptors[t]: (m, D_t) float32; norms: (m, T) float32; pictures: {place: (size, mtime, sha256)} of the
-    files read; computed: places with a descriptor; unreadable: {row: reason}; copies: {place: an earlier row
-    with the same content}.
+    descriptors[t]: (m, D_t) float32; norms: (m, T) float32; settings: those it was computed with; pictures: {place:
+    (size, mtime, sha256)} of the files read; computed: places with a descriptor; unreadable: {row: reason}; copies:
+    {place: a row before it with the same content}; waited_s: how long of taken_s the network had no images.
     """
 
     rows: range
     descriptors: list[np.ndarray]
     norms: np.ndarray
+    settings: dict
     pictures: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
     computed: list[int] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
     copies: dict[int, int] = field(default_factory=dict)
-
-    def identify(self, records: np.ndarray) -> None:
-        """Write size, time and content hash of the files read into `records` (m,)."""
-        for place, (size_bytes, mtime_ns, sha256) in self.pictures.items():
-            records["size_bytes"][place], records["mtime_ns"][place] = size_bytes, mtime_ns
-            records["sha256"][place] = np.frombuffer(sha256, dtype=np.uint8)
+    waited_s: float = 0.0
+    taken_s: float = 0.0
 
 
-def blank_window(rows: range, widths: Sequence[int]) -> Window:
+def blank_window(rows: range, widths: Sequence[int], settings: dict) -> Window:
     """A window in which nothing is computed yet."""
     descriptors = [np.zeros((len(rows), width), dtype=np.float32) for width in widths]
-    return Window(rows, descriptors, np.zeros((len(rows), len(widths)), dtype=np.float32))
+    return Window(rows, descriptors, np.zeros((len(rows), len(widths)), dtype=np.float32), settings)
 
 
 def compute_window(
@@ -75,10 +73,14 @@ class StartedWindow:
 
     def __init__(self, engine: Engine, targets: Sequence[Target], widths: Sequence[int], rows: range) -> None:
         self.engine, self.targets = engine, targets
-        self.window = blank_window(rows, widths)
+        self.window = blank_window(rows, widths, {})
         self.pooled = [t for t, target in enumerate(targets) if target.parts is None]
-        self.projection = _Projection(engine, targets, self.window)
-        self.twins: list[tuple[int, int]] = []
+        self.columns = [
+            (t, target.parts, target.count)
+            for t, target in enumerate(targets)
+            if target.parts is not None and target.count is not None
+        ]
+        self.gathered: list[tuple[int, list[dict[Parts, Tensor]]]] = []  # place; psi (N, C) of its views
         self.under_way: deque[tuple[list[Picture], int, Future[Batch]]] = deque()
 
     def read(
@@ -92,46 +94,40 @@ class StartedWindow:
 
         An image of a known content, like a twin within the window, is not run again. `advance` is called for each image.
         """
-        window = self.window
-        first: dict[bytes, int] = {}  # content hash -> place
+        window, began = self.window, time.perf_counter()
+        first: dict[bytes, int] = {}  # content hash -> row
         groups: dict[tuple, list[Picture]] = {}
         for _ in needed:
+            asked = time.perf_counter()
             picture = next(pictures)
+            window.waited_s += time.perf_counter() - asked
             advance(1)
             place = picture.row - window.rows.start
             window.pictures[place] = picture.size_bytes, picture.mtime_ns, picture.sha256
-            if picture.sha256 in known:
-                window.copies[place] = known[picture.sha256]
+            if (original := known.get(picture.sha256, first.get(picture.sha256))) is not None:
+                window.copies[place] = original
             elif picture.pixels is None:
                 window.unreadable[picture.row] = picture.reason or "unreadable"
-            elif picture.sha256 in first:
-                self.twins.append((place, first[picture.sha256]))
             else:
-                first[picture.sha256] = place
+                first[picture.sha256] = picture.row
                 shape = tuple(view.shape for view in picture.pixels)
                 groups.setdefault(shape, []).append(picture)
-                if (
-                    len(groups[shape]) >= self.engine.settings.batch_rows
-                ):  # fewer than before once memory ran out
+                # fewer than before once memory ran out
+                if len(groups[shape]) >= self.engine.settings.batch_rows:
                     self._put(groups.pop(shape))
         for waiting in groups.values():
             self._put(waiting)
+        window.taken_s = time.perf_counter() - began
 
     def finish(self) -> Window:
         """Wait for the last batches."""
+        began = time.perf_counter()
         while self.under_way:
             self._take(*self.under_way.popleft())
-        self.projection.flush()
-        window = self.window
-        for place, original in self.twins:
-            if (reason := window.unreadable.get(window.rows.start + original)) is not None:
-                window.unreadable[window.rows.start + place] = reason
-                continue
-            for rows in window.descriptors:
-                rows[place] = rows[original]
-            window.norms[place] = window.norms[original]
-            window.computed.append(place)
-        return window
+        self._project()
+        self.window.settings = asdict(self.engine.settings)
+        self.window.taken_s += time.perf_counter() - began
+        return self.window
 
     def _put(self, pictures: list[Picture]) -> None:
         """Compute the descriptors of pictures of one shape; waits where more than the engine takes are under way."""
@@ -152,14 +148,13 @@ class StartedWindow:
 
     def _take(self, pictures: list[Picture], slots: int, future: Future[Batch]) -> None:
         """Keep a batch's results; where memory ran out its halves are computed, and smaller batches from now on."""
-        found = None
         try:
             found = future.result()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             self.engine.wait()  # the other batches hold memory too
             if not out_of_memory(error) or not self.engine.halve_batch(slots):
                 raise
-        if found is not None:
+        else:
             self._keep(pictures, found)
             return
         del future  # with the error goes what its frames still hold
@@ -177,60 +172,36 @@ class StartedWindow:
                 self.window.descriptors[t][place] = rows[slot]
             self.window.norms[place, self.pooled] = found.norms[slot]
             self.window.computed.append(place)
-            self.projection.add(
-                place, [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi]
-            )
+            if self.columns:
+                views = [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi]
+                self.gathered.append((place, views))
+            if len(self.gathered) == IMAGES_A_PASS:
+                self._project()
 
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or numpy says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
-
-
-class _Projection:
-    """Part sums are gathered and projected many at once: a projection reads the whole training sample each time."""
-
-    def __init__(self, engine: Engine, targets: Sequence[Target], window: Window) -> None:
-        self.engine, self.window = engine, window
-        self.columns = [
-            (t, target.parts, target.count)
-            for t, target in enumerate(targets)
-            if target.parts is not None and target.count is not None
-        ]
-        self.places: list[int] = []
-        self.views: list[list[dict[Parts, Tensor]]] = []
-
-    def add(self, place: int, views: list[dict[Parts, Tensor]]) -> None:
-        """views: for each view, psi (N, C) of one image by parts table."""
-        if not self.columns:
+    def _project(self) -> None:
+        """Project the part sums gathered, many at once: a projection reads the whole training sample each time."""
+        if not self.gathered:
             return
-        self.places.append(place)
-        self.views.append(views)
-        if len(self.places) == IMAGES_A_PASS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Project what has been gathered and put it into the window."""
-        if not self.places:
-            return
-        rows, norms = [], []
-        for view in range(len(self.views[0])):
+        places, rows, norms = [place for place, _ in self.gathered], [], []
+        for view in zip(*(views for _, views in self.gathered)):
             projected = {
-                parts: self.engine.part_models[parts].project_psi(
-                    torch.stack([views[view][parts] for views in self.views])
-                )
-                for parts in self.views[0][view]
+                parts: self.engine.part_models[parts].project_psi(torch.stack([psi[parts] for psi in view]))
+                for parts in view[0]
             }
             found = [unit_descriptors(projected[parts][count]) for _, parts, count in self.columns]
             rows.append([unit.cpu().numpy() for unit, _ in found])
             norms.append(torch.stack([lengths for _, lengths in found], 1).cpu().numpy())
         means, lengths = mean_descriptors(rows, norms)
         for column, (t, _, _) in enumerate(self.columns):
-            self.window.descriptors[t][self.places] = means[column]
-            self.window.norms[self.places, t] = lengths[:, column]
-        self.places, self.views = [], []
+            self.window.descriptors[t][places] = means[column]
+            self.window.norms[places, t] = lengths[:, column]
+        self.gathered = []
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch or numpy says that memory ran out."""
+    says = any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+    return says or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _slots(engine: Engine, pictures: int) -> int:

@@ -10,8 +10,7 @@ import numpy as np
 from competition.errors import Top7Error
 from competition.images import ids_digest
 from competition.messages import log
-from features.dumps import row_sums, sidecar_for
-from features.dumps.disk import Disk
+from features.dumps import row_sums
 from features.dumps.dump import mapped_rows
 from features.dumps.dump_writer import DumpWriter, record_type
 from features.dumps.journal import unfinished
@@ -92,7 +91,6 @@ class DumpGroup(DumpWriter):
         dumps: Mapping[str, tuple[int, str]],
         ids: Sequence[str],
         window_rows: int,
-        disk: Disk,
         earlier: EarlierRows | None = None,
     ) -> None:
         self.targets, self.earlier = list(targets), earlier
@@ -109,7 +107,6 @@ class DumpGroup(DumpWriter):
             record=f"{label}.images.npy",
             window_rows=window_rows,
             unwanted=dumps.keys() - {target.path.name for target in targets},
-            disk=disk,
         )
 
     @property
@@ -139,30 +136,37 @@ class DumpGroup(DumpWriter):
         if len(line["settings"]) > len(self.settings):
             self.settings = line["settings"]
 
-    def needed(self, rows: range) -> list[int]:
-        """Return the rows of a window that must be computed."""
-        taken = set(self.earlier.whole(rows).tolist()) if self.earlier else ()
-        return [row for row in rows if row not in taken]
+    def pending(self) -> Iterator[tuple[range, list[int]]]:
+        """Yield the rows of each window that is not finished, in order, and those of them that must be computed."""
+        for rows in self.windows_left():
+            taken = set(self.earlier.whole(rows).tolist()) if self.earlier else ()
+            yield rows, [row for row in rows if row not in taken]
 
-    def write_window(self, number: int, window: Window, settings: dict) -> None:
-        """Write one window: rows that were not computed are those of the earlier dumps, or copies of rows written before."""
-        rows = self.window(number)
-        if settings not in self.settings:
-            self.settings = [*self.settings, settings]
+    def write_window(self, window: Window) -> None:
+        """Write one window: rows that were not computed are those of the earlier dumps, or copies of rows before them."""
+        rows = window.rows
+        if window.settings not in self.settings:
+            self.settings = [*self.settings, window.settings]
         records = np.zeros(len(rows), dtype=self.files[self.record].dtype)
-        records["by"] = self.settings.index(settings)
-        window.identify(records)
+        records["by"] = self.settings.index(window.settings)
+        for place, (size_bytes, mtime_ns, sha256) in window.pictures.items():
+            records["size_bytes"][place], records["mtime_ns"][place] = size_bytes, mtime_ns
+            records["sha256"][place] = np.frombuffer(sha256, dtype=np.uint8)
+
+        def original(values: np.ndarray, name: str, row: int) -> np.ndarray:
+            return values[row - rows.start] if row in rows else self.read(name, range(row, row + 1))[0]
+
         unreadable = dict(window.unreadable)
         matrices: dict[str, np.ndarray] = {}
-        given = {*window.computed, *window.copies, *(row - rows.start for row in unreadable)}
-        taken = np.array([place for place in range(len(rows)) if place not in given], dtype=np.int64)
+        taken = np.array(
+            [place for place in range(len(rows)) if place not in window.pictures], dtype=np.int64
+        )
         assert not len(taken) or (self.earlier and self.earlier.there[rows.start + taken].all())
         for target, computed, norms in zip(self.targets, window.descriptors, window.norms.T):
             name = target.path.name
-            column, file = self.dumps.index(name), self.files[name]
-            matrices[name] = matrix = np.zeros((len(rows), *file.shape[1:]), dtype=file.dtype)
-            matrix[:] = computed
-            records["norms"][window.computed, column] = norms[window.computed]
+            column = self.dumps.index(name)
+            matrices[name] = matrix = computed.astype(self.files[name].dtype)
+            records["norms"][:, column] = norms
             if self.earlier and len(taken):
                 dump = self.earlier.dumps[name]
                 old = dump.row_of[rows.start + taken]
@@ -175,64 +179,49 @@ class DumpGroup(DumpWriter):
                 of_row = zip((rows.start + taken).tolist(), old.tolist())
                 unreadable |= {row: dump.unreadable[was] for row, was in of_row if was in dump.unreadable}
             for place, row in window.copies.items():
-                matrix[place] = self.read(name, range(row, row + 1))[0]
+                matrix[place] = original(matrix, name, row)
         for place, row in window.copies.items():
-            original = self.read(self.record, range(row, row + 1))[0]
-            records["norms"][place], records["by"][place] = original["norms"], original["by"]
-        self.write_rows(
-            number, matrices, records, unreadable=sorted(unreadable.items()), settings=self.settings
-        )
+            known = original(records, self.record, row)
+            records["norms"][place], records["by"][place] = known["norms"], known["by"]
+            if row in unreadable:  # the network gives nothing finite for this content
+                unreadable[rows.start + place] = unreadable[row]
+        noted = sorted(unreadable.items())
+        self.write_rows(rows, matrices, records, unreadable=noted, settings=self.settings)
 
-    def finished_contents(self) -> Iterator[tuple[bytes, int]]:
-        """Yield (content hash, row) of the readable images of finished windows."""
+    def known_contents(self) -> dict[bytes, int]:
+        """Return {content hash: first row} of the readable images of finished windows."""
+        known: dict[bytes, int] = {}
         for rows in map(self.window, np.flatnonzero(self.done).tolist()):
             for row, entry in zip(rows, self.read(self.record, rows)):
                 if row not in self.unreadable:
-                    yield entry["sha256"].tobytes(), row
+                    known.setdefault(entry["sha256"].tobytes(), row)
+        return known
 
-    def contents(self, window: Window, needed: Sequence[int]) -> Iterator[tuple[bytes, int]]:
-        """Yield (content hash, row) of the images of a window that were computed or are taken over."""
+    def add_contents(self, window: Window, known: dict[bytes, int]) -> None:
+        """Add those of the images of a window that were computed or are taken over to `known`."""
         for place in window.computed:
-            yield window.pictures[place][2], window.rows.start + place
-        if self.earlier and len(needed) < len(window.rows):
+            known.setdefault(window.pictures[place][2], window.rows.start + place)
+        if self.earlier:
             dump = next(iter(self.earlier.dumps.values()))
-            for row in sorted(set(window.rows) - set(needed)):
-                if (old := int(dump.row_of[row])) not in dump.unreadable:
-                    yield dump.records[old]["sha256"].tobytes(), row
+            for row, old in zip(window.rows, dump.row_of[window.rows].tolist()):
+                if row - window.rows.start not in window.pictures and old not in dump.unreadable:
+                    known.setdefault(dump.records[old]["sha256"].tobytes(), row)
 
     def finish_group(self) -> None:
         """Give the complete dumps their names."""
         self.commit()
         if not self.done.all():
             raise Top7Error(f"{self.journal}: {int((~self.done).sum())} windows are not finished")
-        records_left = self.earlier.records_left if self.earlier else ()
-        self.finish_dumps(self._sidecars(), [name for name in records_left if name != self.record])
-
-    def _sidecars(self) -> Iterator[tuple[str, dict]]:
-        unreadable = [
-            {"row": row, "id": self.ids[row], "reason": reason}
-            for row, reason in sorted(self.unreadable.items())
-        ]
         by = self.mapped(self.record)["by"]
         cuts = [0, *(np.flatnonzero(np.diff(by)) + 1).tolist(), len(by)]
-        runs = [
-            {"rows": [first, end], **self.settings[by[first]]}
-            for first, end in zip(cuts, cuts[1:])
-            if end > first
-        ]
-        for target in self.targets:
-            name = target.path.name
-            yield (
-                name,
-                sidecar_for(
-                    shape=(self.rows, self.files[name].shape[1]),
-                    dtype=target.dtype,
-                    ids=self.ids,
-                    recipe=target.recipe,
-                    unreadable=unreadable,
-                    settings=runs,
-                    window_rows=self.window_rows,
-                    images=self.record,
-                    columns=self.dumps,
-                ),
-            )
+        spans = [[first, end] for first, end in zip(cuts, cuts[1:]) if end > first]
+        records_left = self.earlier.records_left if self.earlier else ()
+        self.finish_dumps(
+            {target.path.name: target.recipe for target in self.targets},
+            self.unreadable,
+            gone=[name for name in records_left if name != self.record],
+            settings=[{"rows": span, **self.settings[by[span[0]]]} for span in spans],
+            window_rows=self.window_rows,
+            images=self.record,
+            columns=self.dumps,
+        )

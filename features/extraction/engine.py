@@ -27,6 +27,7 @@ from features.images.decode_ahead import Picture, read_ahead
 from features.images.sizing import sizings
 from features.networks.backbones import Network, create_network
 from features.networks.fused_convolutions import put
+from features.networks.timm_models import refused
 from features.parts import PartModel
 from features.pooling import (
     check_poolings,
@@ -68,15 +69,12 @@ class Engine:
         if settings.device == "cpu":
             torch.set_num_threads(settings.threads)
         self.network: Network = create_network(backbone)
-        if (
-            self.network.transformer
-            and backbone.resize == "keep"
-            and not backbone.options.get("dynamic_img_size")
-        ):
-            raise ConfigurationError(
-                f'[[backbone]] {backbone.name}: resize = "keep" gives images of many shapes, which {backbone.model!r}'
-                " takes only with options = { dynamic_img_size = true, dynamic_img_pad = true }: add them, or"
-                ' resize = "squash" or "pad"'
+        one_shape = self.network.transformer and not backbone.options.get("dynamic_img_size")
+        if one_shape and backbone.resize == "keep":
+            raise refused(
+                backbone,
+                f'resize = "keep" gives images of many shapes, which {backbone.model!r} takes only with options = '
+                '{ dynamic_img_size = true, dynamic_img_pad = true }: add them, or resize = "squash" or "pad"',
             )
         self.device = torch.device(settings.device)
         if settings.device == "cuda":  # by number: the current device differs from thread to thread
@@ -204,12 +202,8 @@ class Engine:
         with self._own_stream():
             found = [self._view(pixels, flip, targets) for pixels in views for flip in flips]
         rows, norms = mean_descriptors([batch.rows for batch in found], [batch.norms for batch in found])
-        return Batch(
-            rows,
-            norms,
-            np.all([batch.finite for batch in found], axis=0),
-            [psi for batch in found for psi in batch.psi],
-        )
+        finite = np.all([batch.finite for batch in found], axis=0)
+        return Batch(rows, norms, finite, [psi for batch in found for psi in batch.psi])
 
     @torch.inference_mode()
     def _view(self, pixels: np.ndarray, flip: bool, targets: Sequence[Target]) -> Batch:
@@ -223,13 +217,9 @@ class Engine:
         psi = {parts: self._aggregate(parts, by_layer[parts.layer]) for parts in wanted}
         if not results:
             return Batch([], np.zeros((len(pixels), 0), np.float32), finite.cpu().numpy(), [psi])
-        rows, norms = zip(*(unit_descriptors(results[t]) for t in sorted(results)))
-        return Batch(
-            [row.cpu().numpy() for row in rows],
-            torch.stack(norms, 1).cpu().numpy(),
-            finite.cpu().numpy(),
-            [psi],
-        )
+        rows, lengths = zip(*(unit_descriptors(results[t]) for t in sorted(results)))
+        norms = torch.stack(lengths, 1).cpu().numpy()
+        return Batch([row.cpu().numpy() for row in rows], norms, finite.cpu().numpy(), [psi])
 
     def _made_finite(self, maps: list[Tensor], pixels: np.ndarray, flip: bool) -> tuple[list[Tensor], Tensor]:
         """Maps of full precision for images whose reduced ones are not finite; and which images are finite now.
@@ -238,11 +228,8 @@ class Engine:
         """
         finite = finite_images(maps)
         if not finite.all() and self.settings.precision != "float32":
-            keep = finite.view(-1, 1, 1, 1)
-            maps = [
-                torch.where(keep, half, full)
-                for half, full in zip(maps, self.maps(pixels, flip=flip, exact=True))
-            ]
+            keep, exact = finite.view(-1, 1, 1, 1), self.maps(pixels, flip=flip, exact=True)
+            maps = [torch.where(keep, half, full) for half, full in zip(maps, exact)]
             finite = finite_images(maps)
         return [torch.where(finite.view(-1, 1, 1, 1), found, 0) for found in maps], finite
 
@@ -251,12 +238,11 @@ class Engine:
         results: dict[int, Tensor] = {}
         finite = torch.ones(len(maps[0]), dtype=torch.bool, device=self.device)
         for layer, found in zip(self.network.layers, maps):
-            pooled = self._pool_layer(layer, found, targets)
-            results |= pooled
-            averages = [
-                pooled[t] for t in pooled if targets[t].pooling == "spoc"
-            ]  # finite only if all values are
-            finite &= torch.isfinite(averages[0]).all(1) if averages else finite_images([found])
+            wanted = {target.pooling: t for t, target in enumerate(targets) if target.layer == layer}
+            pooled = self._pool_layer(layer, found, [pooling for pooling in wanted if pooling is not None])
+            results |= {wanted[pooling]: rows for pooling, rows in pooled.items()}
+            # an average is finite only if all values are
+            finite &= torch.isfinite(pooled["spoc"]).all(1) if "spoc" in pooled else finite_images([found])
         return results, finite
 
     def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
@@ -278,20 +264,11 @@ class Engine:
     def for_parts(self, maps: Tensor) -> Tensor:
         return maps.clamp_min(0) if self.clamped else maps
 
-    def _pool_layer(self, layer: int | str, maps: Tensor, targets: Sequence[Target]) -> dict[int, Tensor]:
-        """{target's number: rows (B, C)} of one layer."""
-        names = {
-            target.pooling: t
-            for t, target in enumerate(targets)
-            if target.layer == layer and target.pooling is not None
-        }
-        if not names:
-            return {}
-        needing = [name for name in names if needs_non_negative(name)]
-        if self.clamped and needing:
-            free = [name for name in names if name not in needing]
-            pooled = pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})
-        else:
+    def _pool_layer(self, layer: int | str, maps: Tensor, poolings: list[str]) -> dict[str, Tensor]:
+        """{pooling: rows (B, C)} of one layer."""
+        needing = [name for name in poolings if needs_non_negative(name)]
+        if not self.clamped or not needing:
             with self.named(f"layer {layer!r}"):
-                pooled = pool_maps(maps, list(names))
-        return {t: pooled[name] for name, t in names.items()}
+                return pool_maps(maps, poolings) if poolings else {}
+        free = [name for name in poolings if name not in needing]
+        return pool_maps(maps.clamp_min(0), needing) | (pool_maps(maps, free) if free else {})

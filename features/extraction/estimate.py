@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,27 +14,29 @@ from competition.configuration import SIMULATED, Backbone
 from competition.durations import duration
 from competition.errors import Top7Error
 from competition.images import ImageSet
-from features.dumps.disk import Disk
 from features.dumps.layout import Target
 from features.extraction.batching import compute_window
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
-from features.extraction.status import DumpStatus, group_for
+from features.extraction.status import LackingDump, group_for
 
 SPARE_BYTES = 64 * 2**20
 
 
 @dataclass
 class PlannedPass:
-    """One backbone over one split: the dumps still to be made, `images` still to be run."""
+    """One backbone over one split: the group of the dumps still to be made, `images` still to be run."""
 
     backbone: Backbone
     split: str
-    targets: tuple[Target, ...]
     group: DumpGroup
     images: int
     bytes_needed: int
     seconds: float = 0.0
+
+    @property
+    def targets(self) -> list[Target]:
+        return self.group.targets
 
 
 @dataclass(frozen=True)
@@ -58,34 +60,29 @@ class Plan:
         """The plan in words."""
         if not self.passes and not self.externals:
             return "every dump is there already: nothing to extract"
-        named = "; ".join(
-            [
-                f"{p.backbone.name} on {p.split}: {p.images} {_what(p.split)}, {len(p.targets)} dumps"
-                for p in self.passes
+        named = []
+        for each in self.passes:
+            what = "photos of gallery images" if each.split == SIMULATED else "images"
+            named += [
+                f"{each.backbone.name} on {each.split}: {each.images} {what}, {len(each.targets)} dumps"
             ]
-            + [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
-        )
+        named += [f"{name} on {split}: {rows} rows to copy" for name, split, rows in self.externals]
         parts = any(target.parts is not None for planned in self.passes for target in planned.targets)
         return (
-            f"to extract: {named}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
+            f"to extract: {'; '.join(named)}; {_gib(self.bytes_needed)} needed, {_gib(self.bytes_free)} free; "
             f"about {duration(self.seconds)}{', and part detectors' if parts else ''}"
         )
-
-
-def _what(split: str) -> str:
-    return "photos of gallery images" if split == SIMULATED else "images"
 
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
-def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[DumpStatus]) -> PlannedPass:
-    """The dumps of one backbone and split that are not complete, with what is left of them."""
-    left = [status for status in found if not status.complete]
-    targets = tuple(status.target for status in left)
-    group = group_for(left, dimensions(engine, targets), images, engine.settings.window_rows, Disk())
-    damaged = any(status.damaged for status in left)
+def plan_pass(engine: Engine, split: str, images: ImageSet, left: Sequence[LackingDump]) -> PlannedPass:
+    """What is left of the dumps of one backbone and split that are not complete."""
+    widths = dimensions(engine, [dump.target for dump in left])
+    group = group_for(left, widths, images, engine.settings.window_rows)
+    damaged = any(dump.damaged for dump in left)
     missing = np.ones(len(images), dtype=bool)
     if group.earlier is not None and not damaged:
         missing = ~group.earlier.there
@@ -95,7 +92,7 @@ def plan_pass(engine: Engine, split: str, images: ImageSet, found: Sequence[Dump
             missing[rows.start : rows.stop] = False
         elif damaged and group.earlier is not None:  # the rows are read to see which are whole
             missing[group.earlier.whole(rows)] = False
-    return PlannedPass(engine.backbone, split, targets, group, int(missing.sum()), group.bytes_needed)
+    return PlannedPass(engine.backbone, split, group, int(missing.sum()), group.bytes_needed)
 
 
 def seconds_an_image(
@@ -114,11 +111,9 @@ def seconds_an_image(
     a_round, most = engine.settings.batch_rows * engine.at_once, min(most, len(images))
     warm = range(a_round if most > a_round else 0)
     timed = range(len(warm), min(most, len(warm) + 2 * a_round))
-    seconds = 0.0
     for rows in (warm, timed):
         start = clock()
-        pictures = engine.pictures(images, rows)
-        compute_window(engine, pooled, widths, rows, pictures, rows)
+        compute_window(engine, pooled, widths, rows, engine.pictures(images, rows), rows)
         seconds = clock() - start
     return seconds / max(1, len(timed))
 
@@ -144,9 +139,8 @@ def dimensions(engine: Engine, targets: Sequence[Target]) -> list[int]:
     """The width D of each target, from one blank batch; part-detector targets have their largest dimension."""
     side = engine.backbone.image_size or 64
     pooled = [target for target in targets if target.parts is None]
-    widths: list[int] = []
+    widths: Iterator[int] = iter(())
     if pooled:
         found = engine.describe([np.zeros((2, side, side, 3), dtype=np.uint8)], pooled)
-        widths = [rows.shape[1] for rows in found.rows]
-    by_path = dict(zip([target.path for target in pooled], widths))
-    return [by_path[target.path] if target.parts is None else max(target.parts.dims) for target in targets]
+        widths = (rows.shape[1] for rows in found.rows)
+    return [next(widths) if target.parts is None else max(target.parts.dims) for target in targets]

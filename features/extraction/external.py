@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from competition.configuration import Configuration, External
+from competition.configuration import External
 from competition.errors import Top7Error
 from features.dumps import read_sidecar, write_dump
 from features.dumps.dump import is_complete
@@ -14,11 +15,11 @@ from features.dumps.layout import external_path, external_recipe, ids_path
 from features.extraction.sample import SplitImages
 
 
-def external_dumps(configuration: Configuration, images: dict[str, SplitImages]) -> list[ExternalDump]:
+def external_dumps(externals: Sequence[External], images: Mapping[str, SplitImages]) -> list[ExternalDump]:
     """Every [[external]] matrix of the splits; what is wrong with one is an error before anything is run."""
     return [
-        ExternalDump(configuration, external, split, of)
-        for external in configuration.externals
+        ExternalDump(external, split, of)
+        for external in externals
         for split, of in images.items()
         if getattr(external, split, None) is not None
     ]
@@ -32,7 +33,7 @@ class ExternalDump:
     another shape.
     """
 
-    def __init__(self, configuration: Configuration, external: External, split: str, of: SplitImages) -> None:
+    def __init__(self, external: External, split: str, of: SplitImages) -> None:
         self.name, self.split, self.images = external.name, split, of.images
         source = Path(getattr(external, split))
         if not source.is_file():
@@ -41,18 +42,16 @@ class ExternalDump:
             )
         self.path = external_path(of.folder, external, split)
         self.recipe, self.bytes_needed = external_recipe(external, split), 0
-        if not self._is_complete():
+        try:
+            sidecar = read_sidecar(self.path)
+            there = sidecar["ids"] == list(of.images.ids) and is_complete(self.path, sidecar)
+        except Top7Error:  # not there, or damaged
+            there = False
+        if not there:
             self.matrix = _matrix(source)
             self.order = _order(source, len(self.matrix), of)
             names = sum(len(image_id) + 4 for image_id in of.images.ids)
             self.bytes_needed = len(of.images) * (4 * self.matrix.shape[1] + 8) + names
-
-    def _is_complete(self) -> bool:
-        try:
-            sidecar = read_sidecar(self.path)
-        except Top7Error:  # not there, or damaged
-            return False
-        return sidecar["ids"] == list(self.images.ids) and is_complete(self.path, sidecar)
 
     def write(self) -> None:
         """Write the dump, unless it is there."""

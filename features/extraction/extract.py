@@ -5,11 +5,11 @@ The configuration is read here, once, into the images, folders, dumps and tables
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,7 +20,6 @@ from competition.errors import Top7Error
 from competition.images import ImageSet
 from competition.messages import log
 from features.dumps import read_sidecar
-from features.dumps.disk import Disk
 from features.dumps.layout import (
     Target,
     backbone_recipe,
@@ -31,7 +30,7 @@ from features.dumps.layout import (
     views_folder,
 )
 from features.dumps.part_tables import PartTable
-from features.extraction.backbone_pass import PendingWindow, Result, run_pass
+from features.extraction.backbone_pass import run_pass
 from features.extraction.beside_dumps import write_contact_sheet, write_lists
 from features.extraction.engine import Engine
 from features.extraction.engine_choice import chosen_engine
@@ -48,7 +47,8 @@ from features.extraction.extraction_report import ExtractionReport
 from features.extraction.learn_parts import drawn_tables, learn_part_models, learning_bytes
 from features.extraction.sample import DESCRIBED, SplitImages, images_to_describe, use_sample
 from features.extraction.settings import available_cores, choose_device, settings_path
-from features.extraction.status import dump_statuses, recover
+from features.extraction.status import lacking_dumps, recover
+from features.extraction.workers import computed_elsewhere
 from features.parts.learning import remaining
 
 QUERIES, BY_VIEWS = "queries", ", by views"  # the images given to `describe`; after the name of a split
@@ -81,11 +81,11 @@ def extract(
     device = choose_device(device)
     with alone(work):
         images, gallery = images_to_describe(configuration, splits, limit)
-        extraction = _Extraction(configuration, images, device, gallery=gallery, jobs=jobs)
+        extraction = _Extraction(configuration, images, device, gallery=gallery, jobs=jobs, cluster=cluster)
         plan_ = extraction.planned(check_content=check_content, drop_gone=drop_gone)
         log.info(plan_.sentence())
         refuse_small_disk(plan_, work)
-        report = extraction.run(plan_, progress, cluster)
+        report = extraction.run(plan_, progress)
         if gallery is not None and images["gallery"].sampled:
             report.limited = len(images["gallery"].images)
             use_sample(configuration, images["gallery"].images.ids)
@@ -137,7 +137,7 @@ def describe(
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system drops it when the process dies. A read-only folder needs none."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not Disk().writable(folder):
+    if not os.access(folder, os.W_OK):
         yield
         return
     try:
@@ -175,11 +175,12 @@ class _Extraction:
         *,
         gallery: ImageSet | None = None,
         jobs: int = 1,
+        cluster: str | None = None,
         keep: bool = True,
     ) -> None:
         work = Path(configuration.competition.work)
-        self.gallery, self.device, self.jobs, self.keep = gallery, device, jobs, keep
-        self.externals = external_dumps(configuration, images)
+        self.gallery, self.device, self.keep, self.jobs, self.cluster = gallery, device, keep, jobs, cluster
+        self.externals = external_dumps(configuration.externals, images)
         self.backbones: list[_BackboneDumps] = []
         self._engine: Engine | None = None
         views = {f"{split}{BY_VIEWS}": of for split, of in images.items() if split in (*USERS, QUERIES)}
@@ -200,7 +201,7 @@ class _Extraction:
         tables = drawn_tables(work, backbone, recipe, self.gallery)
         targets = {split: targets_of(backbone, recipe, tables, of.folder) for split, of in images.items()}
         for split, of in images.items():
-            recover(targets[split], of.folder, Disk())
+            recover(targets[split], of.folder)
         settings = settings_path(work, backbone, recipe)
         self.backbones.append(_BackboneDumps(backbone, settings, tables, targets))
 
@@ -217,40 +218,39 @@ class _Extraction:
     def planned(self, *, check_content: bool = False, drop_gone: bool = True, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
         passes: list[PlannedPass] = []
+        images = self.images
         needed = sum(external.bytes_needed for external in self.externals)
         for each in self.backbones:
             missing = {}
             for split, targets in each.targets.items():
-                dropped = drop_gone or split == SIMULATED
-                of = self.images[split]
-                found = dump_statuses(targets, of, check_content=check_content, drop_gone=dropped)
-                if not all(status.complete for status in found):
-                    missing[split] = found
+                dropped, of = drop_gone or split == SIMULATED, images[split]
+                left = lacking_dumps(targets, of, check_content=check_content, drop_gone=dropped)
+                if left:
+                    missing[split] = left
             if not missing:
                 continue
             engine = self.engine(each)
             for note in engine.notes:
                 log.info(note)
             planned = [
-                plan_pass(engine, split, self.images[split].images, found) for split, found in missing.items()
+                plan_pass(engine, split, images[split].images, left) for split, left in missing.items()
             ]
             if measure and (most := max(one.images for one in planned)):
                 first = planned[0]
-                an_image_s = seconds_an_image(engine, self.images[first.split].images, first.targets, most)
+                an_image_s = seconds_an_image(engine, images[first.split].images, first.targets, most)
                 for one in planned:
                     one.seconds = one.images * an_image_s / self.jobs
                 for table in each.tables:  # it is learnt before the first pass
-                    first.seconds += (
-                        remaining(table.parts, **table.model).passes * len(table.ids) * an_image_s
-                    )
+                    more = remaining(table.parts, **table.model).passes
+                    first.seconds += more * len(table.ids) * an_image_s
             passes += planned
             needed += sum(learning_bytes(engine, table) for table in each.tables)
         needed += sum(one.bytes_needed for one in passes)
-        free = free_bytes(next(iter(self.images.values())).folder) if self.images else 0
+        free = free_bytes(next(iter(images.values())).folder) if images else 0
         copied = [(one.name, one.split, len(one.images)) for one in self.externals if one.bytes_needed]
         return Plan(tuple(passes), needed, free, tuple(copied))
 
-    def run(self, plan_: Plan, progress: bool, cluster: str | None = None) -> ExtractionReport:
+    def run(self, plan_: Plan, progress: bool) -> ExtractionReport:
         """Do what the plan says and report on every dump."""
         report = ExtractionReport()
         for each in self.backbones:
@@ -262,18 +262,16 @@ class _Extraction:
             for planned in passes:
                 engine, images = self.engine(each), self.images[planned.split].images
                 learn_part_models(engine, each.tables, self.gallery, planned.targets)
-                done = run_pass(
-                    engine,
-                    planned.split,
-                    images,
-                    planned.group,
-                    elsewhere=self._elsewhere(each, engine, planned, cluster),
-                    progress=progress,
+                group, elsewhere = planned.group, None
+                if self.jobs > 1 or self.cluster:
+                    elsewhere = computed_elsewhere(
+                        engine, each.tables, images, group, self.jobs, self.cluster
+                    )
+                limit = run_pass(
+                    engine, planned.split, images, group, report, elsewhere=elsewhere, progress=progress
                 )
-                report.images += done.images
-                report.bytes_written += done.bytes_written
-                if done.limit and not planned.split.endswith(BY_VIEWS):
-                    report.limits.append((planned.backbone.name, planned.split, done.limit))
+                if limit and not planned.split.endswith(BY_VIEWS):
+                    report.limits.append((planned.backbone.name, planned.split, limit))
                 if planned.split == SIMULATED:
                     write_contact_sheet(self.images[SIMULATED].folder, images)
         for split, of in self.images.items():
@@ -289,18 +287,3 @@ class _Extraction:
             rows = read_sidecar(external.path)["unreadable"]
             report.unreadable += [(external.split, row["id"], row["reason"]) for row in rows]
         return report
-
-    def _elsewhere(
-        self, each: _BackboneDumps, engine: Engine, planned: PlannedPass, cluster: str | None
-    ) -> Callable[[Iterator[PendingWindow]], Iterator[Result]] | None:
-        """What computes the windows of a pass in other processes, where there are to be some."""
-        if self.jobs == 1 and not cluster:
-            return None
-        from features.extraction.workers import Assignment, computed_elsewhere
-
-        cores = None if cluster else max(1, available_cores() // self.jobs)
-        tables = tuple(replace(table, ids=()) for table in each.tables)  # only learning needs them
-        widths = tuple(planned.group.widths)
-        assignment = Assignment(each.backbone, engine.settings, cores, tables, planned.targets, widths)
-        images = self.images[planned.split].images
-        return partial(computed_elsewhere, assignment, images, jobs=self.jobs, cluster=cluster)

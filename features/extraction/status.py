@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +25,22 @@ from features.images.decode_ahead import content_hash, file_stamp
 
 
 @dataclass(frozen=True)
-class DumpStatus:
-    """A dump that is wanted. complete: nothing to do.
+class LackingDump:
+    """A dump that is wanted and not complete.
 
-    row_of: (n,) int64, its row of each image, -1 where that is new or changed; None, like sidecar, where there is no
-    dump. damaged: it is of these very images, and yet not complete.
+    earlier: the sidecar of the dump there is, and its row of each image, (n,) int64, -1 where that is new or changed.
+    damaged: it is of these very images, and yet not complete.
     """
 
     target: Target
-    sidecar: dict | None = None
-    row_of: np.ndarray | None = None
-    complete: bool = False
+    earlier: tuple[dict, np.ndarray] | None = None
     damaged: bool = False
 
 
-def dump_statuses(
+def lacking_dumps(
     targets: Sequence[Target], of: SplitImages, *, check_content: bool = False, drop_gone: bool = True
-) -> list[DumpStatus]:
-    """What there is of each target of a split; says what became of the images since.
+) -> list[LackingDump]:
+    """What there is of the targets of a split that are not complete; says what became of the images since.
 
     A file counts as changed if its size or time differs from what was recorded and its content hash too;
     check_content: hash every file, whatever its size and time. ConfigurationError, with the count, where finished
@@ -50,9 +49,8 @@ def dump_statuses(
     known: dict[str, np.ndarray | None] = {}  # by the record of the images
     found, ids, dumps, lost = [], list(of.images.ids), 0, list[str]()
     for target in targets:
-        sidecar = _read(target.path)
-        if sidecar is None:
-            found.append(DumpStatus(target))
+        if (sidecar := _read(target.path)) is None:
+            found.append(LackingDump(target))
             continue
         gone = sorted(set(sidecar["ids"]) - set(ids)) if sidecar["ids"] != ids else []
         if gone:
@@ -63,11 +61,11 @@ def dump_statuses(
             if row_of is not None and (drop_gone or not gone):
                 _tell(of.folder, sidecar["ids"], of.images, row_of)
         if (row_of := known[record]) is None:
-            found.append(DumpStatus(target))
+            found.append(LackingDump(target))
             continue
         same = np.array_equal(row_of, np.arange(len(sidecar["ids"])))
-        whole = same and is_complete(target.path, sidecar)
-        found.append(DumpStatus(target, sidecar, row_of, whole, same and not whole))
+        if not same or not is_complete(target.path, sidecar):
+            found.append(LackingDump(target, (sidecar, row_of), damaged=same))
     if lost and not drop_gone:
         raise ConfigurationError(
             f"{of.source}: {len(lost)} images (such as {lost[0]!r}) are gone, of which {dumps} finished dumps in "
@@ -118,37 +116,35 @@ def _rows_of(record: Path, sidecar: Mapping, images: ImageSet, check_content: bo
     for row in np.flatnonzero(row_of >= 0).tolist():
         entry = records[row_of[row]]
         size_bytes, mtime_ns = file_stamp(images.paths[row])
-        if (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"]) and not check_content:
-            continue
-        if size_bytes < 0:  # a file that cannot be looked at now takes no finished row away
+        same = (size_bytes, mtime_ns) == (entry["size_bytes"], entry["mtime_ns"])
+        if size_bytes < 0 or (same and not check_content):  # what cannot be looked at now takes no row away
             continue
         digest = content_hash(images.paths[row], images.view(row))
         if size_bytes != entry["size_bytes"] or digest not in (entry["sha256"].tobytes(), bytes(32)):
             row_of[row] = -1
         elif mtime_ns != entry["mtime_ns"] and digest != bytes(32):
             entry["mtime_ns"], retimed = mtime_ns, True
-    if retimed and Disk().writable(record.parent):
+    if retimed and os.access(record.parent, os.W_OK):
         Disk().write_file(record, records.tobytes())
     return row_of
 
 
-def recover(targets: Sequence[Target], folder: Path, disk: Disk) -> None:
+def recover(targets: Sequence[Target], folder: Path) -> None:
     """Give the names to dumps that an earlier run had complete when it stopped."""
     names = {target.path.name for target in targets}
     for journal, header in unfinished(folder):
         if not names.isdisjoint(header["files"]):
-            complete(journal, disk)
-    disk.close()
+            complete(journal)
 
 
 def group_for(
-    found: Sequence[DumpStatus], widths: Sequence[int], images: ImageSet, window_rows: int, disk: Disk
+    found: Sequence[LackingDump], widths: Sequence[int], images: ImageSet, window_rows: int
 ) -> DumpGroup:
-    """The group that makes every dump of `found`, none of them complete; widths: D of each.
+    """The group that makes every dump of `found`; widths: D of each.
 
     It goes on with an unfinished run of the same images that began these dumps, if it began others too.
     """
-    targets = [status.target for status in found]
+    targets = [dump.target for dump in found]
     dumps = {target.path.name: (width, target.dtype) for target, width in zip(targets, widths, strict=True)}
     wanted = ids_digest(images.ids), window_rows
     for _, header in unfinished(targets[0].path.parent):
@@ -156,10 +152,6 @@ def group_for(
         if (header.get("ids"), header["window_rows"]) == wanted and dumps.keys() <= files.keys():
             dumps = {name: (shape[1], dtype) for name, (shape, dtype, *_) in files.items() if len(shape) == 2}
             break
-    earlier = [
-        (status.target.path, status.sidecar, status.row_of)
-        for status in found
-        if status.sidecar is not None and status.row_of is not None
-    ]
+    earlier = [(dump.target.path, *dump.earlier) for dump in found if dump.earlier is not None]
     taken = EarlierRows(earlier) if len(earlier) == len(found) else None
-    return DumpGroup(targets, dumps, images.ids, window_rows, disk, taken)
+    return DumpGroup(targets, dumps, images.ids, window_rows, taken)

@@ -6,10 +6,9 @@ Workers must see the same files (images, weights, work folder) under the same pa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from threading import Lock
 
@@ -20,13 +19,12 @@ from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
 from features.dumps.part_tables import PartTable
-from features.extraction.backbone_pass import PendingWindow, Result
 from features.extraction.batching import Window, blank_window, compute_window
 from features.extraction.device_claims import own_device
+from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
 from features.extraction.learn_parts import part_models
-from features.extraction.settings import Settings
-from features.images.decode_ahead import Timed
+from features.extraction.settings import Settings, available_cores
 from features.search.sharding import cluster_client
 
 ATTEMPTS = 5  # in a row without a single window done
@@ -46,16 +44,25 @@ class Assignment:
 
 
 def computed_elsewhere(
-    assignment: Assignment, images: ImageSet, windows: Iterator[PendingWindow], jobs: int, cluster: str | None
-) -> Iterator[Result]:
+    engine: Engine,
+    tables: Sequence[PartTable],
+    images: ImageSet,
+    group: DumpGroup,
+    jobs: int,
+    cluster: str | None,
+) -> Iterator[Window]:
     """Compute windows in `jobs` processes, or by the workers of the Dask scheduler at `cluster`, in any order.
 
     Tasks are drawn as they go out, so memory does not grow with the gallery. Twins in one window are run once.
     """
-    again: list[PendingWindow] = []
+    cores = None if cluster else max(1, available_cores() // jobs)
+    without_ids = tuple(replace(table, ids=()) for table in tables)  # only learning needs them
+    targets, widths, windows = tuple(group.targets), tuple(group.widths), group.pending()
+    assignment = Assignment(engine.backbone, engine.settings, cores, without_ids, targets, widths)
+    again: list[tuple[range, list[int]]] = []
     failures = 0
     while True:
-        waiting: dict[Future, PendingWindow] = {}
+        waiting: dict[Future, tuple[range, list[int]]] = {}
         try:
             with _executor(jobs, cluster, assignment.settings.threads) as (pool, at_once):
                 while True:
@@ -63,21 +70,19 @@ def computed_elsewhere(
                         pending = again.pop(0) if again else next(windows, None)
                         if pending is None:
                             break
-                        if not pending.needed:
-                            blank = blank_window(pending.rows, assignment.widths)
-                            yield Result(pending, blank, asdict(assignment.settings))
-                            continue
-                        window_images = images.rows(pending.needed)
-                        sent = pool.submit(
-                            compute_rows, assignment, pending.rows, tuple(pending.needed), window_images
-                        )
-                        waiting[sent] = pending
+                        rows, needed = pending
+                        if needed:
+                            sent = pool.submit(compute_rows, assignment, rows, needed, images.rows(needed))
+                            waiting[sent] = pending
+                        else:
+                            yield blank_window(rows, assignment.widths, asdict(assignment.settings))
                     if not waiting:
                         return
                     for done in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_failed):
-                        window, settings, waited_s, taken_s = done.result()
+                        window = done.result()
                         failures = 0
-                        yield Result(waiting.pop(done), window, settings, waited_s, taken_s)
+                        del waiting[done]
+                        yield window
         except Exception as error:
             failures += 1
             if type(error).__name__ not in LOST or failures == ATTEMPTS:
@@ -109,20 +114,13 @@ def _executor(jobs: int, cluster: str | None, threads: int) -> Iterator[tuple[Ex
 
 
 @on_stderr()
-def compute_rows(
-    assignment: Assignment, rows: range, needed: Sequence[int], images: ImageSet
-) -> tuple[Window, dict, float, float]:
-    """In a worker: the window of `rows`, of which `images` are those `needed`; with settings and times as in `Result`."""
+def compute_rows(assignment: Assignment, rows: range, needed: Sequence[int], images: ImageSet) -> Window:
+    """In a worker: the window of `rows`, of which `images` are those `needed`."""
     engine = _engine(assignment)
-    started = time.perf_counter()
     pictures = engine.pictures(images, range(len(images)))
-    timed = Timed(pictures)
-    placed = (replace(picture, row=needed[picture.row]) for picture in timed)
-    try:
-        window = compute_window(engine, assignment.targets, assignment.widths, rows, placed, needed)
-    finally:
-        pictures.close()
-    return window, asdict(engine.settings), timed.waited_s, time.perf_counter() - started
+    placed = (replace(picture, row=needed[picture.row]) for picture in pictures)
+    with closing(pictures):
+        return compute_window(engine, assignment.targets, assignment.widths, rows, placed, needed)
 
 
 _engines: dict[str, Engine] = {}  # the one that this process built last

@@ -7,9 +7,8 @@ import hashlib
 import io
 import os
 import stat
-import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,20 +109,6 @@ def read_picture(
     return picture
 
 
-class Timed(Iterator[Picture]):
-    """Pictures, with the seconds that were spent waiting for them."""
-
-    def __init__(self, pictures: Iterator[Picture]) -> None:
-        self.pictures, self.waited_s = pictures, 0.0
-
-    def __next__(self) -> Picture:
-        start = time.perf_counter()
-        try:
-            return next(self.pictures)
-        finally:
-            self.waited_s += time.perf_counter() - start
-
-
 def read_ahead(
     images: ImageSet, rows: Iterable[int], sizings: tuple[Sizing, ...], *, workers: int, ahead: int
 ) -> Generator[Picture, None, None]:
@@ -138,5 +123,4 @@ def read_ahead(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)

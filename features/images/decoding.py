@@ -18,6 +18,7 @@ from PIL.Image import Transpose
 
 from competition.images import Region
 from features.images.rgb_pixels import Unreadable, as_decoded, as_rgb
+from features.images.simulated_photos import simulated_photo
 from features.images.sizing import FILTER, Sizing, fit_inside, sized, wanted_size
 
 DECODER = 3  # raise when any file may decode to other pixels (here, in sizing.py, in rgb_pixels.py): part of every recipe
@@ -176,8 +177,6 @@ def cut(pixels: Image.Image, region: Region) -> Image.Image:
 
 def _photographed(pixels: Image.Image, side_px: int, seed: int) -> Image.Image:
     """The photo simulated of an image, from about as many pixels as a photo wanted at `side_px` needs."""
-    from features.images.simulated_photos import simulated_photo
-
     most = round(PHOTOGRAPHED * side_px)
     if max(pixels.size) > most:
         pixels = pixels.resize(fit_inside(*pixels.size, most), FILTER, reducing_gap=3.0)

@@ -81,7 +81,7 @@ def write_whitened(source: Dump, path: Path, recipe: dict, scales: np.ndarray, *
         rows,
         shape=(len(source.descriptors), len(scales)),
         dtype="float16" if half else "float32",
-        unreadable=source.sidecar["unreadable"],
+        unreadable={entry["row"]: entry["reason"] for entry in source.sidecar["unreadable"]},
         ids=source.ids,
         recipe=recipe,
         source=source.path.name,

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from features.extraction import backbone_pass, workers
+from features.extraction import workers
+from features.extraction.dump_group import DumpGroup
 from tests.features_tests.extraction_competition import counted
 
 
@@ -115,13 +116,13 @@ def test_a_dask_cluster_whose_worker_dies_gives_the_same(tiny, monkeypatch):
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
     ) as cluster:
-        write, killed = backbone_pass._Writer.put, []
+        write, killed = DumpGroup.write_window, []
 
-        def killing(self, result):
+        def killing(self, window):
             if not killed:
                 killed.append(os.kill(next(iter(cluster.workers.values())).pid, 9))
-            return write(self, result)
+            return write(self, window)
 
-        monkeypatch.setattr(backbone_pass._Writer, "put", killing)
+        monkeypatch.setattr(DumpGroup, "write_window", killing)
         assert tiny.run(configuration, cluster=cluster.scheduler_address).images == 21
     assert killed and tiny.contents(configuration) == tiny.contents(whole)

@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from features import dumps
-from features.dumps import beside, open_dump, row_sums, sidecar_for
+from features.dumps import beside, dump_writer, open_dump, row_sums, sidecar_for
 from features.parts import whitened
 from features.parts.whitened import write_whitened
 from features.whitening import column_scales
@@ -34,7 +33,7 @@ def write_dump(folder, seed=0):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("dim,exponent", [(6, 0.0), (4, 1.0), (2, 0.5)])
 def test_rows_norms_and_sidecar(tmp_path, monkeypatch, half, dim, exponent):
-    monkeypatch.setattr(dumps, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(dump_writer, "BLOCK_ROWS", 2)
     raw, source = write_dump(tmp_path)
     eigenvalues = np.array([9.0, 4, 2, 1, 0.5, 0.25])
     recipe = source.recipe | {"dim": dim, "exponent": exponent}

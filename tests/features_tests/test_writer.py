@@ -21,10 +21,9 @@ from features.dumps.derived import derived
 from features.dumps.disk import Disk, DiskFull
 from features.dumps.journal import journal_line, read_journal
 from features.dumps.layout import Target
-from features.extraction.backbone_pass import pending_windows
 from features.extraction.batching import blank_window
 from features.extraction.sample import SplitImages
-from features.extraction.status import dump_statuses, group_for, recover
+from features.extraction.status import group_for, lacking_dumps, recover
 from features.parts.blocks import block_files, write_blocks
 from tests.features_tests.failing_disks import ForgetfulDisk, PowerLoss, Room
 
@@ -43,20 +42,19 @@ def values(image_id: str, column: int) -> np.ndarray:
 
 def extraction(folder: Path, images: ImageSet, computed: list) -> None:
     """What a pass does, with made-up descriptors in place of a network's."""
-    disk = writer.Disk()
     targets = [
         Target(folder / f"m.{column}.spoc-0.npy", {"layer": column}, column, "spoc") for column in range(2)
     ]
-    recover(targets, folder, disk)
-    found = dump_statuses(targets, SplitImages(images, folder))
-    if all(status.complete for status in found):
+    recover(targets, folder)
+    found = lacking_dumps(targets, SplitImages(images, folder))
+    if not found:
         return
-    group = group_for(found, WIDTHS, images, WINDOW_ROWS, disk)
+    group = group_for(found, WIDTHS, images, WINDOW_ROWS)
     group.start()
-    for task in pending_windows(group):
-        window = blank_window(task.rows, WIDTHS)
-        for row in task.needed:
-            place = row - task.rows.start
+    for rows, needed in group.pending():
+        window = blank_window(rows, WIDTHS, SETTINGS)
+        for row in needed:
+            place = row - rows.start
             stamp = Path(images.paths[row]).stat()
             window.pictures[place] = (
                 stamp.st_size,
@@ -71,11 +69,11 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
             window.norms[place] = row + 1 + 0.5 * np.arange(2)
             for column in range(2):
                 window.descriptors[column][place] = values(images.ids[row], column)
-        group.write_window(task.number, window, SETTINGS)
-        if task.number % 2:
+        group.write_window(window)
+        if rows.start // WINDOW_ROWS % 2:
             group.commit()
     group.finish_group()
-    disk.close()
+    group.disk.close()
 
 
 def whole_dump(folder: Path, images: ImageSet, computed: list) -> None:
