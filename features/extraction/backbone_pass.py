@@ -77,7 +77,7 @@ def computed_here(engine: Engine, images: ImageSet, group: DumpGroup, bar: Progr
     behind: StartedWindow | None = None
     with closing(engine.pictures(images, (row for _, needed in ahead for row in needed))) as pictures:
         for rows, needed in windows:
-            started = StartedWindow(engine, group.targets, group.widths, rows)
+            started = StartedWindow(engine, group.targets, rows)
             started.read(pictures, needed, known, bar.update)
             if behind is not None:
                 yield behind.finish()

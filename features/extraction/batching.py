@@ -31,15 +31,16 @@ NOT_FINITE = "the network gives values that are not finite"
 class Window:
     """The results of `rows`.
 
-    descriptors[t]: (m, D_t) float32; norms: (m, T) float32; settings: those it was computed with; pictures: {place:
-    (size, mtime, sha256)} of the files read; computed: places with a descriptor; unreadable: {row: reason}; copies:
-    {place: a row before it with the same content}; waited_s: how long of taken_s the network had no images.
+    settings: those it was computed with; descriptors: {target's number: (m, D) float32}, norms: {target's number: (m,)
+    float32}, zero where nothing is computed; pictures: {place: (size, mtime, sha256)} of the files read; computed: places
+    with a descriptor; unreadable: {row: reason}; copies: {place: a row before it with the same content}; waited_s: how
+    long of taken_s the network had no images.
     """
 
     rows: range
-    descriptors: list[np.ndarray]
-    norms: np.ndarray
     settings: dict
+    descriptors: dict[int, np.ndarray] = field(default_factory=dict)
+    norms: dict[int, np.ndarray] = field(default_factory=dict)
     pictures: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
     computed: list[int] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -47,23 +48,19 @@ class Window:
     waited_s: float = 0.0
     taken_s: float = 0.0
 
-
-def blank_window(rows: range, widths: Sequence[int], settings: dict) -> Window:
-    """A window in which nothing is computed yet."""
-    descriptors = [np.zeros((len(rows), width), dtype=np.float32) for width in widths]
-    return Window(rows, descriptors, np.zeros((len(rows), len(widths)), dtype=np.float32), settings)
+    def put(self, t: int, places: Sequence[int], descriptors: np.ndarray, norms: np.ndarray) -> None:
+        """Keep the descriptors (k, D) of target number `t`, and their norms (k,), at k places."""
+        if t not in self.descriptors:
+            self.descriptors[t] = np.zeros((len(self.rows), descriptors.shape[1]), dtype=np.float32)
+            self.norms[t] = np.zeros(len(self.rows), dtype=np.float32)
+        self.descriptors[t][places], self.norms[t][places] = descriptors, norms
 
 
 def compute_window(
-    engine: Engine,
-    targets: Sequence[Target],
-    widths: Sequence[int],
-    rows: range,
-    pictures: Iterator[Picture],
-    needed: Sequence[int],
+    engine: Engine, targets: Sequence[Target], rows: range, pictures: Iterator[Picture], needed: Sequence[int]
 ) -> Window:
     """Run the network over the next pictures of the iterator, one for each of the `needed` rows."""
-    started = StartedWindow(engine, targets, widths, rows)
+    started = StartedWindow(engine, targets, rows)
     started.read(pictures, needed, {})
     return started.finish()
 
@@ -71,9 +68,8 @@ def compute_window(
 class StartedWindow:
     """A window whose last batches may still be under way, while the images of the next one are read."""
 
-    def __init__(self, engine: Engine, targets: Sequence[Target], widths: Sequence[int], rows: range) -> None:
-        self.engine, self.targets = engine, targets
-        self.window = blank_window(rows, widths, {})
+    def __init__(self, engine: Engine, targets: Sequence[Target], rows: range) -> None:
+        self.engine, self.targets, self.window = engine, targets, Window(rows, {})
         self.pooled = [t for t, target in enumerate(targets) if target.parts is None]
         self.columns = [
             (t, target.parts, target.count)
@@ -163,18 +159,16 @@ class StartedWindow:
             self._take(*self._sent(part))
 
     def _keep(self, pictures: list[Picture], found: Batch) -> None:
-        for slot, picture in enumerate(pictures):
-            place = picture.row - self.window.rows.start
-            if not found.finite[slot]:
-                self.window.unreadable[picture.row] = NOT_FINITE
-                continue
-            for t, rows in zip(self.pooled, found.rows):
-                self.window.descriptors[t][place] = rows[slot]
-            self.window.norms[place, self.pooled] = found.norms[slot]
-            self.window.computed.append(place)
-            if self.columns:
-                views = [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi]
-                self.gathered.append((place, views))
+        finite = found.finite[: len(pictures)]
+        self.window.unreadable |= {pictures[slot].row: NOT_FINITE for slot in np.flatnonzero(~finite)}
+        slots = np.flatnonzero(finite).tolist()
+        places = [pictures[slot].row - self.window.rows.start for slot in slots]
+        self.window.computed += places
+        for t, rows, norms in zip(self.pooled, found.rows, found.norms.T):
+            self.window.put(t, places, rows[slots], norms[slots])
+        for slot, place in zip(slots, places) if self.columns else ():
+            views = [{parts: psi[slot] for parts, psi in view.items()} for view in found.psi]
+            self.gathered.append((place, views))
             if len(self.gathered) == IMAGES_A_PASS:
                 self._project()
 
@@ -193,8 +187,7 @@ class StartedWindow:
             norms.append(torch.stack([lengths for _, lengths in found], 1).cpu().numpy())
         means, lengths = mean_descriptors(rows, norms)
         for column, (t, _, _) in enumerate(self.columns):
-            self.window.descriptors[t][places] = means[column]
-            self.window.norms[places, t] = lengths[:, column]
+            self.window.put(t, places, means[column], lengths[:, column])
         self.gathered = []
 
 

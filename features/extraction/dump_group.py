@@ -94,7 +94,6 @@ class DumpGroup(DumpWriter):
         earlier: EarlierRows | None = None,
     ) -> None:
         self.targets, self.earlier = list(targets), earlier
-        self.widths = [dumps[target.path.name][0] for target in targets]
         self.unreadable: dict[int, str] = {}
         self.settings: list[dict] = list(earlier.settings) if earlier else []
         label = label_of(*dumps, ids_digest(ids))
@@ -162,11 +161,12 @@ class DumpGroup(DumpWriter):
             [place for place in range(len(rows)) if place not in window.pictures], dtype=np.int64
         )
         assert not len(taken) or (self.earlier and self.earlier.there[rows.start + taken].all())
-        for target, computed, norms in zip(self.targets, window.descriptors, window.norms.T):
+        for t, target in enumerate(self.targets):
             name = target.path.name
-            column = self.dumps.index(name)
-            matrices[name] = matrix = computed.astype(self.files[name].dtype)
-            records["norms"][:, column] = norms
+            column, file = self.dumps.index(name), self.files[name]
+            matrices[name] = matrix = np.zeros((len(rows), *file.shape[1:]), dtype=file.dtype)
+            if t in window.descriptors:
+                matrix[:], records["norms"][:, column] = window.descriptors[t], window.norms[t]
             if self.earlier and len(taken):
                 dump = self.earlier.dumps[name]
                 old = dump.row_of[rows.start + taken]

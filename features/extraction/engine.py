@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -90,6 +89,8 @@ class Engine:
         self.clamped = self.network.transformer or backbone.clamp
         self.part_models: dict[Parts, PartModel] = {}
         self._idle = [self._ready(self.network)]
+        threads = settings.batch_threads or settings.threads
+        self._pool = ThreadPoolExecutor(self.at_once, "batch", torch.set_num_threads, (threads,))
         self._under_way: list[Future[Batch]] = []
         self._local = threading.local()
         if self.device.type == "cuda":
@@ -127,13 +128,6 @@ class Engine:
     def wait(self) -> None:
         """Wait for every batch that was submitted."""
         wait(self._under_way)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        threads = self.settings.batch_threads or self.settings.threads
-        return ThreadPoolExecutor(
-            self.at_once, "batch", initializer=torch.set_num_threads, initargs=(threads,)
-        )
 
     @contextmanager
     def _borrowed(self) -> Iterator[Network]:
@@ -214,7 +208,10 @@ class Engine:
             results, _ = self._pooled(maps, targets)
         by_layer = dict(zip(self.network.layers, maps))
         wanted = dict.fromkeys(target.parts for target in targets if target.parts is not None)
-        psi = {parts: self._aggregate(parts, by_layer[parts.layer]) for parts in wanted}
+        psi = {}
+        for parts in wanted:
+            with self.named(f"parts of layer {parts.layer!r}"):
+                psi[parts] = self.part_models[parts].aggregate(self.for_parts(by_layer[parts.layer]))
         if not results:
             return Batch([], np.zeros((len(pixels), 0), np.float32), finite.cpu().numpy(), [psi])
         rows, lengths = zip(*(unit_descriptors(results[t]) for t in sorted(results)))
@@ -244,10 +241,6 @@ class Engine:
             # an average is finite only if all values are
             finite &= torch.isfinite(pooled["spoc"]).all(1) if "spoc" in pooled else finite_images([found])
         return results, finite
-
-    def _aggregate(self, parts: Parts, maps: Tensor) -> Tensor:
-        with self.named(f"parts of layer {parts.layer!r}"):
-            return self.part_models[parts].aggregate(self.for_parts(maps))
 
     @contextmanager
     def named(self, what: str) -> Iterator[None]:

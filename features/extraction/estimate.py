@@ -107,13 +107,12 @@ def seconds_an_image(
     Part detectors are left out: the progress line has them.
     """
     pooled = [target for target in targets if target.parts is None]
-    widths = dimensions(engine, pooled)
     a_round, most = engine.settings.batch_rows * engine.at_once, min(most, len(images))
     warm = range(a_round if most > a_round else 0)
     timed = range(len(warm), min(most, len(warm) + 2 * a_round))
     for rows in (warm, timed):
         start = clock()
-        compute_window(engine, pooled, widths, rows, engine.pictures(images, rows), rows)
+        compute_window(engine, pooled, rows, engine.pictures(images, rows), rows)
         seconds = clock() - start
     return seconds / max(1, len(timed))
 
@@ -121,9 +120,7 @@ def seconds_an_image(
 def free_bytes(folder: Path) -> int:
     """Bytes free where `folder` lies or will lie."""
     folder = Path(folder).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(next(at for at in (folder, *folder.parents) if at.exists())).free
 
 
 def refuse_small_disk(plan: Plan, folder: Path) -> None:

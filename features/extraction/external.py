@@ -95,8 +95,6 @@ def _order(source: Path, rows: int, of: SplitImages) -> np.ndarray:
     images, path = of.images, ids_path(source)
     try:
         ids = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise Top7Error(f"{path}: no such file: expected the ids of {source}, one a line") from None
     except UnicodeDecodeError:
         raise Top7Error(f"{path}: not UTF-8: save the ids as UTF-8, one a line") from None
     row_of: dict[str, int] = {}
@@ -107,11 +105,9 @@ def _order(source: Path, rows: int, of: SplitImages) -> np.ndarray:
             )
     missing = [image_id for image_id in images.ids if image_id not in row_of]
     if missing or (len(ids) != len(images) and not of.sampled):
-        raise Top7Error(
-            f"{path}: {len(ids)} ids for {len(images)} images: {len(missing)} images have none"
-            + (f" (such as {missing[0]!r})" if missing else "")
-            + ": expected exactly the images' ids"
-        )
+        without = f"{len(missing)} images have none" + (f" (such as {missing[0]!r})" if missing else "")
+        what = f"{len(ids)} ids for {len(images)} images"
+        raise Top7Error(f"{path}: {what}: {without}: expected exactly the images' ids")
     if rows != len(ids):
         raise Top7Error(f"{source}: {rows} rows for the {len(ids)} ids beside it: expected one row an id")
     return np.array([row_of[image_id] for image_id in images.ids], dtype=np.int64)

@@ -19,7 +19,7 @@ from competition.images import ImageSet
 from competition.messages import log, on_stderr
 from features.dumps.layout import Target
 from features.dumps.part_tables import PartTable
-from features.extraction.batching import Window, blank_window, compute_window
+from features.extraction.batching import Window, compute_window
 from features.extraction.device_claims import own_device
 from features.extraction.dump_group import DumpGroup
 from features.extraction.engine import Engine
@@ -40,7 +40,6 @@ class Assignment:
     cores: int | None
     tables: tuple[PartTable, ...]
     targets: tuple[Target, ...]
-    widths: tuple[int, ...]
 
 
 def computed_elsewhere(
@@ -57,8 +56,8 @@ def computed_elsewhere(
     """
     cores = None if cluster else max(1, available_cores() // jobs)
     without_ids = tuple(replace(table, ids=()) for table in tables)  # only learning needs them
-    targets, widths, windows = tuple(group.targets), tuple(group.widths), group.pending()
-    assignment = Assignment(engine.backbone, engine.settings, cores, without_ids, targets, widths)
+    assignment = Assignment(engine.backbone, engine.settings, cores, without_ids, tuple(group.targets))
+    windows = group.pending()
     again: list[tuple[range, list[int]]] = []
     failures = 0
     while True:
@@ -75,7 +74,7 @@ def computed_elsewhere(
                             sent = pool.submit(compute_rows, assignment, rows, needed, images.rows(needed))
                             waiting[sent] = pending
                         else:
-                            yield blank_window(rows, assignment.widths, asdict(assignment.settings))
+                            yield Window(rows, asdict(assignment.settings))
                     if not waiting:
                         return
                     for done in sorted(wait(waiting, return_when=FIRST_COMPLETED).done, key=_failed):
@@ -120,7 +119,7 @@ def compute_rows(assignment: Assignment, rows: range, needed: Sequence[int], ima
     pictures = engine.pictures(images, range(len(images)))
     placed = (replace(picture, row=needed[picture.row]) for picture in pictures)
     with closing(pictures):
-        return compute_window(engine, assignment.targets, assignment.widths, rows, placed, needed)
+        return compute_window(engine, assignment.targets, rows, placed, needed)
 
 
 _engines: dict[str, Engine] = {}  # the one that this process built last

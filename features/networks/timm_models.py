@@ -17,15 +17,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import features.networks.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
 from competition.configuration import Backbone
 from competition.errors import ConfigurationError, Top7Error, nearest
 from features.networks.weights import read_state
-
-try:
-    import features.networks.mini_backbone.model  # noqa: F401  registers top7_vgg16_quarter
-except ModuleNotFoundError as absent:
-    if not str(absent.name).startswith("features.networks.mini_backbone"):
-        raise
 
 Layer = int | str
 PAPER_NAME = re.compile(r"conv(\d)_(\d)|pool(\d)")

@@ -91,7 +91,7 @@ def test_a_worker_runs_its_engine_on_the_device_it_claimed(tiny, monkeypatch, tm
     device_claims.own_device.cache_clear()
     backbone = configuration.backbones[0]
     for cores in (1, 2):  # a second backbone or other settings stay on the device
-        workers._engine(workers.Assignment(backbone, settings, cores, (), (), ()))
+        workers._engine(workers.Assignment(backbone, settings, cores, (), ()))
     device_claims.own_device.cache_clear()
     assert chosen == [0, 0] and len(list(tmp_path.glob("top7-devices-*/*.lock"))) == 1
     while device_claims._held:

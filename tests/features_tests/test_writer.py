@@ -21,7 +21,7 @@ from features.dumps.derived import derived
 from features.dumps.disk import Disk, DiskFull
 from features.dumps.journal import journal_line, read_journal
 from features.dumps.layout import Target
-from features.extraction.batching import blank_window
+from features.extraction.batching import Window
 from features.extraction.sample import SplitImages
 from features.extraction.status import group_for, lacking_dumps, recover
 from features.parts.blocks import block_files, write_blocks
@@ -52,7 +52,7 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
     group = group_for(found, WIDTHS, images, WINDOW_ROWS)
     group.start()
     for rows, needed in group.pending():
-        window = blank_window(rows, WIDTHS, SETTINGS)
+        window = Window(rows, SETTINGS)
         for row in needed:
             place = row - rows.start
             stamp = Path(images.paths[row]).stat()
@@ -66,9 +66,8 @@ def extraction(folder: Path, images: ImageSet, computed: list) -> None:
                 continue
             computed.append(row)
             window.computed.append(place)
-            window.norms[place] = row + 1 + 0.5 * np.arange(2)
             for column in range(2):
-                window.descriptors[column][place] = values(images.ids[row], column)
+                window.put(column, [place], values(images.ids[row], column)[None], row + 1 + 0.5 * column)
         group.write_window(window)
         if rows.start // WINDOW_ROWS % 2:
             group.commit()
