@@ -77,8 +77,7 @@ def verify(
                 write_json(beside(path, DAMAGE), {"rows": bad.tolist()})
             else:
                 beside(path, DAMAGE).unlink(missing_ok=True)
-    _check_learnt(configuration, report)
-    _check_kept(Path(configuration.competition.work), report)
+    _check_sealed(configuration, report)
     return report
 
 
@@ -98,35 +97,27 @@ def _with_samples(configuration: Configuration, report: VerifyReport) -> Configu
     return replace(configuration, backbones=tuple(backbones))
 
 
-def _check_learnt(configuration: Configuration, report: VerifyReport) -> None:
-    """Check the orders, blocks and components of part detectors.
+def _check_sealed(configuration: Configuration, report: VerifyReport) -> None:
+    """Check what part detectors learnt, candidates and what steps keep of the gallery.
 
-    A damaged one is removed, so that `extract` learns it again.
+    A damaged one is removed: `extract` learns it again, the others are made again when next asked for.
     """
+    folders: list[tuple[Path, str]] = []
     for backbone in configuration.backbones:
-        for parts in backbone.parts:
-            table = table_of(configuration, backbone, parts)
-            for sidecar in sorted(model_folder(parts, **table.model).glob("*.sum")):
-                if _is_damaged(sidecar, report):
-                    with suppress(OSError):
+        tables = [table_of(configuration, backbone, parts) for parts in backbone.parts]
+        folders += [(model_folder(table.parts, **table.model), "*.sum") for table in tables]
+    work = Path(configuration.competition.work)
+    for folder, names in [*folders, (work / "candidates", "*.json"), (work / "ranking", "*.json")]:
+        for sidecar in sorted(folder.glob(names)):
+            report.files += 1
+            if bad := bad_files(sidecar):
+                report.damaged |= dict.fromkeys(bad, [])
+                with suppress(OSError):
+                    if sidecar.suffix == ".json":
+                        remove(sidecar)
+                    else:  # others are sealed with the same file of scales
                         sidecar.with_suffix("").unlink(missing_ok=True)
                         sidecar.unlink(missing_ok=True)
-
-
-def _check_kept(work: Path, report: VerifyReport) -> None:
-    """Candidates and what steps keep of the gallery; damaged ones are removed and made again when next asked for."""
-    for folder in (work / "candidates", work / "ranking"):
-        for sidecar in sorted(folder.glob("*.json")):
-            if _is_damaged(sidecar, report):
-                with suppress(OSError):
-                    remove(sidecar)
-
-
-def _is_damaged(sidecar: Path, report: VerifyReport) -> bool:
-    report.files += 1
-    bad = bad_files(sidecar)
-    report.damaged |= dict.fromkeys(bad, [])
-    return bool(bad)
 
 
 def split_dumps(configuration: Configuration, split: str) -> tuple[list[Path], list[Path]]:
