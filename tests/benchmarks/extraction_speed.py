@@ -118,8 +118,9 @@ class Extraction:
         run_pass = backbone_pass.run_pass
 
         def timed(*arguments, **options):
-            self.took = seconds(lambda: run_pass(*arguments, **options))
-            return ""
+            limits = []
+            self.took = seconds(lambda: limits.append(run_pass(*arguments, **options)))
+            return limits[0]
 
         dumps = Path(self.configuration.competition.work) / "dumps" / "gallery"
         shutil.rmtree(dumps, ignore_errors=True)
