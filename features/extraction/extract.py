@@ -218,6 +218,7 @@ class _Extraction:
     def planned(self, *, check_content: bool = False, drop_gone: bool = True, measure: bool = True) -> Plan:
         """The passes with something to do; measure: time a few images for the hours."""
         passes: list[PlannedPass] = []
+        said = set[str]()  # of a network that describes queries by views too
         images = self.images
         needed = sum(external.bytes_needed for external in self.externals)
         for each in self.backbones:
@@ -230,8 +231,9 @@ class _Extraction:
             if not missing:
                 continue
             engine = self.engine(each)
-            for note in engine.notes:
+            for note in filter(lambda note: note not in said, engine.notes):
                 log.info(note)
+            said.update(engine.notes)
             planned = [
                 plan_pass(engine, split, images[split].images, left) for split, left in missing.items()
             ]
