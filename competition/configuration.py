@@ -12,10 +12,8 @@ from competition import toml_values as toml
 from competition.errors import ConfigurationError, nearest
 from competition.toml_values import Place, read_table, shown
 
-SMALLEST_SIDE_PX, LARGEST_SIDE_PX = (
-    32,
-    16_384,
-)  # of what a network is given; smaller maps vanish in its strides
+# of what a network is given; smaller maps vanish in its strides
+SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 32, 16_384
 SPLITS = ("gallery", "validation", "test")
 # what `[competition] format` may be; competition/datasets reads them
 DATA_SETS = "oxford5k paris6k roxford5k rparis6k holidays perfect500k-2018 perfect500k-2020 folders".split()
@@ -295,10 +293,7 @@ def _unique(
                 f"{path}: the name {name!r} appears twice: give each [[backbone]] and [[external]] "
                 "a name of its own"
             )
-    named = []
     for backbone in backbones:
         free = (f"{backbone.model}-{n}" if n > 1 else backbone.model for n in itertools.count(1))
-        name = backbone.name or next(name for name in free if name not in given)
-        given.append(name)
-        named.append(replace(backbone, name=name))
-    return tuple(named)
+        given.append(backbone.name or next(name for name in free if name not in given))
+    return tuple(replace(backbone, name=name) for backbone, name in zip(backbones, given[-len(backbones) :]))
