@@ -95,17 +95,9 @@ def project(
     components: {count: (coefficients (n, M) float64, offset (M,) float64)}, counts ascending; chunks: the sample's blocks,
     half precision. -> {count: (B, M) float32}; a zero psi gives zeros, NaN gives NaN.
     """
-    results = [_project(part, components, form, order, chunks) for part in psi.split(IMAGES_A_PASS)]
-    return {count: torch.cat([result[count] for result in results]) for count in components}
-
-
-def _project(
-    psi: Tensor,
-    components: Mapping[int, tuple[np.ndarray, np.ndarray]],
-    form: str,
-    order: Tensor,
-    chunks: Chunks,
-) -> dict[int, Tensor]:
+    if len(psi) > IMAGES_A_PASS:
+        results = [project(part, components, form, order, chunks) for part in psi.split(IMAGES_A_PASS)]
+        return {count: torch.cat([result[count] for result in results]) for count in components}
     images, counts = len(psi), tuple(components)
     n = len(components[counts[0]][0])
     groups = max(1, -(-images // ROWS_A_PRODUCT))
