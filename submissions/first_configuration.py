@@ -23,7 +23,8 @@ from submissions.folder_contents import Contents, contents_of
 from submissions.outcome import Outcome
 
 CPU = ("mobilenetv1_100.ra4_e3600_r224_in1k", 288)
-GPU = ("resnet50.a1_in1k", 384)
+# of the networks that embed an image themselves, which lead on instances (ILIAS, CVPR 2025), one that an hour is enough for
+GPU = ("vit_base_patch16_siglip_384.v2_webli", 384)
 HUB = "huggingface.co"
 FEW_LABELLED = 30
 TEMPLATE = Path(__file__).with_suffix(".toml")
@@ -50,6 +51,10 @@ def write_first_configuration(
     recommended, image_size = GPU if gpu else CPU
     model = model or recommended
     network, unsure = _network(model, image_size), found.unsure
+    transformer = getattr(network, "model", network)
+    embeds = hasattr(transformer, "cls_token")
+    if embeds:
+        image_size += -image_size % int(np.max(transformer.patch_embed.patch_size))
     if weights is None and not _hub_reachable():
         unsure.append(
             f"weights: {HUB} cannot be reached from here, and extract will need the weights of {model}: download them "
@@ -73,6 +78,7 @@ def write_first_configuration(
         model=model,
         weights=weights,
         image_size=image_size,
+        embeds=embeds,
         deepest=list(range(len(network.feature_info.info)))[-3:],
         simulate=Simulate(),
     )

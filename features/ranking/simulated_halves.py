@@ -18,7 +18,7 @@ from competition.configuration import SIMULATED, Configuration
 from competition.errors import ConfigurationError
 from competition.once import once
 from competition.simulated_split import first_drawn, judging, photo_id, sampled_rows
-from features.components import Component, depth_order, layer_component
+from features.components import Component, layer_component, layers_under
 from features.descriptors import open_components
 from features.dumps import Dump
 
@@ -115,7 +115,8 @@ def _halves(configuration: Configuration, gallery_ids: Sequence[str]) -> _Halves
             f"{configuration.path}: there are no simulated photos: add {lacking} and run ./run.sh extract"
         )
     backbone = configuration.backbones[0]
-    deciding = layer_component(backbone, depth_order(backbone.layers)[-1], backbone.pooling[0])
+    pooling = backbone.pooling[0]
+    deciding = layer_component(backbone, layers_under(backbone, pooling)[-1], pooling)
     (gallery,) = open_components(configuration, [deciding], "gallery", gallery_ids)
     settings = configuration.simulate
     sources = once(sampled_rows, tuple(gallery_ids), settings)

@@ -41,23 +41,33 @@ def named_recipe(name: str) -> Recipe:
 def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
     """Return the recipe with the components of `configuration` in place of patterns.
 
-    A pattern's weight is shared equally among the components it finds; those of optional patterns that find nothing
-    fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
+    A pattern's weight is shared equally among the components it finds, and one that several find has the sum; those of
+    optional patterns that find nothing fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
     """
     if not recipe.patterns:
         return recipe
-    found: dict[Component, int] = {}
+    pairs: list[tuple[Component, int]] = []
     notes: list[str] = []
     where = f"{configuration.path}: recipe {recipe.name}"
     for group, pattern in enumerate(recipe.patterns):
-        for component in matches(pattern, configuration, where, notes):
-            found.setdefault(component, group)
-    if not found:
+        pairs += [(component, group) for component in matches(pattern, configuration, where, notes)]
+    if not pairs:
         raise ConfigurationError(f"{where} finds no component at all")
-    groups = tuple(found.values())
-    weights = tuple(spread(recipe.weights, groups).tolist())
-    said = tuple(dict.fromkeys(notes))
-    return replace(recipe, components=tuple(found), weights=weights, groups=groups, patterns=(), notes=said)
+    weights: dict[Component, float] = {}
+    groups: dict[Component, int] = {}
+    for (component, group), weight in zip(
+        pairs, spread(recipe.weights, [group for _, group in pairs]).tolist()
+    ):
+        weights[component] = weights.get(component, 0.0) + weight
+        groups.setdefault(component, group)
+    return replace(
+        recipe,
+        components=tuple(weights),
+        weights=tuple(weights.values()),
+        groups=tuple(groups.values()),
+        patterns=(),
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:

@@ -45,7 +45,7 @@ class Pattern(msgspec.Struct):
     backbone: "*" (every one), a name, or a number from 1 (beyond the last: counted on from the first again); layer:
     "all", "last", a name or timm index under {"is": …}, a number from the deepest, -1, -2, …, or a list of these two
     kinds, of which the first that the backbone has; pooling: a name, or a list of which the first that the configuration
-    has; views: of a layer, that queries are described by views, where the configuration has them; parts: "*" or the
+    has (`head` and `cls`, the network's own embeddings, are found whatever the layer); views: of a layer, that queries are described by views, where the configuration has them; parts: "*" or the
     table's number from 1; count, dim, exponent: the nearest the table has; external: "*" or a name.
     """
 
@@ -138,6 +138,11 @@ def _backbones(
 def _layers(
     pattern: Pattern, backbone: Backbone, where: str, notes: list[str], views: bool | None
 ) -> list[Component]:
+    poolings = list(backbone.pooling) if pattern.pooling is None else pattern.pooling
+    poolings = [poolings] if isinstance(poolings, str) else poolings
+    pooling = next((name for name in poolings if name in backbone.pooling), None)
+    if pooling in EMBEDDINGS:  # one by itself, of no layer
+        return [layer_component(backbone, pooling, pooling, views)]
     order = depth_order(backbone.layers)
     wanted: Any = pattern.layer
     several = wanted if isinstance(wanted, list) else [wanted]
@@ -146,9 +151,6 @@ def _layers(
         asked = f"{-wanted} layers" if isinstance(wanted, int) else f"layer {wanted}"
         notes.append(f"{backbone.name} has not {asked}, only {', '.join(map(str, order))}")
         return []
-    poolings = list(backbone.pooling) if pattern.pooling is None else pattern.pooling
-    poolings = [poolings] if isinstance(poolings, str) else poolings
-    pooling = next((name for name in poolings if name in backbone.pooling), None)
     if pooling is None:
         asked = " or ".join(poolings)
         if pattern.optional:
@@ -158,8 +160,6 @@ def _layers(
             f"{where} wants the pooling {asked} of {backbone.name}, which extracts "
             f"{', '.join(backbone.pooling)}: add it to pooling = […] and extract again"
         )
-    if pooling in EMBEDDINGS:  # one by itself, which counts as the deepest layer
-        layers = [pooling] if order[-1] in layers else []
     return [layer_component(backbone, layer, pooling, views) for layer in layers]
 
 

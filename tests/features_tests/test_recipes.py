@@ -126,6 +126,36 @@ def test_parts_are_the_nearest_the_table_has():
     )
 
 
+@pytest.mark.parametrize("name", ["top7", "top7_expanded", "top7_augmented"])
+def test_a_networks_own_embedding_takes_the_place_of_its_maps(name):
+    recipe = named_recipe(name)
+    vit = backbone("vit", layers=(11,), pooling=("cls", "gem", "head"), parts=False)
+    found = resolve(recipe, configuration(vit))
+    assert [component.pooled for component in found.components] == [("head", "head")] and not found.notes
+    assert found.weights == pytest.approx([1.0])
+    token = backbone("vit", layers=(9, 11), pooling=("rmac", "cls"), parts=False)
+    assert [component.pooling for component in resolve(recipe, configuration(token)).components] == ["cls"]
+    cnn = backbone("cnn", pooling=("rmac", "spoc-centre"))
+    both = resolve(recipe, configuration(cnn, vit))
+    shares = dict(zip(((part.backbone, part.pooled) for part in both.components), both.weights))
+    assert shares.pop(("vit", ("head", "head"))) == pytest.approx(
+        1 / 2
+    )  # as much as the six of the other network
+    assert len(shares) == 6 and list(shares.values()) == pytest.approx([1 / 12] * 6)
+
+
+def test_a_component_that_several_patterns_find_has_their_weights(tmp_path):
+    components = [
+        {"layer": -1, "pooling": "mac"},
+        {"layer": {"is": 4}, "pooling": "mac"},
+        {"layer": {"is": 1}},
+    ]
+    recipe = read_recipe(written(tmp_path, components=components, weights=[1, 2, 5]))
+    found = resolve(recipe, configuration(backbone("a")))
+    assert [component.name for component in found.components] == ["a/4/mac", "a/1/spoc"]
+    assert found.weights == pytest.approx([3 / 8, 5 / 8]) and found.groups == (0, 2)
+
+
 def test_what_a_configuration_lacks_is_named():
     with pytest.raises(ConfigurationError, match="wants the pooling crow of a, which extracts mac"):
         resolve(named_recipe("wislab2018"), configuration(backbone("a", pooling=("mac",))))

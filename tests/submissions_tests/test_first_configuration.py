@@ -130,3 +130,33 @@ def test_extract_runs_what_init_writes(tiny_competition, tmp_path, capsys):
     assert main(["extract", *common]) == 0
     assert main(["submit", *common, "--recipe", "top7"]) == 0
     assert (tmp_path / "work" / "submissions" / "top7-test.csv").exists()
+
+
+def test_a_transformer_is_asked_for_its_own_embedding(data, tmp_path, monkeypatch):
+    """In whole patches: DINOv2's have 14 pixels, and 288 is no multiple of that."""
+    monkeypatch.setattr(first_configuration, "_hub_reachable", lambda: True)
+    out = tmp_path / "c.toml"
+    assert main(["init", str(data), "--out", str(out), "--model", "eva02_tiny_patch14_224"]) == 0
+    (backbone,) = load_configuration(out).backbones
+    assert (backbone.layers, backbone.pooling, backbone.image_size) == ((11,), ("head",), 294)
+
+
+def test_what_init_writes_of_a_transformer_goes_the_whole_road(tiny_competition, tmp_path, capsys):
+    """Without labels too, where the recipe is top7, of the embedding alone."""
+    import timm
+    from safetensors.torch import save_file
+
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "tiny.toml"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    arguments = ["--model", "test_vit", "--weights", weights, "--out", out]
+    assert main(["init", str(tiny_competition.parent), *map(str, arguments)]) == 0
+    text = out.read_text().replace("images = 2000", "images = 8").replace("= 288", "= 64")
+    out.write_text("".join(line for line in text.splitlines(True) if not line.startswith("labels")))
+    common = ["--config", str(out), "--work", str(tmp_path / "work")]
+    assert main(["extract", *common]) == 0
+    assert main(["tune", *common, "--trials", "3"]) == 0
+    capsys.readouterr()
+    assert main(["submit", *common]) == 0
+    assert "recipe top7" in capsys.readouterr().err
+    recipe = json.loads((tmp_path / "work" / "recipes" / "top7.json").read_text())
+    assert [component["pooling"] for component in recipe["components"]] == ["head"]
