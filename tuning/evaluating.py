@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,15 @@ from competition.metrics import list_depth, query_figures
 from features.descriptors import gallery_ids
 from features.ranked_lists import ranked_lists
 from features.ranking.steps import STEPS
-from features.recipes.kept import data_identity, find_recipe, keep_recipe, readable, recipe_names
+from features.recipes.kept import (
+    data_identity,
+    find_recipe,
+    keep_recipe,
+    named_recipe,
+    readable,
+    recipe_names,
+    resolve,
+)
 from features.recipes.patterns import NoMatch, say_unmatched
 from features.recipes.recipe import NAMED, Recipe
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
@@ -66,7 +76,7 @@ def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray,
 
     Others are passed over. A better one that is there is kept under another name.
     """
-    if recipe.name not in recipe_names() or recipe.provenance.get("source") != NAMED:
+    if recipe.provenance.get("source") != NAMED:
         return
     path = Path(configuration.competition.work) / "recipes" / f"{recipe.name}.json"
     with unless_read_only(f"{path}: the figures of {recipe.name} are not kept"):
@@ -87,11 +97,38 @@ def fitting(configuration: Configuration, names: Iterable[str], index: str | Non
     return found
 
 
+def of_one_backbone(configuration: Configuration, names: Iterable[str]) -> list[Recipe]:
+    """Return those of these recipes that take whatever backbones there are, of each alone, named <recipe>-<backbone>.
+
+    A weak network beside a strong one, as equals, costs more than it brings. Empty where there are not several.
+    """
+    found: list[Recipe] = []
+    for written, backbone in product(map(named_recipe, names), configuration.backbones):
+        if any(pattern.get("backbone", "*") != "*" for pattern in written.patterns):
+            continue
+        with suppress(ConfigurationError):  # not extracted of this one
+            alone = resolve(written, replace(configuration, backbones=(backbone,)))
+            if len(alone.components) < len(resolve(written, configuration).components):
+                name = f"{written.name}-{backbone.name}"
+                found.append(replace(alone, name=name, provenance={"source": NAMED}))
+    return found
+
+
 def score_named(configuration: Configuration) -> dict[str, float]:
-    """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out."""
-    found = {}
+    """Score every recipe that ships with top7 and keep it with its figures; what was not extracted is left out.
+
+    Where labels judge, so are those `of_one_backbone`.
+    """
     labelled = study_queries(configuration, gallery_ids(configuration))
-    for recipe in fitting(configuration, recipe_names()):
+    found = _scored(configuration, fitting(configuration, recipe_names()), labelled)
+    if labelled.real.any():
+        found |= _scored(configuration, of_one_backbone(configuration, list(found)), labelled)
+    return found
+
+
+def _scored(configuration: Configuration, recipes: Iterable[Recipe], labelled: Labelled) -> dict[str, float]:
+    found = {}
+    for recipe in recipes:
         try:
             steps = [str(step["step"]) for step in recipe.steps]
             whole = [step for step in steps if step in WHOLE_GALLERY]
