@@ -79,7 +79,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One picture to draw: `name` relative to the folder, without its ending; `seed` of its own generator."""
+    """One picture to draw: `name` relative to the folder, without its ending; `seed` of its own rng."""
 
     name: str
     product: Product
@@ -98,52 +98,45 @@ class Contest:
 
 def plan_contest(seed: int, sizes: Sizes = Sizes()) -> Contest:
     """Decide products, ids and queries; draws nothing. One to three gallery pictures a product, one a distractor."""
-    generator = np.random.default_rng([STREAM, seed, 0])
-    products: list[Product] = []
-    shown: list[tuple[Product, int]] = []  # gallery pictures: product, number of the asked-for product or -1
+    rng = np.random.default_rng([STREAM, seed, 0])
+    products: list[Product] = []  # those that are asked for
+    shown: list[Product] = []  # one a gallery picture
     for _ in range(sizes.families):
-        family = draw_family(generator, sizes.members + sizes.lookalikes)
+        family = draw_family(rng, sizes.members + sizes.lookalikes)
+        products += family[: sizes.members]
         for product in family[: sizes.members]:
-            shown += [(product, len(products))] * int(generator.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
-            products.append(product)
-        shown += [(product, -1) for product in family[sizes.members :]]
-    shown += [(draw_product(generator), -1) for _ in range(sizes.strangers)]
-    order = generator.permutation(len(shown))
-    positives: dict[int, list[str]] = {}
+            shown += [product] * int(rng.choice((1, 2, 3), p=(0.4, 0.35, 0.25)))
+        shown += family[sizes.members :]
+    shown += [draw_product(rng) for _ in range(sizes.strangers)]
+    order = rng.permutation(len(shown))
+    ids_of: dict[Product, list[str]] = {}
     pictures = []
     for place, index in enumerate(order):
-        product, number = shown[index]
         folder = FOLDERS[place * len(FOLDERS) // len(order)]
         gallery_id = f"n{folder[:4]}_{place + 1:07d}"
-        pictures.append(Drawing(f"gallery/{folder}/{gallery_id}", product, False, (STREAM, seed, 1, place)))
-        if number >= 0:
-            positives.setdefault(number, []).append(gallery_id)
-    asked = generator.permutation(len(products))
+        seeds = (STREAM, seed, 1, place)
+        pictures.append(Drawing(f"gallery/{folder}/{gallery_id}", shown[index], False, seeds))
+        ids_of.setdefault(shown[index], []).append(gallery_id)
+    asked = rng.permutation(len(products))
     queries = min(sizes.queries, len(products))
-    truth: list[dict[str, tuple[str, ...]]] = []
-    for split, letter, chosen in (
-        ("val", "v", asked[:queries]),
-        ("test", "t", asked[len(asked) - queries :]),
-    ):
-        named = {
-            f"{letter}{place + 1:06d}": int(number)
-            for place, number in enumerate(generator.permutation(chosen))
-        }
-        truth.append({query: tuple(sorted(positives[number])) for query, number in named.items()})
-        pictures += [
-            Drawing(f"{split}/{query}", products[number], True, (STREAM, seed, 2 + (split == "test"), place))
-            for place, (query, number) in enumerate(named.items())
-        ]
-    return Contest(tuple(pictures), *truth)
+    validation: dict[str, tuple[str, ...]] = {}
+    test: dict[str, tuple[str, ...]] = {}
+    splits = (("val/v", validation, asked[:queries]), ("test/t", test, asked[len(asked) - queries :]))
+    for stream, (prefix, truth, chosen) in enumerate(splits, start=2):
+        for place, number in enumerate(rng.permutation(chosen)):
+            name, product = f"{prefix}{place + 1:06d}", products[number]
+            pictures.append(Drawing(name, product, True, (STREAM, seed, stream, place)))
+            truth[name.rpartition("/")[2]] = tuple(ids_of[product])
+    return Contest(tuple(pictures), validation, test)
 
 
 def draw(picture: Drawing) -> bytes:
     """Return the picture as the bytes of a JPEG file; they depend on the picture's own seed alone."""
-    generator = np.random.default_rng(picture.seed)
+    rng = np.random.default_rng(picture.seed)
     if picture.photo:
-        image, quality = draw_photo(picture.product, generator)
+        image, quality = draw_photo(picture.product, rng)
     else:
-        image, quality = draw_catalogue(picture.product, generator), CATALOGUE_QUALITY
+        image, quality = draw_catalogue(picture.product, rng), CATALOGUE_QUALITY
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
@@ -151,11 +144,8 @@ def draw(picture: Drawing) -> bytes:
 
 def label_bytes(truth: dict[str, tuple[str, ...]]) -> bytes:
     """Return a label file as the real competition's: a byte-order mark, a header, ragged rows."""
-    rows = [
-        "Validation Image ID,Training Image ID",
-        *(",".join([query, *correct]) for query, correct in truth.items()),
-    ]
-    return b"\xef\xbb\xbf" + "".join(f"{row}\n" for row in rows).encode()
+    rows = [("Validation Image ID", "Training Image ID"), *((query, *ids) for query, ids in truth.items())]
+    return "".join(",".join(row) + "\n" for row in rows).encode("utf-8-sig")
 
 
 def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, sizes: Sizes = Sizes()) -> Path:
@@ -171,35 +161,27 @@ def build(folder: Path | str, *, seed: int = 0, processes: int | None = None, si
         raise Top7Error(
             f"{folder}: holds files that top7 did not draw: move them away, or choose another --work"
         )
-    contest = plan_contest(seed, sizes)
     folder.parent.mkdir(parents=True, exist_ok=True)
     drawing = folder.with_name(f".{folder.name}.partial")
     with FileLock(folder.with_name(f".{folder.name}.lock")):  # the system drops it when the process dies
         if _made_from(folder) != made_from:
             shutil.rmtree(drawing, ignore_errors=True)  # half drawn by a process that was killed
-            _draw_into(drawing, contest, seed, processes, made_from)
-            if folder.exists():  # drawn by another version or seed
-                shutil.rmtree(folder)
+            contest = plan_contest(seed, sizes)
+            pool = Parallel(processes or min(os.cpu_count() or 1, 8), return_as="generator")
+            drawn = pool(delayed(draw)(picture) for picture in contest.pictures)
+            named = zip(contest.pictures, drawn)
+            for picture, data in Progress(named, total=len(contest.pictures), desc="drawing", unit="picture"):
+                path = drawing / f"{picture.name}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            write_bytes(drawing / "val.csv", label_bytes(contest.validation))
+            write_bytes(drawing / "held_back" / "test.csv", label_bytes(contest.test))
+            write_bytes(drawing / "config.toml", CONFIGURATION.format(seed=seed).encode())
+            write_json(drawing / "competition.json", made_from)
+            shutil.rmtree(folder, ignore_errors=True)  # drawn by another version or seed
             os.replace(drawing, folder)
             sync_folder(folder.parent)
     return folder / "config.toml"
-
-
-def _draw_into(drawing: Path, contest: Contest, seed: int, processes: int | None, made_from: dict) -> None:
-    """Draw a competition into the new folder `drawing`, which is removed again if that fails."""
-    drawing.mkdir()
-    try:
-        for picture, data in zip(contest.pictures, _drawn(contest.pictures, processes)):
-            path = drawing / f"{picture.name}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        write_bytes(drawing / "val.csv", label_bytes(contest.validation))
-        write_bytes(drawing / "held_back" / "test.csv", label_bytes(contest.test))
-        write_bytes(drawing / "config.toml", CONFIGURATION.format(seed=seed).encode())
-        write_json(drawing / "competition.json", made_from)
-    except BaseException:
-        shutil.rmtree(drawing, ignore_errors=True)
-        raise
 
 
 def _made_from(folder: Path) -> object:
@@ -207,10 +189,3 @@ def _made_from(folder: Path) -> object:
         return json.loads((folder / "competition.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _drawn(pictures: tuple[Drawing, ...], processes: int | None):
-    """Return the files of `pictures` in their order, with a progress bar on stderr."""
-    pool = Parallel(processes or min(os.cpu_count() or 1, 8), return_as="generator")
-    made = pool(delayed(draw)(picture) for picture in pictures)
-    return Progress(made, total=len(pictures), desc="drawing", unit="picture")

@@ -10,6 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from competition.mini.products import Colour, Product
 
+Pen = ImageDraw.ImageDraw
+Point = tuple[float, float]  # x, y in pixels
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
 
 @functools.lru_cache(maxsize=64)
 def font(size: int) -> ImageFont.FreeTypeFont:
@@ -19,14 +23,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return found
 
 
-def fitted_text(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    centre: tuple[float, float],
-    width: float,
-    height: float,
-    fill: Colour,
-) -> None:
+def fitted_text(draw: Pen, text: str, centre: Point, width: float, height: float, fill: Colour) -> None:
     """Write `text` in one line around `centre`, as large as `width` and `height` (pixels) allow."""
     size = int(max(7, min(height, 1.45 * width / max(1, len(text)))))
     while size > 7 and draw.textlength(text, font=font(size)) > width:
@@ -34,29 +31,23 @@ def fitted_text(
     draw.text(centre, text, font=font(size), fill=fill, anchor="mm")
 
 
-def around(x: float, y: float, r: float) -> tuple[float, float, float, float]:
+def around(x: float, y: float, r: float) -> Box:
     """Return the box of the circle of radius `r` around (x, y)."""
     return x - r, y - r, x + r, y + r
 
 
-def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float, fill: Colour) -> None:
+def draw_icon(draw: Pen, icon: str, x: float, y: float, r: float, fill: Colour) -> None:
     """Draw the icon of radius `r` pixels around (x, y)."""
     if icon == "circle":
         draw.ellipse(around(x, y, r), outline=fill, width=max(2, int(r / 5)))
     elif icon == "drop":
         draw.ellipse((x - 0.7 * r, y - 0.3 * r, x + 0.7 * r, y + r), fill=fill)
-        draw.polygon(
-            ((x, y - 1.1 * r), (x - 0.66 * r, y + 0.15 * r), (x + 0.66 * r, y + 0.15 * r)), fill=fill
-        )
+        tip = ((x, y - 1.1 * r), (x - 0.66 * r, y + 0.15 * r), (x + 0.66 * r, y + 0.15 * r))
+        draw.polygon(tip, fill=fill)
     elif icon == "leaf":
-        draw.polygon(
-            [
-                (x + 0.45 * r * math.sin(math.pi * t / 8) * side, y - r + 2 * r * t / 8)
-                for side, steps in ((1, range(9)), (-1, range(8, -1, -1)))
-                for t in steps
-            ],
-            fill=fill,
-        )
+        edge = [(0.45 * r * math.sin(math.pi * t / 8), y - r + 2 * r * t / 8) for t in range(9)]
+        points = [(x + wide, at) for wide, at in edge] + [(x - wide, at) for wide, at in edge[::-1]]
+        draw.polygon(points, fill=fill)
     elif icon == "flower":
         for k in range(6):
             px, py = x + 0.6 * r * math.cos(math.pi * k / 3), y + 0.6 * r * math.sin(math.pi * k / 3)
@@ -74,14 +65,8 @@ def draw_icon(draw: ImageDraw.ImageDraw, icon: str, x: float, y: float, r: float
         draw.polygon(((x - 0.95 * r, y - 0.1 * r), (x + 0.95 * r, y - 0.1 * r), (x, y + r)), fill=fill)
 
 
-def draw_pattern(
-    draw: ImageDraw.ImageDraw,
-    pattern: str,
-    box: tuple[float, float, float, float],
-    scale: float,
-    fill: Colour,
-) -> None:
-    """Fill `box` (left, top, right, bottom) with a pattern whose period grows with `scale`."""
+def draw_pattern(draw: Pen, pattern: str, box: Box, scale: float, fill: Colour) -> None:
+    """Fill `box` with a pattern whose period grows with `scale`."""
     left, top, right, bottom = box
     step = 16 * scale
     columns, rows = int((right - left) / step) + 1, int((bottom - top) / step) + 1
@@ -103,29 +88,18 @@ def draw_pattern(
             draw.line([(x, middle + 0.3 * step * math.sin(x / step * 3.1)) for x in xs], fill=fill, width=3)
     elif pattern == "chevrons":
         for j in range(rows):
-            draw.line(
-                [(left + k * step, top + (j + 0.25 + 0.5 * (k % 2)) * step) for k in range(columns + 1)],
-                fill=fill,
-                width=3,
-            )
-    elif pattern in ("leaves", "petals"):
-        for x, y, i, j in grid:
-            if (i + j) % 2:
-                draw_icon(draw, "leaf" if pattern == "leaves" else "flower", x, y, 0.6 * step, fill)
-    elif pattern == "checks":
-        for x, y, i, j in grid:
-            if (i + j) % 2:
+            heights = [top + (j + 0.25 + 0.5 * (k % 2)) * step for k in range(columns + 1)]
+            draw.line([(left + k * step, at) for k, at in enumerate(heights)], fill=fill, width=3)
+    elif pattern in ("leaves", "petals", "checks"):
+        for x, y in ((x, y) for x, y, i, j in grid if (i + j) % 2):
+            if pattern == "checks":
                 draw.rectangle(around(x, y, step / 2), fill=fill)
+            else:
+                draw_icon(draw, "leaf" if pattern == "leaves" else "flower", x, y, 0.6 * step, fill)
     elif pattern == "rings":
         for x, y, i, j in grid:
             if not (i % 2 or j % 2):
                 draw.ellipse(around(x, y, 0.7 * step), outline=fill, width=3)
-
-
-def between(first: Colour, second: Colour, share: float) -> Colour:
-    """Return the mixture with that share of `second`."""
-    red, green, blue = (round((1 - share) * a + share * b) for a, b in zip(first, second))
-    return red, green, blue
 
 
 def draw_label(product: Product, width: int, height: int, around: int) -> Image.Image:
@@ -138,16 +112,14 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
     draw = ImageDraw.Draw(image)
     middle, half = around / 2, 0.46 * width
     top, bottom = 0.1 * height, 0.9 * height
-    shape = product.label_shape
+    shape, front = product.label_shape, (middle - half, top, middle + half, bottom)
     if shape == "band":
         top, bottom = 0.28 * height, 0.78 * height
         draw.rectangle((0, top, around, bottom), fill=product.label)
     elif shape == "panel":
-        draw.rounded_rectangle(
-            (middle - half, top, middle + half, bottom), radius=0.08 * width, fill=product.label
-        )
+        draw.rounded_rectangle(front, radius=0.08 * width, fill=product.label)
     elif shape == "oval":
-        draw.ellipse((middle - half, top, middle + half, bottom), fill=product.label)
+        draw.ellipse(front, fill=product.label)
         top, bottom, half = top + 0.12 * height, bottom - 0.12 * height, 0.85 * half
     elif shape == "wrap":
         top, bottom = 0.05 * height, 0.95 * height
@@ -155,28 +127,21 @@ def draw_label(product: Product, width: int, height: int, around: int) -> Image.
         draw.rectangle((0, top, around, top + 0.04 * height), fill=product.accent)
         draw.rectangle((0, bottom - 0.04 * height, around, bottom), fill=product.accent)
     room = bottom - top
-    pattern_box = {
-        "top": (top + 0.55 * room, bottom),
-        "middle": (top, top + 0.25 * room),
-        "bottom": (top, top + 0.42 * room),
-        "split": (top + 0.36 * room, top + 0.6 * room),
+    first, last, *lines = {  # of the pattern, and where brand, category and variant are
+        "top": (top + 0.55 * room, bottom, 0.12, 0.3, 0.44),
+        "middle": (top, top + 0.25 * room, 0.4, 0.56, 0.7),
+        "bottom": (top, top + 0.42 * room, 0.56, 0.72, 0.84),
+        "split": (top + 0.36 * room, top + 0.6 * room, 0.14, 0.72, 0.86),
     }[product.layout]
     if product.pattern != "none":
         wide = around / 2 if shape in ("band", "wrap") else (0.8 if shape == "oval" else 0.94) * half
-        box = (middle - wide, pattern_box[0] + 2, middle + wide, pattern_box[1] - 2)
-        fill = between(product.label, product.accent, 0.8)
-        draw_pattern(draw, product.pattern, box, product.pattern_scale, fill)
-    lines = {
-        "top": (0.12, 0.3, 0.44),
-        "middle": (0.4, 0.56, 0.7),
-        "bottom": (0.56, 0.72, 0.84),
-        "split": (0.14, 0.72, 0.86),
-    }
-    brand, category, variant = (top + share * room for share in lines[product.layout])
-    fitted_text(draw, product.words[0], (middle, brand), 1.8 * half, 0.2 * room, product.ink)
-    fitted_text(draw, product.words[1], (middle, category), 1.5 * half, 0.12 * room, product.ink)
-    fitted_text(draw, product.variant, (middle, variant), 1.4 * half, 0.1 * room, product.ink)
+        box = (middle - wide, first + 2, middle + wide, last - 2)
+        red, green, blue = (round(0.2 * a + 0.8 * b) for a, b in zip(product.label, product.accent))
+        draw_pattern(draw, product.pattern, box, product.pattern_scale, (red, green, blue))
+    texts, widths, heights = (*product.words[:2], product.variant), (1.8, 1.5, 1.4), (0.2, 0.12, 0.1)
+    for text, share, w, h in zip(texts, lines, widths, heights):
+        fitted_text(draw, text, (middle, top + share * room), w * half, h * room, product.ink)
     if product.icon != "none":
-        radius = 0.28 * min(half, 0.5 * room)
-        draw_icon(draw, product.icon, middle, sum(pattern_box) / 2, max(radius, 5.0), product.ink)
+        radius = max(0.28 * min(half, 0.5 * room), 5.0)
+        draw_icon(draw, product.icon, middle, (first + last) / 2, radius, product.ink)
     return image
