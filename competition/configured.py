@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from competition.configuration import SPLITS, Configuration
-from competition.datasets import load_dataset
+from competition.datasets import Dataset, load_dataset
 from competition.errors import ConfigurationError, Top7Error
 from competition.images import ImageSet, list_images
 from competition.labels import read_labels
@@ -16,25 +16,28 @@ from competition.once import once
 Labels = dict[str, tuple[str, ...]]  # query id -> gallery ids
 
 
+def data_set(configuration: Configuration) -> Dataset | None:
+    """The data set of the papers that a configuration's `format` names; None where it names none."""
+    competition = configuration.competition
+    if competition.format is None:
+        return None
+    return load_dataset(competition.format, competition.gallery, competition.distractors)
+
+
 def split_images(configuration: Configuration, split: str) -> ImageSet:
     """The images of "gallery", "validation" or "test" of a configuration; its file is named in errors."""
-    folder = getattr(configuration.competition, split)
+    competition = configuration.competition
+    folder = getattr(competition, split)
     if folder is None:
         raise ConfigurationError(
             f"{configuration.path}: [competition] has no {split}: add {split} = … with the folder "
             "of its images"
         )
-    competition = configuration.competition
-    if competition.format is not None and split != "test":
-        found = load_dataset(competition.format, competition.gallery, competition.distractors)
+    if split != "test" and (found := data_set(configuration)) is not None:
         return found.gallery if split == "gallery" else found.queries
     blanks = split != "gallery" or competition.submission != "kaggle"
     origin = f"{configuration.path}: [competition] {split}"
-    return once(_listed, Path(folder), competition.ids, origin, blanks)
-
-
-def _listed(folder: Path, ids: str, origin: str, blanks: bool) -> ImageSet:
-    return list_images(folder, ids=ids, origin=origin, blanks=blanks)
+    return once(list_images, Path(folder), ids=competition.ids, origin=origin, blanks=blanks)
 
 
 def configured_images(configuration: Configuration, splits: Iterable[str] = SPLITS) -> dict[str, ImageSet]:
@@ -69,10 +72,9 @@ def validation_labels(
     Of a data set in its own format: its positives, all of them (revisited: easy and hard); a list may hold
     its junk.
     """
-    competition = configuration.competition
-    path = competition.labels
-    if competition.format is not None:
-        return load_dataset(competition.format, competition.gallery, competition.distractors).labels()
+    if (found := data_set(configuration)) is not None:
+        return found.labels()
+    path = configuration.competition.labels
     if path is None:
         raise ConfigurationError(
             f"{configuration.path}: [competition] has no labels: add labels = … with the label "
@@ -90,9 +92,6 @@ def labelled_validation(
 
     The last is empty but for a data set in its own format. Errors: see `validation_labels`.
     """
-    competition = configuration.competition
-    ids = tuple(split_images(configuration, "validation").ids)
+    ids, found = split_images(configuration, "validation").ids, data_set(configuration)
     labels = validation_labels(configuration, ids, gallery_ids)
-    if competition.format is None:
-        return ids, labels, {}
-    return ids, labels, load_dataset(competition.format, competition.gallery, competition.distractors).junk()
+    return ids, labels, {} if found is None else found.junk()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -60,6 +60,10 @@ class ImageSet:
         if self.seeds:
             return self.seeds[row]
         return self.regions[row] if self.regions else None
+
+    def where(self, wanted: Callable[[str], object]) -> ImageSet:
+        """The images whose id is `wanted`, in row order."""
+        return self.rows(row for row, image_id in enumerate(self.ids) if wanted(image_id))
 
     def rows(self, rows: Iterable[int]) -> ImageSet:
         """The images of the given rows, in the order given."""

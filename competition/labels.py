@@ -39,9 +39,11 @@ def read_labels(
     for number, (line, row) in enumerate(_rows(Path(path))):
         if number == 0 and row[0] not in queries and gallery.isdisjoint(row[1:]):
             continue  # a header
-        where = f"{path}: line {line}"
-        _check_ids(where, row, queries, gallery)
-        _add_row(where, row, line, found.setdefault(row[0], {}))
+        where, (query, *correct) = f"{path}: line {line}", row
+        if query not in queries:
+            expected = f"expected one of the {len(queries)} query ids (file names without extension)"
+            raise Top7Error(f"{where}: unknown query {query!r}: {expected}")
+        _add_row(where, line, correct, found.setdefault(query, {}), query, gallery)
     if not found:
         raise Top7Error(f"{path}: the label file holds no label: expected rows query,gallery[,gallery…]")
     missing = [query for query in query_ids if query not in found]
@@ -53,24 +55,18 @@ def read_labels(
     return {query: tuple(found[query]) for query in query_ids if query in found}
 
 
-def _check_ids(where: str, row: Sequence[str], queries: Collection[str], gallery: Collection[str]) -> None:
-    query, correct = row[0], row[1:]
-    if query not in queries:
-        known = f"{len(queries)} query ids (file names without extension)"
-        raise Top7Error(f"{where}: unknown query {query!r}: expected one of the {known}")
+def _add_row(
+    where: str, line: int, correct: Sequence[str], known: dict[str, int], query: str, gallery: Collection[str]
+) -> None:
+    """Add the correct images of a row to those `known` of its query, each with its line; each is named once."""
     if not correct:
         raise Top7Error(f"{where}: query {query!r} has no gallery id: {EXPECTED}")
     for gallery_id in correct:
         if gallery_id not in gallery:
-            known = f"{len(gallery)} gallery ids (file names without extension)"
-            raise Top7Error(f"{where}: unknown gallery id {gallery_id!r}: expected one of the {known}")
-
-
-def _add_row(where: str, row: Sequence[str], line: int, known: dict[str, int]) -> None:
-    """Add the correct images of a row to those `known` of its query, each with its line; each is named once."""
-    for gallery_id in row[1:]:
+            expected = f"expected one of the {len(gallery)} gallery ids (file names without extension)"
+            raise Top7Error(f"{where}: unknown gallery id {gallery_id!r}: {expected}")
         if gallery_id in known:
-            first = f"for {row[0]!r}, first on line {known[gallery_id]}"
+            first = f"for {query!r}, first on line {known[gallery_id]}"
             again = "in the row" if known[gallery_id] == line else first
             raise Top7Error(f"{where}: gallery id {gallery_id!r} appears twice {again}: remove one")
         known[gallery_id] = line
@@ -97,25 +93,22 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every row that is not blank, without the empty fields at its end."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     line = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise Top7Error(f"{path}: line {line}: not valid CSV ({error}): {EXPECTED}") from None
-        if row is None:
-            return
-        row = [field.strip() for field in row]
-        while row and not row[-1]:
-            row.pop()
-        if row:
-            for mark, name in DELIMITERS.items():
-                if len(row) == 1 and mark in row[0]:
-                    found = f"{path}: line {line}: the fields are separated by {name}"
-                    raise Top7Error(f"{found}: expected commas, save the file as comma-separated CSV")
+    try:
+        for fields in reader:
+            row = [field.strip() for field in fields]
+            while row and not row[-1]:
+                row.pop()
+            other = [name for mark, name in DELIMITERS.items() if len(row) == 1 and mark in row[0]]
+            if other:
+                found = f"{path}: line {line}: the fields are separated by {other[0]}"
+                raise Top7Error(f"{found}: expected commas, save the file as comma-separated CSV")
             if "" in row:
                 raise Top7Error(f"{path}: line {line}: field {row.index('') + 1} is empty: {EXPECTED}")
-            yield line, row
-        line = reader.line_num + 1
+            if row:
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise Top7Error(f"{path}: line {line}: not valid CSV ({error}): {EXPECTED}") from None
 
 
 def _text(path: Path) -> str:

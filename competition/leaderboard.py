@@ -1,4 +1,4 @@
-"""The local leaderboard: <work>/leaderboard.jsonl, one JSON object a line, appended under a lock and synced.
+"""The local leaderboard: <work>/leaderboard.jsonl, one JSON object a line, written under a lock, the file as a whole.
 
 A "score" line holds what a submission got here, an "official" line what the judges gave it; the SHA-256 of
 the submission's bytes joins them. Of several lines of a kind for one submission the last counts.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from competition.atomic import sync_folder, unless_read_only
+from competition.atomic import unless_read_only, write_bytes
 from competition.errors import ConfigurationError, Top7Error, file_bytes
 from competition.metrics import ranked_by
 
@@ -87,8 +86,8 @@ def record_official(work: Path | str, file: Path | str, score: float, split: str
         expected = "expected a number from 0 to 1 (0.4086 for 40.86 %)"
         raise ConfigurationError(f"official score of {file}: {score!r} is no score: {expected}")
     digest = file_digest(file)
-    record = {"kind": "official", "file": Path(file).name, "sha256": digest, "official": float(score)}
-    _append(work, record if split is None else {**record, "split": split})
+    record: dict[str, Any] = {"kind": "official", "file": Path(file).name, "sha256": digest}
+    _append(work, record | {"official": float(score)} | ({} if split is None else {"split": split}))
     return any(row.sha256 == digest and row.local is not None for row in read_rows(work))
 
 
@@ -98,25 +97,18 @@ def _append(work: Path | str, record: dict) -> None:
     path = Path(work) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     record["recorded"] = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    line = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8")
     try:
-        with FileLock(path.with_name(f".{FILE}.lock"), timeout=LOCK_TIMEOUT_S), open(path, "a+b") as stream:
-            stream.seek(0)
-            whole, _, rest = stream.read().rpartition(b"\n")
-            if rest and _parsed(rest) is None:  # a writer was cut off: its half line goes
-                stream.truncate(len(whole) + bool(whole))
-            elif rest:
-                line = b"\n" + line
-            stream.seek(0, os.SEEK_END)
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        with FileLock(path.with_name(f".{FILE}.lock"), timeout=LOCK_TIMEOUT_S):
+            *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+            if _parsed(rest) is not None:  # otherwise a half line of an editor's or an earlier version's
+                lines.append(rest)
+            write_bytes(path, b"\n".join([*lines, line, b""]))
     except Timeout:
         raise Top7Error(
             f"{path}: another process has held the leaderboard's lock for {LOCK_TIMEOUT_S} s: "
             "end it and try again"
         ) from None
-    sync_folder(path.parent)
 
 
 def _parsed(line: bytes) -> dict | None:
@@ -137,8 +129,7 @@ def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> lis
     path = Path(work) / FILE
     if not path.exists():
         return []
-    scores: dict[str, dict] = {}
-    officials: dict[str, dict] = {}
+    found: dict[str, dict[str, dict]] = {"score": {}, "official": {}}
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         record = _parsed(line)
@@ -146,9 +137,9 @@ def read_rows(work: Path | str, like: Mapping[str, object] | None = None) -> lis
             if line.strip() and number < len(lines):
                 raise Top7Error(f"{path}: line {number} is no leaderboard entry: remove the line")
             continue
-        (officials if record["kind"] == "official" else scores)[record["sha256"]] = record
-    rows = [_row(scores.get(digest), officials.get(digest)) for digest in {**scores, **officials}]
-    rows = [replace(row, unlike=_unlike(row, like)) for row in rows]
+        found["official" if record["kind"] == "official" else "score"][record["sha256"]] = record
+    scores, officials = found.values()
+    rows = [_row(scores.get(digest), officials.get(digest), like) for digest in {**scores, **officials}]
     return _with_moves(sorted(rows, key=_place))
 
 
@@ -161,14 +152,15 @@ def _place(row: Row) -> tuple:
     return row.unlike != "", -local, -(row.official or 0.0), row.file, row.sha256
 
 
-def _row(score: dict | None, official: dict | None) -> Row:
+def _row(score: dict | None, official: dict | None, like: Mapping[str, object] | None) -> Row:
     known = score or official or {}
-    return Row(
+    row = Row(
         measured_on=known.get("measured_on", known.get("split")),
         official=official["official"] if official else None,
         details={key: value for key, value in known.items() if key not in USED},
         **{column: known[column] for column in COLUMNS if column in known},
     )
+    return replace(row, unlike=_unlike(row, like))
 
 
 def _unlike(row: Row, like: Mapping[str, object] | None) -> str:

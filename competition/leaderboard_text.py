@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from competition.leaderboard import Row, official_correlation
 from competition.metrics import CONVENTIONS, figure_label, ranked_by
 from competition.tables import table
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """One published MAP@7. split: the queries it was measured on."""
 
     year: int
@@ -101,12 +100,10 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
     if any(row.public is not None or row.private is not None for row in rows):
         remark = f"public, private: {ranked} on the labelled queries the study saw, and did not see"
         moves = {(row.details.get("recipe", row.sha256), row.public): row.moved for row in rows}
-        moved = [abs(places) for places in moves.values() if places is not None]
-        if moved:
-            mean = (
-                f"{sum(moved) / len(moved):.2f} on average over {len(moved)} recipe{'s' * (len(moved) > 1)}"
-            )
-            remark += f"; moved: places from one ranking to the other, {mean}"
+        if moved := [abs(places) for places in moves.values() if places is not None]:
+            recipes = f"{len(moved)} recipe{'s' * (len(moved) > 1)}"
+            remark += "; moved: places from one ranking to the other, "
+            remark += f"{sum(moved) / len(moved):.2f} on average over {recipes}"
         remarks.append(f"{remark}.")
     if any(row.official is not None for row in rows):
         pairs, correlation = official_correlation(rows)
@@ -124,7 +121,7 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
 
 def _published_table(name: str) -> str:
     head = ["year", "published by", "MAP@7", "queries", "remark"]
-    body = [[str(row.year), row.team, str(row.map7), row.split, row.note] for row in PUBLISHED[name]]
+    body = [list(map(str, row)) for row in PUBLISHED[name]]
     return (
         f"Published scores, {name} (other queries than those above: not comparable; which convention of "
         "MAP@7 was used is not stated; the paper's figures contradict each other, all are shown)\n"

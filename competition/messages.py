@@ -10,6 +10,13 @@ from contextlib import contextmanager
 log = logging.getLogger("top7")
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as "1 s" (at least), "45 s", "12 min" or "3.4 h"."""
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class _Stderr(logging.Handler):
     """One line a message on the stderr of the moment, above the progress bars of a terminal."""
 

@@ -22,12 +22,12 @@ def one_command() -> Iterator[None]:
         _FOUND.reset(token)
 
 
-def once(function: Callable[..., Result], *arguments: Hashable) -> Result:
+def once(function: Callable[..., Result], *arguments: Hashable, **named: Hashable) -> Result:
     """Call a function, or within `one_command` return what it gave for equal arguments."""
     found = _FOUND.get()
     if found is None:
-        return function(*arguments)
-    key = (function, *arguments)
+        return function(*arguments, **named)
+    key = (function, *arguments, *named.items())
     if key not in found:
-        found[key] = function(*arguments)
+        found[key] = function(*arguments, **named)
     return found[key]

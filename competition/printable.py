@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TextIO
-
-_LAYOUT = frozenset("\n\t")
 
 
 def printable(text: str) -> str:
     """Return `text` with all that is no letter, sign or blank as \\uXXXX (legal in JSON), but line ends and tabs."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in _LAYOUT else _escaped(each) for each in text)
+    return "".join(each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text)
 
 
 def _escaped(character: str) -> str:
-    number = ord(character)
-    if number > 0xFFFF:
-        return f"\\u{0xD7C0 + (number >> 10):04x}\\u{0xDC00 + (number & 0x3FF):04x}"
-    return f"\\u{number:04x}"
+    return re.sub("....", r"\\u\g<0>", character.encode("utf-16-be", "surrogatepass").hex())
 
 
 class PrintableStream:

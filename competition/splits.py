@@ -16,7 +16,8 @@ def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
     relevant: per query its correct gallery images (rows or ids). Queries that share one are in one group,
     also through a third query.
     """
-    from scipy.sparse import coo_array  # predict does without it
+    import pandas  # predict does without these
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     image_of: dict[Hashable, int] = {}
@@ -29,10 +30,7 @@ def query_groups(relevant: Sequence[Iterable[Hashable]]) -> np.ndarray:
     first, second = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(edges), dtype=bool), (first, second)), shape=(size, size))
     labels = connected_components(graph, directed=False)[1][: len(relevant)]
-    number_of: dict[int, int] = {}
-    return np.array(
-        [number_of.setdefault(label, len(number_of)) for label in labels.tolist()], dtype=np.int64
-    )
+    return pandas.factorize(labels)[0]  # by first appearance
 
 
 def private_mask(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -96,8 +94,6 @@ def bootstrap_groups(groups: np.ndarray, n_samples: int, seed: int) -> np.ndarra
     Each sample draws as many groups as there are, with replacement, each with all its queries. The figure of
     sample b is counts[b] @ values / counts[b].sum().
     """
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=n_samples
-    )
-    return drawn[:, member]
+    names, member = np.unique(groups, return_inverse=True)
+    shares = np.full(len(names), 1 / len(names))
+    return np.random.default_rng(seed).multinomial(len(names), shares, size=n_samples)[:, member]

@@ -14,25 +14,19 @@ import numpy as np
 from competition.errors import Top7Error
 
 
-def positive_ranks(ranks: np.ndarray, positives: Collection[int], junk: Collection[int] = ()) -> np.ndarray:
-    """Return the ascending zero-based ranks of the positives after junk is taken out, int64.
+def trapezoid_precision(ranks: np.ndarray, positives: Collection[int], junk: Collection[int] = ()) -> float:
+    """Return the average precision of one query; Top7Error where it has no positive, as then none is defined.
 
     ranks: (n,) gallery rows, best first, each once; -1 ends nothing and holds a rank.
     """
-    ranks = np.asarray(ranks, dtype=np.int64)
-    kept = ranks[~np.isin(ranks, np.fromiter(junk, dtype=np.int64, count=len(junk)))]
-    return np.flatnonzero(np.isin(kept, np.fromiter(positives, dtype=np.int64, count=len(positives))))
-
-
-def trapezoid_precision(ranks: np.ndarray, positives: Collection[int], junk: Collection[int] = ()) -> float:
-    """Return the average precision of one query; Top7Error where it has no positive, as then none is defined."""
-    positives = set(positives)
-    if not positives:
+    if not len(positives):
         raise Top7Error("a query without positives has no average precision: leave it out of the mean")
-    found = positive_ranks(ranks, positives, set(junk))
+    ranks = np.asarray(ranks, dtype=np.int64)
+    kept = ranks[~np.isin(ranks, list(junk))]
+    found = np.flatnonzero(np.isin(kept, list(positives)))
     before = np.arange(len(found))
     first = np.where(found == 0, 1.0, before / np.maximum(found, 1))
-    return float(((first + (before + 1) / (found + 1)) / 2).sum() / len(positives))
+    return float(((first + (before + 1) / (found + 1)) / 2).sum() / len(set(positives)))
 
 
 def trapezoid_precisions(
@@ -45,12 +39,3 @@ def trapezoid_precisions(
             for query in zip(ranks, positives, junk, strict=True)
         ]
     )
-
-
-def revisited_precision(
-    ranks: np.ndarray, positives: Collection[int], junk: Collection[int], k: int
-) -> float:
-    """Return the revisited sets' precision at k: hits among the first k' over k', k' no further than the last positive."""
-    found = positive_ranks(ranks, set(positives), set(junk)) + 1
-    depth = min(k, int(found[-1])) if len(found) else k
-    return float((found <= depth).sum() / depth)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import optuna
 
-from competition.durations import duration
+from competition.messages import duration
 from tuning import study as studies
 from tuning.landscape import Landscape
 from tuning.validation import smallest_gain

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from competition.errors import Top7Error
-from competition.images import Box, ImageSet, Region, list_images
+from competition.images import Box, ImageSet, Region
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,8 @@ class Dataset:
         }
 
 
-def images_of(folder: Path, names: Collection[str], official: str) -> ImageSet:
-    """List the images below `folder` whose id is among `names`, sorted by id.
-
-    Top7Error where some of `names` are not there; the message says where a name differs in case alone.
-    """
-    found, wanted = list_images(folder), set(names)
-    require(wanted, set(found.ids), folder, official)
-    return found.rows(row for row, image_id in enumerate(found.ids) if image_id in wanted)
-
-
-def require(named: Collection[str], there: Collection[str], folder: Path, source: str) -> None:
-    """Raise Top7Error where images that `source` names are not below `folder`."""
+def require(named: Mapping[str, str], there: Collection[str], folder: Path) -> None:
+    """Raise Top7Error where images that are named, each with what names it, are not below `folder`."""
     missing = sorted(set(named) - set(there))
     if not missing:
         return
@@ -71,24 +61,23 @@ def require(named: Collection[str], there: Collection[str], folder: Path, source
     hint = f" (there is {near[0]!r})" if near else ""
     few = "an unknown image, or a file that is missing" if len(missing) <= 3 else "a half-downloaded archive?"
     raise Top7Error(
-        f"{folder}: {len(missing)} of the {len(set(named))} images that {source} names are not there, the first is "
+        f"{folder}: {len(missing)} of the {len(named)} images that {named[missing[0]]} names are not there, the first is "
         f"{missing[0]!r}{hint}: {few} ./run.sh doctor --data {folder} says more"
     )
 
 
-def boxed_queries(images: ImageSet, queries: Sequence[tuple[str, str, Box | None]], source: str) -> ImageSet:
-    """Return one row a query, (query id, image id, box or None), in the order given; checks each box against its image.
+def boxed_queries(images: ImageSet, queries: Sequence[tuple[str, str, Box]], source: str) -> ImageSet:
+    """Return one row a query, (query id, image id, box), in the order given; checks each box against its image.
 
     images: where the files are. Top7Error: a box that is not inside its image.
     """
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     paths, regions = [], []
     for query, image_id, box in queries:
-        path = images.paths[row_of[image_id]]
-        region = None if box is None else Region(box)
-        if region is not None and (size := image_size(path)) and region.pixels(*size) is None:
+        path, region = images.paths[row_of[image_id]], Region(box)
+        if (size := image_size(path)) and region.pixels(*size) is None:
             raise Top7Error(
-                f"{source}: query {query}: the box {region.box} is not inside {path}, {size[0]} × {size[1]} pixels: "
+                f"{source}: query {query}: the box {box} is not inside {path}, {size[0]} × {size[1]} pixels: "
                 "expected left, top, right, bottom in pixels of that image"
             )
         paths.append(path)
@@ -103,12 +92,3 @@ def image_size(path: str) -> tuple[int, int] | None:
             return image.size
     except Exception:  # Pillow's plugins raise many kinds on damage
         return None
-
-
-def one_file(folder: Path, patterns: Sequence[str], what: str) -> Path:
-    """Return the one file below `folder` that matches the first pattern with a match; Top7Error where there is none."""
-    for pattern in patterns:
-        found = sorted(path for path in Path(folder).rglob(pattern) if path.is_file())
-        if found:
-            return found[0]
-    raise Top7Error(f"{folder}: no {what} there: expected a file {' or '.join(patterns)}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from competition.datasets.dataset import Dataset, Truth
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
@@ -28,14 +26,13 @@ def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
     ids = own.ids + tuple(f"distractors/{each}" for each in more.ids)
     regions = (own.regions or (None,) * len(own)) + (None,) * len(more)
     joined = ImageSet(ids, own.paths + more.paths, regions=regions if own.regions else ())
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    place = np.empty(len(ids), dtype=np.int64)
-    place[order] = np.arange(len(ids))
+    gallery = joined.rows(sorted(range(len(ids)), key=ids.__getitem__))
+    place = {image_id: row for row, image_id in enumerate(gallery.ids)}
 
     def moved(rows: tuple[frozenset[int], ...]) -> tuple[frozenset[int], ...]:
-        return tuple(frozenset(int(place[row]) for row in each) for each in rows)
+        return tuple(frozenset(place[own.ids[row]] for row in each) for each in rows)
 
     truths = {
         level: Truth(moved(truth.positives), moved(truth.junk)) for level, truth in dataset.truths.items()
     }
-    return replace(dataset, gallery=joined.rows(order), truths=truths)
+    return replace(dataset, gallery=gallery, truths=truths)

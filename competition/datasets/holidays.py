@@ -21,8 +21,7 @@ NAME = re.compile(r"1\d{5}")
 def load(folder: Path, name: str) -> Dataset:
     """Read the images below `folder`; Top7Error, one line, for groups without a query or with nothing but it."""
     folder = Path(folder)
-    images = list_images(folder)
-    images = images.rows(row for row, image_id in enumerate(images.ids) if NAME.fullmatch(image_id))
+    images = list_images(folder).where(NAME.fullmatch)
     groups: dict[str, list[int]] = {}
     for row, image_id in enumerate(images.ids):
         groups.setdefault(image_id[:4], []).append(row)

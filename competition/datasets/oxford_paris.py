@@ -11,7 +11,7 @@ from pathlib import Path
 
 from competition.datasets.dataset import Dataset, Truth, boxed_queries, require
 from competition.errors import Top7Error
-from competition.images import Box, ImageSet, list_images
+from competition.images import Box, list_images
 
 KINDS = ("good", "ok", "junk")
 PREFIX = "oxc1_"  # precedes every image in Oxford's query files
@@ -22,18 +22,18 @@ def load(folder: Path, name: str) -> Dataset:
     folder = Path(folder)
     images = list_images(folder)
     queries = query_files(folder)
-    named: dict[str, str] = {}  # image -> the file that names it first
+    named: dict[str, str] = {}  # image -> what names it first
     boxes, lists = [], []
     for query, path in queries.items():
         image_id, box = _query(path)
-        named.setdefault(image_id, path.name)
+        named.setdefault(image_id, f"the ground truth ({path.name} and others)")
         boxes.append((query, image_id, box))
         kinds = {kind: _names(path.with_name(f"{query}_{kind}.txt")) for kind in KINDS}
         for kind, ids in kinds.items():
             for each in ids:
-                named.setdefault(each, f"{query}_{kind}.txt")
+                named.setdefault(each, f"the ground truth ({query}_{kind}.txt and others)")
         lists.append(kinds)
-    require(named, images.ids, folder, _source(named, images))
+    require(named, images.ids, folder)
     row_of = {image_id: row for row, image_id in enumerate(images.ids)}
     truth = Truth(
         tuple(frozenset(row_of[each] for each in kinds["good"] | kinds["ok"]) for kinds in lists),
@@ -44,18 +44,13 @@ def load(folder: Path, name: str) -> Dataset:
 
 def query_files(folder: Path) -> dict[str, Path]:
     """Query name -> its _query.txt, sorted; Top7Error where there is none."""
-    found = {path.name.removesuffix("_query.txt"): path for path in sorted(Path(folder).rglob("*_query.txt"))}
+    found = {path.name.removesuffix("_query.txt"): path for path in sorted(folder.rglob("*_query.txt"))}
     if not found:
         raise Top7Error(
             f"{folder}: no ground truth there: expected files <query>_query.txt, _good.txt, _ok.txt and _junk.txt, "
             "unpacked from the ground-truth archive"
         )
     return dict(sorted(found.items()))
-
-
-def _source(named: dict[str, str], images: ImageSet) -> str:
-    unknown = sorted(set(named) - set(images.ids))
-    return f"the ground truth ({named[unknown[0]]} and others)" if unknown else "the ground truth"
 
 
 def _query(path: Path) -> tuple[str, Box]:

@@ -22,8 +22,7 @@ def load(folder: Path, name: str) -> Dataset:
     """Read gallery, labelled queries and labels below `folder`; Top7Error, one line, for what is missing or wrong."""
     folder = Path(folder)
     images = list_images(folder)
-    gallery = images.rows(row for row, each in enumerate(images.ids) if GALLERY[name].fullmatch(each))
-    photos = images.rows(row for row, each in enumerate(images.ids) if QUERY.fullmatch(each))
+    gallery, photos = images.where(GALLERY[name].fullmatch), images.where(QUERY.fullmatch)
     if not len(gallery) or not len(photos):
         raise Top7Error(
             f"{folder}: {len(gallery)} gallery images and {len(photos)} queries of {name} there: expected names like "
@@ -31,10 +30,9 @@ def load(folder: Path, name: str) -> Dataset:
         )
     path = label_file(folder)
     labels = read_labels(path, query_ids=photos.ids, gallery_ids=frozenset(gallery.ids), complete=False)
-    queries = photos.rows(row for row, each in enumerate(photos.ids) if each in labels)
     positives = tuple(frozenset(rows.tolist()) for rows in relevant_rows(labels, gallery.ids))
     truth = Truth(positives, (frozenset(),) * len(positives))
-    return Dataset(name, gallery, queries, {"all": truth}, "MAP@7")
+    return Dataset(name, gallery, photos.where(labels.__contains__), {"all": truth}, "MAP@7")
 
 
 def label_file(folder: Path) -> Path:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from competition.datasets.dataset import Dataset, Truth, boxed_queries, images_of, one_file
+from competition.datasets.dataset import Dataset, Truth, boxed_queries, require
 from competition.errors import Top7Error
+from competition.images import list_images
 
 LEVELS = {
     "easy": (("easy",), ("junk", "hard")),
@@ -60,15 +61,17 @@ def read_pickle(path: Path) -> object:
 
 def load(folder: Path, name: str) -> Dataset:
     """Read images and ground truth below `folder`; Top7Error, one line, for what is missing or wrong."""
-    folder = Path(folder)
-    path = one_file(folder, [f"gnd_{name}.pkl", f"gnd_{name}.json"], f"ground truth of {name}")
+    folder, files = Path(folder), (f"gnd_{name}.pkl", f"gnd_{name}.json")
+    path = next((path for file in files for path in sorted(folder.rglob(file)) if path.is_file()), None)
+    if path is None:
+        raise Top7Error(f"{folder}: no ground truth of {name} there: expected a file {' or '.join(files)}")
     entry = json.loads(path.read_text(encoding="utf-8")) if path.suffix == ".json" else read_pickle(path)
     gallery_ids, query_ids, gnd = _checked(entry, path)
-    ordered = sorted(zip(query_ids, gnd), key=lambda each: each[0])  # rows are sorted by id, as everywhere
-    query_ids, gnd = [query for query, _ in ordered], [each for _, each in ordered]
-    images = images_of(folder, {*gallery_ids, *query_ids}, path.name)
-    inside = set(gallery_ids)
-    gallery = images.rows(row for row, image_id in enumerate(images.ids) if image_id in inside)
+    order = sorted(range(len(query_ids)), key=query_ids.__getitem__)  # rows are sorted by id, as everywhere
+    query_ids, gnd = [query_ids[row] for row in order], [gnd[row] for row in order]
+    images = list_images(folder)
+    require(dict.fromkeys([*gallery_ids, *query_ids], path.name), images.ids, folder)
+    gallery = images.where(frozenset(gallery_ids).__contains__)
     row_of = {image_id: row for row, image_id in enumerate(gallery.ids)}
     boxes = [
         (query, query, tuple(np.asarray(each["bbx"], dtype=float).tolist()))

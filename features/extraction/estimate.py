@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from competition.configuration import SIMULATED, Backbone
-from competition.durations import duration
 from competition.errors import Top7Error
 from competition.images import ImageSet
+from competition.messages import duration
 from features.dumps.layout import Target
 from features.extraction.batching import compute_window
 from features.extraction.dump_group import DumpGroup

@@ -19,9 +19,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from competition.atomic import sync_folder
-from competition.durations import duration
 from competition.errors import ConfigurationError, Top7Error, nearest
-from competition.messages import log
+from competition.messages import duration, log
 from features.dumps import seals
 from features.dumps.derived import content_digest, digest_of, made_once, note_files
 from features.search.faiss_builders import BUILDERS, Chosen, empty_hnsw, lists_of, sample_of

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from competition.durations import duration
-from competition.messages import log
+from competition.messages import duration, log
 from features.dumps.derived import content_digest, derived
 from features.search.exact_search import search
 from features.search.factors import Factors, chosen

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from competition.durations import duration  # noqa: E402
+from competition.messages import duration  # noqa: E402
 from features.ranking.steps.approximate import approximate_search  # noqa: E402
 from features.ranking.steps.diffuse import diffused, transition  # noqa: E402
 from features.ranking.steps.reciprocal import (  # noqa: E402

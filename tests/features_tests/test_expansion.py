@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from competition.durations import duration
+from competition.messages import duration
 from features.ranking.steps.expand import WEIGHTINGS, expand
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph, without_self
