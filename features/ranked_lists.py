@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from competition.configuration import SIMULATED, Configuration
 from features.descriptors import open_components
+from features.dumps import Dump
 from features.dumps.budget import budget, cache_bytes
-from features.ranking.photos import learns_from_labels, photos_for, teaching_parts
-from features.ranking.pipeline import rank_dumps
-from features.ranking.state import Photos
-from features.ranking.steps import used_components
+from features.ranking.photos import judging_dumps, learns_from_labels, photos_for, teaching_parts
+from features.ranking.state import Photos, start
+from features.ranking.steps import StepEntry, apply_steps, used_components
 from features.recipes.recipe import Recipe
 
 
@@ -30,6 +31,21 @@ class RankedLists:
     ranks: np.ndarray
     scores: np.ndarray
     unreadable: tuple[str, ...]
+
+
+def rank_dumps(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: Sequence[float] | np.ndarray,
+    steps: Sequence[StepEntry],
+    k: int,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ranks (Q, k) int64 and scores (Q, k) float64, best first, after checked `steps`; options: see `start`.
+
+    -1 and -inf for missing. An unreadable query gets the first gallery rows.
+    """
+    return apply_steps(start(queries, gallery, weights, k, **options), steps).lists(k)
 
 
 def ranked_lists(
@@ -54,9 +70,6 @@ def ranked_lists(
     used = used_components(recipe.weights, recipe.groups, recipe.steps)
     components = [recipe.components[number] for number in used]
     if split == SIMULATED:
-        # a bundle never gets here, and starts without scipy
-        from features.ranking.simulated_halves import judging_dumps
-
         queries = judging_dumps(configuration, components, query_ids or ())
     else:
         queries = open_components(configuration, components, split, query_ids, folder)

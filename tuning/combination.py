@@ -24,7 +24,8 @@ from features.components import Component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump, budget, column_sum, seals
 from features.dumps.derived import digest_of
-from features.ranking.pipeline import dump_identity, rank_dumps
+from features.ranked_lists import rank_dumps
+from features.ranking.state import dump_identity
 from tuning.candidates import Candidates
 from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
 from tuning.objective import PaddedCandidates, pad_candidates

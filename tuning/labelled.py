@@ -1,7 +1,7 @@
 """The queries of a study: labelled ones, simulated photos, or both; rows, correct images, groups, parts, weights.
 
 What judges a trial is `[tuning] objective`: "labels", the labelled queries; "simulated", photos made of
-gallery images (features/ranking/simulated_halves.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on
+gallery images (features/ranking/photos.py, the half that judges); "both", with n / (n + HALF_AT) of the mean on
 the labelled ones, n the number of their public groups: as many as HALF_AT count half.
 """
 
@@ -24,7 +24,7 @@ from features.components import Component
 from features.descriptors import open_components
 from features.dumps import Dump
 from features.dumps.derived import digest_of
-from features.ranking.pipeline import dump_identity
+from features.ranking.state import dump_identity
 from features.ranking.steps import STEPS
 
 # public groups of labelled queries; fewer are judged with photos; measured: BENCHMARKS.md, Few labels
@@ -132,7 +132,7 @@ def study_queries(configuration: Configuration, gallery_ids: Sequence[str]) -> L
 
 
 def _judging_photos(configuration: Configuration, gallery_ids: Sequence[str]) -> Labelled:
-    from features.ranking.simulated_halves import open_judging
+    from features.ranking.photos import open_judging
 
     found = open_judging(configuration, gallery_ids, JUDGING_PHOTOS)
     private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
@@ -167,7 +167,7 @@ def open_queries(
     parts = [open_components(configuration, components, "validation", real)] if real else []
     if not photos:
         return parts[0]
-    from features.ranking.simulated_halves import judging_dumps
+    from features.ranking.photos import judging_dumps
 
     parts.append(judging_dumps(configuration, components, photos))
     return [_stacked(dumps) for dumps in zip(*parts)]

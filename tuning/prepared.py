@@ -13,8 +13,7 @@ import numpy as np
 
 from features.components import Component
 from features.dumps import Dump
-from features.ranking.pipeline import start
-from features.ranking.state import Photos, State
+from features.ranking.state import Photos, State, start
 from features.ranking.steps import apply_steps, step_of
 from tuning.gallery_pass import excluded_rows
 from tuning.step_choices import StepEntry

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from competition.errors import Top7Error
-from features.dumps.derived import content_digest, derived
+from features.dumps.derived import derived
 from features.ranking.state import State
-from features.search.row_views import RowStack, float64_rows, normalised
+from features.search.row_views import float64_rows, normalised
 from features.search.threads import one_blas_thread
 
 STATISTICS_ROWS = 2048
@@ -125,21 +124,6 @@ def statistics_blocks(rows: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarr
     """Yield the rows of these numbers, float64, in blocks of a fixed size."""
     for start in range(0, len(chosen), STATISTICS_ROWS):
         yield float64_rows(rows[chosen[start : start + STATISTICS_ROWS]])
-
-
-def learning_rows(state: State, transductive: bool) -> list[tuple[Any, np.ndarray]]:
-    """Return (rows to learn from, which of them not) for each component: the gallery's, and the queries' if told."""
-    if not transductive:
-        return [(part, state.excluded) for part in state.gallery]
-    return [
-        (RowStack([part, query]), np.concatenate([state.excluded, ~query.any(axis=1)]))
-        for part, query in zip(state.gallery, state.queries)
-    ]
-
-
-def seen_queries(state: State, transductive: bool) -> list[str]:
-    """Return what tells the queries apart in the names of what is learnt from them."""
-    return [content_digest(part) for part in state.queries] if transductive else []
 
 
 def learnt_matrices(

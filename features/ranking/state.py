@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from competition.errors import Top7Error
-from features.dumps.derived import derived, digest_of
+from features.dumps import Dump, beside
+from features.dumps.derived import content_digest, derived, digest_of
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph
 from features.search.row_views import RowView
@@ -183,6 +185,48 @@ class State:
             for name, part in zip(self.identity, self.gallery)
         ]
         return replace(self, gallery=tuple(gallery))
+
+
+def dump_identity(dump: Dump) -> str:
+    """Return a text that changes with a dump's recipe and with any of its rows: its name and a digest of the row sums."""
+    sums = beside(dump.path, ".sums.npy")
+    if sums.exists():
+        return f"{dump.path.stem}-{hashlib.sha256(sums.read_bytes()).hexdigest()[:12]}"
+    return f"{dump.path.stem}-{content_digest(dump.descriptors)}"
+
+
+def start(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    weights: Sequence[float] | np.ndarray,
+    k: int,
+    *,
+    groups: Sequence[int] | None = None,
+    folder: Path | None = None,
+    left_out: np.ndarray | None = None,
+    **more: Any,
+) -> State:
+    """Return what a recipe's first step gets, of a dump for each component, in order.
+
+    weights (L,); k: length of the lists; groups (L,): for steps with weights of their own, the entry of the recipe each
+    component stems from (default: each its own); folder: where neighbour graphs and changed galleries are kept
+    (`<work>/ranking`); left_out (n,) bool: gallery rows never listed, beside unreadable ones; more: see `State`.
+    """
+    excluded = np.logical_or.reduce([dump.unreadable for dump in gallery])
+    return State(
+        tuple(dump.descriptors for dump in queries),
+        tuple(dump.descriptors for dump in gallery),
+        np.asarray(weights, dtype=np.float64),
+        tuple(range(len(gallery)) if groups is None else groups),
+        tuple(dump_identity(dump) if folder else "" for dump in gallery),
+        excluded if left_out is None else excluded | left_out,
+        k,
+        query_norms=tuple(dump.norms for dump in queries),
+        gallery_norms=tuple(dump.norms for dump in gallery),
+        unit=True,
+        folder=folder,
+        **more,
+    )
 
 
 def spread(weights: Sequence[float], groups: Sequence[int]) -> np.ndarray:

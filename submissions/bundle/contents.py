@@ -72,7 +72,7 @@ def _derived_files(
 ) -> list[Path]:
     """Compute, or find, what the recipe's steps keep of the gallery: one gallery image asks as a query."""
     from features.dumps.derived import noting_files
-    from features.ranking.pipeline import rank_dumps
+    from features.ranked_lists import rank_dumps
 
     steps: list[StepEntry] = []
     for step in recipe.steps:

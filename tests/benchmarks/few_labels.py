@@ -25,8 +25,7 @@ from competition.splits import query_groups
 from features.components import depth_order, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
-from features.ranking.photos import photos_for
-from features.ranking.simulated_halves import judging_dumps, open_judging
+from features.ranking.photos import judging_dumps, open_judging, photos_for
 from tests.benchmarks.recipe_contests import contest
 from tuning.labelled import JUDGING_PHOTOS
 from tuning.prepared import prepare

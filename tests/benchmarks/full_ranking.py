@@ -8,7 +8,7 @@ import numpy as np
 
 from competition.metrics import query_figures
 from features.dumps import Dump
-from features.ranking.pipeline import rank_dumps
+from features.ranked_lists import rank_dumps
 
 
 def full_precisions(

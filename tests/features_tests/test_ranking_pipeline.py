@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from features.dumps import Dump, row_sums
-from features.ranking.pipeline import dump_identity, rank_dumps
+from features.ranked_lists import rank_dumps
+from features.ranking.state import dump_identity
 from tests.features_tests.ranking_references import clustered, rank
 
 STEPS = [

@@ -18,7 +18,7 @@ from features.extraction.beside_dumps import CONTACT_SHEET
 from features.images.decoding import decode
 from features.images.simulated_photos import simulated_photo
 from features.images.sizing import Sizing
-from features.ranking.simulated_halves import judging_dumps, open_judging, open_teaching
+from features.ranking.photos import judging_dumps, open_judging, open_teaching
 from tests.features_tests.extraction_competition import (
     BACKBONE,
     Stops,

@@ -137,9 +137,8 @@ def _proposed(index: Index, queries: Sequence[np.ndarray], weights: np.ndarray, 
         loaded.nprobe = index.parameters["probes"]
     fused = np.ascontiguousarray(np.asarray(concatenated(queries, weights)), dtype=np.float32)
     kept = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = (
-        2**31 - 1
-    )  # a product of many queries has other bits than of one
+    # a product of many queries has other bits than of one
+    faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
     try:
         return loaded.search(fused, count)[1]
     finally:

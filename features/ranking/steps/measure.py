@@ -24,7 +24,6 @@ KL_UNIFORM_SHARE = 1e-6  # how much of the uniform distribution is mixed into ev
 PER_COMPONENT = ("cosine", "correlation")  # measures of unit rows that know nothing of the weights
 
 Components = Sequence[np.ndarray]
-Measured = tuple[list, list, np.ndarray]
 
 
 def centred(rows: np.ndarray) -> np.ndarray:
@@ -100,12 +99,9 @@ def _before_l2(components: Components, norms: Components, scales: np.ndarray) ->
 # of one component: the vector of a query, that of a gallery row, how many dimensions they have more
 _BY_COMPONENT: dict[str, tuple[Callable, Callable, int]] = {
     "correlation": (centred, centred, 0),  # Σ w_l ρ(q_l, x_l), each descriptor minus its own mean
-    "euclidean_raw": (_distance_query, _distance_gallery, 2),  # -Σ w_l ‖Q_l - X_l‖², before L2
-    "euclidean_normalised": (
-        _distance_query,
-        _distance_gallery,
-        2,
-    ),  # -Σ w_l ‖q_l - x_l‖², ranks as cosine does
+    # -Σ w_l ‖Q_l - X_l‖², before L2; and -Σ w_l ‖q_l - x_l‖², which ranks as cosine does
+    "euclidean_raw": (_distance_query, _distance_gallery, 2),
+    "euclidean_normalised": (_distance_query, _distance_gallery, 2),
     "kl_divergence": (_kl_query, _kl_gallery, 1),  # -Σ w_l KL(q_l ‖ x_l), see `distribution`
 }
 MEASURES = ("cosine", "correlation", "correlation_concatenated", *list(_BY_COMPONENT)[1:])
@@ -119,7 +115,7 @@ def measured(
     *,
     query_norms: Components | None = None,
     gallery_norms: Components | None = None,
-) -> Measured:
+) -> tuple[list, list, np.ndarray]:
     """Return queries, gallery and weights for `features.search.exact_search.search`, which then ranks by measure `name`.
 
     norms: L arrays (n,) float32, kept beside the dumps. Nothing is computed until rows are read. Raises Top7Error where a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,6 @@ from features.ranking.principal_axes import (
     PrincipalAxes,
     Projection,
     kept_axes,
-    learnt_matrices,
     principal_axes,
     project_components,
 )
@@ -87,31 +87,19 @@ class PhotoWhiten(Step, frozen=True):
         sample: dict[str, Any] = dict(samples=self.samples, seed=self.seed)
         of_axes: dict[str, Any] = dict(shrinkage=self.shrinkage, **sample, **taught)
         names = state.identity_after("photo_whiten", dim=self.dim, exponent=self.exponent, **of_axes)
-        scatters = state.identity_after("scatter", **taught)
         shared = state.identity_after("photo_axes", **of_axes)
         readable = int(np.sum(~state.excluded))
 
         def axes(place: int) -> tuple[dict[str, np.ndarray], PrincipalAxes]:
             """What all settings of dimension and exponent share."""
-            size = state.gallery[place].shape[1]
-            folder = state.folder if state.many else None
-            kept = learnt_matrices(
-                folder,
-                "scatter",
-                scatters[place],
-                {"rows": size},
-                size,
-                lambda: [self._scatter(state, place)],
-            )
-            scatter, of = np.array(kept["rows"]), dict(excluded=state.excluded, **sample)
+            scatter, of = self._scatter(state, place), dict(excluded=state.excluded, **sample)
             inverse, found = photo_axes(state.gallery[place], scatter, self.shrinkage, **of)
             return {"inverse": inverse}, found
 
         def learn(place: int) -> Projection:
             rows, count = state.gallery[place], min(self.samples, readable)
-            more, own = kept_axes(
-                state, shared[place], rows, lambda: axes(place), count=count, more=("inverse",)
-            )
+            make = partial(axes, place)
+            more, own = kept_axes(state, shared[place], rows, make, count=count, more=("inverse",))
             found = through(np.asarray(more["inverse"]), own, self.dim, self.exponent)
             users = self._users(state, place)
             return replace(found, query_mean=centre_of(users, found.mean) if len(users) else None)
