@@ -192,7 +192,7 @@ def load_configuration(path: Path | str, *, work: Path | str | None = None) -> C
             f"{path}: the table [competition] is missing: add it with name = … and gallery = …"
         )
     competition = _competition(document["competition"], Place(path, "[competition]"), work)
-    backbones = tuple(read_backbone(table, place) for table, place in _tables(document, "backbone", path))
+    backbones = tuple(read_backbone(*found) for found in _tables(document, "backbone", path))
     externals = tuple(
         External(**read_table(table, External, place)) for table, place in _tables(document, "external", path)
     )
@@ -285,15 +285,17 @@ def _unique(
     backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path
 ) -> tuple[Backbone, ...]:
     """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
-    names = [*(each.name for each in backbones), *(each.name for each in externals)]
-    given = list(filter(None, names))
+    tables: list[Backbone | External] = [*backbones, *externals]
+    given = [table.name for table in tables if table.name]
     for name in given:
         if given.count(name) > 1:
             raise ConfigurationError(
                 f"{path}: the name {name!r} appears twice: give each [[backbone]] and [[external]] "
                 "a name of its own"
             )
+    named = []
     for backbone in backbones:
         free = (f"{backbone.model}-{n}" if n > 1 else backbone.model for n in itertools.count(1))
         given.append(backbone.name or next(name for name in free if name not in given))
-    return tuple(replace(backbone, name=name) for backbone, name in zip(backbones, given[-len(backbones) :]))
+        named.append(replace(backbone, name=given[-1]))
+    return tuple(named)

@@ -19,11 +19,6 @@ GAP = 2  # blanks between columns
 FOLDED = 18  # characters that a folded column keeps at least
 
 
-def terminal_columns() -> int | None:
-    """Return the width of the terminal that stdout is, None where it is a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
 def table(lines: Sequence[Sequence[str]], left: Sequence[int] = (), spare: Sequence[int] = ()) -> str:
     """Return lines of cells, the first one the heads, as aligned text.
 
@@ -31,7 +26,8 @@ def table(lines: Sequence[Sequence[str]], left: Sequence[int] = (), spare: Seque
     `spare` columns are left out, those without a figure first, which a last line says, then cells of `left` are folded.
     """
     cells = [[printable(cell) for cell in line] for line in lines]
-    columns, width = list(range(len(cells[0]))), terminal_columns()
+    columns = list(range(len(cells[0])))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     left_out: list[int] = []
     if width is not None and _width(cells, columns) > width:
         cells[0] = [re.sub(r" |(?<=[-/])(?=\w)", "\n", head) for head in cells[0]]

@@ -48,6 +48,7 @@ def shown(value: Any) -> str:
 
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 1e9
+INF = math.inf
 
 
 def checked(fits: Callable[[Any], Any], expected: str) -> Parser:
@@ -73,25 +74,19 @@ def whole_number(minimum: int, maximum: int = LARGEST_WHOLE) -> Parser:
 
 
 def real_number(
-    minimum: float = -math.inf,
-    *,
-    above: float = -math.inf,
-    below: float = math.inf,
-    most: float = LARGEST_NUMBER,
+    minimum: float = -INF, *, above: float = -INF, below: float = INF, most: float = LARGEST_NUMBER
 ) -> Parser:
     """A finite number, minimum <= value <= most, above < value < below, whichever are given; returned as float."""
     limits = ((f"of at least {minimum:g}", minimum), (f"above {above:g}", above), (f"below {below:g}", below))
     words = " and ".join(text for text, limit in limits if math.isfinite(limit))
-    fits = checked(
-        lambda value: (
-            (_whole(value) or isinstance(value, float) and math.isfinite(value))
-            and minimum <= value < below
-            and value > above
-        ),
-        f"a number {words}".strip(),
-    )
+
+    def fits(value: Any) -> bool:
+        number = _whole(value) or isinstance(value, float) and math.isfinite(value)
+        return number and minimum <= value < below and value > above
+
+    inside = checked(fits, f"a number {words}".strip())
     small = checked(lambda value: abs(value) <= most, f"a number of at most {most:g}")
-    return lambda value, place: float(small(fits(value, place), place))
+    return lambda value, place: float(small(inside(value, place), place))
 
 
 text = checked(
@@ -104,15 +99,13 @@ layer = checked(
     lambda value: _whole(value) and value >= 0 or isinstance(value, str) and value,
     "a feature index from 0, the shallowest, or a layer's name in quotes",
 )
-_plain = checked(
-    lambda value: not (set("/\\") & set(value) or value.startswith(".")),
-    "a name without / or \\ and without a leading dot",
-)
 
 
 def label(value: Any, place: Place) -> str:
     """A text that can be part of a file name: no slashes, no leading dot."""
-    return _plain(text(value, place), place)
+    if set("/\\") & set(text(value, place)) or value.startswith("."):
+        raise place.wrong(value, "a name without / or \\ and without a leading dot")
+    return value
 
 
 def choice(*names: str) -> Parser:

@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from competition.datasets import folders, holidays, oxford_paris, perfect500k, revisited
-from competition.datasets.dataset import Dataset, Truth
-from competition.datasets.distractors import with_distractors
+from competition.datasets.dataset import Dataset, Truth, with_distractors
 from competition.errors import Top7Error
 
 __all__ = ["FORMATS", "OFFICIAL", "Dataset", "Truth", "below", "detect", "load_dataset"]

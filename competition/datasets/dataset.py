@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from competition.errors import Top7Error
-from competition.images import Box, ImageSet, Region
+from competition.images import Box, ImageSet, Region, list_images
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,17 @@ class Dataset:
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Query id -> ids of its positives: of the level "medium" where there are levels, easy and hard."""
-        return self._ids(self._truth.positives)
+        return self._ids("positives")
 
     def junk(self) -> dict[str, tuple[str, ...]]:
         """Query id -> ids of its junk, of the same level."""
-        return self._ids(self._truth.junk)
+        return self._ids("junk")
 
-    @property
-    def _truth(self) -> Truth:
-        return self.truths.get("medium") or self.truths["all"]
-
-    def _ids(self, each: Sequence[frozenset[int]]) -> dict[str, tuple[str, ...]]:
+    def _ids(self, kind: str) -> dict[str, tuple[str, ...]]:
+        truth = self.truths.get("medium") or self.truths["all"]
         return {
             query: tuple(self.gallery.ids[row] for row in sorted(rows))
-            for query, rows in zip(self.queries.ids, each, strict=True)
+            for query, rows in zip(self.queries.ids, getattr(truth, kind), strict=True)
         }
 
 
@@ -92,3 +89,32 @@ def image_size(path: str) -> tuple[int, int] | None:
             return image.size
     except Exception:  # Pillow's plugins raise many kinds on damage
         return None
+
+
+def with_distractors(dataset: Dataset, folder: Path) -> Dataset:
+    """Return the data set with every image below `folder` in its gallery, correct for no query.
+
+    Such as the 100,071 images of Flickr 100k (oxc1_100k.tgz, robots.ox.ac.uk/~vgg/data).
+    Their ids are paths under "distractors/", so that none meets an id of the set. Top7Error: `folder` holds the set
+    itself.
+    """
+    more = list_images(folder, ids="path")
+    shared = set(more.paths) & set(dataset.gallery.paths)
+    if shared:
+        raise Top7Error(
+            f"{folder}: {len(shared)} of the distractors are images of {dataset.name} itself: give another folder"
+        )
+    own = dataset.gallery
+    ids = own.ids + tuple(f"distractors/{each}" for each in more.ids)
+    regions = (own.regions or (None,) * len(own)) + (None,) * len(more)
+    joined = ImageSet(ids, own.paths + more.paths, regions=regions if own.regions else ())
+    gallery = joined.rows(sorted(range(len(ids)), key=ids.__getitem__))
+    place = {image_id: row for row, image_id in enumerate(gallery.ids)}
+
+    def moved(rows: tuple[frozenset[int], ...]) -> tuple[frozenset[int], ...]:
+        return tuple(frozenset(place[own.ids[row]] for row in each) for each in rows)
+
+    truths = {
+        level: Truth(moved(truth.positives), moved(truth.junk)) for level, truth in dataset.truths.items()
+    }
+    return replace(dataset, gallery=gallery, truths=truths)

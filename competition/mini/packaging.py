@@ -56,17 +56,15 @@ def segments_of(product: Product) -> list[Segment]:
         half = tall * (0.14 + 0.12 * a)
         neck = half * (0.3 + 0.3 * b)
         lid = tall * {"bottle": 0.12 + 0.1 * c, "pump": 0.1, "spray": 0.2 + 0.08 * c, "dropper": 0.1}[kind]
-        tops = []
-        if kind == "pump":
-            tops = [
-                Segment(straight(tall * 0.03, half * 0.55), cap, shine),
-                Segment(straight(tall * 0.08, half * 0.1), cap, shine),
-            ]
-        elif kind == "dropper":
-            bulb = rounded(straight(tall * 0.13, neck * 0.6, neck * 0.72), neck * 0.6, 0)
-            tops = [Segment(bulb, shifted(product.accent, 0, 0, -0.1), "matte")]
-        elif kind == "spray":
-            tops = [Segment(rounded(straight(tall * 0.07, neck * 0.8), 6, 0), product.accent, "matte")]
+        bulb = rounded(straight(tall * 0.13, neck * 0.6, neck * 0.72), neck * 0.6, 0)
+        head, stem = straight(tall * 0.03, half * 0.55), straight(tall * 0.08, half * 0.1)
+        nozzle = rounded(straight(tall * 0.07, neck * 0.8), 6, 0)
+        tops = {
+            "bottle": [],
+            "pump": [Segment(head, cap, shine), Segment(stem, cap, shine)],
+            "dropper": [Segment(bulb, shifted(product.accent, 0, 0, -0.1), "matte")],
+            "spray": [Segment(nozzle, product.accent, "matte")],
+        }[kind]
         tops.append(capped(straight(lid, half * 0.85 if kind == "spray" else neck * 1.1), 4 + 8 * d, 0))
         main = straight(tall - sum(len(top.half_widths) for top in tops), half * (0.86 + 0.14 * d), half)
         return [*tops, printed(main, half * (0.15 + 0.6 * d), 4 + 14 * c)]

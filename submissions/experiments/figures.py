@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from competition.configuration import Backbone, Configuration
-from competition.trapezoid import trapezoid_precisions
+from competition.metrics import trapezoid_precisions
 from features.components import Component, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from competition.errors import Top7Error
-from competition.trapezoid import trapezoid_precision, trapezoid_precisions
+from competition.metrics import trapezoid_precision, trapezoid_precisions
 from tests.conftest import ROOT
 
 

@@ -10,7 +10,7 @@ from competition.configuration import load_configuration
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError
 from competition.leaderboard import read_rows
-from competition.trapezoid import trapezoid_precision
+from competition.metrics import trapezoid_precision
 from features.descriptors import open_components
 from features.extraction import extract
 from submissions.arguments import parse

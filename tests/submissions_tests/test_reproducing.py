@@ -10,7 +10,7 @@ import pytest
 
 from competition.datasets import load_dataset
 from competition.errors import ConfigurationError, Top7Error
-from competition.trapezoid import trapezoid_precision
+from competition.metrics import trapezoid_precision
 from submissions.__main__ import main
 from submissions.experiments import figures
 from submissions.experiments.evaluation_sets import evaluation_sets
