@@ -37,7 +37,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published(2020, _WMFF, 0.419, "validation", "FCroW+WMFF, weights of Table 3 No. 6"),
         Published(2020, _WMFF, 0.388, "validation", "FCroW+WMFF, the same weights, Table 5"),
         Published(2020, _WMFF, 0.439, "validation", "FCroW+WMFF with query expansion, Table 5"),
-    ),
+    )
 }
 
 

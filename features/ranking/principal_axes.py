@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -126,22 +125,6 @@ def statistics_blocks(rows: np.ndarray, chosen: np.ndarray) -> Iterator[np.ndarr
         yield float64_rows(rows[chosen[start : start + STATISTICS_ROWS]])
 
 
-def learnt_matrices(
-    folder: Path | None,
-    label: str,
-    name: str,
-    columns: Mapping[str, int],
-    rows: int,
-    learn: Callable[[], Sequence[np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Return the float64 matrices that `learn` gives, learnt at once and kept under `name`, or opened if they are there.
-
-    columns: by name how many each has of `rows` rows, 0 for a vector; learn() gives them in that order.
-    """
-    kinds = {key: (width, "float64") for key, width in columns.items()}
-    return derived(folder, label, {"of": name}, rows, kinds, lambda *whole: learn(), block_rows=rows)
-
-
 def kept_axes(
     state: State,
     name: str,
@@ -158,14 +141,16 @@ def kept_axes(
     width = rows.shape[1]
     rank = max(1, min(width, count - 1))
 
-    def matrices() -> list[np.ndarray]:
+    def matrices(*whole: int) -> list[np.ndarray]:
         others, found = learn()
         axes, eigenvalues = np.zeros((width, rank)), np.zeros(width)
         axes[:, : found.axes.shape[1]], eigenvalues[: len(found.eigenvalues)] = found.axes, found.eigenvalues
         return [found.mean, eigenvalues, axes, *(others[key] for key in more)]
 
-    columns = {"mean": 0, "eigenvalues": 0, "axes": rank} | dict.fromkeys(more, width)
-    kept = learnt_matrices(state.folder if state.many else None, "axes", name, columns, width, matrices)
+    widths = {"mean": 0, "eigenvalues": 0, "axes": rank} | dict.fromkeys(more, width)
+    columns = {key: (each, "float64") for key, each in widths.items()}
+    folder = state.folder if state.many else None
+    kept = derived(folder, "axes", {"of": name}, width, columns, matrices, block_rows=width)
     positive = int(np.count_nonzero(kept["eigenvalues"]))
     eigenvalues = np.array(kept["eigenvalues"][:positive])
     axes = PrincipalAxes(np.array(kept["mean"]), kept["axes"][:, :positive], eigenvalues, count)
@@ -183,21 +168,22 @@ def project_components(
     for number, (name, part) in enumerate(zip(names, state.gallery)):
         width = max(1, min(dim, part.shape[1], readable[number] - 1))
 
-        def matrices() -> list[np.ndarray]:
+        def matrices(*whole: int) -> list[np.ndarray]:
             found = learn(number)
             matrix = np.zeros((len(found.mean), width))  # columns past the rank stay zero
             matrix[:, : found.matrix.shape[1]] = found.matrix
             return [found.mean, found.of_queries.mean, matrix]
 
-        columns = {"mean": 0, "query_mean": 0, "matrix": width}
-        kept = learnt_matrices(state.rows_folder, "whitening", name, columns, part.shape[1], matrices)
+        columns = {"mean": (0, "float64"), "query_mean": (0, "float64"), "matrix": (width, "float64")}
+        size, of = part.shape[1], {"of": name}
+        kept = derived(state.rows_folder, "whitening", of, size, columns, matrices, block_rows=size)
         projection = Projection(*(np.asarray(kept[key]) for key in ("mean", "matrix", "query_mean")))
+
+        def whitened(start: int, stop: int) -> np.ndarray:
+            return projected(part[start:stop], projection)
+
         projections.append(projection)
-        gallery.append(
-            state.kept_rows(
-                "whitened", name, part, width, lambda start, stop: projected(part[start:stop], projection)
-            )
-        )
+        gallery.append(state.kept_rows("whitened", name, part, width, whitened))
     return state.changed(
         **state.asked(
             lambda parts: [projected(part, own.of_queries) for part, own in zip(parts, projections)],

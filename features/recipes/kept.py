@@ -30,11 +30,14 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 
 
-def named_recipe(name: str) -> Recipe:
-    """Return the recipe `name` that comes with the program, or the one in the file of that name, as it is written."""
+def named_recipe(name: str, kept: Sequence[str] = ()) -> Recipe:
+    """Return the recipe `name` that comes with the program, or the one in the file of that name, as it is written.
+
+    ConfigurationError, which names those that come with the program and the `kept`, where there is neither.
+    """
     path = FOLDER / f"{name}.json" if name in recipe_names() else Path(name)
     if not path.is_file():
-        raise ConfigurationError(f"no recipe and no file {name!r}: {nearest(name, recipe_names())}")
+        raise ConfigurationError(f"no recipe and no file {name!r}: {nearest(name, [*recipe_names(), *kept])}")
     return read_recipe(path)
 
 
@@ -55,9 +58,8 @@ def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
         raise ConfigurationError(f"{where} finds no component at all")
     weights: dict[Component, float] = {}
     groups: dict[Component, int] = {}
-    for (component, group), weight in zip(
-        pairs, spread(recipe.weights, [group for _, group in pairs]).tolist()
-    ):
+    shares = spread(recipe.weights, [group for _, group in pairs]).tolist()
+    for (component, group), weight in zip(pairs, shares):
         weights[component] = weights.get(component, 0.0) + weight
         groups.setdefault(component, group)
     return replace(
@@ -101,20 +103,18 @@ def _found(configuration: Configuration, named: str) -> Recipe:
     kept = read_recipe(own) if Path(named).name == named and own.is_file() else None
     if kept is not None and (not shipped or kept.provenance.get("source") != NAMED):
         return kept
-    if not shipped and not Path(named).is_file():
-        known = [*recipe_names(), *sorted(path.stem for path in folder.glob("*.json"))]
-        raise ConfigurationError(f"no recipe and no file {named!r}: {nearest(named, known)}")
-    written = named_recipe(named)
+    written = named_recipe(named, sorted(path.stem for path in folder.glob("*.json")))
     if not written.patterns:
         return written
     provenance = {"source": NAMED if shipped else Path(named).name}
     recipe = replace(resolve(written, configuration), name=Path(named).stem, provenance=provenance)
     for note in recipe.notes:
         log.info(f"top7: recipe {named}: {note}")
-    same = kept is not None and _same_recipe(recipe, kept) and recipe.groups == kept.groups
-    if kept is not None and same and is_of_this_data(configuration, kept):
-        return replace(recipe, scores=kept.scores, provenance=kept.provenance)
-    return recipe
+    if kept is None or not _same_recipe(recipe, kept) or recipe.groups != kept.groups:
+        return recipe
+    if not is_of_this_data(configuration, kept):
+        return recipe
+    return replace(recipe, scores=kept.scores, provenance=kept.provenance)
 
 
 def _best(configuration: Configuration) -> tuple[Recipe, str]:

@@ -72,7 +72,7 @@ def check_steps(steps: object, where: str = "") -> None:
         arguments = {key: value for key, value in values.items() if key != "step"}
         fault = argument_fault(STEPS[name], arguments)
         if fault is None:
-            step = step_of(values)
+            step = STEPS[name](**arguments)
             fault = step.fault() or _misplaced(step, before)
             before.append((name, step))
         if fault is not None:

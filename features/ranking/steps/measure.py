@@ -78,12 +78,6 @@ def _distance_gallery(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, row_norms(rows)[:, None] ** 2, np.ones((len(rows), 1))], axis=1)
 
 
-def _joined_and_centred(components: Components, weights: np.ndarray) -> list:
-    """For ρ([√w_l q_l], [√w_l x_l]): one mean over the whole concatenation."""
-    joined = concatenated(components, weights)
-    return [RowView(joined.sources, lambda blocks: centred(joined.function(blocks)), joined.shape[1])]
-
-
 def _before_l2(components: Components, norms: Components, scales: np.ndarray) -> list:
     """The descriptors before L2, rebuilt as norm times stored row, each component divided by its scale."""
 
@@ -99,12 +93,13 @@ def _before_l2(components: Components, norms: Components, scales: np.ndarray) ->
 # of one component: the vector of a query, that of a gallery row, how many dimensions they have more
 _BY_COMPONENT: dict[str, tuple[Callable, Callable, int]] = {
     "correlation": (centred, centred, 0),  # Σ w_l ρ(q_l, x_l), each descriptor minus its own mean
+    "correlation_concatenated": (centred, centred, 0),  # ρ([√w_l q_l], [√w_l x_l]): one mean over all
     # -Σ w_l ‖Q_l - X_l‖², before L2; and -Σ w_l ‖q_l - x_l‖², which ranks as cosine does
     "euclidean_raw": (_distance_query, _distance_gallery, 2),
     "euclidean_normalised": (_distance_query, _distance_gallery, 2),
     "kl_divergence": (_kl_query, _kl_gallery, 1),  # -Σ w_l KL(q_l ‖ x_l), see `distribution`
 }
-MEASURES = ("cosine", "correlation", "correlation_concatenated", *list(_BY_COMPONENT)[1:])
+MEASURES = ("cosine", *_BY_COMPONENT)
 
 
 def measured(
@@ -125,7 +120,8 @@ def measured(
     if name == "cosine":  # Σ w_l cos(q_l, x_l): the stored L2-normalised descriptors as they are
         return list(queries), list(gallery), weights
     if name == "correlation_concatenated":
-        return _joined_and_centred(queries, weights), _joined_and_centred(gallery, weights), np.ones(1)
+        queries, gallery = [concatenated(queries, weights)], [concatenated(gallery, weights)]
+        weights = np.ones(1)
     if name == "euclidean_raw":
         if query_norms is None or gallery_norms is None:
             raise Top7Error(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -90,19 +89,23 @@ class PhotoWhiten(Step, frozen=True):
         shared = state.identity_after("photo_axes", **of_axes)
         readable = int(np.sum(~state.excluded))
 
-        def axes(place: int) -> tuple[dict[str, np.ndarray], PrincipalAxes]:
-            """What all settings of dimension and exponent share."""
-            scatter, of = self._scatter(state, place), dict(excluded=state.excluded, **sample)
-            inverse, found = photo_axes(state.gallery[place], scatter, self.shrinkage, **of)
-            return {"inverse": inverse}, found
-
         def learn(place: int) -> Projection:
             rows, count = state.gallery[place], min(self.samples, readable)
-            make = partial(axes, place)
-            more, own = kept_axes(state, shared[place], rows, make, count=count, more=("inverse",))
+
+            def axes() -> tuple[dict[str, np.ndarray], PrincipalAxes]:
+                """What all settings of dimension and exponent share."""
+                scatter, of = self._scatter(state, place), dict(excluded=state.excluded, **sample)
+                inverse, found = photo_axes(rows, scatter, self.shrinkage, **of)
+                return {"inverse": inverse}, found
+
+            more, own = kept_axes(state, shared[place], rows, axes, count=count, more=("inverse",))
             found = through(np.asarray(more["inverse"]), own, self.dim, self.exponent)
             users = self._users(state, place)
-            return replace(found, query_mean=centre_of(users, found.mean) if len(users) else None)
+            if not len(users):
+                return found
+            # the mean of user photos, drawn to the gallery's as by PRIOR_PHOTOS photos of that mean
+            centre = (users.sum(axis=0) + PRIOR_PHOTOS * found.mean) / (len(users) + PRIOR_PHOTOS)
+            return replace(found, query_mean=centre)
 
         return project_components(state, names, self.dim, [readable] * len(names), learn)
 
@@ -124,10 +127,14 @@ class PhotoWhiten(Step, frozen=True):
         return state.photos
 
     def _scatter(self, state: State, place: int) -> np.ndarray:
-        """The scatter (D, D) of what photos of all kinds change in one component."""
+        """The scatter (D, D) of what photos change in one component.
+
+        Real pairs make up `pairs` n / (n + PRIOR_QUERIES) of it, n the labelled queries; 1 stays 1.
+        """
         photos = self._photos(state)
         scatter: Any = 0.0
-        taught = self._share_of_pairs(photos)
+        n_queries = len(np.unique(photos.pairs[photos.real, 0]))
+        taught = self.pairs if self.pairs == 1 else self.pairs * n_queries / (n_queries + PRIOR_QUERIES)
         for real, share in ((False, 1.0 - taught), (True, taught)):
             if share:
                 scatter = scatter + share * _photo_scatter(state, photos, place, real)
@@ -136,11 +143,6 @@ class PhotoWhiten(Step, frozen=True):
                 "photo_whiten: the photos to learn from do not differ from their images, or none is readable"
             )
         return with_users(scatter, self._users(state, place), self.unlabelled)
-
-    def _share_of_pairs(self, photos: Photos) -> float:
-        """What real pairs make of the scatter: `pairs` n / (n + PRIOR_QUERIES), n the labelled queries; 1 stays 1."""
-        n_queries = len(np.unique(photos.pairs[photos.real, 0]))
-        return self.pairs if self.pairs == 1 else self.pairs * n_queries / (n_queries + PRIOR_QUERIES)
 
     def _users(self, state: State, place: int) -> np.ndarray:
         """The readable user photos (U, D) of one component that teach, float64."""
@@ -166,11 +168,6 @@ def through(inverse: np.ndarray, axes: PrincipalAxes, dim: int, exponent: float)
     found = axes.whitening(dim, exponent)
     with threadpool_limits(1):
         return Projection(found.mean, inverse @ found.matrix)
-
-
-def centre_of(users: np.ndarray, gallery_mean: np.ndarray) -> np.ndarray:
-    """Return the mean of U user photos (U, D), drawn to the gallery's (D,) as by PRIOR_PHOTOS photos of that mean."""
-    return (users.sum(axis=0) + PRIOR_PHOTOS * gallery_mean) / (len(users) + PRIOR_PHOTOS)
 
 
 def with_users(scatter: np.ndarray, users: np.ndarray, share: float) -> np.ndarray:
