@@ -25,7 +25,8 @@ from competition.labels import read_labels
 from features.dumps.dump import open_dump
 from features.dumps.sidecar import FORMAT
 from features.extraction.dump_group import settings_by_row
-from features.recipes.kept import FOLDER, resolve
+from features.recipes.kept import FOLDER
+from features.recipes.patterns import resolve
 from features.recipes.recipe import read_recipe
 from submissions.checking import Expected, check_submission
 from tuning.step_choices import configured_steps

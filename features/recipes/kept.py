@@ -15,9 +15,8 @@ from competition.labels import measured_by
 from competition.messages import log
 from competition.metrics import figure_label
 from features.components import Component
-from features.ranking.state import spread
 from features.ranking.steps import with_index
-from features.recipes.patterns import matches
+from features.recipes.patterns import resolve
 from features.recipes.recipe import NAMED, Recipe, read_recipe, write_recipe
 
 FOLDER = Path(__file__).resolve().parent  # of the recipes that come with the program
@@ -39,37 +38,6 @@ def named_recipe(name: str, kept: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise ConfigurationError(f"no recipe and no file {name!r}: {nearest(name, [*recipe_names(), *kept])}")
     return read_recipe(path)
-
-
-def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
-    """Return the recipe with the components of `configuration` in place of patterns.
-
-    A pattern's weight is shared equally among the components it finds, and one that several find has the sum; those of
-    optional patterns that find nothing fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
-    """
-    if not recipe.patterns:
-        return recipe
-    pairs: list[tuple[Component, int]] = []
-    notes: list[str] = []
-    where = f"{configuration.path}: recipe {recipe.name}"
-    for group, pattern in enumerate(recipe.patterns):
-        pairs += [(component, group) for component in matches(pattern, configuration, where, notes)]
-    if not pairs:
-        raise ConfigurationError(f"{where} finds no component at all")
-    weights: dict[Component, float] = {}
-    groups: dict[Component, int] = {}
-    shares = spread(recipe.weights, [group for _, group in pairs]).tolist()
-    for (component, group), weight in zip(pairs, shares):
-        weights[component] = weights.get(component, 0.0) + weight
-        groups.setdefault(component, group)
-    return replace(
-        recipe,
-        components=tuple(weights),
-        weights=tuple(weights.values()),
-        groups=tuple(groups.values()),
-        patterns=(),
-        notes=tuple(dict.fromkeys(notes)),
-    )
 
 
 def find_recipe(configuration: Configuration, named: str | None, index: str | None = None) -> Recipe:

@@ -11,7 +11,8 @@ import pytest
 from competition.configuration import Backbone, Competition, Configuration, External, Parts, Tuning
 from competition.errors import ConfigurationError
 from features.ranking.steps.expand import neighbour_weights
-from features.recipes.kept import named_recipe, recipe_names, resolve
+from features.recipes.kept import named_recipe, recipe_names
+from features.recipes.patterns import resolve
 from features.recipes.recipe import read_recipe
 from tests.benchmarks.recipes import without
 

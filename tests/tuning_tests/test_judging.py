@@ -16,7 +16,8 @@ from features.descriptors import gallery_ids, open_components
 from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import judging_dumps, open_judging, photos_for
-from features.recipes.kept import choose, is_of_this_data, kept_recipes, named_recipe, resolve
+from features.recipes.kept import choose, is_of_this_data, kept_recipes, named_recipe
+from features.recipes.patterns import resolve
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates
