@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from competition.errors import nearest
-
-LARGEST_WHOLE = 2**31 - 1
+from competition.toml_values import LARGEST_WHOLE
 
 
 def whole(low: int, high: int = LARGEST_WHOLE) -> Meta:
