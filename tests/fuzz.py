@@ -26,8 +26,7 @@ from features.dumps.dump import open_dump
 from features.dumps.sidecar import FORMAT
 from features.extraction.dump_group import settings_by_row
 from features.recipes.kept import FOLDER
-from features.recipes.patterns import resolve
-from features.recipes.recipe import read_recipe
+from features.recipes.recipe import read_recipe, resolve
 from submissions.checking import Expected, check_submission
 from tuning.step_choices import configured_steps
 

@@ -16,8 +16,7 @@ from competition.messages import log
 from competition.metrics import figure_label
 from features.components import Component
 from features.ranking.steps import with_index
-from features.recipes.patterns import resolve
-from features.recipes.recipe import NAMED, Recipe, read_recipe, write_recipe
+from features.recipes.recipe import NAMED, Recipe, read_recipe, resolve, write_recipe
 
 FOLDER = Path(__file__).resolve().parent  # of the recipes that come with the program
 UNJUDGED = "top7"  # what is taken where no real query judges

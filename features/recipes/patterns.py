@@ -8,8 +8,7 @@ A pattern names a layer's component, {"backbone", "layer", "pooling"}, a part de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -28,10 +27,6 @@ from features.components import (
 )
 from features.dumps.layout import has_views
 from features.ranking.arguments import Flag, number
-from features.ranking.state import spread
-
-if TYPE_CHECKING:
-    from features.recipes.recipe import Recipe
 
 
 class LayerIs(msgspec.Struct, rename={"layer": "is"}, forbid_unknown_fields=True):
@@ -86,37 +81,6 @@ def say_unmatched(errors: Mapping[str, NoMatch]) -> None:
             f"top7: left out: {', '.join(errors)}: they want poolings, part detectors or networks that the "
             "configuration does not extract (./run.sh compare NAME says which)"
         )
-
-
-def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
-    """Return the recipe with the components of `configuration` in place of patterns.
-
-    A pattern's weight is shared equally among the components it finds, and one that several find has the sum; those of
-    optional patterns that find nothing fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
-    """
-    if not recipe.patterns:
-        return recipe
-    pairs: list[tuple[Component, int]] = []
-    notes: list[str] = []
-    where = f"{configuration.path}: recipe {recipe.name}"
-    for group, pattern in enumerate(recipe.patterns):
-        pairs += [(component, group) for component in matches(pattern, configuration, where, notes)]
-    if not pairs:
-        raise ConfigurationError(f"{where} finds no component at all")
-    weights: dict[Component, float] = {}
-    groups: dict[Component, int] = {}
-    shares = spread(recipe.weights, [group for _, group in pairs]).tolist()
-    for (component, group), weight in zip(pairs, shares):
-        weights[component] = weights.get(component, 0.0) + weight
-        groups.setdefault(component, group)
-    return replace(
-        recipe,
-        components=tuple(weights),
-        weights=tuple(weights.values()),
-        groups=tuple(groups.values()),
-        patterns=(),
-        notes=tuple(dict.fromkeys(notes)),
-    )
 
 
 def matches(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,13 @@ import numpy as np
 from msgspec import Meta
 
 from competition.atomic import write_json
+from competition.configuration import Configuration
 from competition.errors import ConfigurationError
 from features.components import Component, component_from
 from features.ranking.arguments import Weights, argument_fault
+from features.ranking.state import spread
 from features.ranking.steps import check_steps
-from features.recipes.patterns import Pattern
+from features.recipes.patterns import Pattern, matches
 
 FORMAT = 1
 NAMED = "named recipe"
@@ -135,4 +137,35 @@ def read_recipe(path: Path) -> Recipe:
         groups=tuple(values.get("groups", ())),
         patterns=() if resolved else tuple(entries),
         **given,
+    )
+
+
+def resolve(recipe: Recipe, configuration: Configuration) -> Recipe:
+    """Return the recipe with the components of `configuration` in place of patterns.
+
+    A pattern's weight is shared equally among the components it finds, and one that several find has the sum; those of
+    optional patterns that find nothing fall away, the rest is scaled to sum 1. ConfigurationError names what the configuration lacks.
+    """
+    if not recipe.patterns:
+        return recipe
+    pairs: list[tuple[Component, int]] = []
+    notes: list[str] = []
+    where = f"{configuration.path}: recipe {recipe.name}"
+    for group, pattern in enumerate(recipe.patterns):
+        pairs += [(component, group) for component in matches(pattern, configuration, where, notes)]
+    if not pairs:
+        raise ConfigurationError(f"{where} finds no component at all")
+    weights: dict[Component, float] = {}
+    groups: dict[Component, int] = {}
+    shares = spread(recipe.weights, [group for _, group in pairs]).tolist()
+    for (component, group), weight in zip(pairs, shares):
+        weights[component] = weights.get(component, 0.0) + weight
+        groups.setdefault(component, group)
+    return replace(
+        recipe,
+        components=tuple(weights),
+        weights=tuple(weights.values()),
+        groups=tuple(groups.values()),
+        patterns=(),
+        notes=tuple(dict.fromkeys(notes)),
     )

@@ -32,8 +32,7 @@ from competition.splits import bootstrap_groups, query_groups
 from features.descriptors import open_components
 from features.ranking.photos import learns_from_labels, photos_for, teaching_parts
 from features.recipes.kept import named_recipe, recipe_names
-from features.recipes.patterns import resolve
-from features.recipes.recipe import Recipe
+from features.recipes.recipe import Recipe, resolve
 from tests.benchmarks.recipe_contests import Contest, configured, embedded, grocery
 from tests.features_tests.ranking_references import rank
 

@@ -16,7 +16,8 @@ from features.extraction import describe, verify
 from features.images.decoding import decode
 from features.images.sizing import Sizing, middle
 from features.recipes.kept import named_recipe
-from features.recipes.patterns import matches, resolve
+from features.recipes.patterns import matches
+from features.recipes.recipe import resolve
 from tests.features_tests.extraction_competition import configured, contents, draw, run
 
 SQUARE = (32, 32)  # the network's size: the whole image is not resized

@@ -12,8 +12,7 @@ from competition.configuration import Backbone, Competition, Configuration, Exte
 from competition.errors import ConfigurationError
 from features.ranking.steps.expand import neighbour_weights
 from features.recipes.kept import named_recipe, recipe_names
-from features.recipes.patterns import resolve
-from features.recipes.recipe import read_recipe
+from features.recipes.recipe import read_recipe, resolve
 from tests.benchmarks.recipes import without
 
 RECIPES = (

@@ -17,7 +17,7 @@ from features.extraction import extract
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import judging_dumps, open_judging, photos_for
 from features.recipes.kept import choose, is_of_this_data, kept_recipes, named_recipe
-from features.recipes.patterns import resolve
+from features.recipes.recipe import resolve
 from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates
