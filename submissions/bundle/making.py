@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from competition.atomic import FULL, sync_folder, write_json, write_text
+from competition.atomic import sync_folder, write_json, write_text
 from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from competition.progress import Progress
+from features.dumps.seals import sealed_text
 from features.ranking.photos import learns_from_photos
 from features.recipes.recipe import Recipe, write_recipe
 from submissions.bundle import contents, opening
@@ -53,16 +53,20 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Outc
         raise Top7Error(
             f"{out}: the bundle needs {_size(copied + tensors)}, {_size(free)} are free: make room, or give --out"
         )
-    with _staging(out) as folder:
-        try:
-            noted = _write(folder, configuration, recipe, files, states)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            full = f"the disk is full ({error.strerror})"
-            raise Top7Error(f"{out}: {full}; nothing of the bundle is left") from None
+    folder, old = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "old"))
+    for left in (folder, old):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        noted = _write(folder, configuration, recipe, files, states)
         _answer_once(folder)
-        _put(folder, out)
+        sync_folder(folder)
+        if out.exists():
+            os.rename(out, old)
+        os.rename(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(out.parent)
     size_bytes = sum(entry["bytes"] for entry in noted.values())
     values = {"bundle": str(out), "files": len(noted), "bytes": size_bytes, "gallery": gallery}
     size = f"{len(noted)} files, {size_bytes / 1e6:.1f} MB"
@@ -120,7 +124,7 @@ def _write(
         },
         "made_with": {"torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__},
     }
-    write_json(folder / opening.MANIFEST, manifest | {"sha256": opening.manifest_digest(manifest)})
+    write_text(folder / opening.MANIFEST, sealed_text(manifest))
     return noted
 
 
@@ -129,30 +133,6 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     with open(target, "rb") as stream:
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def _staging(out: Path):
-    """A folder beside `out`, of another name until all is there; one bundle is written there at a time."""
-    from filelock import FileLock, Timeout
-
-    folder, old, lock = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "old", "lock"))
-    try:
-        with FileLock(lock, timeout=0):
-            if old.exists() and not out.exists():  # killed between two renames
-                os.rename(old, out)
-            for left in (folder, old):  # by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        raise Top7Error(
-            f"{out}: another ./run.sh bundle is writing there: wait for it, or give another --out"
-        ) from None
 
 
 def _answer_once(folder: Path) -> None:
@@ -164,17 +144,6 @@ def _answer_once(folder: Path) -> None:
         images.mkdir()
         Image.linear_gradient("L").convert("RGB").save(images / "made-up.png")
         predict(*opening.open_bundle(folder), images, Path(scratch, "answer.csv"), device="cpu")
-
-
-def _put(folder: Path, out: Path) -> None:
-    """Give a finished folder its name; an earlier bundle keeps another one until then."""
-    sync_folder(folder)
-    old = out.with_name(f".{out.name}.old")
-    if out.exists():
-        os.rename(out, old)
-    os.rename(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
-    sync_folder(out.parent)
 
 
 def _size(size_bytes: float) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from competition.configuration import Configuration, load_configuration
 from competition.errors import Top7Error
 from competition.progress import Progress
+from features.dumps.seals import unsealed
 from features.recipes.recipe import Recipe, read_recipe
 
 FORMAT = 1
@@ -32,12 +32,6 @@ def is_bundle(folder: Path) -> bool:
         return False
 
 
-def manifest_digest(values: Mapping) -> str:
-    """SHA-256 (hex) of a manifest without its own digest."""
-    rest = {key: value for key, value in values.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configuration, Recipe]:
     """Return configuration and recipe of the bundle in `folder`, after comparing it with its manifest.
 
@@ -49,16 +43,14 @@ def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configura
     for name, entry in Progress(manifest["files"].items(), unit="file", desc="checking", shown=check_content):
         path = _inside(folder, name)
         size = path.stat().st_size if path.is_file() else None
-        found = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
-        whole = size == entry["bytes"]
-        if whole and check_content:
-            found, whole = (
-                "its content is not what the manifest says",
-                content_digest(path) == entry["sha256"],
-            )
-        if not whole:
+        fault = ""
+        if size != entry["bytes"]:
+            fault = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+        elif check_content and content_digest(path) != entry["sha256"]:
+            fault = "its content is not what the manifest says"
+        if fault:
             raise Top7Error(
-                f"{path}: {found}: the bundle is damaged: copy it again, or make it again with ./run.sh bundle"
+                f"{path}: {fault}: the bundle is damaged: copy it again, or make it again with ./run.sh bundle"
             )
     configuration, backbones = load_configuration(folder / CONFIGURATION, work=folder / WORK), []
     for backbone in configuration.backbones:
@@ -85,21 +77,18 @@ def _inside(folder: Path, name: str) -> Path:
 def _manifest(folder: Path) -> dict:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["bundle"] != FORMAT:
-            raise Top7Error(
-                f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it again"
-            )
-        whole = manifest["sha256"] == manifest_digest(manifest)
+        manifest = unsealed(path.read_bytes())
+        if manifest["bundle"] == FORMAT:
+            return manifest
+        raise Top7Error(f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it again")
     except FileNotFoundError:
         raise Top7Error(
             f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise Top7Error(f"{path}: damaged: copy the bundle again, or make it again with ./run.sh bundle")
-    return manifest
+    except (OSError, ValueError, KeyError):
+        raise Top7Error(
+            f"{path}: damaged: copy the bundle again, or make it again with ./run.sh bundle"
+        ) from None
 
 
 def content_digest(path: Path) -> str:

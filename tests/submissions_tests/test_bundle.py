@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from competition.errors import Top7Error
+from features.dumps.seals import sealed_text
 from submissions.__main__ import main
 from submissions.bundle import making
-from submissions.bundle.opening import manifest_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,7 +237,7 @@ def altered(bundle: Path, change) -> None:
     path = bundle / "bundle.json"
     manifest = json.loads(path.read_text())
     change(manifest["files"])
-    path.write_text(json.dumps(manifest | {"sha256": manifest_digest(manifest)}))
+    path.write_text(sealed_text(manifest))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "work/../../outside", "work/link"])
@@ -264,30 +265,24 @@ def test_a_bundle_that_names_weights_elsewhere_is_refused(made, tmp_path, capsys
     assert code == 1 and "leads out of the bundle" in said and said.count("\n") == 1
 
 
-def test_a_bundle_whose_replacing_was_killed_is_put_back_by_the_next_run(tmp_path, monkeypatch):
-    out, new = tmp_path / "bundle", tmp_path / ".bundle.partial"
-    for folder, text in ((out, "old"), (new, "new")):
-        folder.mkdir()
-        (folder / "a").write_text(text)
+def test_a_bundle_that_fails_leaves_the_earlier_one_and_nothing_else(made, tmp_path, monkeypatch):
+    away = made[0].parent
+    out = shutil.copytree(made[0], tmp_path / "bundle")
+    for left in (".bundle.partial", ".bundle.old"):  # by a run that was killed
+        (tmp_path / left / "work").mkdir(parents=True)
+    common = ["--config", str(away / "competition-away" / "config.toml"), "--work", str(away / "work-away")]
+    arguments = ["bundle", *common, "--recipe", "best", "--out", str(out)]
+    before = (out / "bundle.json").stat().st_ino
 
-    class Killed(BaseException):
-        pass
+    def failing(folder):
+        raise Top7Error("it does not answer")
 
-    def rename(source, target, rename=os.rename):
-        if source == new:
-            raise Killed
-        rename(source, target)
-
-    monkeypatch.setattr(making.os, "rename", rename)
-    with pytest.raises(Killed):
-        making._put(new, out)
-    with making._staging(out):
-        assert (out / "a").read_text() == "old"
-    monkeypatch.undo()
-    new.mkdir()
-    (new / "a").write_text("new")
-    making._put(new, out)
-    assert (out / "a").read_text() == "new" and not out.with_name(".bundle.old").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "_answer_once", failing)
+        assert main(arguments) == 1
+    assert (out / "bundle.json").stat().st_ino == before and list(tmp_path.iterdir()) == [out]
+    assert main(arguments) == 0
+    assert (out / "bundle.json").stat().st_ino != before and list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("name", ["../../../x", "/tmp/x", "a\\b", ".hidden", "", "a\nb"])
