@@ -11,11 +11,12 @@ it the row is ours alone.
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from competition.errors import ConfigurationError, nearest
 from features.ranking.steps import check_steps
@@ -23,6 +24,7 @@ from features.ranking.steps import check_steps
 FOLDER = Path(__file__).parent
 FIVE = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 NOT_AT_HAND = "not at hand"
+OURS_ALONE = "-"  # the paper has no such row
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,14 @@ class PartsRow:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table. layers: shallow to deep, empty for a published figure alone or for parts."""
+    """One line of a table. layers: shallow to deep, empty for a published figure alone or for parts.
+
+    lacking: what stands where the paper's figure is not known.
+    """
 
     label: str
     published: Mapping[str, float] = field(default_factory=dict)
-    not_at_hand: bool = False
+    lacking: str = OURS_ALONE
     layers: tuple[str | int, ...] = ()
     pooling: str = "fcrow"
     weights: tuple[float, ...] = ()
@@ -58,9 +63,6 @@ class TableRow:
     def ours(self) -> bool:
         """Whether there is anything to run."""
         return bool(self.layers) or self.parts is not None
-
-
-ROW = (*(key for key in TableRow.__dataclass_fields__ if key != "not_at_hand"), "five", "each")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ class Experiment:
     dims: tuple[int, ...] = ()
 
 
-SHARED = ("paper", "data", "network", "learn", "fallback_dim")
-KEYS = tuple(key for key in Experiment.__dataclass_fields__ if key != "dims")
+Made = TypeVar("Made", PartsRow, TableRow, Experiment)
 
 
 def experiments(folder: Path = FOLDER) -> dict[str, Experiment]:
@@ -101,11 +102,8 @@ def experiments(folder: Path = FOLDER) -> dict[str, Experiment]:
             document = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{path}: not valid TOML: {' '.join(str(error).split())}") from None
-        own: list[Experiment] = []
-        for number, table in enumerate(document.get("experiment", []), start=1):
-            shared = {key: document[key] for key in SHARED if key in document}
-            where = f"{path}: [[experiment]] {table.get('name', number)}"
-            own.append(_experiment({**shared, **table}, where))
+        tables = document.pop("experiment", [])  # what stands above them all share
+        own = [_experiment({**document, **table}, f"{path}: [[experiment]]") for table in tables]
         rows = [row for each in own for row in (*each.rows, *each.variants)]
         dims = tuple(sorted({row.parts.dim for row in rows if row.parts is not None}))
         found |= {each.name: replace(each, dims=dims) for each in own}
@@ -123,60 +121,49 @@ def chosen(name: str, folder: Path = FOLDER) -> list[Experiment]:
 
 
 def _experiment(table: Mapping[str, Any], where: str) -> Experiment:
-    _known(table, KEYS, where)
-    for key in ("name", "title", "rows", "network"):
-        if key not in table:
-            raise ConfigurationError(f"{where}: {key} is missing")
-    values = dict(table)
+    where = f"{where} {table.get('name', '?')}"
+    values = {**table, "rows": table.get("rows", ()), "claims": tuple(table.get("claims", ()))}
     for key in ("rows", "variants"):
-        values[key] = tuple(row for entry in table.get(key, []) for row in _rows(entry, where))
+        values[key] = tuple(row for entry in values.get(key, ()) for row in _rows(entry, where))
     labels = [row.label for row in (*values["rows"], *values["variants"])]
-    for claim in table.get("claims", []):
-        _known(claim, ("text", "better", "worse", "same"), f"{where}: a claim")
-        for row in (claim["better"], claim["worse"]):
-            if row not in labels:
-                raise ConfigurationError(f"{where}: a claim speaks of {row!r}: {nearest(row, labels)}")
-    return Experiment(**values | {key: tuple(table.get(key, ())) for key in ("data", "claims")})
+    for row in (claim[side] for claim in values["claims"] for side in ("better", "worse")):
+        if row not in labels:
+            raise ConfigurationError(f"{where}: a claim speaks of {row!r}: {nearest(row, labels)}")
+    return _made(Experiment, values, where)
 
 
 def _rows(entry: Mapping[str, Any], where: str) -> list[TableRow]:
+    """The row once for each value of its `each`, whose names in braces are replaced; alone in quotes by the value itself."""
     where = f"{where}: row {entry.get('label', '?')!r}"
-    _known(entry, ROW, where)
     each: Mapping[str, list[Any]] = entry.get("each", {})
     found = []
     for values in itertools.product(*each.values()):
         names = dict(zip(each, values))
-        row = _filled({key: value for key, value in entry.items() if key != "each"}, names)
+        text = json.dumps({key: value for key, value in entry.items() if key != "each"})
+        for name, value in names.items():
+            text = text.replace(f'"{{{name}}}"', json.dumps(value)).replace(f"{{{name}}}", str(value))
+        row = json.loads(text)
         if "five" in row:
             row["pooling"], row["layers"] = row.pop("five"), FIVE
         elif "pooling" in names:
             row.setdefault("pooling", names["pooling"])
         if "parts" in row:
-            _known(row["parts"], PartsRow.__dataclass_fields__, f"{where}: parts")
-            row["parts"] = PartsRow(**row["parts"])
+            row["parts"] = _made(PartsRow, row["parts"], f"{where}: parts")
         if row.get("published") == NOT_AT_HAND:
-            row |= {"published": {}, "not_at_hand": True}
+            row |= {"published": {}, "lacking": NOT_AT_HAND}
         check_steps(row.get("steps", []), where)
-        for key in ("layers", "weights", "steps"):
-            row[key] = tuple(row.get(key, ()))
-        found.append(TableRow(**row))
+        found.append(_made(TableRow, row, where))
     return found
 
 
-def _filled(value: Any, names: Mapping[str, Any]) -> Any:
-    """Return the value with each "{name}" replaced; a text that is "{name}" alone becomes the value itself."""
-    if isinstance(value, str):
-        for name, item in names.items():
-            if value == f"{{{name}}}":
-                return item
-            value = value.replace(f"{{{name}}}", str(item))
-        return value
-    if isinstance(value, Mapping):
-        return {key: _filled(item, names) for key, item in value.items()}
-    return [_filled(item, names) for item in value] if isinstance(value, list) else value
-
-
-def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in keys:
-            raise ConfigurationError(f"{where}: unknown key {key!r}: {nearest(key, list(keys))}")
+def _made(kind: type[Made], values: Mapping[str, Any], where: str) -> Made:
+    """Make a dataclass of a table, its lists as tuples; ConfigurationError names a key that it does not know or lacks."""
+    known = [key.name for key in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(f"{where}: unknown key {key!r}: {nearest(key, known)}")
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ConfigurationError(f"{where}: {error}") from None

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from competition.configuration import Backbone, Configuration
+from competition.configuration import Configuration
 from competition.metrics import trapezoid_precisions
 from features.components import Component, layer_component
 from features.descriptors import gallery_ids, open_components
 from features.dumps import Dump
 from features.ranked_lists import ranked_lists
 from features.recipes.recipe import Recipe
-from submissions.experiments.evaluation_sets import EvaluationSet
+from submissions.experiments.evaluation_sets import EvaluationSet, learning, parts_of_row
 from submissions.experiments.experiment import Experiment, TableRow
-from submissions.experiments.networks import Learning, learning, parts_of_row
 from tuning.certificate import certify
 from tuning.combination import Combination, in_region, mean_similarities, open_combination
 from tuning.evaluating import labelled_precisions
@@ -29,7 +28,6 @@ RANDOM_POINTS = 100
 OPTIMUM_SECONDS = 120.0
 
 Values = dict[str, np.ndarray]  # level -> (Q,), one a query
-Step = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,24 @@ def row_figure(experiment: Experiment, row: TableRow, target: EvaluationSet) -> 
     """Return the figure of a row; its dumps are there."""
     if not row.ours:
         return Figure(row, {}, note="published alone")
-    learnt = learning(experiment, target)
-    choices, notes = _components(row, target.configuration.backbones[0], learnt)
-    if not choices:
-        return Figure(row, {}, note="; ".join(notes))
+    learnt, backbone, notes = learning(experiment, target), target.configuration.backbones[0], []
+    if row.parts is None:
+        choices = [tuple(layer_component(backbone, layer, row.pooling) for layer in row.layers)]
+    elif dim := learnt.dim(row.parts):
+        choices = [(parts_of_row(backbone, row.parts, seed, dim),) for seed in range(row.seeds)]
+        notes += [f"M = {dim}: {learnt.images} images"] if dim != row.parts.dim else []
+        notes += ["learnt on the gallery itself"] if learnt.folder is None else []
+    else:
+        note = f"not possible: M = {row.parts.dim} from {learnt.images} images"
+        return Figure(row, {}, note=note)
     weights = np.array(row.weights or (1.0,) * len(choices[0]), dtype=np.float64)
     weights /= weights.sum()
-    steps, more = _possible(row.steps, learnt)
-    notes += more
+    steps = []
+    for step in row.steps:  # whitened to the smaller M where fewer than two images a dimension would teach it
+        if step["step"] == "whiten" and learnt.fallback_dim and 2 * step["dim"] > learnt.images:
+            notes.append(f"whitened to {learnt.fallback_dim}: {learnt.images} images")
+            step = {**step, "dim": learnt.fallback_dim}
+        steps.append(step)
     begun = time.perf_counter()
     if row.random:
         values, more = _random_points(row.random, choices[0], target)
@@ -66,33 +74,7 @@ def row_figure(experiment: Experiment, row: TableRow, target: EvaluationSet) -> 
     notes += more
     if experiment.membership and row.weights:
         notes.append(_membership(weights, choices[0], target.configuration))
-    return Figure(replace(row, steps=steps), values, seconds, "; ".join(notes))
-
-
-def _components(
-    row: TableRow, backbone: Backbone, learnt: Learning
-) -> tuple[list[tuple[Component, ...]], list[str]]:
-    """Return the components of each seed of a row, with notes on them; none where the images are too few."""
-    if row.parts is None:
-        return [tuple(layer_component(backbone, layer, row.pooling) for layer in row.layers)], []
-    dim = learnt.dim(row.parts)
-    if not dim:
-        return [], [f"not possible: M = {row.parts.dim} from {learnt.images} images"]
-    notes = [f"M = {dim}: {learnt.images} images"] if dim != row.parts.dim else []
-    if learnt.folder is None:
-        notes.append("learnt on the gallery itself")
-    return [(parts_of_row(backbone, row.parts, seed, dim),) for seed in range(row.seeds)], notes
-
-
-def _possible(steps: Sequence[Step], learnt: Learning) -> tuple[tuple[Step, ...], list[str]]:
-    """Return the steps, with whitening to the smaller M where fewer than two images a dimension would teach it."""
-    found, notes = [], []
-    for step in steps:
-        if step["step"] == "whiten" and learnt.fallback_dim and 2 * step["dim"] > learnt.images:
-            notes.append(f"whitened to {learnt.fallback_dim}: {learnt.images} images")
-            step = {**step, "dim": learnt.fallback_dim}
-        found.append(step)
-    return tuple(found), notes
+    return Figure(row, values, seconds, "; ".join(notes))
 
 
 def _mean(each: Sequence[Values]) -> tuple[Values, list[float]]:
@@ -102,7 +84,10 @@ def _mean(each: Sequence[Values]) -> tuple[Values, list[float]]:
 
 
 def _values(
-    components: Sequence[Component], weights: np.ndarray, target: EvaluationSet, steps: Sequence[Step] = ()
+    components: Sequence[Component],
+    weights: np.ndarray,
+    target: EvaluationSet,
+    steps: Sequence[dict[str, Any]] = (),
 ) -> Values:
     """Return the figure of every query by level, each under its data set's protocol."""
     recipe = Recipe("reproduce", tuple(components), tuple(weights), steps=tuple(steps))
