@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,9 @@ from competition.datasets.dataset import image_size
 from competition.errors import Top7Error
 from competition.images import ImageSet, list_images
 from competition.progress import Progress
+from features.dumps.layout import dumps_folder
+from features.extraction.external import external_dumps
+from features.extraction.sample import SplitImages
 from features.images.decode_ahead import read_ahead
 from features.images.sizing import Sizing
 
@@ -76,31 +78,15 @@ def examine_configuration(configuration: Configuration) -> tuple[list[str], list
         if isinstance(backbone.weights, Path) and not backbone.weights.is_file():
             faults.append(f"[[backbone]] {backbone.name}: weights: {backbone.weights} is not there")
     for external in configuration.externals:
-        for split in SPLITS:
-            path = getattr(external, split)
-            if path is not None:
-                faults += _external(path, images.get(split), f"[[external]] {external.name} {split}")
+        for split in images:
+            try:
+                of = SplitImages(images[split], dumps_folder(configuration, split))
+                external_dumps([external], {split: of})
+            except Top7Error as error:
+                faults.append(str(error))
     for split, listed in images.items():
         faults += [f"{split}: {line}" for line in _damaged(listed)]
     return found, faults
-
-
-def _external(path: Path, images: ImageSet | None, where: str) -> Iterator[str]:
-    ids = path.with_suffix(".ids")
-    lost = [each for each in (path, ids) if not each.is_file()]
-    if lost:
-        yield f"{where}: {lost[0]} is not there"
-        return
-    try:
-        rows = len(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
-        yield f"{path}: not a .npy matrix: {' '.join(str(error).split())}"
-        return
-    lines = [line for line in ids.read_text(encoding="utf-8").splitlines() if line]
-    if len(lines) != rows:
-        yield f"{path}: {rows} rows for {len(lines)} ids in {ids}"
-    elif images is not None and (missing := set(images.ids) - set(lines)):
-        yield f"{ids}: {len(missing)} images have no row, such as {min(missing)!r}"
 
 
 def _damaged(images: ImageSet) -> list[str]:
