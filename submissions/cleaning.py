@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -35,16 +35,16 @@ def clean(configuration: Configuration, *, dry_run: bool = False) -> dict[str, d
 
     Top7Error: a command is writing in one of the folders.
     """
-    work = Path(configuration.competition.work).resolve()
-    folders = [Path(at) for top in ("dumps", "candidates", "ranking") for at, *_ in _walk(work / top)]
+    work = configuration.competition.work.resolve()
+    folders = [at for top in ("dumps", "candidates", "ranking") for at in _folders(work / top)]
     with _alone([work, *folders]):
+        halves = work.glob(".*.partial")  # a bundle or competition
+        left = [path for at in _folders(work) for path in abandoned(at)]
         found = {
             DUMPS: _dumps(configuration, folders, work / "dumps"),
-            CACHES: [path for top in ("candidates", "ranking") for path in _files(work / top)],
-            TEMPORARY: [path for at, *_ in _walk(work) for path in abandoned(Path(at))],
+            CACHES: [path for top in ("candidates", "ranking") for path in _files(_folders(work / top))],
+            TEMPORARY: left + [path for made in halves for path in _files(_folders(made))],
         }
-        for made in work.glob(".*.partial"):  # a bundle or competition that was not finished
-            found[TEMPORARY] += _files(made)
         report = {
             kind: {"files": len(set(paths)), "bytes": sum(path.stat().st_size for path in set(paths))}
             for kind, paths in found.items()
@@ -60,20 +60,19 @@ def _remove(found: dict[str, list[Path]], work: Path) -> None:
             beside(path, ".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     tops = [work / "dumps", work / "ranking", *work.glob(".*.partial")]
-    for at in sorted({Path(at) for top in tops for at, *_ in _walk(top)}, reverse=True):
+    for at in sorted({at for top in tops for at in _folders(top)}, reverse=True):
         if not any(at.iterdir()):
             at.rmdir()
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """The folder and those below it, links left out; nothing where it is a link itself or not there."""
-    if not folder.is_symlink():
-        yield from os.walk(folder)
+def _folders(folder: Path) -> list[Path]:
+    """The folder and those below it, links left out; none where it is a link itself or not there."""
+    return [] if folder.is_symlink() else [Path(at) for at, *_ in os.walk(folder)]
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files in the folder and below it but for links and locks."""
-    paths = [Path(at) / name for at, _, names in _walk(folder) for name in names]
+def _files(folders: Iterable[Path]) -> list[Path]:
+    """The files of the folders but for links and locks."""
+    paths = [path for at in folders for path in at.iterdir()]
     return [path for path in paths if path.is_file() and not path.is_symlink() and path.suffix != ".lock"]
 
 
@@ -103,7 +102,7 @@ def _dumps(configuration: Configuration, folders: Sequence[Path], root: Path) ->
     for folder in folders:
         if root not in folder.parents or not folder.relative_to(root).parts[0].startswith(splits):
             continue  # not of images
-        paths = [path for path in _files(folder) if path.parent == folder]
+        paths = _files([folder])
         going_on = [
             journal.stem  # the dot and the label that all its files share
             for journal, header in unfinished(folder)

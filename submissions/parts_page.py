@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,29 +62,18 @@ def write_parts_page(
             detectors = [int(channel) for channel in model.order[:top]]
             found = most_exciting(Engine(backbone, settings), gallery.rows(sample), parts, detectors, images)
             variance = about.get("variance") or []
-            rows = [
-                {
-                    "place": place,
-                    "channel": channel,
-                    "variance": variance[place - 1] if place <= len(variance) else None,
-                    "images": [
-                        {"id": one.id, "response": one.response, "picture": overlay(one.pixels, one.weights)}
-                        for one in excited
-                    ],
-                }
-                for place, (channel, excited) in enumerate(zip(detectors, found, strict=True), start=1)
-            ]
             subtitle = (
                 f"{len(detectors)} of {len(model.order)} channels by {parts.selection}, learnt from {model.n} images; for "
                 f"each the most exciting of {len(sample)} gallery images, as the network sees them, in the colours of the "
                 "weight map (blue 0, green, yellow, red its largest). The whole order: "
                 f"{model.folder / 'order.json'}"
             )
-            head = {"title": f"{backbone.name}, layer {parts.layer}", "subtitle": subtitle}
-            sections.append({**head, "curve": curve(variance, max(parts.counts)), "rows": rows})
+            section: dict[str, Any] = {"title": f"{backbone.name}, layer {parts.layer}", "subtitle": subtitle}
+            section |= {"rows": list(zip(detectors, found, strict=True)), "variance": variance}
+            sections.append({**section, "curve": curve(variance, max(parts.counts))})
     title = f"{configuration.competition.name}: part detectors"
-    html = environment().get_template("parts.html").render(title=title, sections=sections)
-    return write_text(out or work / "parts.html", html)
+    page = environment().get_template("parts.html").render(title=title, sections=sections, overlay=overlay)
+    return write_text(out or work / "parts.html", page)
 
 
 def overlay(pixels: np.ndarray, weights: np.ndarray) -> str:

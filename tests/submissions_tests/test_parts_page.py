@@ -70,10 +70,11 @@ def test_curve():
 
 
 def test_names_are_escaped():
-    item = {"id": "<script>", "response": 1.0, "picture": "data:,"}
-    row = {"place": 1, "channel": 3, "variance": None, "images": [item]}
-    section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1), "rows": [row]}
-    page = environment().get_template("parts.html").render(title="<b>", sections=[section])
+    item = {"id": "<script>", "response": 1.0, "pixels": None, "weights": None}
+    section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1)}
+    section |= {"rows": [(3, [item])], "variance": []}
+    template = environment().get_template("parts.html")
+    page = template.render(title="<b>", sections=[section], overlay=lambda pixels, weights: "data:,")
     assert "<script>" not in page and "&lt;script&gt;" in page and "t &amp; u" in page
 
 
