@@ -1,4 +1,7 @@
-"""The command line behind run.sh and the script `top7`: one clear line for an error, and its exit code (0, 1, 2)."""
+"""The command line behind run.sh and the script `top7`: one clear line for an error, and its exit code (0, 1, 2).
+
+Ctrl-C ends it within a second, whatever it finds running: every file is safe at any instant.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TextIO
@@ -16,8 +22,11 @@ from competition.errors import ConfigurationError, Top7Error
 from competition.messages import on_stderr
 from competition.once import one_command
 from competition.printable import PrintableStream, printable
-from submissions import interruption
 from submissions.arguments import parse
+
+GRACE_S = 0.8  # for what ends in order after an interruption
+INTERRUPTED = "top7: interrupted; the same command goes on where it stopped"
+said = threading.Event()  # the line is on its way
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,28 +59,24 @@ def _run(options: Namespace, terminal: TextIO) -> int:
             print(outcome.text)
         sys.stdout.flush()
         return outcome.exit_code
-    except Top7Error as error:
-        if options.debug:
-            raise
-        print(f"top7: {_one_line(error)}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
-        interruption.said.set()
-        print(interruption.LINE, file=sys.stderr)
+        said.set()
+        print(INTERRUPTED, file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left; Python must not complain
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # the reader left; Python must not complain
+        os.dup2(nowhere, sys.stdout.fileno())
         return 1
     except Exception as error:
         if options.debug:
             raise
+        line = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
-            print(f"top7: {_os_error(error, options)}", file=sys.stderr)
-            return 1
-        print(f"top7: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
-        return 1
+            line = _os_error(error, options)
+        elif not isinstance(error, Top7Error):
+            line = f"{type(error).__name__}: {line} (--debug shows where)"
+        print(f"top7: {line}", file=sys.stderr)
+        return error.exit_code if isinstance(error, Top7Error) else 1
 
 
 def _show(text: str, terminal: TextIO) -> None:
@@ -82,19 +87,16 @@ def _show(text: str, terminal: TextIO) -> None:
     class Marked(RegexHighlighter):
         highlights = [
             r"(?P<bold>(?<![\w.])[01]\.\d{4}(?!\d))",
-            r"(?P<yellow>^WARNING.*|(?<=\n)WARNING.*|not comparable|within noise of.*)",
+            r"(?P<yellow>^WARNING.*|not comparable|within noise of.*)",
             r"(?P<red>\bline \d+:|\bdamaged\b|\bmissing\b$)",
             r"(?P<green>\baccepted\b|\bwhole$|nothing is wrong)",
         ]
 
     console = Console(file=terminal, highlighter=Marked(), markup=False, emoji=False)
-    lines = [
-        textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
-        if len(line) > console.width
-        else line  # of a table, perhaps
-        for line in printable(text).splitlines()
-    ]
-    console.print("\n".join(lines), soft_wrap=True)
+    for line in printable(text).splitlines():
+        if len(line) > console.width:  # no line of a table, which fits
+            line = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+        console.print(line, soft_wrap=True)
 
 
 def _os_error(error: OSError, options: Namespace) -> str:
@@ -102,27 +104,42 @@ def _os_error(error: OSError, options: Namespace) -> str:
     from competition.atomic import FULL
 
     named = error.filename if isinstance(error.filename, str | os.PathLike) else None
-    said = f"{named or 'a file'}: {error.strerror}"
+    refused = f"{named or 'a file'}: {error.strerror}"
     if error.errno not in FULL:
-        return said
+        return refused
     folder = os.path.abspath(named or getattr(options, "work", None) or ".")
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     return (
-        f"{said}: the disk of {folder} is full, {free} bytes are free: make room there (a few MB more than are to be "
+        f"{refused}: the disk of {folder} is full, {free} bytes are free: make room there (a few MB more than are to be "
         "written), or choose another folder with --work or --out; then run the same command again"
     )
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def end_within_a_second() -> None:
+    """From now on an interruption that is not over after GRACE_S, in a library's long call or a thread, is cut short."""
+    if os.name == "nt":  # wakes sockets only
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while signal.SIGINT not in os.read(reading, 1):
+            pass
+        time.sleep(GRACE_S)
+        if not said.is_set():
+            os.write(2, f"\n{INTERRUPTED}\n".encode())
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def console() -> int:
     """The command of sys.argv in a process of its own, as run.sh and the script `top7` start it."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run.sh does
-    interruption.end_within_a_second()
+    end_within_a_second()
     return main()
 
 

@@ -14,9 +14,7 @@ from typing import Any, NoReturn
 from competition.errors import nearest
 from competition.printable import printable
 
-PROGRAM = (
-    "top7" if Path(sys.argv[0]).stem == "top7" else "./run.sh"
-)  # the installed script, or the repository's
+PROGRAM = "top7" if Path(sys.argv[0]).stem == "top7" else "./run.sh"  # the installed script, or the other
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,7 @@ from competition.metrics import WHOLE_LISTS, query_figures
 from features.ranked_lists import RankedLists
 from features.recipes.kept import ranked_among
 from submissions.checking import Expected, expected_of, read_submission
-from submissions.submitting import record_expected, write_with_scores
-from submissions.writing import read_scores, scores_path
+from submissions.submitting import read_scores, scores_path, write_and_note
 from tuning.evaluating import mean_figures
 from tuning.labelled import labelled_queries
 
@@ -113,8 +113,7 @@ def write_blend(
     """
     competition, expected = configuration.competition, expected_of(configuration)
     split, lists = blend_files(files, weights, expected, method)
-    values = write_with_scores(configuration, lists, split, "blend", out)
-    values |= {
+    about: dict[str, Any] = {
         "of": [str(file) for file in files],
         "recipe": f"blend of {', '.join(Path(file).stem for file in files)}",
         "weights": list(weights or [1.0] * len(files)),
@@ -130,11 +129,10 @@ def write_blend(
         labelled = labelled_queries(configuration, expected.gallery_ids)
         ranks = blend_files(files, weights, expected, method)[1].ranks
         precisions = query_figures(ranks, labelled.relevant, competition.top_k, competition.metric)
-        values["expected"] = mean_figures(precisions, labelled)
+        about["expected"] = mean_figures(precisions, labelled)
     except Top7Error as error:
-        values["unknown"] = str(error)
-    record_expected(competition.work, values, data or {})
-    return values
+        about["unknown"] = str(error)
+    return write_and_note(configuration, lists, split, out, "blend", about, data or {})
 
 
 def _on_validation(file: Path, rows: Sequence[Row], work: Path) -> Path:

@@ -14,7 +14,7 @@ from competition.configured import split_images
 from competition.errors import Top7Error, file_bytes
 from competition.labels import DELIMITERS
 from features.descriptors import gallery_ids
-from submissions.writing import KAGGLE_HEADER
+from submissions.submitting import KAGGLE_HEADER
 
 BOM = b"\xef\xbb\xbf"
 SEPARATORS = DELIMITERS | {" ": "blanks"}
@@ -88,22 +88,21 @@ def check_submission(path: Path | str, expected: Expected) -> Check:
     answers: dict[str, tuple[str, ...]] = {}
     line_of: dict[str, int] = {}
     for line, (query, *answer) in rows:
-        if fault := _query_fault(query, line_of.get(query), split, queries_of):
-            faults.append(Fault(line, fault))
+        found = [_query_fault(query, line_of.get(query), split, queries_of)]
         if query not in answers:
             answers[query], line_of[query] = tuple(answer), line
         if len(answer) != expected.top_k:
-            faults.append(Fault(line, f"{len(answer)} gallery ids: expected {expected.top_k}"))
+            found.append(f"{len(answer)} gallery ids: expected {expected.top_k}")
         for gallery_id, count in Counter(answer).items():
             if gallery_id not in gallery:
-                faults.append(Fault(line, _unknown(gallery_id, gallery)))
+                found.append(_unknown(gallery_id, gallery))
             elif count > 1:
                 distinct = f"expected {expected.top_k} distinct ids"
-                faults.append(Fault(line, f"gallery id {gallery_id!r} appears {count} times: {distinct}"))
+                found.append(f"gallery id {gallery_id!r} appears {count} times: {distinct}")
+        faults += [Fault(line, text) for text in found if text]
     end = max((line for line, _ in rows), default=0) + 1
-    for query in expected.splits[split] if split is not None else ():
-        if query not in answers:
-            faults.append(Fault(end, f"query {query!r} of {split} is missing: add its line"))
+    missing = [query for query in expected.splits.get(split or "", ()) if query not in answers]
+    faults += [Fault(end, f"query {query!r} of {split} is missing: add its line") for query in missing]
     return Check(split, answers, tuple(sorted(faults, key=lambda fault: fault.line)))
 
 
@@ -125,9 +124,7 @@ def _rows(data: bytes, faults: list[Fault], form: str) -> list[tuple[int, list[s
     if data.startswith(BOM):
         faults.append(Fault(1, "a byte order mark (BOM) before the first id: save as UTF-8 without BOM"))
         data = data.removeprefix(BOM)
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = data.removesuffix(b"\n").split(b"\n")
     carriage = [number for number, line in enumerate(lines, start=1) if line.endswith(b"\r")]
     if carriage:
         found = f"{len(carriage)} of {len(lines)} lines end in \\r\\n, this is the first"

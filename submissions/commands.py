@@ -1,4 +1,4 @@
-"""What each command of run.sh does: options in, a result as plain values and as text out. Stages exchange files."""
+"""Each command of run.sh (arguments.toml says what it does): options in, a result as plain values and as text out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from competition.configuration import Configuration, load_configuration
+from competition.configuration import Configuration
 from competition.errors import ConfigurationError, Top7Error
 from competition.messages import log
 from submissions.outcome import MINI_WORK, Outcome, configuration_of, mini_configuration
@@ -25,21 +25,18 @@ def _configured(options: Namespace) -> tuple[Configuration, Recipe]:
 
 
 def demo(options: Namespace) -> Outcome:
-    """Walk the whole road on the mini competition."""
     from submissions.demo import demo as walk
 
     return walk(mini_configuration(options.work or MINI_WORK, options.seed), trials=options.trials)
 
 
 def init(options: Namespace) -> Outcome:
-    """Look at a folder and write its first configuration."""
     from submissions.first_configuration import write_first_configuration
 
     return write_first_configuration(options.folder, options.out, options.model, options.weights)
 
 
 def extract(options: Namespace) -> Outcome:
-    """Fill the dumps."""
     from features.extraction import extract as run_extraction
     from submissions.dump_table import extraction_outcome
     from submissions.report.data_health import note_extraction
@@ -54,7 +51,6 @@ def extract(options: Namespace) -> Outcome:
 
 
 def verify(options: Namespace) -> Outcome:
-    """Check every dump against its checksums."""
     from features.extraction import verify as check_dumps
     from submissions.dump_table import verification_outcome
 
@@ -62,14 +58,12 @@ def verify(options: Namespace) -> Outcome:
 
 
 def duplicates(options: Namespace) -> Outcome:
-    """Group exact duplicates of the gallery, or near ones by descriptor."""
-    from submissions.duplicate_groups import duplicates as find
+    from submissions.duplicates import duplicates as find
 
     return find(configuration_of(options), options.near)
 
 
 def parts(options: Namespace) -> Outcome:
-    """Write the page of the part detectors."""
     from submissions.parts_page import write_parts_page
 
     shown = {"top": options.top, "images": options.images, "device": options.device}
@@ -78,19 +72,16 @@ def parts(options: Namespace) -> Outcome:
 
 
 def clean(options: Namespace) -> Outcome:
-    """Remove what is not needed."""
     from submissions.cleaning import clean as remove
 
-    report = remove(configuration_of(options), dry_run=options.dry_run)
-    removed = "would be removed" if options.dry_run else "removed"
-    lines = [f"{kind}: {of['files']} files, {of['bytes'] / 1e6:.1f} MB" for kind, of in report.items()]
-    total = sum(of["bytes"] for of in report.values())
-    values = {"dry_run": options.dry_run, "removed": report, "bytes": total}
-    return Outcome(values, "\n".join([*lines, f"{total / 1e6:.1f} MB {removed}"]))
+    removed = remove(configuration_of(options), dry_run=options.dry_run)
+    total = sum(of["bytes"] for of in removed.values())
+    lines = [f"{kind}: {of['files']} files, {of['bytes'] / 1e6:.1f} MB" for kind, of in removed.items()]
+    lines.append(f"{total / 1e6:.1f} MB {'would be removed' if options.dry_run else 'removed'}")
+    return Outcome({"dry_run": options.dry_run, "removed": removed, "bytes": total}, "\n".join(lines))
 
 
 def tune(options: Namespace) -> Outcome:
-    """Run the study and report."""
     from features.recipes.kept import choose, find_recipe, is_of_this_data, kept_recipes, recipe_names
     from tuning.evaluating import score_named
     from tuning.report import report, report_values
@@ -117,8 +108,7 @@ def tune(options: Namespace) -> Outcome:
 
 
 def submit(options: Namespace) -> Outcome:
-    """Write the submission of a recipe."""
-    from submissions.expectation import expectation
+    from submissions.submitting import expectation
     from submissions.submitting import submit as write
 
     configuration, recipe = _configured(options)
@@ -127,7 +117,6 @@ def submit(options: Namespace) -> Outcome:
 
 
 def check(options: Namespace) -> Outcome:
-    """List every fault of a CSV."""
     from submissions.checking import check_submission, expected_of
 
     expected = expected_of(configuration_of(options))
@@ -146,7 +135,6 @@ def check(options: Namespace) -> Outcome:
 
 
 def score(options: Namespace) -> Outcome:
-    """Score a CSV and record it."""
     from submissions.scoring import score_and_record, score_text
 
     configuration = configuration_of(options)
@@ -155,7 +143,6 @@ def score(options: Namespace) -> Outcome:
 
 
 def leaderboard(options: Namespace) -> Outcome:
-    """Show the leaderboard, after recording an official score of a checked CSV if asked."""
     from competition.leaderboard import read_rows, record_official
     from competition.leaderboard_text import render
     from features.recipes.kept import ranked_among
@@ -180,8 +167,7 @@ def leaderboard(options: Namespace) -> Outcome:
 
 
 def predict(options: Namespace) -> Outcome:
-    """Answer unseen query images, from a bundle where one is given and no configuration."""
-    from submissions.bundle.opening import open_bundle
+    from submissions.predicting import open_bundle
     from submissions.predicting import predict as answer
 
     if options.bundle is None or options.config is not None:
@@ -199,26 +185,21 @@ def predict(options: Namespace) -> Outcome:
 
 
 def bundle(options: Namespace) -> Outcome:
-    """Make the bundle of a recipe."""
-    from submissions.bundle.making import make_bundle
+    from submissions.bundle import make_bundle
 
     configuration, recipe = _configured(options)
     return make_bundle(configuration, recipe, options.out or configuration.competition.work / "bundle")
 
 
 def compare(options: Namespace) -> Outcome:
-    """Rank the labelled queries under several recipes."""
-    from submissions.comparing import compare_recipes, comparison_table
+    from submissions.recipe_tables import compared
 
-    configuration = configuration_of(options)
-    rows = compare_recipes(configuration, options.recipes, options.index)
-    return Outcome({"recipes": rows}, comparison_table(rows, configuration.competition))
+    return compared(configuration_of(options), options.recipes, options.index)
 
 
 def blend(options: Namespace) -> Outcome:
-    """Average finished submissions."""
     from submissions.blend import write_blend
-    from submissions.expectation import expectation
+    from submissions.submitting import expectation
 
     configuration = configuration_of(options)
     written = write_blend(configuration, options.files, options.weights, options.method, options.out)
@@ -226,15 +207,13 @@ def blend(options: Namespace) -> Outcome:
 
 
 def recipes(options: Namespace) -> Outcome:
-    """List the recipes by name and those kept under work, or explain one."""
-    from submissions.recipe_list import explained, listed
+    from submissions.recipe_tables import explained, listed
 
     configuration = configuration_of(options)
     return explained(configuration, options.name) if options.name else listed(configuration)
 
 
 def report(options: Namespace) -> Outcome:
-    """Write the report."""
     from submissions.report import write_report
 
     page = write_report(configuration_of(options), options.out, labels=options.labels)
@@ -242,7 +221,6 @@ def report(options: Namespace) -> Outcome:
 
 
 def reproduce(options: Namespace) -> Outcome:
-    """Rerun the papers' experiments, or list them."""
     from submissions.experiments.evaluation_sets import evaluation_sets
     from submissions.experiments.experiment import chosen, experiments
     from submissions.experiments.reproducing import reproduce as rerun
@@ -251,39 +229,31 @@ def reproduce(options: Namespace) -> Outcome:
         known = experiments()
         lines = [f"{name:<16} {each.paper}, {each.title}" for name, each in known.items()]
         return Outcome({"experiments": list(known)}, "\n".join(lines))
-    configuration, wanted = None, chosen(options.name)
-    if options.config is not None:
-        if options.data is not None:
-            raise ConfigurationError("--config and --data: give one of the two")
-        if options.weights or options.image_size is not None or options.distractors:
-            raise ConfigurationError(
-                f"--weights, --image-size and --distractors go with --data: {options.config} names its own network and images"
-            )
-        configuration = configuration_of(options)
-    text, rows = rerun(
-        wanted,
-        evaluation_sets(options.data, configuration, options.work, options.distractors),
-        variants=options.variants,
-        device=options.device,
-        cluster=options.cluster,
-        options={
-            "weights": str(Path(options.weights).resolve()) if options.weights else None,
-            "image_size": options.image_size,
-        },
-    )
+    weights = None if options.weights is None else str(options.weights.resolve())
+    wanted, own = chosen(options.name), {"weights": weights, "image_size": options.image_size}
+    if options.config is not None and options.data is not None:
+        raise ConfigurationError("--config and --data: give one of the two")
+    if options.config is not None and (options.distractors or any(v is not None for v in own.values())):
+        raise ConfigurationError(
+            f"--weights, --image-size and --distractors go with --data: {options.config} names its own network and images"
+        )
+    configuration = None if options.config is None else configuration_of(options)
+    found = evaluation_sets(options.data, configuration, options.work, options.distractors)
+    machines = {"device": options.device, "cluster": options.cluster}
+    text, rows = rerun(wanted, found, variants=options.variants, options=own, **machines)
     return Outcome({"rows": rows}, text)
 
 
 def doctor(options: Namespace) -> Outcome:
-    """Say what of a data set or a configuration is missing, misnamed, corrupt or of the wrong size."""
     from submissions.doctor import examine_configuration, examine_data
 
     if (options.config is None) == (options.data is None):
         raise ConfigurationError("doctor: give --config FILE or --data DIR")
-    if options.data is not None:
-        found, faults = examine_data(options.data)
-    else:
-        found, faults = examine_configuration(load_configuration(options.config, work=options.work))
+    found, faults = (
+        examine_data(options.data)
+        if options.config is None
+        else examine_configuration(configuration_of(options))
+    )
     verdict = f"{len(faults)} fault{'s' * (len(faults) != 1)}" if faults else "nothing is wrong"
     text = "\n".join([*found, *faults, verdict])
     return Outcome({"found": found, "faults": faults}, text, exit_code=int(bool(faults)))

@@ -29,7 +29,7 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> Outcome:
     from tuning.report import report
     from tuning.tune import tune
 
-    begun = time.perf_counter()
+    begun, competition = time.perf_counter(), configuration.competition
     log.info("\n[1/3] extract: every layer and pooling in one pass, into memory-mapped dumps")
     note_extraction(configuration, extract(configuration))
     log.info("\n[2/3] tune: weights inside the region, pooling, part detectors")
@@ -37,32 +37,41 @@ def demo(configuration: Configuration, *, trials: int | None = None) -> Outcome:
     log.info(report(tuned))
     road = "best single layer, equal weights, tuned, and what submit takes"
     log.info(f"\n[3/3] submit, check and score four recipes: {road}")
-    recipes = {
-        "best single layer": _best_single_layer(configuration),
-        "equal weights": tuned.untuned,
-        "tuned fusion": tuned.recipe,
-    }
+    single = _best_single_layer(configuration)
     score_named(configuration)
     taken = find_recipe(configuration, None)
+    recipes = {"best single layer": single, "equal weights": tuned.untuned, "tuned fusion": tuned.recipe}
     recipes[f"submit's, {taken.name}"] = taken
     held_back = configuration.path.parent / "held_back" / "test.csv"
     figures = {}
     for name, recipe in recipes.items():
-        files = [Path(submit(configuration, recipe, split)["file"]) for split in ("validation", "test")]
-        validation = score_and_record(configuration, files[0])
-        test = score_and_record(configuration, files[1], held_back)
+        files = [submit(configuration, recipe, split)["file"] for split in ("validation", "test")]
+        validation = score_and_record(configuration, Path(files[0]))
+        test = score_and_record(configuration, Path(files[1]), held_back)
         parts = {part: validation[part] for part in ("public", "private")}
         figures[name] = {**parts, "test": test["maps"]["min(m,k)"]}
     page = write_report(configuration, labels=held_back)
-    seconds = time.perf_counter() - begun
+    seconds = round(time.perf_counter() - begun, 1)
     values = {
         "figures": figures,
         "report": str(page),
-        "submission": str(files[1]),  # of the last, which submit takes
-        "work": str(configuration.competition.work),
-        "seconds": round(seconds, 1),
+        "submission": files[1],  # of the last, which submit takes
+        "work": str(competition.work),
+        "seconds": seconds,
     }
-    return Outcome(values, _closing(configuration, figures, values))
+    rows = [[name, *(f"{value:.4f}" for value in row.values())] for name, row in figures.items()]
+    lines = [
+        "",
+        render(leaderboard.read_rows(competition.work, ranked_among(configuration))),
+        "",
+        table([[f"MAP@{competition.top_k}", "public", "private", "test"], *rows], left=[0]),
+        "test: of its own labels, which tuning never reads",
+        "",
+        f"done in {seconds:.0f} s. Look at:",
+        f"  {files[1]}",
+        f"  {page}",
+    ]
+    return Outcome(values, "\n".join(lines))
 
 
 def _best_single_layer(configuration: Configuration) -> Recipe:
@@ -71,30 +80,13 @@ def _best_single_layer(configuration: Configuration) -> Recipe:
     from tuning.labelled import labelled_queries
 
     labelled, found = labelled_queries(configuration, gallery_ids(configuration)), []
-    for backbone in configuration.backbones:
-        for pooling in backbone.pooling:
-            for layer in layers_under(backbone, pooling):
-                part = layer_component(backbone, layer, pooling)
-                recipe = Recipe("single-layer", (part,), (1.0,), provenance={"component": part.name})
-                values = labelled_precisions(configuration, recipe, labelled)
-                found.append(replace(recipe, scores=mean_figures(values, labelled)))
+    asked = [(backbone, pooling) for backbone in configuration.backbones for pooling in backbone.pooling]
+    for backbone, pooling in asked:
+        for layer in layers_under(backbone, pooling):
+            part = layer_component(backbone, layer, pooling)
+            recipe = Recipe("single-layer", (part,), (1.0,), provenance={"component": part.name})
+            values = labelled_precisions(configuration, recipe, labelled)
+            found.append(replace(recipe, scores=mean_figures(values, labelled)))
     best = max(found, key=lambda recipe: recipe.scores["public"])
-    write_recipe(Path(configuration.competition.work) / "recipes" / "single-layer.json", best)
+    write_recipe(configuration.competition.work / "recipes" / "single-layer.json", best)
     return best
-
-
-def _closing(configuration: Configuration, figures: dict, values: dict) -> str:
-    work, top_k = configuration.competition.work, configuration.competition.top_k
-    rows = [[name, *(f"{value:.4f}" for value in row.values())] for name, row in figures.items()]
-    lines = [
-        "",
-        render(leaderboard.read_rows(work, ranked_among(configuration))),
-        "",
-        table([[f"MAP@{top_k}", "public", "private", "test"], *rows], left=[0]),
-        "test: of its own labels, which tuning never reads",
-        "",
-        f"done in {values['seconds']:.0f} s. Look at:",
-        f"  {values['submission']}",
-        f"  {values['report']}",
-    ]
-    return "\n".join(lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from competition.configuration import SIMULATED, SPLITS, Configuration
@@ -28,31 +26,29 @@ def extraction_outcome(configuration: Configuration, report: ExtractionReport) -
         "limited": report.limited,
         "unreadable": [dict(zip(("split", "id", "reason"), each)) for each in report.unreadable],
     }
-    folder = Path(configuration.competition.work) / "dumps"
     unreadable = f", {len(report.unreadable)} unreadable" if report.unreadable else ""
     views = f", {len(report.views)} of queries by views" if report.views else ""
     done = f"{report.images} images run in {report.seconds:.1f} s{unreadable}"
-    return Outcome(
-        values, f"{dump_table(configuration)}\n{len(report.paths)} dumps complete in {folder}{views}; {done}"
-    )
+    complete = f"{len(report.paths)} dumps complete in {configuration.competition.work / 'dumps'}{views}"
+    return Outcome(values, f"{dump_table(configuration)}\n{complete}; {done}")
 
 
 def dump_table(configuration: Configuration) -> str:
     """Return a table a backbone: of each layer and pooling its dimensions and how many images each split has."""
     folders = {split: dumps_folder(configuration, split) for split in (*SPLITS, SIMULATED)}
-    splits = [split for split, folder in folders.items() if folder.is_dir()]
+    folders = {split: folder for split, folder in folders.items() if folder.is_dir()}
     tables = []
     for backbone in configuration.backbones:
         rows: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
-        for split in splits:
-            for target in configured_targets(configuration, backbone, folders[split]):
+        for split, folder in folders.items():
+            for target in configured_targets(configuration, backbone, folder):
                 named = str(target.layer), target.pooling or f"{target.count} part detectors"
                 if target.path.exists():
                     shape = np.load(target.path, mmap_mode="r", allow_pickle=False).shape
                     rows.setdefault(named, {})[split] = shape
-        lines = [["layer", "pooling", "dims", *splits]]
+        lines = [["layer", "pooling", "dims", *folders]]
         for named, shapes in rows.items():
-            counts = [str(shapes[split][0]) if split in shapes else "-" for split in splits]
+            counts = [str(shapes[split][0]) if split in shapes else "-" for split in folders]
             lines.append([*named, str(next(iter(shapes.values()))[1]), *counts])
         tables.append(f"{backbone.name}\n{table(lines, left=(0, 1))}")
     return "\n".join(tables)

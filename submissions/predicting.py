@@ -1,23 +1,36 @@
-"""The container's entry point: a folder of unseen query images in, the submission out; no network."""
+"""The container's entry point: a folder of unseen query images in, the submission out; no network.
+
+It answers from a work folder, or from a bundle alone, of which bundle.json (written last) names every other file with its
+size and SHA-256; config.toml and recipe.json say what is ranked; weights/ holds the networks, work/ the dumps, part
+detectors and what the recipe's steps computed from the gallery.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from competition.configuration import Configuration
-from competition.errors import ConfigurationError
+from competition.configuration import Configuration, load_configuration
+from competition.errors import ConfigurationError, Top7Error
 from competition.images import list_images
 from competition.messages import log
+from competition.progress import Progress
 from features.components import backbone_of, depth_order
 from features.descriptors import open_components
+from features.dumps.seals import unsealed
+from features.networks.weights_digest import stamped_digest
 from features.ranked_lists import ranked_lists
 from features.ranking.photos import learns_from_photos, photos_for
 from features.ranking.state import Photos
 from features.ranking.steps import used_components
-from features.recipes.recipe import Recipe
-from submissions.writing import write_lists
+from features.recipes.recipe import Recipe, read_recipe
+from submissions.submitting import write_lists
+
+FORMAT = 1
+MANIFEST, CONFIGURATION, RECIPE = "bundle.json", "config.toml", "recipe.json"
+WORK, WEIGHTS = "work", "weights"
 
 
 def predict(
@@ -91,3 +104,62 @@ def needed(configuration: Configuration, recipe: Recipe) -> tuple[Configuration,
     groups = tuple((recipe.groups or range(len(recipe.weights)))[number] for number in numbers)
     reduced = replace(recipe, components=components, weights=weights, groups=groups)
     return replace(configuration, backbones=tuple(backbones), externals=()), reduced, photos
+
+
+def open_bundle(folder: Path, *, check_content: bool = False) -> tuple[Configuration, Recipe]:
+    """Return configuration and recipe of the bundle in `folder`, after comparing it with its manifest.
+
+    Always: the manifest's own checksum, and that every file is there with its size. check_content: every file's bytes
+    as well (reads all of it). Top7Error, one line: no bundle, a damaged or incomplete one.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    for name, entry in Progress(manifest["files"].items(), unit="file", desc="checking", shown=check_content):
+        path = _inside(folder, name)
+        size = path.stat().st_size if path.is_file() else None
+        fault = ""
+        if size != entry["bytes"]:
+            fault = "missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+        elif check_content and stamped_digest(path) != entry["sha256"]:
+            fault = "its content is not what the manifest says"
+        if fault:
+            raise Top7Error(
+                f"{path}: {fault}: the bundle is damaged: copy it again, or make it again with ./run.sh bundle"
+            )
+    configuration, backbones = load_configuration(folder / CONFIGURATION, work=folder / WORK), []
+    for backbone in configuration.backbones:
+        for named in (backbone.weights, *(parts.selection for parts in backbone.parts)):
+            if isinstance(named, Path):
+                _inside(folder, os.path.relpath(named, folder))
+        # the folder that parts were learnt from, as it was written: part of their dumps' names, never read
+        learnt = [name and Path(name) for name in manifest["training"][backbone.name]]
+        parts = tuple(replace(table, training=name) for table, name in zip(backbone.parts, learnt))
+        backbones.append(replace(backbone, parts=parts))
+    return replace(configuration, backbones=tuple(backbones)), read_recipe(folder / RECIPE)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file of the bundle. Top7Error: it leads out of the bundle, by its name or by a link."""
+    path = folder / name
+    if os.path.isabs(name) or os.path.realpath(path) != os.path.join(os.path.realpath(folder), name):
+        raise Top7Error(
+            f"{folder}: {name!r} leads out of the bundle or through a link: do not use this bundle"
+        )
+    return path
+
+
+def _manifest(folder: Path) -> dict:
+    path = folder / MANIFEST
+    try:
+        manifest = unsealed(path.read_bytes())
+        if manifest["bundle"] == FORMAT:
+            return manifest
+        raise Top7Error(f"{path}: a bundle of format {manifest['bundle']}, expected {FORMAT}: make it again")
+    except FileNotFoundError:
+        raise Top7Error(
+            f"{path}: no such file: {folder} is no bundle, or an unfinished one: ./run.sh bundle makes one"
+        ) from None
+    except (OSError, ValueError, KeyError):
+        raise Top7Error(
+            f"{path}: damaged: copy the bundle again, or make it again with ./run.sh bundle"
+        ) from None

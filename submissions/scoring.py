@@ -56,29 +56,27 @@ def score_and_record(configuration: Configuration, file: Path, labels: Path | No
     if given is None:
         raise ConfigurationError(f"{configuration.path}: [competition] has no labels: give --labels FILE")
     split, told, figures = score_submission(file, given, expected)
-    values: dict[str, Any] = {
+    means = {name: float(np.mean(each)) for name, each in figures.items()}
+    unlabelled, own = len(expected.splits[split]) - len(told), ranked_by(competition.metric)
+    entry: dict[str, Any] = {
         "file": str(file),
         "sha256": file_digest(file),
         "split": split,
-        "queries": len(told),
         "top_k": competition.top_k,
-        "maps": {convention: float(np.mean(figures[convention])) for convention in CONVENTIONS},
+        "maps": {convention: means[convention] for convention in CONVENTIONS},
         "data": measured_by(told, gallery, competition.top_k, competition.metric),
-        "unlabelled": len(expected.splits[split]) - len(told),
     }
-    own = ranked_by(competition.metric)
-    if competition.metric in RATES:
-        values["metric"] = float(np.mean(figures[own]))
-    if split == "validation" and not values["unlabelled"] and own in figures:
+    if split == "validation" and not unlabelled and own in figures:
         _, private = groups_and_private(relevant_rows(told, gallery), configuration.tuning)
         parts = {"public": ~private, "private": private}
-        values |= {part: float(figures[own][mask].mean()) for part, mask in parts.items() if mask.any()}
-    known = next((row for row in read_rows(competition.work) if row.sha256 == values["sha256"]), None)
-    entry = {key: value for key, value in values.items() if key not in ("queries", "unlabelled", "metric")}
-    if "metric" in values:
-        entry["maps"] = {**values["maps"], own: values["metric"]}
-    elif known is not None and known.data == values["data"]:
-        entry["maps"] = {**known.maps, **values["maps"]}  # a whole-list mAP, which the file does not hold
+        entry |= {part: float(figures[own][mask].mean()) for part, mask in parts.items() if mask.any()}
+    values = {**entry, "queries": len(told), "unlabelled": unlabelled}
+    known = next((row for row in read_rows(competition.work) if row.sha256 == entry["sha256"]), None)
+    if competition.metric in RATES:
+        values["metric"] = means[own]
+        entry["maps"] = {**entry["maps"], own: means[own]}
+    elif known is not None and known.data == entry["data"]:
+        entry["maps"] = {**known.maps, **entry["maps"]}  # a whole-list mAP, which the file does not hold
     if known is not None:
         noted = {part: getattr(known, part) for part in ("public", "private", "cross_validated")}
         noted = {part: value for part, value in noted.items() if value is not None}

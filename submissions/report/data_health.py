@@ -34,17 +34,9 @@ def data_health(configuration: Configuration) -> dict[str, object]:
         folder = dumps_folder(configuration, split)
         unreadable = _csv(folder / "unreadable.csv")
         equal = _groups(_csv(folder / "duplicates.csv"))
-        splits.append(
-            {
-                "name": split,
-                "images": len(images),
-                "unreadable": unreadable[:MOST_ROWS],
-                "n_unreadable": len(unreadable),
-                "equal": equal[:MOST_ROWS],
-                "n_equal": len(equal),
-                "n_copies": sum(len(group) - 1 for group in equal),
-            }
-        )
+        told: dict[str, Any] = {"name": split, "images": len(images), "n_unreadable": len(unreadable)}
+        told |= {"unreadable": unreadable[:MOST_ROWS], "equal": equal[:MOST_ROWS], "n_equal": len(equal)}
+        splits.append({**told, "n_copies": sum(len(group) - 1 for group in equal)})
         looked_at = np.unique(np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int))
         known = filter(None, (image_size(images.paths[row]) for row in looked_at))  # by the headers alone
         sizes = np.array(list(known), dtype=np.float64)  # (m, 2), width and height
@@ -53,7 +45,11 @@ def data_health(configuration: Configuration) -> dict[str, object]:
             alike = len(np.unique(sizes, axis=0)) == 1
             splits[-1] |= {"alike": alike, "looked_at": len(sizes), "median": median}
             charts |= {f"{name}-{split}": chart for name, chart in _histograms(sizes).items()}
-    return {"splits": splits, "charts": charts, "last": _last(configuration)}
+    noted = configuration.competition.work / LAST
+    last = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else None
+    if last is not None:
+        last = {"limits": [], **last, "rate": last["images"] / max(last["seconds"], 1e-9)}
+    return {"splits": splits, "charts": charts, "last": last}
 
 
 def _csv(path: Path) -> list[list[str]]:
@@ -91,12 +87,4 @@ def note_extraction(configuration: Configuration, report: ExtractionReport) -> N
         keys = ("images", "seconds", "bytes_written", "limited", "limits")
         found = {key: getattr(report, key) for key in keys}
         found["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
-        write_json(Path(configuration.competition.work) / LAST, found)
-
-
-def _last(configuration: Configuration) -> dict | None:
-    try:
-        found = json.loads((Path(configuration.competition.work) / LAST).read_text(encoding="utf-8"))
-        return {"limits": [], **found, "rate": found["images"] / max(found["seconds"], 1e-9)}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        write_json(configuration.competition.work / LAST, found)

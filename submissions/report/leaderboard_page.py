@@ -10,7 +10,7 @@ from competition.leaderboard_text import PUBLISHED
 from competition.metrics import CONVENTIONS, ranked_by
 from features.recipes.kept import is_of_this_data, ranked_among
 from features.recipes.recipe import Recipe
-from submissions.recipe_list import in_words
+from submissions.recipe_tables import in_words
 from submissions.report.ranked import Scene, figures
 
 CONVENTION = CONVENTIONS[0]
@@ -20,9 +20,9 @@ SAME = 5e-5  # figures that print alike
 def leaderboard(scene: Scene) -> dict[str, object]:
     """Return what the page shows."""
     measured = {
-        name: figures(ranked.precisions, scene.labelled)
+        name: figures(ranked.precisions, scene.judged)
         for name, ranked in scene.ranked.items()
-        if ranked.precisions is not None and scene.labelled is not None
+        if ranked.precisions is not None
     }
     scores = {recipe.name: recipe.scores for recipe in scene.recipes}
     noted = read_rows(scene.work, ranked_among(scene.configuration))
@@ -35,6 +35,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         if row["all"] and row["comparable"]:
             plotted.setdefault(str(row["recipe"] or row["file"]), row)
     pairs, correlation = official_correlation(noted)
+    ends = [(row["all"]["interval"] or [row["all"]["mean"]])[-1] for row in rows if row["all"]]
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
     return {
         "rows": rows,
@@ -45,7 +46,9 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         "chosen": scene.chosen,
         "pairs": pairs,
         "correlation": correlation,
-        "scale": _scale(rows, published),
+        "scale": min(
+            1.0, 1.02 * max([0.01, *ends, *(each.map7 for each in published)])
+        ),  # the plot's right edge
     }
 
 
@@ -66,27 +69,20 @@ def _unsent(scene: Scene, recipe: Recipe, measured: Mapping[str, Mapping]) -> Ro
     )
 
 
-def _scale(rows: list[dict], published) -> float:
-    """Return the largest figure of the plot, which its right edge shows."""
-    ends = [row["all"]["interval"] or [row["all"]["mean"]] for row in rows if row["all"]]
-    return min(1.0, 1.02 * max([0.01, *(end[-1] for end in ends), *(each.map7 for each in published)]))
-
-
 def _shown(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mapping]) -> dict[str, Any]:
     """A submission, or a recipe without one. Intervals are the recipe's where that still gives the recorded figure."""
     recipe = str(row.details.get("recipe", ""))
     remark = f"{row.unlike}: not comparable" if row.unlike else str(row.details.get("figures_of", ""))
     known = {part: each for part, each in measured.get(recipe, {}).items() if part != "all" or not row.unlike}
     lacking = row.local is None and row.file != ""
+    parts = {"all": row.local, "public": row.public, "private": row.private}
+    parts["cross_validated"] = row.cross_validated
     return {
         "recipe": recipe,
         "known": recipe in scores,
         "file": row.file,
         "split": row.split or "",
-        "all": _with_interval(row.local, known.get("all")),
-        "public": _with_interval(row.public, known.get("public")),
-        "private": _with_interval(row.private, known.get("private")),
-        "cross_validated": _with_interval(row.cross_validated, None),
+        **{part: _with_interval(value, known.get(part)) for part, value in parts.items()},
         "official": row.official,
         "simulated": scores.get(recipe, {}).get("simulated"),
         "moved": row.moved,
@@ -97,8 +93,8 @@ def _shown(row: Row, measured: Mapping[str, Mapping], scores: Mapping[str, Mappi
 
 
 def _with_interval(value: float | None, measured: Mapping | None) -> dict | None:
+    """A recorded figure with the interval of the measured one, where that is the same; without one, what was measured."""
     if value is None:
         return None if measured is None else dict(measured)
-    if measured is not None and abs(measured["mean"] - value) < SAME:
-        return {"mean": value, "interval": measured["interval"]}
-    return {"mean": value, "interval": None}
+    same = measured is not None and abs(measured["mean"] - value) < SAME
+    return {"mean": value, "interval": measured["interval"] if measured is not None and same else None}

@@ -34,7 +34,10 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Scene:
-    """What all pages look at. labelled: None without labels; chosen: the recipe that submit takes."""
+    """What all pages look at. labelled: None without labels; chosen: the recipe that submit takes; metric: in words.
+
+    listed_metric: that of lists that end at top_k, MAP@k in place of a whole-list mAP, which they do not tell.
+    """
 
     configuration: Configuration
     gallery_ids: tuple[str, ...]
@@ -42,29 +45,15 @@ class Scene:
     recipes: tuple[Recipe, ...]
     ranked: dict[str, Ranked]
     chosen: str | None
+    work: Path
+    metric: str
+    listed_metric: str
 
     @property
     def judged(self) -> Labelled:
         """The labelled queries, for what is only shown where there are labels."""
         assert self.labelled is not None
         return self.labelled
-
-    @property
-    def work(self) -> Path:
-        """Where everything of the competition lies."""
-        return Path(self.configuration.competition.work)
-
-    @property
-    def metric(self) -> str:
-        """The figure's name."""
-        competition = self.configuration.competition
-        return figure_label(competition.metric, competition.top_k)
-
-    @property
-    def listed_metric(self) -> str:
-        """The metric of lists that end at top_k: MAP@k in place of a whole-list mAP, which they do not tell."""
-        metric = self.configuration.competition.metric
-        return "map" if metric == WHOLE_LISTS else metric
 
 
 def look(configuration: Configuration) -> Scene:
@@ -92,7 +81,9 @@ def look(configuration: Configuration) -> Scene:
             precisions = query_figures(lists.ranks, labelled.relevant, competition.top_k, competition.metric)
         ranked[recipe.name] = Ranked(recipe, lists, precisions)
     chosen = choose(usable)[0].name if usable else None
-    return Scene(configuration, ids, labelled, recipes, ranked, chosen)
+    listed = "map" if competition.metric == WHOLE_LISTS else competition.metric
+    metric = figure_label(competition.metric, competition.top_k)
+    return Scene(configuration, ids, labelled, recipes, ranked, chosen, competition.work, metric, listed)
 
 
 def figures(values: np.ndarray, labelled: Labelled) -> dict[str, dict]:

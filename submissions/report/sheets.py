@@ -1,39 +1,96 @@
-"""Retrieval sheets: each query beside the lists of every submission, what is right in them and what they miss."""
+"""Retrieval sheets: each query beside the lists of every submission, what is right in them and what they miss.
+
+Their pictures are small JPEG files, made once, named by a digest and never after a path of the data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from competition.atomic import write_bytes
 from competition.configured import split_images
 from competition.errors import Top7Error
-from competition.images import ImageSet
+from competition.images import ImageSet, Region
 from competition.labels import read_labels
 from competition.leaderboard import file_digest, read_rows
 from competition.messages import log
 from competition.metrics import query_figures
+from competition.progress import Progress
 from features.components import short_names
 from features.descriptors import open_components
 from features.extraction import extracted_images
+from features.images.decode_ahead import read_picture
+from features.images.simulated_photos import jpeg_bytes
+from features.images.sizing import Sizing
 from features.search.similarity import component_similarity
 from submissions.checking import Expected, read_submission
-from submissions.report.pictures import Pictures
 from submissions.report.ranked import Ranked, Scene
-from submissions.writing import read_scores
+from submissions.submitting import read_scores
 
 SHOWN = 20  # images of a list; further ones are only counted
 MOST_LISTS = 8  # submissions and recipes on a sheet
 MOST_MISSED = 12  # correct images outside a list that are shown
+SIDES = ((1_500, 400), (6_000, 224), (20_000, 128))  # up to so many pictures, the longer side in pixels
+QUALITY = 78
+GREY = (200, 200, 200)
+
+
+class Pictures:
+    """Pictures asked for by file; `make` writes them once all are known, since their number decides their size."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._asked: dict[str, tuple[str, int | Region | None]] = {}
+
+    def name(self, images: ImageSet, row: int) -> str | None:
+        """Return the stem of an image's picture; None once there are too many."""
+        path, view = images.paths[row], images.view(row)
+        try:
+            found = os.stat(path)
+            stamp = f"{found.st_size} {found.st_mtime_ns} {view} ".encode()
+        except OSError:  # gone, or a link to nowhere
+            stamp = b"gone "
+        stem = hashlib.sha256(stamp + os.fsencode(path)).hexdigest()[:16]
+        if stem not in self._asked and len(self._asked) >= SIDES[-1][0]:
+            return None
+        self._asked[stem] = path, view
+        return stem
+
+    def make(self) -> Path:
+        """Write the pictures that are not there, remove those nobody asks for; returns their folder's name."""
+        side = next(side for most, side in SIDES if len(self._asked) <= most)
+        sizing, place = Sizing(image_size=side, resize="keep"), self.folder / str(side)
+        wanted = {place / f"{stem}.jpg": asked for stem, asked in self._asked.items()}
+        kept = set(self.folder.glob("*/*.jpg"))
+
+        def write(file: Path) -> None:
+            pixels = read_picture(0, wanted[file][0], (sizing,), wanted[file][1]).pixels
+            picture = Image.new("RGB", (side, side), GREY) if pixels is None else Image.fromarray(pixels[0])
+            write_bytes(file, jpeg_bytes(picture, QUALITY))
+
+        missing = [file for file in wanted if file not in kept]
+        with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
+            for _ in Progress(pool.map(write, missing), total=len(missing), unit="image", desc="pictures"):
+                pass
+        for file in kept - wanted.keys():
+            file.unlink()
+        return Path(self.folder.name) / str(side)
 
 
 @dataclass
 class Lists:
     """One submission's answers.
 
-    ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None; why: see `pulled_down`.
+    ranks: (Q, k) gallery rows; scores: (Q, k) or None; deep: (Q, more) or None; why: see `pulled_down`; precisions:
+    query number -> AP@k, their mean in `map`, where there are labels.
     """
 
     name: str
@@ -41,7 +98,9 @@ class Lists:
     scores: np.ndarray | None = None
     deep: np.ndarray | None = None
     note: str = ""
-    why: Callable[[int, int, int], str] | None = None
+    why: Callable[[int, int, int], str] = lambda query, missed, last: ""
+    precisions: Mapping[int, float] = field(default_factory=dict)
+    map: float | None = None
 
 
 def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> dict | None:
@@ -55,53 +114,49 @@ def sheet(scene: Scene, split: str, labels: Path | None, pictures: Pictures) -> 
     if not found:
         return None
     numbers, relevant = sorted(truth), [np.array(truth[number]) for number in sorted(truth)]
-    values, means = {}, dict.fromkeys((each.name for each in found), 0.0)
-    for each in found if truth else ():  # AP@k (or the other metric) of each labelled query
+    for each in found if truth else ():
         figures = query_figures(each.ranks[numbers], relevant, top_k, scene.listed_metric)
-        values[each.name] = dict(zip(numbers, figures.round(4).tolist()))
-        means[each.name] = float(figures.mean())
-    found.sort(key=lambda each: (each.name != scene.chosen, -means[each.name]))
-    images: dict[int, int] = {}  # gallery row -> place in `pictured`
-    pictured: list[list] = []
+        each.precisions, each.map = dict(zip(numbers, figures.round(4).tolist())), float(figures.mean())
+    found.sort(key=lambda each: (each.name != scene.chosen, -(each.map or 0.0)))
+    images: dict[int, int] = {}  # gallery row -> its number on the sheet
 
     def image(row: int) -> int:
-        if row not in images:
-            images[row] = len(pictured)
-            pictured.append([gallery.ids[row], pictures.name(gallery, row)])
-        return images[row]
+        return images.setdefault(row, len(images))
 
     def missed(each: Lists, number: int) -> list[list]:
+        """The correct images that are not shown, nearest first, with their places; 0: beyond what was ranked."""
+        shown = set(each.ranks[number, :SHOWN].tolist())
+        deep = each.ranks if each.deep is None else each.deep
+        place = {row: place for place, row in enumerate(deep[number].tolist(), start=1)}
+        rows = [row for row in dict.fromkeys(truth.get(number, ())) if row not in shown]
+        rows.sort(key=lambda row: (place.get(row, len(gallery) + 1), row))
         last = int(each.ranks[number, -1])
-        return [
-            [image(row), place, each.why(number, row, last) if each.why else ""]
-            for row, place in _missed(each, number, truth.get(number, ()))
-        ]
+        return [[image(row), place.get(row, 0), each.why(number, row, last)] for row in rows[:MOST_MISSED]]
+
+    def listed(each: Lists) -> dict:
+        scores = each.scores
+        return {
+            "name": each.name,
+            "note": each.note,
+            "deep": each.deep is not None,
+            "map": each.map,
+            "precisions": [each.precisions.get(number) for number in range(len(queries))],
+            "ranks": [[image(row) for row in line[:SHOWN] if row >= 0] for line in each.ranks.tolist()],
+            "scores": None if scores is None else np.round(scores[:, :SHOWN], 4).tolist(),
+            "lead": None if scores is None else np.round(scores[:, 0] - scores[:, -1], 5).tolist(),
+            "missed": [missed(each, number) for number in range(len(queries))],
+        }
 
     return {
         "split": split,
         "top_k": top_k,
         "queries": [[name, pictures.name(queries, row)] for row, name in enumerate(queries.ids)],
-        "lists": [
-            {
-                "name": each.name,
-                "note": each.note,
-                "deep": each.deep is not None,
-                "map": means[each.name] if truth else None,
-                "precisions": [values.get(each.name, {}).get(number) for number in range(len(queries))],
-                "ranks": [[image(row) for row in line[:SHOWN] if row >= 0] for line in each.ranks.tolist()],
-                "scores": None if each.scores is None else np.round(each.scores[:, :SHOWN], 4).tolist(),
-                "lead": None
-                if each.scores is None
-                else np.round(each.scores[:, 0] - each.scores[:, -1], 5).tolist(),
-                "missed": [missed(each, number) for number in range(len(queries))],
-            }
-            for each in found[:MOST_LISTS]
-        ],
+        "lists": [listed(each) for each in found[:MOST_LISTS]],
         "correct": [
             sorted(images[row] for row in set(truth[number]) & images.keys()) if number in truth else None
             for number in range(len(queries))
         ],
-        "images": pictured,
+        "images": [[gallery.ids[row], pictures.name(gallery, row)] for row in images],
         "left_out": [each.name for each in found[MOST_LISTS:]],
         "labelled": bool(truth),
     }
@@ -144,18 +199,15 @@ def _lists(scene: Scene, split: str, queries: ImageSet, row_of: Mapping[str, int
             scores = None
         recipe = recipe_of.get(file_digest(path), "")
         found.append(Lists(path.name, ranks, scores, note=f"recipe {recipe}" if recipe else ""))
-    if split != "validation":
-        return found
-    for name, ranked in scene.ranked.items():
-        ranks, scores = ranked.lists.ranks, ranked.lists.scores
-        same = [each for each in found if np.array_equal(each.ranks, ranks[:, : competition.top_k])]
+    for name, ranked in scene.ranked.items() if split == "validation" else ():
+        ranks, scores, top = ranked.lists.ranks, ranked.lists.scores, competition.top_k
         why = pulled_down(scene, ranked)
+        same = [each for each in found if np.array_equal(each.ranks, ranks[:, :top])]
         for each in same:
             each.deep, each.why = ranks, why
             if each.note == f"recipe {name}":
                 each.name = name
         if not same:
-            top = competition.top_k
             found.append(Lists(name, ranks[:, :top], scores[:, :top], ranks, "ranked for this report", why))
     return found
 
@@ -184,12 +236,3 @@ def pulled_down(scene: Scene, ranked: Ranked) -> Callable[[int, int, int], str]:
         return f"{behind.sum():+.3f} to the last listed, most by {names[worst]} ({behind[worst]:+.3f})"
 
     return words
-
-
-def _missed(lists: Lists, query: int, correct: Sequence[int]) -> list[tuple[int, int]]:
-    """(row, place) of the correct images that are not shown, nearest first; place 0: beyond what was ranked."""
-    shown = set(lists.ranks[query, :SHOWN].tolist())
-    deep = lists.ranks[query] if lists.deep is None else lists.deep[query]
-    place = {row: number for number, row in enumerate(deep.tolist(), start=1)}
-    missed = [(row, place.get(row, 0)) for row in dict.fromkeys(correct) if row not in shown]
-    return sorted(missed, key=lambda each: (each[1] == 0, each[1], each[0]))[:MOST_MISSED]

@@ -1,27 +1,39 @@
-"""The study page: the weight map, and Optuna's own plots under names a person knows."""
+"""The study page: the weight maps, and Optuna's own plots under names a person knows.
+
+A weight map is MAP@k over all weights of three components, with the region under each reading and the trials.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import optuna
+from optuna import visualization
 
+from competition.errors import Top7Error
+from competition.progress import Progress
 from features.components import Component, short_names
 from features.ranking.steps import step_of
 from features.recipes.recipe import Recipe
-from submissions.expectation import fold_figures, study_of
 from submissions.report.ranked import Scene
-from submissions.report.weight_map import combination, weight_maps
+from submissions.submitting import fold_figures, study_of
+from tuning.combination import Combination, open_combination
 from tuning.described import choice_name, share_names
-from tuning.region import region_chains, vertices
+from tuning.evaluating import LARGE_GALLERY
+from tuning.region import contains, layer_sums, region_chains, vertices
 from tuning.study import COORDINATE, completed, point_of
 from tuning.verdict import near_best_share
 
 SLICED = 6  # parameters that Optuna's slices show
 ENOUGH = 10  # trials that importances need
+STEPS = 24  # points on a side of a map's triangle
+HEAVIEST = 7  # components whose triples are shown, 35 of them
+LEAST_SHARE = 0.1  # of a recipe's weight that a slice must have to share out
+READINGS = {"similarity": "solid", "distance": "dash"}
 
 
 def study_page(scene: Scene) -> dict[str, object] | None:
@@ -35,29 +47,27 @@ def study_page(scene: Scene) -> dict[str, object] | None:
     points = [trial_weights(recipe, trial) for trial in trials]
     tried = np.array([each for each in points if each is not None]).reshape(-1, len(components))
     maps = weight_maps(scene, recipe, tried) if len(components) >= 3 else {}
-    charts = {f"map-{number}": chart for number, chart in enumerate(maps.values())}
-    charts |= optuna_charts(trials, components, scene.metric) if len(trials) > 1 else {}
+    plots = optuna_charts(trials, components, scene.metric) if len(trials) > 1 else {}
+    listed = [
+        {"id": f"map-{number}", "title": title, "said": chart.pop("said")}
+        for number, (title, chart) in enumerate(maps.items())
+    ]
     return {
         "recipe": recipe,
         "names": short_names(components),
         "trials": len(trials),
-        "maps": [
-            {"id": f"map-{number}", "title": title, "said": chart.pop("said")}
-            for number, (title, chart) in enumerate(maps.items())
-        ],
-        "plots": [name for name in charts if not name.startswith("map-")],
-        "charts": charts,
+        "maps": listed,
+        "plots": list(plots),
+        "charts": {**{each["id"]: maps[each["title"]] for each in listed}, **plots},
         "bound": recipe.provenance.get("certified bound"),
         "region": recipe.provenance.get("region"),
-        "near": _near(scene, recipe),
+        "near": None if recipe.steps else _near(scene, recipe),  # with steps the candidates are others
         "folds": fold_figures(scene.configuration, recipe),
     }
 
 
 def _near(scene: Scene, recipe: Recipe) -> float | None:
-    """The share of the region within one standard error of the recipe; None with steps, whose candidates are others."""
-    if recipe.steps:
-        return None
+    """The share of the region within one standard error of the recipe."""
     made = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
     if made.padded is None:
         return None
@@ -79,8 +89,6 @@ def optuna_charts(
     trials: Sequence[optuna.trial.FrozenTrial], components: Sequence[Component], metric: str
 ) -> dict[str, dict]:
     """Return Optuna's plots of the trials, their parameters renamed."""
-    from optuna import visualization
-
     names = share_names(components)
     study = optuna.create_study(direction="maximize")
     for trial in trials:
@@ -123,3 +131,117 @@ def _chart(figure) -> dict:
     chart = json.loads(re.sub(r"\"'([^'\"]*)'\"", r'"\1"', figure.to_json()))
     layout = {key: value for key, value in chart["layout"].items() if key not in ("template", "title")}
     return {"data": chart["data"], "layout": layout}
+
+
+def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, dict]:
+    """Return charts by title. tried: (trials, L) weights of the study's trials, in the order of the recipe's components.
+
+    Each map is exact: its candidates are those of the whole triangle. A slice shares out what the recipe gives the three,
+    and shows the region alone, whose candidates the study has.
+    """
+    weights, found = recipe.weight_array, {}
+    order = np.argsort(-weights, kind="stable")[:HEAVIEST]
+    triples = [sorted(triple) for triple in combinations(order.tolist(), 3)]
+    if len(scene.gallery_ids) > LARGE_GALLERY:
+        triples = triples[:1]  # each takes a pass over the gallery
+    for triple in Progress(triples, desc="weight maps", unit="map"):
+        parts = [recipe.components[number] for number in triple]
+        made = combination(scene, parts, "simplex")
+        if made.padded is not None:
+            found[", ".join(short_names(parts))] = whole_map(scene, made, weights[triple], tried[:, triple])
+    if len(weights) > 3 and not recipe.steps:
+        whole = combination(scene, recipe.components, str(recipe.provenance.get("region", "similarity")))
+        for triple in triples if whole.padded is not None else ():
+            if weights[triple].sum() >= LEAST_SHARE:
+                names = short_names([recipe.components[number] for number in triple])
+                title = f"slice through the recipe: {', '.join(names)}"
+                found[title] = _slice(scene, whole, triple, names, weights)
+    return found
+
+
+def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combination:
+    """Return the combination of some components in a region; what the study has made of it is read."""
+    judged, folder = scene.judged, scene.work / "candidates"
+    asked = judged.query_ids, judged.relevant, judged.public
+    return open_combination(scene.configuration, parts, *asked, region, folder)
+
+
+def _grid() -> np.ndarray:
+    """The points of the triangle, (n, 3), each >= 0 and of sum 1."""
+    counts = [(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]
+    return np.array(counts, dtype=np.float64) / STEPS
+
+
+def _figures(scene: Scene, made: Combination, points: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """MAP@k on the public queries under each of some weights."""
+    return np.array([made.average_precisions(point)[scene.judged.public].mean() for point in points])
+
+
+def whole_map(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarray) -> dict:
+    """Return the map of three components; chosen: the recipe's weights of them, tried: the trials'."""
+    names, points = short_names(made.components), _grid()
+    values = _figures(scene, made, points)
+    traces = [_field(points, values, names, scene.metric)]
+    over = {"hoverinfo": "skip", "ink": True}
+    for reading, dash in READINGS.items():
+        sums = layer_sums(made.mean_similarity, reading)
+        try:
+            corners = vertices(sums, region_chains([part.chain for part in made.components], reading))
+        except Top7Error:
+            continue  # this reading orders nothing here
+        outline = {"mode": "lines", "line": {"dash": dash, "width": 2}, **over}
+        traces.append(_trace(corners[[0, 1, 2, 0]], f"region, {reading}", **outline))
+    share = tried.sum(axis=1)
+    inside = tried[share > 0.02] / share[share > 0.02, None]
+    if len(inside):
+        marker = {"size": 4, "opacity": 0.55}
+        traces.append(_trace(inside, "trials", mode="markers", marker=marker, **over))
+    if chosen.sum() > 0:
+        traces.append(_star(chosen / chosen.sum()))
+    equal = points[values == values.max()]
+    best = equal[np.argmin(((equal - equal.mean(axis=0)) ** 2).sum(axis=1))]  # the one in the middle
+    at = ", ".join(f"{name} {weight:.2f}" for weight, name in zip(best, names))
+    return _map(traces, names, f"best of the map: {values.max():.4f}, at {at}")
+
+
+def _slice(
+    scene: Scene, whole: Combination, triple: list[int], names: Sequence[str], weights: np.ndarray
+) -> dict:
+    share, traces = weights[triple].sum(), [_star(weights[triple] / weights[triple].sum())]
+    points = _grid()
+    at = np.tile(weights, (len(points), 1))
+    at[:, triple] = share * points
+    inside = [contains(each, whole.sums, whole.chains) for each in at]
+    if any(inside):
+        traces.insert(0, _field(points[inside], _figures(scene, whole, at[inside]), names, scene.metric))
+    said = f"the three share {share:.0%} of the weight; the others keep theirs; empty: outside the region"
+    return _map(traces, names, said)
+
+
+def _field(points: np.ndarray, values: np.ndarray, names: Sequence[str], metric: str) -> dict:
+    texts = [
+        f"{metric} {value:.4f}<br>" + "<br>".join(f"{name} {w:.3f}" for name, w in zip(names, point))
+        for point, value in zip(points, values)
+    ]
+    marker = {"symbol": "hexagon", "color": values.round(5).tolist(), "colorscale": "Viridis", "size": 14}
+    marker["colorbar"] = {"title": {"text": metric}, "thickness": 12, "len": 0.7}
+    return _trace(points, metric, mode="markers", marker=marker, text=texts, hoverinfo="text", grid=STEPS)
+
+
+def _star(point: np.ndarray) -> dict:
+    marker = {"symbol": "star", "size": 15, "color": "#e0402f", "line": {"color": "white", "width": 1.5}}
+    return _trace(point[None], "the recipe's weights", mode="markers", marker=marker, hoverinfo="name")
+
+
+def _trace(points: np.ndarray, name: str, **more: object) -> dict:
+    a, b, c = points.round(5).T.tolist()
+    return {"type": "scatterternary", "a": a, "b": b, "c": c, "name": name, **more}
+
+
+def _map(traces: list[dict], names: Sequence[str], said: str) -> dict:
+    axes = {
+        axis: {"title": {"text": name.partition(" (")[0]}, "nticks": 5}
+        for axis, name in zip(("aaxis", "baxis", "caxis"), names)
+    }
+    layout = {"ternary": axes, "height": 560, "legend": {"orientation": "h", "y": -0.12}}
+    return {"data": traces, "layout": layout, "said": said}

@@ -43,9 +43,11 @@ from features.dumps.layout import backbone_recipe  # noqa: E402
 from features.extraction.engine import Engine  # noqa: E402
 from features.extraction.settings import choose_device, fixed_settings, settings_path  # noqa: E402
 from features.images.decode_ahead import read_ahead  # noqa: E402
-from submissions.bundle.opening import open_bundle  # noqa: E402
 from submissions.outcome import MINI_WORK, mini_configuration  # noqa: E402
-from submissions.predicting import needed  # noqa: E402
+from submissions.predicting import (
+    needed,  # noqa: E402
+    open_bundle,  # noqa: E402
+)
 
 LISTING = (
     "import sys; from submissions.__main__ import main; code = main(sys.argv[2:]); names = list(sys.modules); "

@@ -8,7 +8,7 @@ import pytest
 from competition.errors import ConfigurationError, Top7Error
 from submissions.blend import blend, blend_files
 from submissions.checking import Expected
-from submissions.writing import read_scores, write_scores, write_submission
+from submissions.submitting import read_scores, write_scores, write_submission
 
 A, B = np.array([[4, 2, 7]]), np.array([[2, 9, 4]])
 

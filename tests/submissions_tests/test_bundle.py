@@ -14,8 +14,8 @@ import pytest
 
 from competition.errors import Top7Error
 from features.dumps.seals import sealed_text
+from submissions import bundle as making
 from submissions.__main__ import main
-from submissions.bundle import making
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from competition.configuration import load_configuration
 from competition.errors import Top7Error
 from submissions import first_configuration
 from submissions.__main__ import main
-from submissions.folder_contents import contents_of
+from submissions.first_configuration import contents_of
 
 
 def draw(folder: Path, *names: str) -> None:
@@ -50,7 +50,7 @@ def test_usual_names_and_labels_by_content(data):
         "test": data / "test",
     }
     assert (found.labels, found.correct, found.ids) == (data / "truth.csv", [2, 1], "name")
-    assert found.formats["gallery"] == {"JPEG": 7, "PNG": 1} and found.sizes["test"].tolist() == [[80, 71]]
+    assert "of those looked at: JPEG 7, PNG 1; " in found.seen[0] and "longer side 80 to 80" in found.seen[2]
     odd = " ".join(found.odd)
     assert all(
         word in odd for word in ("notes.txt", "7.jpg", "1 of 9 images looked at are of another format")

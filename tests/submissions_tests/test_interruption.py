@@ -18,7 +18,7 @@ HANGS = {
 @pytest.mark.parametrize("hang", HANGS)
 def test_an_interruption_ends_what_hangs(hang):
     program = (
-        "import signal, sys, threading, time\nfrom submissions.interruption import end_within_a_second\n"
+        "import signal, sys, threading, time\nfrom submissions.__main__ import end_within_a_second\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def ready(): print('ready', flush=True)\nend_within_a_second()\n" + HANGS[hang]
     )

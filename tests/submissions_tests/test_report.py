@@ -18,7 +18,7 @@ from features.components import Component, layer_component, short_names
 from features.descriptors import open_components
 from features.recipes.recipe import Recipe
 from submissions.__main__ import main
-from submissions.report import weight_map, write_report
+from submissions.report import study_page, write_report
 from submissions.report.ranked import look
 from submissions.report.sheets import pulled_down
 from submissions.report.study_page import trial_weights
@@ -276,8 +276,8 @@ def test_the_weight_map_is_what_ranking_the_whole_gallery_gives(config, report):
     configuration = load_configuration(config, work=report.parent)
     scene = look(configuration)
     parts = scene.ranked["best"].recipe.components[:3]
-    made = weight_map.combination(scene, parts, "simplex")
-    chart = weight_map._alone(scene, made, np.array([0.2, 0.3, 0.5]), np.zeros((0, 3)))
+    made = study_page.combination(scene, parts, "simplex")
+    chart = study_page.whole_map(scene, made, np.array([0.2, 0.3, 0.5]), np.zeros((0, 3)))
     field = chart["data"][0]
     opened = [open_components(configuration, parts, split, None) for split in ("validation", "gallery")]
     cosines = [q.descriptors.astype(float) @ g.descriptors.astype(float).T for q, g in zip(*opened)]

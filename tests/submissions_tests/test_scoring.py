@@ -11,7 +11,7 @@ from competition.labels import read_labels, relevant_rows
 from competition.metrics import CONVENTIONS, query_figures
 from submissions.checking import Expected, read_submission
 from submissions.scoring import score_submission
-from submissions.writing import write_submission
+from submissions.submitting import write_submission
 
 GALLERY = [f"g{row}" for row in range(10)]
 SPLITS = {"validation": ["v1", "v2"], "test": ["t1", "t2"]}

@@ -10,9 +10,8 @@ from pathlib import Path
 from features.components import choices, components_of
 from features.extraction import extract
 from features.recipes.recipe import Recipe
-from submissions.bundle.making import make_bundle
-from submissions.bundle.opening import open_bundle
-from submissions.predicting import predict
+from submissions.bundle import make_bundle
+from submissions.predicting import open_bundle, predict
 from tests.benchmarks.gpu.made_up import configured, embedded, networks, pictures
 from tests.benchmarks.gpu.rows import Row, Task, judged
 

@@ -24,7 +24,7 @@ PRELOADED = [
     "torch",
     "timm",
     "features.extraction",
-    "submissions.bundle.making",
+    "submissions.bundle",
     "tests.benchmarks.gpu.made_up",
 ]
 

@@ -1,15 +1,16 @@
-"""Lists in which no two images look alike, against plain loops."""
+"""Groups of duplicates against networkx, lists in which no two images look alike against plain loops."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import networkx
 import numpy as np
 import pytest
 
 from competition.errors import Top7Error
 from features.ranked_lists import RankedLists
-from submissions.distinct import distinct_looks, first_of_each_look
+from submissions.duplicates import distinct_looks, first_of_each_look, grouped
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -67,3 +68,17 @@ def test_lists_go_as_deep_as_it_takes_and_no_deeper():
     assert np.array_equal(distinct_looks(lists_of, dump, 1.5, 5, 200).ranks, order[:, :5]) and depths == [5]
     with pytest.raises(Top7Error, match="query 'a' has 1 answers that differ so much: expected 5"):
         distinct_looks(lists_of, dump, -1.0, 5, 200)
+
+
+def test_groups_are_the_connected_components():
+    generator = np.random.default_rng(0)
+    for n_pairs in (0, 1, 10, 40):
+        pairs = [
+            (*sorted(generator.choice(60, 2, replace=False).tolist()), float(generator.random()))
+            for _ in range(n_pairs)
+        ]
+        groups, cosines = grouped(pairs)
+        graph = networkx.Graph([pair[:2] for pair in pairs])
+        assert sorted(groups) == sorted(map(sorted, networkx.connected_components(graph)))
+        assert [(-len(rows), rows[0]) for rows in groups] == sorted((-len(rows), rows[0]) for rows in groups)
+        assert all(cosines[row] == max(c for *pair, c in pairs if row in pair) for row in cosines)

@@ -7,7 +7,7 @@ import pytest
 
 from competition.errors import Top7Error
 from submissions.checking import Expected, check_submission
-from submissions.writing import write_submission
+from submissions.submitting import write_submission
 
 GALLERY = tuple(f"g{row}" for row in range(9))
 
