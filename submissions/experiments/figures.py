@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from competition.configuration import Configuration
+from competition.messages import log
 from competition.metrics import trapezoid_precisions
 from features.components import Component, layer_component
 from features.descriptors import gallery_ids, open_components
@@ -42,6 +43,7 @@ class Figure:
 
 def row_figure(experiment: Experiment, row: TableRow, target: EvaluationSet) -> Figure:
     """Return the figure of a row; its dumps are there."""
+    log.info("%s: %s", experiment.name, row.label)
     if not row.ours:
         return Figure(row, {}, note="published alone")
     learnt, backbone, notes = learning(experiment, target), target.configuration.backbones[0], []

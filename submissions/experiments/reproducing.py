@@ -6,7 +6,7 @@ Beside each figure of ours stand the published one, the difference and the inter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,6 @@ import pandas
 from competition.atomic import write_text
 from competition.configuration import Simulate
 from competition.errors import ConfigurationError, Top7Error
-from competition.messages import log
 from competition.tables import table
 from features.extraction import extract
 from submissions.experiments.evaluation_sets import EvaluationSet, network
@@ -48,18 +47,17 @@ def reproduce(
         rows = (*experiment.rows, *(experiment.variants if variants else ()))
         for target in found:
             try:
-                backbones, none = (network(experiment, target, rows, options),), Simulate(images=0)
+                backbones = (network(experiment, target, rows, options),)
                 configuration = replace(
-                    target.configuration, backbones=backbones, externals=(), simulate=none
+                    target.configuration, backbones=backbones, externals=(), simulate=Simulate(images=0)
                 )
                 extract(configuration, splits=("gallery", "validation"), device=device, cluster=cluster)
-                figures = []
                 if experiment.parts_page:
                     page = write_parts_page(configuration, None, device=device)
                     figures = [Figure(row, {}, note=str(page)) for row in rows]
-                for row in () if experiment.parts_page else rows:
-                    log.info("%s: %s", experiment.name, row.label)
-                    figures.append(row_figure(experiment, row, replace(target, configuration=configuration)))
+                else:
+                    described = replace(target, configuration=configuration)
+                    figures = [row_figure(experiment, row, described) for row in rows]
             except ConfigurationError as error:
                 if len(chosen) == 1:
                     raise
@@ -68,43 +66,26 @@ def reproduce(
             missing = [name for name in experiment.data if name not in [each.name for each in found]]
             records = records_of(experiment, target, figures)
             text = text_of(experiment, target, figures, records, missing)
-            own_values = [asdict(record) for record in records]
             files = target.configuration.competition.work / "reproduce" / experiment.name
-            csv = pandas.DataFrame(own_values, dtype=object).to_csv(index=False, lineterminator="\n")
+            csv = pandas.DataFrame(records, dtype=object).to_csv(index=False, lineterminator="\n")
             paths = [write_text(files.with_name(f"{files.name}.csv"), csv)]
             if experiment.picture:
                 picture = bars(f"{experiment.title}; {target.name}", records)
                 paths.append(write_text(files.with_name(f"{files.name}.svg"), picture))
             texts.append("\n".join([text, *map(str, paths)]))
-            values += own_values
+            values += records
     if not values and found:
         raise Top7Error("nothing could be run: see above")
     return "\n\n".join(texts), values
 
 
-@dataclass(frozen=True)
-class Record:
-    """A row of the CSV: one figure of one level. published: that of this very data set, None where there is none."""
+def records_of(
+    experiment: Experiment, target: EvaluationSet, figures: Sequence[Figure]
+) -> list[dict[str, Any]]:
+    """Return every level of every figure with its interval, each a row of the CSV; None for what is not known.
 
-    experiment: str
-    data: str
-    row: str
-    level: str
-    published: float | None
-    ours: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    note: str
-
-    @property
-    def label(self) -> str:
-        """The row with its level, where there are several."""
-        return self.row + (f" ({self.level})" if self.level != "all" else "")
-
-
-def records_of(experiment: Experiment, target: EvaluationSet, figures: Sequence[Figure]) -> list[Record]:
-    """Return every level of every figure with its interval."""
+    published: the figure of this very data set.
+    """
     levels = list(next((figure.values for figure in figures if figure.values), {"all": None}))
     groups, found = target.groups(), []
     for level, figure in product(levels, figures):
@@ -117,8 +98,9 @@ def records_of(experiment: Experiment, target: EvaluationSet, figures: Sequence[
             ours = float(values[there].mean())
             low, high = figure_interval(values[there], groups[there]) or (None, None)
         difference = None if ours is None or published is None else ours - published
-        told = published, ours, difference, low, high, figure.note
-        found.append(Record(experiment.name, target.name, figure.row.label, level, *told))
+        record: dict[str, Any] = {"experiment": experiment.name, "data": target.name}
+        record |= {"row": figure.row.label, "level": level, "published": published, "ours": ours}
+        found.append({**record, "difference": difference, "low": low, "high": high, "note": figure.note})
     return found
 
 
@@ -126,7 +108,7 @@ def text_of(
     experiment: Experiment,
     target: EvaluationSet,
     figures: Sequence[Figure],
-    records: Sequence[Record],
+    records: Sequence[Mapping[str, Any]],
     missing: Sequence[str],
 ) -> str:
     """Return the table, the note, the claims, and the data sets of the paper that are not here."""
@@ -134,16 +116,21 @@ def text_of(
     rows = {figure.row.label: figure.row for figure in figures}
     lines = [["", "published", "ours", "difference", "95 %", ""]]
     for record in records:
-        interval = "" if record.low is None else f"{record.low:.3f} to {record.high:.3f}"
-        difference = "" if record.difference is None else f"{record.difference:+.3f}"
-        published = _published(rows[record.row], target.name)
-        ours = "not run" if record.ours is None else f"{record.ours:.3f}" + " s" * seconds
-        lines.append([record.label, published, ours, difference, interval, record.note])
+        interval = "" if record["low"] is None else "{low:.3f} to {high:.3f}".format(**record)
+        difference = "" if record["difference"] is None else f"{record['difference']:+.3f}"
+        published = _published(rows[record["row"]], target.name)
+        ours = "not run" if record["ours"] is None else f"{record['ours']:.3f}" + " s" * seconds
+        lines.append([_label(record), published, ours, difference, interval, record["note"]])
     metric = "seconds" if seconds else target.metric
     head = f"{experiment.paper}, {experiment.title}; on {target.name} ({metric})"
     text = [head, table(lines, left=(0, 5)), *filter(None, [experiment.note])]
     text += claims(experiment, figures, target.groups())
     return "\n".join([*text, *(f"{name}: not run (no images of it here)" for name in missing)])
+
+
+def _label(record: Mapping[str, Any]) -> str:
+    """The row with its level, where there are several."""
+    return record["row"] + (f" ({record['level']})" if record["level"] != "all" else "")
 
 
 def _published(row: TableRow, name: str) -> str:
@@ -196,8 +183,8 @@ def not_run(experiment: Experiment) -> str:
     return "\n".join(filter(None, text))
 
 
-def bars(title: str, records: Sequence[Record]) -> str:
+def bars(title: str, records: Sequence[Mapping[str, Any]]) -> str:
     """Return an SVG picture, a bar a row that has a figure, its interval, the published figure as a dot."""
-    shown = [record for record in records if record.ours is not None]
-    most = max([record.high or record.ours or 0.0 for record in shown] + [0.01])
+    shown = [{**record, "label": _label(record)} for record in records if record["ours"] is not None]
+    most = max([record["high"] or record["ours"] or 0.0 for record in shown] + [0.01])
     return environment().get_template("bars.html").render(title=title, records=shown, most=most) + "\n"
