@@ -117,13 +117,13 @@ def submit(
     same content only the first row may be listed; a number: nor any image with that cosine or more to a better one
     of its list.
     """
-    queries, ids = split_images(configuration, split).ids, gallery_ids(configuration)
+    queries = split_images(configuration, split).ids
     if distinct:
         from submissions.duplicates import distinct_lists
 
         lists = distinct_lists(configuration, recipe, split, queries, distinct)
     else:
-        lists = ranked_lists(configuration, recipe, split, queries, ids)
+        lists = ranked_lists(configuration, recipe, split, queries, gallery_ids(configuration))
     names = [component.name for component in recipe.components]
     about = {"recipe": recipe.name, "weights": dict(zip(names, recipe.weights)), "expected": recipe.scores}
     if distinct or "figures of" in recipe.provenance:

@@ -35,8 +35,9 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         if row["all"] and row["comparable"]:
             plotted.setdefault(str(row["recipe"] or row["file"]), row)
     pairs, correlation = official_correlation(noted)
-    ends = [(row["all"]["interval"] or [row["all"]["mean"]])[-1] for row in rows if row["all"]]
     published = PUBLISHED.get(scene.configuration.competition.published or "", ())
+    ends = [0.01, *(each.map7 for each in published)]
+    ends += [(row["all"]["interval"] or [row["all"]["mean"]])[-1] for row in rows if row["all"]]
     return {
         "rows": rows,
         "plotted": plotted,
@@ -46,9 +47,7 @@ def leaderboard(scene: Scene) -> dict[str, object]:
         "chosen": scene.chosen,
         "pairs": pairs,
         "correlation": correlation,
-        "scale": min(
-            1.0, 1.02 * max([0.01, *ends, *(each.map7 for each in published)])
-        ),  # the plot's right edge
+        "scale": min(1.0, 1.02 * max(ends)),  # the plot's right edge
     }
 
 
