@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -33,7 +33,6 @@ ENOUGH = 10  # trials that importances need
 STEPS = 24  # points on a side of a map's triangle
 HEAVIEST = 7  # components whose triples are shown, 35 of them
 LEAST_SHARE = 0.1  # of a recipe's weight that a slice must have to share out
-READINGS = {"similarity": "solid", "distance": "dash"}
 
 
 def study_page(scene: Scene) -> dict[str, object] | None:
@@ -179,69 +178,48 @@ def _figures(scene: Scene, made: Combination, points: Sequence[np.ndarray] | np.
 
 def whole_map(scene: Scene, made: Combination, chosen: np.ndarray, tried: np.ndarray) -> dict:
     """Return the map of three components; chosen: the recipe's weights of them, tried: the trials'."""
-    names, points = short_names(made.components), _grid()
+    names, points, regions = short_names(made.components), _grid(), {}
     values = _figures(scene, made, points)
-    traces = [_field(points, values, names, scene.metric)]
-    over = {"hoverinfo": "skip", "ink": True}
-    for reading, dash in READINGS.items():
+    for reading in ("similarity", "distance"):
         sums = layer_sums(made.mean_similarity, reading)
         try:
             corners = vertices(sums, region_chains([part.chain for part in made.components], reading))
         except Top7Error:
             continue  # this reading orders nothing here
-        outline = {"mode": "lines", "line": {"dash": dash, "width": 2}, **over}
-        traces.append(_trace(corners[[0, 1, 2, 0]], f"region, {reading}", **outline))
+        regions[reading] = corners[[0, 1, 2, 0]]
     share = tried.sum(axis=1)
     inside = tried[share > 0.02] / share[share > 0.02, None]
-    if len(inside):
-        marker = {"size": 4, "opacity": 0.55}
-        traces.append(_trace(inside, "trials", mode="markers", marker=marker, **over))
-    if chosen.sum() > 0:
-        traces.append(_star(chosen / chosen.sum()))
     equal = points[values == values.max()]
     best = equal[np.argmin(((equal - equal.mean(axis=0)) ** 2).sum(axis=1))]  # the one in the middle
     at = ", ".join(f"{name} {weight:.2f}" for weight, name in zip(best, names))
-    return _map(traces, names, f"best of the map: {values.max():.4f}, at {at}")
+    said = f"best of the map: {values.max():.4f}, at {at}"
+    return _map(scene, names, points, values, chosen, said, regions, inside)
 
 
 def _slice(
     scene: Scene, whole: Combination, triple: list[int], names: Sequence[str], weights: np.ndarray
 ) -> dict:
-    share, traces = weights[triple].sum(), [_star(weights[triple] / weights[triple].sum())]
-    points = _grid()
+    share, points = weights[triple].sum(), _grid()
     at = np.tile(weights, (len(points), 1))
     at[:, triple] = share * points
     inside = [contains(each, whole.sums, whole.chains) for each in at]
-    if any(inside):
-        traces.insert(0, _field(points[inside], _figures(scene, whole, at[inside]), names, scene.metric))
     said = f"the three share {share:.0%} of the weight; the others keep theirs; empty: outside the region"
-    return _map(traces, names, said)
+    return _map(scene, names, points[inside], _figures(scene, whole, at[inside]), weights[triple], said)
 
 
-def _field(points: np.ndarray, values: np.ndarray, names: Sequence[str], metric: str) -> dict:
-    texts = [
-        f"{metric} {value:.4f}<br>" + "<br>".join(f"{name} {w:.3f}" for name, w in zip(names, point))
-        for point, value in zip(points, values)
-    ]
-    marker = {"symbol": "hexagon", "color": values.round(5).tolist(), "colorscale": "Viridis", "size": 14}
-    marker["colorbar"] = {"title": {"text": metric}, "thickness": 12, "len": 0.7}
-    return _trace(points, metric, mode="markers", marker=marker, text=texts, hoverinfo="text", grid=STEPS)
-
-
-def _star(point: np.ndarray) -> dict:
-    marker = {"symbol": "star", "size": 15, "color": "#e0402f", "line": {"color": "white", "width": 1.5}}
-    return _trace(point[None], "the recipe's weights", mode="markers", marker=marker, hoverinfo="name")
-
-
-def _trace(points: np.ndarray, name: str, **more: object) -> dict:
-    a, b, c = points.round(5).T.tolist()
-    return {"type": "scatterternary", "a": a, "b": b, "c": c, "name": name, **more}
-
-
-def _map(traces: list[dict], names: Sequence[str], said: str) -> dict:
-    axes = {
-        axis: {"title": {"text": name.partition(" (")[0]}, "nticks": 5}
-        for axis, name in zip(("aaxis", "baxis", "caxis"), names)
-    }
-    layout = {"ternary": axes, "height": 560, "legend": {"orientation": "h", "y": -0.12}}
-    return {"data": traces, "layout": layout, "said": said}
+def _map(
+    scene: Scene,
+    names: Sequence[str],
+    points: np.ndarray,
+    values: np.ndarray,
+    chosen: np.ndarray,
+    said: str,
+    regions: Mapping[str, np.ndarray] | None = None,
+    tried: np.ndarray | None = None,
+) -> dict:
+    """What charts.js draws: the figures of points (n, 3), outlines of regions, trials (m, 3), the recipe's share."""
+    star = [chosen / chosen.sum()] if chosen.sum() > 0 else []
+    spots = {"points": points, "star": star, "tried": [] if tried is None else tried, **(regions or {})}
+    lists = {name: np.round(rows, 5).tolist() for name, rows in spots.items()}
+    told = {"names": names, "metric": scene.metric, "steps": STEPS, "values": values.tolist(), "said": said}
+    return {**told, **lists}

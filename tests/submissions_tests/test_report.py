@@ -278,23 +278,17 @@ def test_the_weight_map_is_what_ranking_the_whole_gallery_gives(config, report):
     parts = scene.ranked["best"].recipe.components[:3]
     made = study_page.combination(scene, parts, "simplex")
     chart = study_page.whole_map(scene, made, np.array([0.2, 0.3, 0.5]), np.zeros((0, 3)))
-    field = chart["data"][0]
     opened = [open_components(configuration, parts, split, None) for split in ("validation", "gallery")]
     cosines = [q.descriptors.astype(float) @ g.descriptors.astype(float).T for q, g in zip(*opened)]
-    for number in range(0, len(field["a"]), 17):
-        weights = [field[axis][number] for axis in "abc"]
+    assert len(chart["points"]) == len(chart["values"]) > 300
+    for weights, figure in list(zip(chart["points"], chart["values"]))[::17]:
         order = np.argsort(-sum(w * s for w, s in zip(weights, cosines)), axis=1, kind="stable")[:, :7]
         values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
-        assert field["marker"]["color"][number] == pytest.approx(
-            np.mean(np.array(values)[scene.labelled.public]), abs=1e-5
-        )
-    corners = {trace["name"]: trace for trace in chart["data"][1:]}
-    star = corners["the recipe's weights"]
-    assert [star[axis][0] for axis in "abc"] == [0.2, 0.3, 0.5]
+        assert figure == pytest.approx(np.mean(np.array(values)[scene.labelled.public]), abs=1e-5)
+    assert chart["star"] == [[0.2, 0.3, 0.5]]
     sums = np.array([values.mean() for values in (s[scene.labelled.public] for s in cosines)])
     shallow = (1 / sums) / (1 / sums).sum()  # eq. 3 with equal w_l S_l: the vertex of the shallowest layer
-    outline = corners["region, similarity"]
-    assert [outline[axis][0] for axis in "abc"] == pytest.approx(shallow.tolist(), abs=1e-4)
+    assert chart["similarity"][0] == pytest.approx(shallow.tolist(), abs=1e-4)
 
 
 def naive(answers, correct) -> float:

@@ -48,8 +48,39 @@ function themed(chart, width) {
   return [data, layout];
 }
 
+// A weight map: the figures over the weights of three components, the paper's regions, the trials, the recipe.
+function weightMap(map) {
+  const data = [];
+  const add = (name, points, style) => {
+    const [a, b, c] = [0, 1, 2].map((axis) => points.map((point) => point[axis]));
+    if (points.length) data.push({ type: "scatterternary", mode: "markers", name, a, b, c, ...style });
+  };
+  add(map.metric, map.points, {
+    marker: {
+      symbol: "hexagon", color: map.values, colorscale: "Viridis",
+      colorbar: { title: { text: map.metric }, thickness: 12, len: 0.7 },
+    },
+    text: map.points.map((point, number) => [
+      `${map.metric} ${map.values[number].toFixed(4)}`,
+      ...map.names.map((name, axis) => `${name} ${point[axis].toFixed(3)}`),
+    ].join("<br>")),
+    hoverinfo: "text", grid: map.steps,
+  });
+  const over = { hoverinfo: "skip", ink: true };
+  for (const [reading, dash] of [["similarity", "solid"], ["distance", "dash"]]) {
+    add(`region, ${reading}`, map[reading] || [], { mode: "lines", line: { dash, width: 2 }, ...over });
+  }
+  add("trials", map.tried, { marker: { size: 4, opacity: 0.55 }, ...over });
+  const star = { symbol: "star", size: 15, color: "#e0402f", line: { color: "white", width: 1.5 } };
+  add("the recipe's weights", map.star, { marker: star, hoverinfo: "name" });
+  const axis = (name) => ({ title: { text: name.split(" (")[0] }, nticks: 5 });
+  const [aaxis, baxis, caxis] = map.names.map(axis);
+  return { data, layout: { ternary: { aaxis, baxis, caxis }, height: 560, legend: { orientation: "h", y: -0.12 } } };
+}
+
 function draw(box) {
-  const chart = window.DATA.charts[box.dataset.chart];
+  const told = window.DATA.charts[box.dataset.chart];
+  const chart = told && told.points ? weightMap(told) : told;
   if (chart && box.offsetParent !== null) {
     Plotly.react(box, ...themed(chart, box.clientWidth), { displayModeBar: false, responsive: true });
   }
