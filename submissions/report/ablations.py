@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 from competition.errors import Top7Error
 from competition.messages import log
@@ -22,9 +21,6 @@ from features.recipes.recipe import Recipe
 from submissions.report.ranked import Scene
 from tuning.evaluating import LARGE_GALLERY, labelled_precisions
 from tuning.validation import group_interval
-
-MOST_BARS = 3  # lines of a chart that still show their intervals; the table has them all
-
 
 Lines = dict[str, list[tuple[str, Recipe]]]  # name of a line -> (where on the axis, what is measured there)
 
@@ -43,7 +39,7 @@ def ablations(scene: Scene) -> dict[str, object] | None:
         ]
         if cells:
             tables.append({"id": key, "title": title, "axis": axis, "rows": cells})
-            charts[key] = _chart(scene.metric, axis, cells)
+            charts[key] = {"metric": scene.metric, "axis": axis, "rows": cells}
     return {"tables": tables, "charts": charts} if tables else None
 
 
@@ -90,19 +86,3 @@ def _figure(scene: Scene, recipe: Recipe) -> dict | None:
         log.warning(f"top7: left out of the ablations: {error}")
         return None
     return {"mean": float(values.mean()), "interval": group_interval(values, scene.judged.groups)}
-
-
-def _chart(metric: str, axis: str, cells: Sequence[Mapping[str, Any]]) -> dict:
-    """A chart of the cells of a table, one line a name."""
-    traces = []
-    names = list(dict.fromkeys(cell["name"] for cell in cells))
-    for name in names:
-        own = [cell for cell in cells if cell["name"] == name]
-        trace: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": name}
-        trace |= {"x": [cell["at"] for cell in own], "y": [round(cell["mean"], 5) for cell in own]}
-        if len(names) <= MOST_BARS:
-            bars = [round(cell["interval"][1] - cell["mean"], 5) if cell["interval"] else 0 for cell in own]
-            trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 2}
-        traces.append(trace)
-    layout = {"height": 380, "showlegend": True, "xaxis": {"title": {"text": axis}, "type": "category"}}
-    return {"data": traces, "layout": {**layout, "yaxis": {"title": {"text": metric}, "rangemode": "tozero"}}}

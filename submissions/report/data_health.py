@@ -44,7 +44,9 @@ def data_health(configuration: Configuration) -> dict[str, object]:
             median = [int(side) for side in np.median(sizes, axis=0)]
             alike = len(np.unique(sizes, axis=0)) == 1
             splits[-1] |= {"alike": alike, "looked_at": len(sizes), "median": median}
-            charts |= {f"{name}-{split}": chart for name, chart in _histograms(sizes).items()}
+            charts[f"sides-{split}"] = {"of": "longer side in pixels", "values": sizes.max(axis=1).tolist()}
+            shapes = np.clip(sizes[:, 0] / sizes[:, 1], 0.2, 5).round(3)
+            charts[f"shapes-{split}"] = {"of": "width / height", "values": shapes.tolist()}
     noted = configuration.competition.work / LAST
     last = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else None
     if last is not None:
@@ -65,20 +67,6 @@ def _groups(pairs: Sequence[Sequence[str]]) -> list[list[str]]:
     for name, original in pairs:
         groups.setdefault(original, [original]).append(name)
     return sorted(groups.values(), key=lambda group: (-len(group), group))
-
-
-def _histograms(sizes: np.ndarray) -> dict[str, dict]:
-    """Charts of the longer sides and of the shapes."""
-    longer, aspect = sizes.max(axis=1), np.clip(sizes[:, 0] / sizes[:, 1], 0.2, 5).round(3)
-    charts = {}
-    for name, title, values in (
-        ("sides", "longer side in pixels", longer),
-        ("shapes", "width / height", aspect),
-    ):
-        trace: dict[str, Any] = {"type": "histogram", "x": values.tolist(), "nbinsx": 40, "name": "images"}
-        layout: dict[str, Any] = {"xaxis": {"title": {"text": title}}, "yaxis": {"title": {"text": "images"}}}
-        charts[name] = {"data": [trace], "layout": layout | {"bargap": 0.05, "height": 260}}
-    return charts
 
 
 def note_extraction(configuration: Configuration, report: ExtractionReport) -> None:

@@ -305,8 +305,10 @@ def test_the_ablations_show_what_each_component_earns_alone(config, report):
     text = (report / "data" / "ablations.js").read_text()
     charts = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))["charts"]
     scene = look(load_configuration(config, work=report.parent))
-    lines = {trace["name"]: trace for trace in charts["layers-0"]["data"]}
-    assert list(lines) == ["spoc", "fcrow"] and lines["spoc"]["x"] == ["0", "1", "2"]
+    lines = {}
+    for row in charts["layers-0"]["rows"]:
+        lines.setdefault(row["name"], {})[row["at"]] = row["mean"]
+    assert list(lines) == ["spoc", "fcrow"] and list(lines["spoc"]) == ["0", "1", "2"]
     (component,) = [layer_component(scene.configuration.backbones[0], 2, "spoc")]
     opened = [
         open_components(scene.configuration, [component], split, None) for split in ("validation", "gallery")
@@ -314,7 +316,7 @@ def test_the_ablations_show_what_each_component_earns_alone(config, report):
     cosines = opened[0][0].descriptors.astype(float) @ opened[1][0].descriptors.astype(float).T
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :7]
     values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
-    assert lines["spoc"]["y"][2] == pytest.approx(np.mean(values), abs=1e-5)
+    assert lines["spoc"]["2"] == pytest.approx(np.mean(values), abs=1e-5)
 
 
 def test_the_study_page_says_how_the_figure_spreads_over_the_folds(config, report, capsys):
@@ -425,10 +427,12 @@ def test_descriptors_made_elsewhere_are_in_the_weight_map_and_the_ablations(tiny
     assert ", my-clip</option>" in study
     text = (tmp_path / "work" / "report" / "data" / "ablations.js").read_text()
     charts = json.loads(text.removeprefix("window.DATA = ").rstrip().removesuffix(";"))["charts"]
-    (trace,) = charts["externals"]["data"]
+    (row,) = charts["externals"]["rows"]
     scene = look(load_configuration(config, work=tmp_path / "work"))
     gallery, queries = (np.load(folder / f"{split}.npy").astype(float) for split in ("gallery", "validation"))
     order = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :7]
     values = [naive(order[q], set(rows)) for q, rows in enumerate(scene.labelled.relevant)]
-    assert trace["x"] == ["my-clip"] and trace["y"] == [pytest.approx(np.mean(values), abs=1e-5)]
-    assert charts["layers-0"]["layout"]["showlegend"]  # one line has its name, too
+    assert (row["name"], row["at"]) == ("alone", "my-clip")
+    assert row["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+    drawing = (tmp_path / "work" / "report" / "assets" / "charts.js").read_text()
+    assert "showlegend: true" in drawing  # one line has its name, too

@@ -78,9 +78,34 @@ function weightMap(map) {
   return { data, layout: { ternary: { aaxis, baxis, caxis }, height: 560, legend: { orientation: "h", y: -0.12 } } };
 }
 
+// Figures in lines, with their intervals where the lines are few; the table beside has them all.
+function lineChart({ rows, axis, metric }) {
+  const names = [...new Set(rows.map((row) => row.name))];
+  const data = names.map((name) => {
+    const own = rows.filter((row) => row.name === name);
+    const trace = { type: "scatter", mode: "lines+markers", name };
+    const short = (value) => Number(value.toFixed(5));
+    Object.assign(trace, { x: own.map((row) => row.at), y: own.map((row) => short(row.mean)) });
+    const bars = own.map((row) => (row.interval ? short(row.interval[1] - row.mean) : 0));
+    return names.length > 3 ? trace : { ...trace, error_y: { type: "data", array: bars, thickness: 1, width: 2 } };
+  });
+  const xaxis = { title: { text: axis }, type: "category" };
+  return { data, layout: { height: 380, showlegend: true, xaxis, yaxis: { title: { text: metric }, rangemode: "tozero" } } };
+}
+
+function histogram({ of, values }) {
+  const [xaxis, yaxis] = [of, "images"].map((text) => ({ title: { text } }));
+  const data = [{ type: "histogram", x: values, nbinsx: 40, name: "images" }];
+  return { data, layout: { xaxis, yaxis, bargap: 0.05, height: 260 } };
+}
+
+function charted(told) {
+  if (!told || told.data) return told; // as Optuna made it
+  return told.points ? weightMap(told) : told.rows ? lineChart(told) : histogram(told);
+}
+
 function draw(box) {
-  const told = window.DATA.charts[box.dataset.chart];
-  const chart = told && told.points ? weightMap(told) : told;
+  const chart = charted(window.DATA.charts[box.dataset.chart]);
   if (chart && box.offsetParent !== null) {
     Plotly.react(box, ...themed(chart, box.clientWidth), { displayModeBar: false, responsive: true });
   }
