@@ -110,19 +110,7 @@ def optuna_charts(
         plot = visualization.plot_param_importances
         found["importances"] = plot(study, evaluator=evaluator, target_name=metric)
         found["slices"] = visualization.plot_slice(study, params=sliced, target_name=metric)
-    charts = {name: _chart(figure) for name, figure in found.items()}
-    charts["history"]["layout"]["xaxis"] = {"title": {"text": "trial"}}
-    for trace in charts["history"]["data"]:
-        trace["name"] = {"Best Value": "best so far", metric: "a trial"}.get(trace["name"], trace["name"])
-    if "importances" in charts:
-        layout = charts["importances"]["layout"]
-        layout |= {"height": 100 + 26 * len(importances), "showlegend": False, "yaxis": {}}
-        layout["xaxis"] = {"title": {"text": "share"}, "range": [0, 1.15 * max(importances.values())]}
-    for key, axis in charts.get("slices", {}).get("layout", {}).items():
-        if key.startswith("xaxis"):
-            broken = re.sub(r" (and|of) ", r"<br>\1 ", axis["title"]["text"])
-            axis["title"] = {"text": broken.replace(", ", ",<br>")}
-    return charts
+    return {name: _chart(figure) for name, figure in found.items()}
 
 
 def _chart(figure) -> dict:

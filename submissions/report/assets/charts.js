@@ -99,13 +99,38 @@ function histogram({ of, values }) {
   return { data, layout: { xaxis, yaxis, bargap: 0.05, height: 260 } };
 }
 
-function charted(told) {
-  if (!told || told.data) return told; // as Optuna made it
-  return told.points ? weightMap(told) : told.rows ? lineChart(told) : histogram(told);
+// Optuna's own charts, with this report's words and sizes.
+const OPTUNA = {
+  history({ data, layout }) {
+    for (const trace of data) {
+      if (trace.name !== "Infeasible Trial") trace.name = trace.name === "Best Value" ? "best so far" : "a trial";
+    }
+    layout.xaxis = { title: { text: "trial" } };
+  },
+  importances({ data, layout }) {
+    const [{ x, y }] = data;
+    const xaxis = { title: { text: "share" }, range: [0, 1.15 * Math.max(...x)] };
+    Object.assign(layout, { height: 100 + 26 * y.length, showlegend: false, yaxis: {}, xaxis });
+  },
+  slices({ layout }) {
+    for (const key of Object.keys(layout).filter((name) => name.startsWith("xaxis"))) {
+      const text = layout[key].title.text.replace(/ (and|of) /g, "<br>$1 ").replaceAll(", ", ",<br>");
+      layout[key].title = { text };
+    }
+  },
+};
+
+function charted(name) {
+  const told = window.DATA.charts[name];
+  if (!told) return told;
+  if (!told.data) return told.points ? weightMap(told) : told.rows ? lineChart(told) : histogram(told);
+  const chart = structuredClone(told);
+  OPTUNA[name](chart);
+  return chart;
 }
 
 function draw(box) {
-  const chart = charted(window.DATA.charts[box.dataset.chart]);
+  const chart = charted(box.dataset.chart);
   if (chart && box.offsetParent !== null) {
     Plotly.react(box, ...themed(chart, box.clientWidth), { displayModeBar: false, responsive: true });
   }
