@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -68,9 +66,9 @@ def write_parts_page(
                 "weight map (blue 0, green, yellow, red its largest). The whole order: "
                 f"{model.folder / 'order.json'}"
             )
-            section: dict[str, Any] = {"title": f"{backbone.name}, layer {parts.layer}", "subtitle": subtitle}
-            section |= {"rows": list(zip(detectors, found, strict=True)), "variance": variance}
-            sections.append({**section, "curve": curve(variance, max(parts.counts))})
+            section = {"title": f"{backbone.name}, layer {parts.layer}", "subtitle": subtitle}
+            shown = list(zip(detectors, found, strict=True))
+            sections.append({**section, "rows": shown, "variance": variance, "count": max(parts.counts)})
     title = f"{configuration.competition.name}: part detectors"
     page = environment().get_template("parts.html").render(title=title, sections=sections, overlay=overlay)
     return write_text(out or work / "parts.html", page)
@@ -90,15 +88,3 @@ def overlay(pixels: np.ndarray, weights: np.ndarray) -> str:
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
     shown = Image.fromarray(np.uint8(np.round(0.5 * grey + 0.5 * colour)))
     return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(shown, 82)).decode("ascii")
-
-
-def curve(variance: Sequence[float], count: int, width: int = 640, height: int = 80) -> dict | None:
-    """Return the variance in the order of the detectors as points of an SVG line, and where `count` cuts it."""
-    if len(variance) < 2 or max(variance) <= 0:
-        return None
-    step, highest = width / (len(variance) - 1), max(variance)
-    points = " ".join(
-        f"{place * step:.1f},{height - value / highest * height:.1f}" for place, value in enumerate(variance)
-    )
-    size = {"width": width, "height": height, "cut": round(min(width, count * step), 1)}
-    return {**size, "points": points, "count": count, "highest": highest, "channels": len(variance)}

@@ -17,7 +17,7 @@ from competition.images import list_images
 from features.images.decode_ahead import read_ahead
 from features.images.sizing import Sizing
 from features.parts.exciting import most_exciting
-from submissions.parts_page import curve, overlay, write_parts_page
+from submissions.parts_page import overlay, write_parts_page
 from submissions.report import environment
 
 
@@ -63,18 +63,21 @@ def test_overlay_is_red_where_the_weights_are_and_blue_where_not():
     assert dead.startswith("data:image/jpeg")
 
 
+def rendered(variance: list[float]) -> str:
+    item = {"id": "<script>", "response": 1.0, "pixels": None, "weights": None}
+    section = {"title": "t & u", "subtitle": "s", "rows": [(3, [item])], "variance": variance, "count": 1}
+    template = environment().get_template("parts.html")
+    return template.render(title="<b>", sections=[section], overlay=lambda pixels, weights: "data:,")
+
+
 def test_curve():
-    found = curve([4.0, 2.0, 0.0], 1, width=100, height=10)
-    assert found["points"] == "0.0,0.0 50.0,5.0 100.0,10.0" and found["cut"] == 50
-    assert curve([], 1) is None and curve([0.0, 0.0], 1) is None
+    page = rendered([4.0, 2.0, 0.0])
+    assert 'points="0.0,0.0 320.0,40.0 640.0,80.0"' in page and '<line x1="320.0"' in page
+    assert not any("<polyline" in rendered(variance) for variance in ([], [0.0, 0.0]))
 
 
 def test_names_are_escaped():
-    item = {"id": "<script>", "response": 1.0, "pixels": None, "weights": None}
-    section = {"title": "t & u", "subtitle": "s", "curve": curve([2.0, 1.0], 1)}
-    section |= {"rows": [(3, [item])], "variance": []}
-    template = environment().get_template("parts.html")
-    page = template.render(title="<b>", sections=[section], overlay=lambda pixels, weights: "data:,")
+    page = rendered([2.0, 1.0])
     assert "<script>" not in page and "&lt;script&gt;" in page and "t &amp; u" in page
 
 
