@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -31,11 +33,6 @@ class Candidates:
 
     rows: tuple[np.ndarray, ...]
     similarities: tuple[np.ndarray, ...]
-
-    @property
-    def mean_count(self) -> float:
-        """Candidates a query, on average."""
-        return float(np.mean([len(rows) for rows in self.rows])) if self.rows else 0.0
 
 
 def exclusion_counts(
@@ -72,24 +69,15 @@ def exclusion_counts(
     return result if items is None else result[items]
 
 
-def champion_thresholds(coordinates: np.ndarray, k: int) -> np.ndarray:
-    """Return (G, J): each row the smallest coordinates of k items, so that what lies below all of them is out; or none."""
-    n, n_vertices = coordinates.shape
-    if n < k:
-        return np.empty((0, n_vertices), dtype=coordinates.dtype)
-    sets = champions(coordinates.T[:, None], np.ones((1, n), dtype=bool), k)
-    return np.unique([coordinates[best].min(axis=0) for (best,) in sets], axis=0)
-
-
 def settled(
     rows: np.ndarray, similarities: np.ndarray, corners: np.ndarray, k: int, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows (n,) and similarities (n, L) that fewer than k of them exclude, by the exact rule."""
     coordinates = similarities @ corners.T
-    keep = np.ones(len(rows), dtype=bool)
-    for threshold in champion_thresholds(coordinates, k):
-        keep &= (coordinates >= threshold - SCORE_MARGIN).any(axis=1)
-    rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
+    if len(rows) >= k:  # what lies below k champions everywhere is out
+        least = [coordinates[best].min(axis=0) - SCORE_MARGIN for best in champions(coordinates.T, k)]
+        keep = np.all([(coordinates >= threshold).any(axis=1) for threshold in least], axis=0)
+        rows, similarities, coordinates = rows[keep], similarities[keep], coordinates[keep]
     if len(rows) > limit:  # all pairs of so many take minutes: look at a few first
         looked_at = np.arange(0, len(rows), max(1, len(rows) // LOOKED_AT))
         counts = exclusion_counts(coordinates, similarities, rows, k, items=looked_at)
@@ -104,56 +92,40 @@ def find_candidates(
     canonical: Canonical,
     fast: FastCoordinates,
     k: int,
-    *,
     n_queries: int,
     similarity_margin: np.ndarray,
     excluded: np.ndarray,
-    sample: Sequence[np.ndarray],
     limit: int = 20_000,
     threads: int = 2,
 ) -> Candidates:
     """Return the candidates of every query after one pass over `blocks` of the gallery, or of a part of it.
 
-    blocks: (first row, one (n_queries, m) float32 array of approximate similarities a component, scaled by
+    blocks: (first row, one (Q, m) float32 array of approximate similarities a component, scaled by
     `fast.scale`, overwritten here), in any order; canonical(query, rows (m,)) -> (m, L) float64 canonical
     similarities; similarity_margin: (L,) bounds on |approximate - scale * canonical|; excluded: (n,) bool,
-    rows that take part in nothing; sample: what a block holds, of distinct rows from all over the gallery
-    that are not excluded, for the first thresholds. PrunesBadly when a query keeps more than `limit`. The
-    result does not depend on blocks or threads: it ends in one exact settling, of one query after the other.
+    rows that take part in nothing. PrunesBadly when a query keeps more than `limit`. The result does not depend on
+    blocks or threads: it ends in one exact settling, of one query after the other.
     """
     slack = np.zeros(len(fast.corners))
-    for chain in fast.members:  # errors add up along the running sum, whose own additions round too
-        slack[chain[::-1]] = np.cumsum(
-            (similarity_margin + (len(chain) + 3) * 2.0**-23 * fast.scale)[chain[::-1]]
-        )
+    for members in fast.members:  # errors add up along the running sum, whose own additions round too
+        deepest_first = members[::-1]
+        errors = similarity_margin + (len(members) + 3) * 2.0**-23 * fast.scale
+        slack[deepest_first] = np.cumsum(errors[deepest_first])
 
     def settle(query: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return settled(rows, canonical(query, rows), fast.corners, k, limit)
 
-    running = Running(n_queries, slack, k, limit, settle)
     parts = np.array_split(np.arange(n_queries), max(1, min(threads, n_queries)))
-
     with ThreadPoolExecutor(len(parts)) as pool:
-        if sample[0].shape[1] >= k:
-            running.first_look(fast.in_place(sample), pool, parts)
+        running = Running(n_queries, slack, k, limit, settle, pool.map)
         for start, layers in blocks:
-            for found in pool.map(
-                lambda part: above(part, start, layers, fast, running.thresholds[:, 0], excluded), parts
-            ):
-                running.waiting += found
-            if running.is_due:
-                running.sharpen()
+            block = start, layers, fast, running.thresholds, excluded
+            running.add(chain.from_iterable(pool.map(partial(above, *block), parts)))
         running.sharpen()
-        queries, rows, _ = running.kept
-        own = np.split(rows, np.searchsorted(queries, np.arange(1, n_queries)))
-
-        def last(number: int) -> tuple[np.ndarray, np.ndarray]:
-            left, similarities = settle(number, own[number])
-            if len(left) > limit:
-                raise PrunesBadly(f"{len(left)} candidates for one query")
-            return left, similarities
-
-        kept = list(pool.map(last, range(n_queries)))
+        kept = list(pool.map(settle, range(n_queries), [rows for rows, _ in running.kept]))
+    for left, _ in kept:
+        if len(left) > limit:
+            raise PrunesBadly(f"{len(left)} candidates for one query")
     return Candidates(tuple(left for left, _ in kept), tuple(values for _, values in kept))
 
 
@@ -162,7 +134,6 @@ def merged_candidates(
     canonical: Canonical,
     corners: np.ndarray,
     k: int,
-    *,
     excluded: np.ndarray,
     always: Sequence[np.ndarray],
     limit: int = 20_000,

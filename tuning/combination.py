@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,13 @@ from features.ranked_lists import rank_dumps
 from features.ranking.state import dump_identity
 from tuning.candidates import Candidates
 from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
+from tuning.labelled import Labelled
 from tuning.objective import PaddedCandidates, pad_candidates
 from tuning.objective import average_precisions as padded_precisions
 from tuning.region import layer_sums, region_chains, vertices
 
 FORMAT = 1
-Ranking = Callable[
-    [np.ndarray], np.ndarray
-]  # weights (L,) -> AP@k of every query by ranking the whole gallery
+Ranking = Callable[[np.ndarray], np.ndarray]  # weights (L,) -> AP@k of every query, of the whole gallery
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,8 @@ def mean_similarities(queries: Sequence[Dump], gallery: Sequence[Dump], public: 
     no_query, no_row = excluded_rows(queries), excluded_rows(gallery)
     used = public & ~no_query
     n_pairs = max(1, int(used.sum())) * max(1, int((~no_row).sum()))
-    with ThreadPoolExecutor(2) as pool:  # where sums are not kept, reading is what takes the time
-        sums = list(pool.map(lambda dump: dump.column_sum(no_row), gallery))
-    return np.array(
-        [float(column_sum(q.descriptors, ~used) @ total) / n_pairs for q, total in zip(queries, sums)]
-    )
+    sums = [column_sum(q.descriptors, ~used) @ g.column_sum(no_row) for q, g in zip(queries, gallery)]
+    return np.array(sums, dtype=np.float64) / n_pairs
 
 
 def make_combination(
@@ -120,18 +115,17 @@ def make_combination(
         }
         path = Path(folder) / f"{digest_of(described)}.npz"
         kept = _load(path)
-    made = in_region(
-        components, mean_similarities(queries, gallery, public) if kept is None else kept[0], region
-    )
-    if kept is None:
+    mean_similarity = mean_similarities(queries, gallery, public) if kept is None else kept[0]
+    made = in_region(components, mean_similarity, region)
+    if kept is not None:
+        candidates = kept[1]
+    else:
         candidates = pass_over_gallery(queries, gallery, made.corners, made.chains, k, relevant)
         if path is not None:
-            _save(path, made.mean_similarity, candidates)
-    else:
-        candidates = kept[1]
+            _save(path, mean_similarity, candidates)
     if candidates is not None:
-        padded = pad_candidates(candidates, relevant, k, metric)
-        return replace(made, padded=padded, mean_candidates=candidates.mean_count)
+        count = float(np.mean([len(rows) for rows in candidates.rows])) if candidates.rows else 0.0
+        return replace(made, padded=pad_candidates(candidates, relevant, k, metric), mean_candidates=count)
     log.info(
         f"the region prunes badly here ({len(components)} components, {region}): each trial ranks the whole gallery"
     )
@@ -145,17 +139,16 @@ def make_combination(
 def open_combination(
     configuration: Configuration,
     components: Sequence[Component],
-    query_ids: Sequence[str],
-    relevant: Sequence[np.ndarray],
-    public: np.ndarray,
+    labelled: Labelled,
     region: str,
     folder: Path | None = None,
 ) -> Combination:
     """Return the combination of components over labelled validation queries, from their dumps (see `make_combination`)."""
-    queries = open_components(configuration, components, "validation", query_ids)
+    queries = open_components(configuration, components, "validation", labelled.query_ids)
     gallery = open_components(configuration, components, "gallery", gallery_ids(configuration))
-    k, metric = configuration.competition.top_k, configuration.competition.metric
-    return make_combination(components, queries, gallery, relevant, public, k, region, folder, metric)
+    asked, competition = (labelled.relevant, labelled.public), configuration.competition
+    k, metric = competition.top_k, competition.metric
+    return make_combination(components, queries, gallery, *asked, k, region, folder, metric)
 
 
 def _save(path: Path, mean_similarity: np.ndarray, candidates: Candidates | None) -> None:
@@ -178,11 +171,11 @@ def _load(path: Path) -> tuple[np.ndarray, Candidates | None] | None:
     seals.touch(path.with_suffix(".json"))
     try:
         with np.load(path, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
-        if "counts" not in arrays:
-            return arrays["mean_similarity"], None
-        ends = np.cumsum(arrays["counts"])[:-1]
-        split = [tuple(np.split(arrays[name], ends)) for name in ("rows", "similarities")]
-        return arrays["mean_similarity"], Candidates(*split)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            arrays = dict(opened)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None  # removed meanwhile, or too large to be compared with its sum; it can be made again
+    if "counts" not in arrays:
+        return arrays["mean_similarity"], None
+    ends = np.cumsum(arrays["counts"])[:-1]
+    split = [tuple(np.split(arrays[name], ends)) for name in ("rows", "similarities")]
+    return arrays["mean_similarity"], Candidates(*split)

@@ -17,7 +17,6 @@ from tuning.region import chain_members
 from tuning.running_candidates import FastCoordinates, PrunesBadly
 
 CANDIDATE_LIMIT = 5_000
-SAMPLE_RUNS, SAMPLE_RUN = 64, 64  # rows that give the first thresholds
 QUERY_BYTES = 200_000  # that a query and component take at most during a pass (measured)
 PASS_BYTES = 512 << 20  # that the queries of one pass take; more queries take more passes
 SCENE_BYTES = 1 << 30  # of one combination's candidates; past that each trial ranks the whole gallery
@@ -44,25 +43,19 @@ def pass_over_gallery(
     """Return the candidates of all queries, as many at once as memory allows; None where the region prunes badly."""
     arrays = [np.asarray(dump.descriptors) for dump in gallery]  # a memmap costs at each indexing
     fast, excluded = FastCoordinates(corners, tuple(chain_members(chains))), excluded_rows(gallery)
-    n_queries, size = len(relevant), max(1, PASS_BYTES // (QUERY_BYTES * len(arrays)))
-    total = len(excluded) * -(-n_queries // size)
+    size, limit = max(1, PASS_BYTES // (QUERY_BYTES * len(arrays))), candidate_limit(len(excluded))
+    passes = range(0, len(relevant), size)
     rows: list[np.ndarray] = []
     similarities: list[np.ndarray] = []
-    with Progress(total=total, unit="row", desc="candidates", leave=False) as bar:
-        for first in range(0, n_queries, size):
+    with Progress(total=len(excluded) * len(passes), unit="row", desc="candidates", leave=False) as bar:
+        for first in passes:
             part = slice(first, first + size)
             own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
             shard = partial(_among_rows, own, arrays, fast, np.flatnonzero(excluded), k)
+            canonical, always = partial(_canonical, own, arrays), relevant[part]
             try:
-                found = merged_candidates(
-                    list(map_over_shards(shard, len(excluded), bar.update)),
-                    partial(_canonical, own, arrays),
-                    corners,
-                    k,
-                    excluded=excluded,
-                    always=relevant[part],
-                    limit=candidate_limit(len(excluded)),
-                )
+                shards = list(map_over_shards(shard, len(excluded), bar.update))
+                found = merged_candidates(shards, canonical, corners, k, excluded, always, limit)
             except PrunesBadly as error:
                 log.info(f"{error}: candidates are not kept")
                 return None
@@ -101,24 +94,5 @@ def _among_rows(
             done(layers[0].shape[1])
 
     bounds = [margin(g.shape[1], UNIT_NORM**2 * scale, extra=2) for g, scale in zip(gallery, fast.scale)]
-    return find_candidates(
-        blocks(),
-        partial(_canonical, queries, gallery),
-        fast,
-        k,
-        n_queries=n_queries,
-        similarity_margin=np.array(bounds),
-        excluded=excluded,
-        sample=_sample(scaled, gallery, excluded),
-        limit=candidate_limit(len(excluded)),
-    )
-
-
-def _sample(
-    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], excluded: np.ndarray
-) -> list[np.ndarray]:
-    """Return the similarities (Q, m) of short runs of rows from all over the gallery, one array a component."""
-    starts = np.unique(np.linspace(0, max(0, len(excluded) - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64))
-    rows = np.unique(starts[:, None] + np.arange(min(SAMPLE_RUN, len(excluded))))
-    rows = rows[~excluded[rows]]
-    return [np.matmul(q, np.asarray(g[rows], dtype=np.float32).T) for q, g in zip(queries, gallery)]
+    canonical, limit = partial(_canonical, queries, gallery), candidate_limit(len(excluded))
+    return find_candidates(blocks(), canonical, fast, k, n_queries, np.array(bounds), excluded, limit)

@@ -1,22 +1,22 @@
-"""What is still in the running while the gallery streams past, by fast approximate coordinates; all queries at once.
+"""What is still in the running while the gallery streams past, by fast approximate coordinates.
 
 Nothing here is exact: an item goes only when k others lie above it by twice the slack, so both may err.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from competition.errors import Top7Error
 
-WAITING = 32  # items a query, on average, that wait before thresholds are sharpened
+WAITING = 64  # items a query, on average, that wait before thresholds are sharpened
 FILTER_BYTES = 2 << 20  # similarities of the queries filtered at once: what a core's caches hold
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries (m,), rows (m,), f (m, J)
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # queries (m,), rows (m,), f (J, m)
 Settle = Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,11 +43,6 @@ class FastCoordinates:
             scale[chain] = self.corners[chain[0], chain] / self.corners[chain[0], chain].max()
         return scale
 
-    @property
-    def factor(self) -> np.ndarray:
-        """(J,): f_j / t_j."""
-        return self.scale / np.diag(self.corners)
-
     def in_place(self, layers: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Turn scaled similarities, one float32 array a component, into f_j, one array a vertex, and return them."""
         for chain in self.members:
@@ -57,125 +52,107 @@ class FastCoordinates:
 
 
 class Running:
-    """The running candidates of all queries, by approximate fast coordinates f; thresholds (Q, G, J), sharpest first."""
+    """The running candidates of all queries by fast coordinates f, and thresholds (Q, J) that keep others out.
 
-    def __init__(self, n_queries: int, slack: np.ndarray, k: int, limit: int, settle: Settle):
-        self.n_queries, self.slack, self.k, self.limit, self.settle = n_queries, slack, k, limit, settle
-        self.thresholds = np.full((n_queries, 1, len(slack)), -np.inf, dtype=np.float32)
-        none = np.empty(0, np.int64)
-        self.kept: Found = none, none, np.empty((0, len(slack)), np.float32)
+    kept: rows (n,) and f (J, n) of each query; waiting: what came since the last sharpening; spread: a map over queries,
+    on threads; settle(query, rows): those that the exact rule leaves.
+    """
+
+    def __init__(
+        self,
+        n_queries: int,
+        slack: np.ndarray,
+        k: int,
+        limit: int,
+        settle: Settle,
+        spread: Callable[..., Any],
+    ):
+        self.twice, self.k, self.limit, self.settle, self.spread = (
+            2 * slack[:, None],
+            k,
+            limit,
+            settle,
+            spread,
+        )
+        self.thresholds = np.full((n_queries, len(slack)), -np.inf, dtype=np.float32)
+        self.kept = [(np.empty(0, np.int64), np.empty((len(slack), 0), np.float32))] * n_queries
         self.waiting: list[Found] = []
 
-    @property
-    def is_due(self) -> bool:
-        """Whether enough waits to be worth a sharpening."""
-        return sum(len(rows) for _, rows, _ in self.waiting) > max(
-            WAITING * self.n_queries, 2 * len(self.kept[0])
-        )
-
-    def first_look(
-        self, values: Sequence[np.ndarray], pool: ThreadPoolExecutor, parts: Sequence[np.ndarray]
-    ) -> None:
-        """Take thresholds from f of some gallery rows, J arrays (Q, m), queries in `parts` at once; no row is kept."""
-
-        def look(part: np.ndarray) -> np.ndarray:
-            f = np.stack([value[part] for value in values])
-            return self._sharpest(f, champions(f, np.ones(f.shape[1:], dtype=bool), self.k))
-
-        self.thresholds = np.concatenate(list(pool.map(look, parts)))
+    def add(self, found: Iterable[Found]) -> None:
+        """Let what was found wait, and sharpen where that is worth it."""
+        self.waiting += found
+        waiting = sum(len(rows) for _, rows, _ in self.waiting)
+        if waiting > max(WAITING * len(self.kept), 2 * sum(len(rows) for rows, _ in self.kept)):
+            self.sharpen()
 
     def sharpen(self) -> None:
         """Drop of what is kept and waits all that k others exclude for certain, and sharpen the thresholds."""
-        parts = [self.kept, *self.waiting]
-        queries, rows, f = (np.concatenate([part[number] for part in parts]) for number in range(3))
+        if not self.waiting:
+            return
+        queries, rows, f = (np.concatenate(parts, axis=-1) for parts in zip(*self.waiting))
+        own = np.split(
+            np.argsort(queries, kind="stable"),
+            np.searchsorted(np.sort(queries), np.arange(1, len(self.kept))),
+        )
         self.waiting = []
-        left = np.ones(len(rows), dtype=bool)
-        for threshold in np.moveaxis(self.thresholds, 1, 0):
-            left &= (f >= threshold[queries]).any(axis=1)
-        order = np.flatnonzero(left)[np.lexsort((rows[left], queries[left]))]
-        queries, rows, f = queries[order], rows[order], f[order]
-        ends = np.searchsorted(queries, np.arange(self.n_queries + 1))
-        keep, thresholds = np.ones(len(rows), dtype=bool), []
-        size = max(1, int(1e6) // max(1, int(np.diff(ends).max(initial=0))))
-        for first in range(0, self.n_queries, size):
-            last = min(first + size, self.n_queries)
-            own = slice(ends[first], ends[last])
-            own_ends = ends[first : last + 1] - ends[first]
-            sharper, keep[own] = self._sharpen_some(queries[own] - first, own_ends, f[own])
-            thresholds.append(sharper)
-        self.thresholds = np.concatenate(thresholds)
-        kept = np.bincount(queries[keep], minlength=self.n_queries)
-        if (
-            np.median(kept) > self.limit
-        ):  # a few queries may hold ties; settling most takes minutes for nothing
+
+        def sharpened(query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            before, before_f = self.kept[query]
+            all_rows = np.append(before, rows[own[query]])
+            all_f = np.concatenate([before_f, f[:, own[query]]], axis=1)
+            threshold, left, rivals = self._sharpest(all_f)
+            lower = all_f[:, left] + self.twice.astype(np.float32) * (1 + 2.0**-20)
+            ahead = np.ones((len(rivals), lower.shape[1]), dtype=bool)
+            for values, low in zip(all_f[:, rivals], lower):
+                ahead &= values[:, None] > low
+            left[left] = ahead.sum(axis=0) < self.k
+            return threshold, all_rows[left], all_f[:, left]
+
+        found = list(self.spread(sharpened, range(len(self.kept))))
+        self.thresholds = np.stack([threshold for threshold, _, _ in found])
+        self.kept = [(left, values) for _, left, values in found]
+        usual = np.median([len(left) for left, _ in self.kept])
+        if usual > self.limit:  # a few queries may hold ties; settling most takes minutes for nothing
             raise PrunesBadly(
-                f"about {np.median(kept):,.0f} candidates for one query after part of the gallery, more than {self.limit:,}"
+                f"about {usual:,.0f} candidates for one query after part of the gallery, more than {self.limit:,}"
             )
-        for query in np.argsort(-kept, kind="stable")[: np.count_nonzero(kept > self.limit)]:
-            near = np.arange(ends[query], ends[query + 1])  # ties and near ties: the exact rule decides
-            near = near[keep[near]]
-            exact, _ = self.settle(int(query), rows[near])
-            if len(exact) > self.limit:
-                raise PrunesBadly(f"{len(exact)} candidates for one query after part of the gallery")
-            keep[near] = np.isin(rows[near], exact)
-        self.kept = queries[keep], rows[keep], f[keep]
+        for query, (left, values) in enumerate(self.kept):
+            if len(left) > self.limit:  # ties and near ties: the exact rule decides
+                exact, _ = self.settle(query, left)
+                if len(exact) > self.limit:
+                    raise PrunesBadly(f"{len(exact)} candidates for one query after part of the gallery")
+                keep = np.isin(left, exact)
+                self.kept[query] = left[keep], values[:, keep]
 
-    def _sharpen_some(
-        self, queries: np.ndarray, ends: np.ndarray, f: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return thresholds (q, G, J) and which of the items (sorted by query) stay."""
-        n, widest = len(ends) - 1, max(self.k, int(np.diff(ends).max(initial=0)))
-        places = np.arange(len(queries)) - ends[queries]
-        padded = np.full((f.shape[1], n, widest), -np.inf, dtype=np.float32)
-        padded[:, queries, places] = f.T
-        there = np.zeros((n, widest), dtype=bool)
-        there[queries, places] = True
-        best = champions(padded, there, self.k)
-        thresholds = self._sharpest(padded, best)
-        rivals = np.zeros((n, widest), dtype=bool)
-        for columns in best:
-            np.put_along_axis(rivals, columns, True, axis=1)
-        rivals &= there
-        lower = padded + 2 * self.slack[:, None, None].astype(np.float32) * (1 + 2.0**-20)
-        counts = np.zeros((n, widest), dtype=np.int16)
-        rival = np.argsort(~rivals, axis=1, kind="stable")[:, : rivals.sum(axis=1).max(initial=0)]
-        lines = np.arange(n)
-        for column in rival.T:
-            above = np.repeat((rivals[lines, column])[:, None], widest, axis=1)
-            for j in range(len(padded)):
-                above &= padded[j, lines, column][:, None] > lower[j]
-            counts += above
-        return thresholds, (counts < self.k)[queries, places]
+    def _sharpest(self, f: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return of items f (J, n) the threshold (J,) that fewest reach, which reach all (n,), and the champions.
 
-    def _sharpest(self, f: np.ndarray, champions: Sequence[np.ndarray]) -> np.ndarray:
-        """Return (q, G, J) float32: the least f of each set of champions less twice the slack, sharpest first."""
-        lowest = np.stack([np.take_along_axis(f, best[None], axis=2).min(axis=2).T for best in champions])
-        thresholds = (lowest - 2 * self.slack).astype(np.float32)
-        passed = []
-        for threshold in thresholds:
-            above = np.zeros(f.shape[1:], dtype=bool)
-            for j in range(len(f)):
-                above |= f[j] >= threshold[:, j, None]
-            passed.append(above.sum(axis=1))
-        order = np.argsort(np.array(passed), axis=0, kind="stable").T
-        return np.take_along_axis(np.moveaxis(thresholds, 0, 1), order[:, :, None], axis=1)
+        A threshold is the least f of k champions less twice the slack: what reaches it nowhere is out.
+        """
+        if f.shape[1] < self.k:
+            none = np.full(len(f), -np.inf, np.float32)
+            return none, np.ones(f.shape[1], dtype=bool), np.empty(0, np.int64)
+        best = champions(f, self.k)
+        thresholds = (f[:, best].min(axis=2) - self.twice).astype(np.float32)
+        reached = np.zeros((len(best), f.shape[1]), dtype=bool)
+        for values, each in zip(f, thresholds):
+            reached |= values >= each[:, None]
+        return thresholds[:, reached.sum(axis=1).argmin()], np.logical_and.reduce(reached), np.unique(best)
 
 
 def above(
-    part: np.ndarray,
     start: int,
     layers: Sequence[np.ndarray],
     fast: FastCoordinates,
     thresholds: np.ndarray,
     excluded: np.ndarray,
+    part: np.ndarray,
 ) -> list[Found]:
-    """Return (queries, rows, f) of what reaches a threshold (Q, J) of its query somewhere; overwrites `layers`."""
-    width, found = layers[0].shape[1], []
+    """Return what of a block reaches a threshold (Q, J) of its query, one of `part`, somewhere; overwrites `layers`."""
+    width, found, stop = layers[0].shape[1], [], int(part[-1]) + 1
     size = max(1, FILTER_BYTES // (4 * len(layers) * max(1, width)))
-    for first in range(
-        int(part[0]), int(part[-1]) + 1, size
-    ):  # so few queries that they stay in the core's cache
-        own = slice(first, min(first + size, int(part[-1]) + 1))
+    for first in range(int(part[0]), stop, size):  # so few queries that they stay in the core's cache
+        own = slice(first, min(first + size, stop))
         values = fast.in_place([layer[own] for layer in layers])
         hopeful = np.zeros(values[0].shape, dtype=bool)
         for value, threshold in zip(values, thresholds[own].T):
@@ -184,22 +161,16 @@ def above(
         places = places[~excluded[start + places % width]]
         if len(places):
             queries, columns = np.divmod(places, width)
-            f = np.stack([value[queries, columns] for value in values], axis=1)
-            found.append((queries + first, columns + start, f))
+            found.append((queries + first, columns + start, np.stack([v[queries, columns] for v in values])))
     return found
 
 
-def champions(f: np.ndarray, there: np.ndarray, k: int) -> list[np.ndarray]:
-    """Return sets of k columns, (q, k) each, that are high everywhere at once; f: (J, q, n), `there`: (q, n) bool.
+def champions(f: np.ndarray, k: int) -> np.ndarray:
+    """Return sets (G, k) of the n >= k columns of f (J, n) that are high everywhere at once, so that they exclude most.
 
-    These exclude most: the best worst coordinate, the best sum, the best at each vertex.
+    These are the best by the worst coordinate, by the sum, and at each vertex.
     """
-    count = np.maximum(there.sum(axis=1), 1)[:, None]
-    known = np.where(there, f, 0)
-    mean = known.sum(axis=2, keepdims=True) / count
-    deviation = np.sqrt((np.where(there, f - mean, 0) ** 2).sum(axis=2, keepdims=True) / count)
-    standard = (known - mean) / (deviation + np.float32(1e-12))
+    standard = (f - f.mean(axis=1, keepdims=True)) / (f.std(axis=1, keepdims=True) + f.dtype.type(1e-12))
     worst, total = standard.min(axis=0), standard.sum(axis=0)
-    criteria = [worst, total + worst, total, *(line + np.float32(0.3) * worst for line in standard)]
-    k = min(k, f.shape[2])
-    return [np.argpartition(np.where(there, -value, np.inf), k - 1, axis=1)[:, :k] for value in criteria]
+    criteria = np.array([worst, total + worst, total, *(standard + f.dtype.type(0.3) * worst)])
+    return np.argpartition(-criteria, k - 1, axis=1)[:, :k]

@@ -134,8 +134,8 @@ def _optimum(region: str, components: Sequence[Component], target: EvaluationSet
 
 def _combination(region: str, components: Sequence[Component], configuration: Configuration) -> Combination:
     labelled = labelled_queries(configuration, gallery_ids(configuration))
-    every = np.ones(len(labelled.query_ids), dtype=bool)
-    return open_combination(configuration, components, labelled.query_ids, labelled.relevant, every, region)
+    every = replace(labelled, private=np.zeros(len(labelled.query_ids), dtype=bool))
+    return open_combination(configuration, components, every, region)
 
 
 def _mean_similarities(components: Sequence[Component], configuration: Configuration) -> np.ndarray:

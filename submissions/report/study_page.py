@@ -148,9 +148,7 @@ def weight_maps(scene: Scene, recipe: Recipe, tried: np.ndarray) -> dict[str, di
 
 def combination(scene: Scene, parts: Sequence[Component], region: str) -> Combination:
     """Return the combination of some components in a region; what the study has made of it is read."""
-    judged, folder = scene.judged, scene.work / "candidates"
-    asked = judged.query_ids, judged.relevant, judged.public
-    return open_combination(scene.configuration, parts, *asked, region, folder)
+    return open_combination(scene.configuration, parts, scene.judged, region, scene.work / "candidates")
 
 
 def _grid() -> np.ndarray:
