@@ -44,12 +44,9 @@ def best_point(landscape: Landscape, study: optuna.Study) -> Point:
     finished = studies.completed(study)
     if not finished:
         raise Top7Error("the study holds no finished trial: give --trials 1 or more")
-    best = max(studies.value_of(trial) for trial in finished)
-    ties = [trial for trial in finished if studies.value_of(trial) >= best - TIE]
-    centred = [
-        _centred(landscape, Point(*studies.point_of(trial.params, landscape.choice_lists), best))
-        for trial in ties[:20]
-    ]
+    best = study.best_value
+    ties = [trial for trial in finished if (trial.value or 0.0) >= best - TIE][:20]
+    centred = (_centred(landscape, Point(*studies.point_of(trial.params), best)) for trial in ties)
     return max(centred, key=lambda found: found[1])[0]
 
 
@@ -67,13 +64,11 @@ def _centred(landscape: Landscape, point: Point) -> tuple[Point, float]:
 
 def other_figures(landscape: Landscape, study: optuna.Study) -> str | None:
     """Say so where the study's best trial scores otherwise now than when it ran."""
-    finished = studies.completed(study)
-    if not finished:
+    if not studies.completed(study):
         return None
-    best = max(finished, key=studies.value_of)
-    choice, coordinates = studies.point_of(best.params, landscape.choice_lists)
-    value = landscape.map_inside(choice, coordinates, landscape.labelled.public)
-    if abs(value - studies.value_of(best)) <= SAME:
+    best = study.best_trial
+    value = landscape.map_inside(*studies.point_of(best.params), landscape.labelled.public)
+    if abs(value - study.best_value) <= SAME:
         return None
     return (
         f"trial {best.number} of study {study.study_name} scored {best.value:.4f} when it ran and scores {value:.4f} now: its "
@@ -138,20 +133,13 @@ def cell_differences(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarra
     one kind changes nothing).
     """
     best, valid = ranked_positions(padded, weights)
-    similarities = np.moveaxis(padded.similarities, 0, -1)
-    pairs = [np.zeros((0, similarities.shape[-1]))]
-    for query in range(padded.n_queries):
+    pairs = [np.zeros((0, len(padded.similarities)))]
+    for query, (values, hit) in enumerate(zip(np.moveaxis(padded.similarities, 0, -1), padded.relevant)):
         top = best[query][valid[query]]
-        hit = padded.relevant[query]
-        inside = np.zeros(padded.rows.shape[1], dtype=bool)
-        inside[top] = True
-        outside = np.flatnonzero(~inside & (padded.rows[query] >= 0))
-        values = similarities[query]
+        outside = np.setdiff1d(np.flatnonzero(padded.rows[query] >= 0), top)
         for place, item in enumerate(top):
-            for other in top[place + 1 :]:
-                if hit[item] != hit[other]:
-                    pairs.append((values[item] - values[other])[None])
-            pairs.append(values[item] - values[outside[hit[outside] != hit[item]]])
+            others = np.concatenate([top[place + 1 :], outside])
+            pairs.append(values[item] - values[others[hit[others] != hit[item]]])
     return np.concatenate(pairs)
 
 
@@ -173,15 +161,10 @@ def largest_ball(
     planes = np.concatenate([differences, np.eye(n)])  # orders to keep, and coordinates >= 0
     in_plane = planes - planes.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(in_plane, axis=1)
-    result = linprog(
-        c=np.append(np.zeros(n), -1.0),
-        A_ub=np.column_stack([-planes, lengths]),
-        b_ub=np.zeros(len(planes)),
-        A_eq=np.append(np.ones(n), 0.0)[None],
-        b_eq=[1.0],
-        bounds=[(0, 1)] * n + [(0, None)],
-        method="highs",
-    )
+    below = np.column_stack([-planes, lengths]), np.zeros(len(planes))
+    whole = np.append(np.ones(n), 0.0)[None], [1.0]
+    bounds = [(0, 1)] * n + [(0, None)]
+    result = linprog(np.append(np.zeros(n), -1.0), *below, *whole, bounds=bounds, method="highs")
     if result.status not in (0, 2):
         raise Top7Error(f"the centre of the best cell could not be found: {result.message}")
     if result.status == 2 or result.x[-1] <= 1e-9:  # only a tie holds the order: the point is its own cell

@@ -26,8 +26,8 @@ class Certificate:
     """The best point found, and a bound that no weights of the region exceed.
 
     best: its MAP@k; combination: number of the one that has `coordinates` (J,), barycentric; nodes:
-    sub-simplices looked at; open_nodes: those still above the best; dropped: bound of those that memory did
-    not hold or that only rounding decides, 0 where there were none.
+    sub-simplices looked at; dropped: bound of those that memory did not hold or that only rounding decides, 0
+    where there were none.
     """
 
     best: float
@@ -35,7 +35,6 @@ class Certificate:
     combination: int
     coordinates: np.ndarray
     nodes: int
-    open_nodes: int
     seconds: float
     dropped: float = 0.0
 
@@ -43,19 +42,6 @@ class Certificate:
     def gap(self) -> float:
         """What a better optimum could still gain: 0 where the best is proven."""
         return max(0.0, self.bound - self.best)
-
-
-class _Best:
-    """The best point looked at so far."""
-
-    def __init__(self, pairs: Sequence[OpenPairs]):
-        self.pairs, self.value, self.number = pairs, -1.0, 0
-        self.coordinates = np.full(len(pairs[0].corners), 1.0 / len(pairs[0].corners))
-
-    def look(self, number: int, coordinates: np.ndarray) -> None:
-        value = self.pairs[number].value(coordinates)
-        if value > self.value + TOLERANCE:
-            self.value, self.number, self.coordinates = value, number, coordinates
 
 
 def certify(
@@ -76,35 +62,42 @@ def certify(
     """
     begun = shown = time.perf_counter()
     pairs = [OpenPairs(padded, vertices) for padded, vertices in zip(padded_lists, corners)]
-    best = _Best(pairs)
+    best, at = -1.0, (0, np.empty(0))
+
+    def look(number: int, coordinates: np.ndarray) -> None:
+        nonlocal best, at
+        value = pairs[number].value(coordinates)
+        if value > best + TOLERANCE:
+            best, at = value, (number, coordinates)
+
     for number, coordinates in known:
-        best.look(number, np.asarray(coordinates, dtype=np.float64))
+        look(number, coordinates)
     heap: list[Entry] = []
     for number, own in enumerate(pairs):
         for corner in [*own.root.simplex, own.root.simplex.mean(axis=0)]:
-            best.look(number, corner)
+            look(number, corner)
         heapq.heappush(heap, (-own.root.bound, number, number, own.root))
     nodes, dropped = len(pairs), 0.0
     held_bytes = sum(entry[3].size_bytes for entry in heap)
-    while heap and -heap[0][0] > best.value + TOLERANCE:
+    while heap and -heap[0][0] > best + TOLERANCE:
         now = time.perf_counter()
         if now - begun > seconds or (max_nodes is not None and nodes >= max_nodes):
             break
         if watch is not None and now - shown > 0.1:
             shown = now
-            watch(best.value, max(-heap[0][0], dropped))
+            watch(best, max(-heap[0][0], dropped))
         _, _, number, node = heapq.heappop(heap)
         held_bytes -= node.size_bytes
         parts = pairs[number].split(node)
         if not parts:  # decided throughout, but for what rounding decides
             for point in [node.simplex.mean(axis=0), *node.simplex]:
-                best.look(number, point)
+                look(number, point)
             dropped = max(dropped, node.bound)
         for child in parts:
             nodes += 1
-            if child.bound > best.value + TOLERANCE:
-                if child.hope > best.value + TOLERANCE:
-                    best.look(number, child.simplex.mean(axis=0))
+            if child.bound > best + TOLERANCE:
+                if child.hope > best + TOLERANCE:
+                    look(number, child.simplex.mean(axis=0))
                 heapq.heappush(heap, (-child.bound, nodes, number, child))
                 held_bytes += child.size_bytes
         if held_bytes > memory_bytes:  # the less promising half goes; its highest bound still counts
@@ -113,16 +106,7 @@ def certify(
             dropped = max([dropped, *(-entry[0] for entry in heap[half : half + 1])])
             del heap[half:]
             held_bytes = sum(entry[3].size_bytes for entry in heap)
-    bound = max([best.value, dropped, *(-entry[0] for entry in heap[:1])])
-    bound = best.value if bound <= best.value + TOLERANCE else bound
-    still_open = sum(-entry[0] > best.value + TOLERANCE for entry in heap)
-    return Certificate(
-        best.value,
-        bound,
-        best.number,
-        best.coordinates,
-        nodes,
-        still_open,
-        time.perf_counter() - begun,
-        dropped if dropped > best.value + TOLERANCE else 0.0,
-    )
+    bound = float(max([best, dropped, *(-entry[0] for entry in heap[:1])]))
+    bound = best if bound <= best + TOLERANCE else bound
+    dropped = dropped if dropped > best + TOLERANCE else 0.0
+    return Certificate(best, bound, *at, nodes, time.perf_counter() - begun, float(dropped))

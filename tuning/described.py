@@ -1,19 +1,76 @@
-"""A study, its trials and their parameters in plain words and figures, for optuna-dashboard, reports and pages."""
+"""The name of a study, and it, its trials and their parameters in words, for optuna-dashboard, reports and pages."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from competition.configuration import Backbone, Parts
+from competition.images import ids_digest
 from competition.leaderboard import file_digest
-from competition.metrics import figure_label
+from competition.metrics import WHOLE_LISTS, figure_label
 from features.components import Choice, Component, full_name, layer_in_words
+from features.ranking.photos import photos_for
 from tuning.evaluating import mean_figures
 from tuning.landscape import Landscape
 from tuning.region import chain_members
+
+# raise it where a trial's parameters come to mean other weights, or its figure is computed otherwise
+SEARCH = 1
+
+
+def study_name(landscape: Landscape) -> str:
+    """Name what a trial's value depends on: a study of other data, other choices or another search is another study."""
+    configuration, labelled, space = landscape.configuration, landscape.labelled, landscape.space
+    tuning, competition = configuration.tuning, configuration.competition
+    described = {
+        "choices": {name: list(values) for name, values in landscape.choice_lists.items()},
+        "region": tuning.region,
+        "gallery": ids_digest(landscape.gallery_ids),
+        "queries": ids_digest(labelled.query_ids),
+        "relevant": [rows.tolist() for rows in labelled.relevant],
+        "top_k": competition.top_k,
+        "private": np.flatnonzero(labelled.private).tolist(),
+        "sampler": tuning.sampler,
+        "dumps": _dump_names(landscape),
+        "search": SEARCH,
+    }
+    described |= {} if landscape.metric == "map" else {"metric": landscape.metric}
+    if landscape.metric == WHOLE_LISTS:
+        described["junk"] = [rows.tolist() for rows in labelled.junk]
+    objective = configuration.objective
+    if objective != "labels":
+        described["objective"] = [objective, labelled.weight.tolist()]
+    if space.steps:
+        described["steps"] = [
+            [step.name, step.optional, {key: list(values) for key, values in step.values.items()}]
+            for step in space.steps
+        ]
+        shares = [  # whichever shares of user photos the steps may learn from
+            {"step": step.name, "unlabelled": share}
+            for step in space.steps
+            for share in step.values.get("unlabelled", (0,))
+        ]
+        photos = photos_for(configuration, space.components_of(space.default), shares, landscape.gallery_ids)
+        described |= {} if photos is None else {"photos": photos.identity}
+    if space.recipe is not None:
+        names = [part.name for part in space.recipe.components]
+        described["recipe"] = [names, list(space.recipe.weights)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    studied = [] if space.recipe is None else [space.recipe.name]
+    return "-".join([competition.name, *studied, digest])
+
+
+def _dump_names(landscape: Landscape) -> list[str]:
+    """The dump files of the first choice, whose names hold the digest of what made them, and the boxes cut out."""
+    queries, gallery = landscape.dumps(landscape.space.default)
+    folders = {dump.path.parent.name for dump in (*queries, *gallery)}
+    cut = sorted(name for name in folders if name.startswith("cut-"))
+    return sorted(dump.path.name for dump in gallery) + cut
 
 
 def figure_of(landscape: Landscape) -> str:
@@ -25,7 +82,8 @@ def figure_of(landscape: Landscape) -> str:
 def study_attributes(landscape: Landscape) -> dict[str, str]:
     """Return what a study is of: recipe, region, backbones, labels and what its parameters u0, u1, … mean."""
     configuration, space = landscape.configuration, landscape.space
-    shares = share_names(space.components_of(space.default))
+    names = share_names(space.components_of(space.default))
+    shares = [f"u{number}: {name}" for number, name in enumerate(names)]
     found = {
         "recipe": "the configuration's choices" if space.recipe is None else space.recipe.name,
         "region": configuration.tuning.region,
@@ -34,9 +92,7 @@ def study_attributes(landscape: Landscape) -> dict[str, str]:
         "labels": _labels(landscape),
         "figure": f"{figure_of(landscape)} (public)",
         "judged by": configuration.objective,
-        "u0, u1, … (the smaller, the larger the share)": "; ".join(
-            f"u{number}: {name}" for number, name in enumerate(shares)
-        ),
+        "u0, u1, … (the smaller, the larger the share)": "; ".join(shares),
     }
     return {key: text for key, text in found.items() if text}
 
@@ -84,10 +140,8 @@ def share_names(components: Sequence[Component]) -> list[str]:
         for member in members[:-1]:
             names[member] += " and deeper"
     if len({component.backbone for component in components} - {None}) > 1:
-        names = [
-            f"{name}, {component.backbone}" if component.backbone else name
-            for name, component in zip(names, components)
-        ]
+        backbones = [component.backbone for component in components]
+        names = [f"{name}, {backbone}" if backbone else name for name, backbone in zip(names, backbones)]
     return [f"share of {name}" for name in names]
 
 
@@ -111,13 +165,12 @@ def choice_name(name: str, components: Sequence[Component]) -> str:
         own = backbone if len(backbones) > 1 else ""
         if place == backbone:
             return f"{own}: {key}" if own else key
-        if place.startswith(f"{backbone}.parts-"):
-            layer = layer_in_words(place.removeprefix(f"{backbone}.parts-"))
-            return f"{own} part detectors of {layer}: {key}".strip()
+        if (layer := place.removeprefix(f"{backbone}.parts-")) != place:
+            return f"{own} part detectors of {layer_in_words(layer)}: {key}".strip()
     return f"{place}: {key}" if place else key
 
 
 def parameter_name(name: str, components: Sequence[Component]) -> str:
     """Return the name of any parameter of a trial in words; coordinates that are not one a component keep theirs."""
     shares = {f"u{number}": share for number, share in enumerate(share_names(components))}
-    return shares[name] if name in shares else choice_name(name, components)
+    return shares.get(name) or choice_name(name, components)

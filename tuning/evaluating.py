@@ -44,9 +44,8 @@ def labelled_precisions(configuration: Configuration, recipe: Recipe, labelled: 
     parts = {"validation": labelled.query_ids[:count], SIMULATED: labelled.query_ids[count:]}
     asked = [(split, queries) for split, queries in parts.items() if queries]
     found = [ranked_lists(configuration, recipe, *each, ids, k=depth).ranks for each in asked]
-    return query_figures(
-        np.concatenate(found), labelled.relevant, competition.top_k, competition.metric, labelled.junk
-    )
+    judged = labelled.relevant, competition.top_k, competition.metric, labelled.junk
+    return query_figures(np.concatenate(found), *judged)
 
 
 def mean_figures(values: np.ndarray, labelled: Labelled) -> dict[str, float]:
@@ -63,12 +62,9 @@ def evaluated(configuration: Configuration, recipe: Recipe, values: np.ndarray, 
     """
     reported = labelled.reported
     interval = figure_interval(values[reported], labelled.groups[reported])
-    data = data_identity(configuration, recipe.components)
-    return replace(
-        recipe,
-        scores={**mean_figures(values, labelled), "validated": float(values[reported].mean())},
-        provenance={**recipe.provenance, "data": data, "interval": interval and list(interval)},
-    )
+    scores = {**mean_figures(values, labelled), "validated": float(values[reported].mean())}
+    noted = {"data": data_identity(configuration, recipe.components), "interval": interval and list(interval)}
+    return replace(recipe, scores=scores, provenance={**recipe.provenance, **noted})
 
 
 def keep_named(configuration: Configuration, recipe: Recipe, values: np.ndarray, labelled: Labelled) -> None:
@@ -133,9 +129,8 @@ def _scored(configuration: Configuration, recipes: Iterable[Recipe], labelled: L
             steps = [str(step["step"]) for step in recipe.steps]
             whole = [step for step in steps if step in WHOLE_GALLERY]
             if whole and len(gallery_ids(configuration)) > LARGE_GALLERY:
-                raise ConfigurationError(
-                    f"{whole[0]} takes long here: ./run.sh compare {recipe.name} scores it"
-                )
+                told = f"./run.sh compare {recipe.name} scores it"
+                raise ConfigurationError(f"{whole[0]} takes long here: {told}")
             unjudged = [] if labelled.real.any() else [step for step in steps if step in NOT_SIMULATED]
             if unjudged:
                 raise ConfigurationError(f"simulated photos cannot judge {unjudged[0]}, labels can")

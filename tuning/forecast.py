@@ -31,8 +31,8 @@ class Kind:
     first_s: float
 
     def __str__(self) -> str:
-        once = f"{_short(self.first_s)} once for each combination of choices"
-        return f"a trial by {self.name}: {_short(self.seconds)}, after {once}"
+        each, once = (f"{s * 1e3:.1f} ms" if s < 0.1 else f"{s:.2f} s" for s in (self.seconds, self.first_s))
+        return f"a trial by {self.name}: {each}, after {once} once for each combination of choices"
 
 
 def kinds_of(landscape: Landscape) -> list[Kind]:
@@ -57,30 +57,28 @@ def cost(study: optuna.Study, plan: studies.TrialPlan, kinds: Sequence[Kind], fo
     A trial costs its ranking, what its sampler thinks, and the entries it writes; a combination of choices that is new
     costs what those timed did.
     """
-    there, lists = len(studies.completed(study)), plan.space.choice_lists
+    there, space = len(studies.completed(study)), plan.space
     left, sampled = plan.total - there, plan.total - plan.places
     if left <= 0:
         return None
     begun = time.perf_counter()
     study.set_user_attr("trials", plan.total)
     write_s = time.perf_counter() - begun
-    trial_s, first_s = (
-        float(np.mean(part)) for part in zip(*((kind.seconds, kind.first_s) for kind in kinds))
-    )
+    trial_s = float(np.mean([kind.seconds for kind in kinds]))
+    first_s = float(np.mean([kind.first_s for kind in kinds]))
     draw_s = _draw_s(plan) if sampled else 0.0
-    named = [studies.point_of(point, lists)[0] for point in plan.first(plan.places)]
+    named = [studies.point_of(point)[0] for point in plan.first(plan.places)]
     distinct = sum(choice not in named[:number] for number, choice in enumerate(named))
-    unseen = math.prod(map(len, lists.values())) - distinct
+    unseen = math.prod(map(len, space.choice_lists.values())) - distinct
     share, drawn = SHARE_NEW.get(plan.sampler, 1.0), min(left, sampled)
-    entries = len(lists) + 2 * plan.space.n_vertices(plan.space.default) + OWN_ENTRIES
-    trials_s = left * (trial_s + entries * write_s) + drawn * draw_s
-    trials_s += first_s * ((0 if there else distinct) + min(unseen, share * drawn))
+    entries = len(space.choice_lists) + 2 * space.n_vertices(space.default) + OWN_ENTRIES
+    new = min(unseen, share * drawn) + (0 if there else distinct)
+    trials_s = left * (trial_s + entries * write_s) + drawn * draw_s + first_s * new
     said = f"to come: about {duration(trials_s)} for {left} trials"
     if not folds:
         return said
-    folds_s = folds * (plan.total * trial_s + sampled * draw_s) + first_s * min(
-        unseen, share * folds * sampled
-    )
+    folds_s = folds * (plan.total * trial_s + sampled * draw_s)
+    folds_s += first_s * min(unseen, share * folds * sampled)
     return f"{said}, {duration(folds_s)} for cross-validation"
 
 
@@ -96,10 +94,6 @@ def _draw_s(plan: studies.TrialPlan) -> float:
     return (time.perf_counter() - begun) / 2 * middle / known
 
 
-def _short(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
-
-
 def showable_gain(landscape: Landscape, untuned: np.ndarray) -> str:
     """Say how large a gain the public queries can show, between recipes as unlike as the untuned one and one vertex."""
     labelled, default = landscape.labelled, landscape.space.default
@@ -108,12 +102,12 @@ def showable_gain(landscape: Landscape, untuned: np.ndarray) -> str:
     last = np.eye(landscape.space.n_vertices(default))[-1]
     difference = landscape.precisions(default, last) - untuned
     gain = smallest_gain(difference[public], groups, weight)
-    photos = ~labelled.real[public]
-    n_photos, n_groups = int(photos.sum()), len(np.unique(groups))
-    share = f" ({n_photos} simulated photos, {weight[photos].sum() / weight.sum():.0%} of the mean)"
-    counted = (
-        f"{len(groups)} public queries{share if n_photos else ''} in {n_groups} group{'s' * (n_groups > 1)}"
-    )
+    photos, n_groups = ~labelled.real[public], len(np.unique(groups))
+    counted = f"{len(groups)} public queries"
+    if photos.any():
+        share = weight[photos].sum() / weight.sum()
+        counted += f" ({photos.sum()} simulated photos, {share:.0%} of the mean)"
+    counted += f" in {n_groups} group{'s' * (n_groups > 1)}"
     if gain is None:
         return f"{counted}: they can show no gain and give no interval: label queries of other products"
     if gain == 0:

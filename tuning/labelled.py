@@ -91,11 +91,10 @@ def judged_by(
     if configuration.tuning.objective is not None or not configuration.competition.labelled:
         return configuration, study_queries(configuration, gallery_ids)
     real = labelled_queries(configuration, gallery_ids)
-    shunned = any(step["step"] in NOT_SIMULATED for step in steps)
-    whole = configuration.competition.metric == WHOLE_LISTS
     n_groups = len(np.unique(real.groups[real.public]))
-    photos = configuration.simulate.images and not configuration.externals
-    if shunned or whole or not photos or n_groups >= HALF_AT:
+    shunned = any(step["step"] in NOT_SIMULATED for step in steps) or configuration.externals
+    whole = configuration.competition.metric == WHOLE_LISTS
+    if shunned or whole or not configuration.simulate.images or n_groups >= HALF_AT:
         return configuration, real
     judges = f"{n_groups} groups of labelled queries judge the study"
     try:
@@ -136,10 +135,8 @@ def _judging_photos(configuration: Configuration, gallery_ids: Sequence[str]) ->
 
     found = open_judging(configuration, gallery_ids, JUDGING_PHOTOS)
     private = private_mask(found.groups, configuration.tuning.private, configuration.tuning.seed)
-    count = len(found.ids)
-    return Labelled(
-        found.ids, tuple(found.correct), found.groups, private, np.zeros(count, dtype=bool), np.ones(count)
-    )
+    real = np.zeros(len(found.ids), dtype=bool)
+    return Labelled(found.ids, tuple(found.correct), found.groups, private, real, np.ones(len(real)))
 
 
 def _with_photos(real: Labelled, photos: Labelled, objective: str) -> Labelled:
@@ -147,15 +144,11 @@ def _with_photos(real: Labelled, photos: Labelled, objective: str) -> Labelled:
     n_groups = len(np.unique(real.groups[real.public]))
     share = n_groups / (n_groups + HALF_AT) if objective == "both" else 0.0
     weights = real.weight * share / real.public.sum(), photos.weight * (1 - share) / photos.public.sum()
-    return Labelled(
-        real.query_ids + photos.query_ids,
-        real.relevant + photos.relevant,
-        np.concatenate([real.groups, photos.groups + real.groups.max() + 1]),
-        np.concatenate([real.private, photos.private]),
-        np.concatenate([real.real, photos.real]),
-        np.concatenate(weights),
-        real.junk and real.junk + (np.zeros(0, dtype=np.int64),) * len(photos.query_ids),
-    )
+    both = [real.groups, photos.groups + real.groups.max() + 1], [real.private, photos.private]
+    groups, private, of_users, weight = map(np.concatenate, (*both, [real.real, photos.real], weights))
+    junk = real.junk and real.junk + (np.zeros(0, dtype=np.int64),) * len(photos.query_ids)
+    ids, relevant = real.query_ids + photos.query_ids, real.relevant + photos.relevant
+    return Labelled(ids, relevant, groups, private, of_users, weight, junk)
 
 
 def open_queries(

@@ -49,7 +49,9 @@ class Landscape:
         self.configuration = configuration
         self.work = Path(configuration.competition.work)
         self.top_k, self.metric = configuration.competition.top_k, configuration.competition.metric
-        self.space = self._affordable(space_of(configuration, recipe))
+        self.space = space_of(configuration, recipe)
+        if self.space.recipe is not None:
+            self.space = self._affordable(self.space)
         self.choice_lists = self.space.choice_lists
         self._made: dict[str, Combination] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -57,7 +59,7 @@ class Landscape:
     def _affordable(self, space: Space) -> Space:
         """The space without joint whitening of more dimensions than a trial has time for, which is said."""
         narrowed = without_joint(space)
-        if narrowed.choice_lists == space.choice_lists:
+        if narrowed is space:
             return space
         components = space.components_of(space.default)
         gallery = open_components(self.configuration, components, "gallery", self.gallery_ids)
@@ -73,10 +75,8 @@ class Landscape:
     def dumps(self, choice: Choice) -> tuple[list[Dump], list[Dump]]:
         """Open the query and gallery dumps of a choice, as they are before any step."""
         components = self.space.components_of(choice)
-        return (
-            open_queries(self.configuration, components, self.labelled),
-            open_components(self.configuration, components, "gallery", self.gallery_ids),
-        )
+        gallery = open_components(self.configuration, components, "gallery", self.gallery_ids)
+        return open_queries(self.configuration, components, self.labelled), gallery
 
     def steps(self, choice: Choice) -> tuple[tuple[StepEntry, ...], tuple[StepEntry, ...]]:
         """Return the steps of a choice that no weights change, and those after them."""
@@ -89,19 +89,13 @@ class Landscape:
         if key not in self._prepared:
             while len(self._prepared) >= KEPT_DUMPS:
                 self._let_go()
+            ids, simulated = self.gallery_ids, int((~self.labelled.real).sum())
+            depth, folder = list_depth(self.metric, self.top_k, len(ids)), self.work / "ranking"
+            taught = self.configuration, components, self.space.steps_of(choice), ids
             with self._budget():
-                steps, ids = self.space.steps_of(choice), self.gallery_ids
-                self._prepared[key] = prepare(
-                    components,
-                    *self.dumps(choice),
-                    own,
-                    list_depth(self.metric, self.top_k, len(ids)),
-                    self.work / "ranking",
-                    photos=photos_for(
-                        self.configuration, components, steps, ids, photos_judge=not self.labelled.real.all()
-                    ),
-                    simulated=int((~self.labelled.real).sum()),
-                )
+                photos = photos_for(*taught, photos_judge=simulated > 0)
+                more: dict[str, Any] = {"photos": photos, "simulated": simulated}
+                self._prepared[key] = prepare(components, *self.dumps(choice), own, depth, folder, **more)
         return self._prepared[key]
 
     def combination(self, choice: Choice) -> Combination:
@@ -122,18 +116,9 @@ class Landscape:
             made = in_region(prepared.components, mean_similarities(queries, gallery, summed), region)
             made = replace(made, mean_candidates=float(len(self.gallery_ids)))
         else:
+            asked = prepared.components, queries, gallery, self.labelled.relevant, summed
             with self._budget():
-                made = make_combination(
-                    prepared.components,
-                    queries,
-                    gallery,
-                    self.labelled.relevant,
-                    summed,
-                    self.top_k,
-                    region,
-                    self.work / "candidates",
-                    self.metric,
-                )
+                made = make_combination(*asked, self.top_k, region, self.work / "candidates", self.metric)
         if self._joined(choice):  # each of the study's coordinates is the one component that is left
             made = replace(made, corners=np.ones((self.space.n_vertices(choice), 1)))
         if made.padded is not None:
@@ -184,13 +169,19 @@ class Landscape:
             corners = np.tile(weights, (len(weights), 1))
         return (*own, *with_weights(after, weights, corners))
 
+    def recipe(
+        self, name: str, choice: Choice, weights: np.ndarray, scores: dict[str, float], provenance: dict
+    ) -> Recipe:
+        """Return the recipe of a choice under `weights` (L,)."""
+        components, steps = self.space.components_of(choice), self.recipe_steps(choice, weights)
+        return Recipe(name, components, tuple(map(float, weights)), dict(choice), scores, provenance, steps)
+
     def kind(self, choice: Choice) -> str:
         """Say how a trial of `choice` is evaluated."""
         own, after = ([str(step["step"]) for step in steps] for steps in self.steps(choice))
-        if self.metric == WHOLE_LISTS:
-            return f"full gallery ({', '.join(['mAP ranks everything', *own, *after])})"
-        if after:
-            return f"full gallery ({', '.join([*own, *after])})"
+        whole = ["mAP ranks everything"] if self.metric == WHOLE_LISTS else []
+        if whole or after:
+            return f"full gallery ({', '.join([*whole, *own, *after])})"
         return f"own candidates ({', '.join(own)})" if own else "candidates (plain fusion)"
 
     def all_choices(self) -> list[dict[str, Any]]:
@@ -228,7 +219,8 @@ def _once(ranking: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray],
 
 def _within_memory(made: dict[str, Combination]) -> None:
     """Let go of the oldest combinations with candidates, but not of the last, until they fit KEPT_BYTES."""
-    sizes = {key: each.padded.size_bytes for key, each in made.items() if each.padded is not None}
+    padded = {key: each.padded for key, each in made.items() if each.padded is not None}
+    sizes = {key: each.similarities.nbytes + each.rows.nbytes for key, each in padded.items()}
     for key in list(sizes)[:-1]:
         if sum(sizes.values()) > KEPT_BYTES:
             del made[key], sizes[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -18,22 +17,6 @@ from tuning.gallery_pass import excluded_rows
 from tuning.objective import PaddedCandidates, ranked_positions
 
 
-@dataclass(frozen=True)
-class Miss:
-    """A correct image outside the top k.
-
-    query, row: numbers; place: in the whole gallery, 1 the best (float32, so near ties may shift it by a
-    few), 0 for an unreadable image; short_by: how far its score lies below the k-th; reachable: whether some
-    weights of the region may bring it into the top k (where not, none do).
-    """
-
-    query: int
-    row: int
-    place: int
-    short_by: float
-    reachable: bool
-
-
 def find_misses(
     padded: PaddedCandidates,
     relevant: Sequence[np.ndarray],
@@ -41,15 +24,18 @@ def find_misses(
     corners: np.ndarray,
     queries: Sequence[Dump],
     gallery: Sequence[Dump],
-) -> list[Miss]:
-    """Return every miss under `weights` (L,), query by query; one pass over the gallery counts the places.
+) -> pandas.DataFrame:
+    """Return every correct image outside the top k under `weights` (L,), a row each, query by query.
 
-    padded: candidates of all labelled queries, every readable relevant image among them; corners: (J, L)
-    vertices; queries, gallery: one dump a component.
+    query, row: numbers; short_by: how far its score lies below the k-th; reachable: whether some weights of the region
+    may bring it into the top k (where not, none do); place: in the whole gallery, 1 the best (float32, so near ties may
+    shift it by a few), 0 for an unreadable image; one pass over the gallery counts them. padded: candidates of all
+    labelled queries, every readable relevant image among them; corners: (J, L) vertices; queries, gallery: one dump a
+    component.
     """
     best, valid = ranked_positions(padded, weights)
     scores = fuse(padded.similarities, weights)
-    missing: list[tuple[int, int, float, float, bool]] = []
+    missing = []
     for query in range(padded.n_queries):
         there = np.flatnonzero(padded.rows[query] >= 0)
         similarities = padded.similarities[:, query, there].T
@@ -62,62 +48,57 @@ def find_misses(
             elif there[position[0]] not in top:
                 score, reachable = scores[query, there[position[0]]], bool(counts[position[0]] < padded.k)
                 missing.append((query, row, score, scores[query, top[-1]] - score, reachable))
-    wanted = [(query, score) for query, _, score, _, _ in missing]
-    places = _places(wanted, weights, queries, gallery)
-    return [
-        Miss(query, row, 0 if np.isnan(score) else place, float(short_by), reachable)
-        for (query, row, score, short_by, reachable), place in zip(missing, places)
-    ]
+    found = pandas.DataFrame(missing, columns=["query", "row", "score", "short_by", "reachable"])
+    found = found.astype({"query": int, "row": int, "score": float, "short_by": float, "reachable": bool})
+    found["place"] = _places(found, weights, queries, gallery) if len(found) else 0
+    return found
 
 
 def _places(
-    wanted: Sequence[tuple[int, float]], weights: np.ndarray, queries: Sequence[Dump], gallery: Sequence[Dump]
-) -> list[int]:
-    """Return the place of each (query, score) among all gallery rows, 1 the best."""
-    excluded = excluded_rows(gallery)
-    ahead = np.zeros(len(wanted), dtype=np.int64)
-    if not len(wanted):
-        return []
-    asked = sorted({query for query, _ in wanted})
-    used = np.flatnonzero(weights).tolist()
+    misses: pandas.DataFrame, weights: np.ndarray, queries: Sequence[Dump], gallery: Sequence[Dump]
+) -> np.ndarray:
+    """Return the place of each miss among all gallery rows by its score, 1 the best; 0 without a score."""
+    excluded, ahead = excluded_rows(gallery), np.zeros(len(misses), dtype=np.int64)
+    asked, line = np.unique(misses["query"], return_inverse=True)
+    scores, used = misses["score"].to_numpy(), np.flatnonzero(weights).tolist()
     left = [queries[number].descriptors[asked] for number in used]
     rows = int(np.clip((64 << 20) // (4 * len(used) * len(asked)), 64, 8192))
-    index = {query: place for place, query in enumerate(asked)}
     for start, layers in similarity_blocks(left, [gallery[number].descriptors for number in used], rows):
         fused = reduce(np.add, [np.float32(weights[number]) * layer for number, layer in zip(used, layers)])
         fused[:, excluded[start : start + fused.shape[1]]] = -np.inf
-        for number, (query, score) in enumerate(wanted):
-            ahead[number] += np.count_nonzero(fused[index[query]] > score)
-    return (ahead + 1).tolist()
+        ahead += [np.count_nonzero(fused[own] > score) for own, score in zip(line, scores)]
+    return np.where(np.isnan(scores), 0, ahead + 1)
 
 
 def write_misses(
     path: Path,
-    misses: Sequence[Miss],
+    misses: pandas.DataFrame,
     query_ids: Sequence[str],
     gallery_ids: Sequence[str],
     private: np.ndarray,
 ) -> Path:
     """Write the misses as a CSV, one a line, nearest first; returns its path."""
-    heads = ["query", "part", "missed", "place", "short by", "some weights of the region may show it"]
-    rows = []
-    for miss in sorted(misses, key=lambda miss: (miss.place == 0, miss.place, miss.query)):
-        part = "private" if private[miss.query] else "public"
-        place, short_by = (miss.place, f"{miss.short_by:.6f}") if miss.place else ("unreadable", "")
-        told = place, short_by, "yes" if miss.reachable else "no"
-        rows.append([query_ids[miss.query], part, gallery_ids[miss.row], *told])
-    return write_text(path, pandas.DataFrame(rows, columns=heads).to_csv(index=False, lineterminator="\n"))
+    near = misses.assign(gone=misses["place"] == 0).sort_values(["gone", "place", "query"], kind="stable")
+    written = {
+        "query": [query_ids[query] for query in near["query"]],
+        "part": np.where(private[near["query"]], "private", "public"),
+        "missed": [gallery_ids[row] for row in near["row"]],
+        "place": [place or "unreadable" for place in near["place"]],
+        "short by": ["" if gone else f"{by:.6f}" for gone, by in zip(near["gone"], near["short_by"])],
+        "some weights of the region may show it": np.where(near["reachable"], "yes", "no"),
+    }
+    return write_text(path, pandas.DataFrame(written).to_csv(index=False, lineterminator="\n"))
 
 
-def misses_text(misses: Sequence[Miss], n_correct: int, top_k: int) -> str:
+def misses_text(misses: pandas.DataFrame, n_correct: int, top_k: int) -> str:
     """Return one line on what is missed and why."""
-    seen = [miss for miss in misses if miss.place]
-    never = sum(not miss.reachable for miss in seen)
+    seen = misses[misses["place"] > 0]
+    never, unreadable = int((~seen["reachable"]).sum()), len(misses) - len(seen)
     text = (
         f"missed: {len(misses)} of {n_correct} correct images; {never} of them no weights of the region bring into the "
-        f"top {top_k}" + (f", {len(misses) - len(seen)} unreadable" if len(seen) < len(misses) else "")
+        f"top {top_k}" + (f", {unreadable} unreadable" if unreadable else "")
     )
-    if seen:
-        near = sum(miss.place <= 2 * top_k for miss in seen)
-        text += f"; median place {np.median([miss.place for miss in seen]):.0f}, {near} within the first {2 * top_k}"
+    if len(seen):
+        near = int((seen["place"] <= 2 * top_k).sum())
+        text += f"; median place {seen['place'].median():.0f}, {near} within the first {2 * top_k}"
     return text

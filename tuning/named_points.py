@@ -37,8 +37,7 @@ def paper_weights(components: Sequence[Component], paper: Sequence[float]) -> np
 
     timm's feature indices 0 to 4 of a VGG are the same five layers.
     """
-    chains = {component.chain for component in components if component.pooling is not None}
-    for chain in sorted(chains):
+    for chain in sorted({component.chain for component in components if component.pooling is not None}):
         members = [i for i, component in enumerate(components) if component.chain == chain]
         layers = [components[i].layer for i in members]
         is_vgg = "vgg" in str(components[members[0]].backbone).lower()
@@ -69,8 +68,8 @@ def named_points(
     combination: Combination, precisions: Callable[[np.ndarray], np.ndarray]
 ) -> list[NamedPoint]:
     """Score every named point of `combination` by `precisions` (L,) -> (Q,), which knows no region."""
-    found = []
-    for name, weights in named_weights(combination.components).items():
-        inside = contains(weights, combination.sums, combination.chains, tolerance=1e-9)
-        found.append(NamedPoint(name, weights, inside, precisions(weights)))
-    return found
+    region = combination.sums, combination.chains
+    return [
+        NamedPoint(name, weights, contains(weights, *region), precisions(weights))
+        for name, weights in named_weights(combination.components).items()
+    ]

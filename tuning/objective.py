@@ -35,36 +35,25 @@ class PaddedCandidates:
         """Number of queries."""
         return len(self.rows)
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory it holds."""
-        return self.similarities.nbytes + self.rows.nbytes + self.relevant.nbytes
-
     def of_queries(self, queries: np.ndarray) -> PaddedCandidates:
         """Return the padded of a subset of the queries (mask or indices, repeats allowed)."""
-        return replace(
-            self,
-            similarities=np.ascontiguousarray(self.similarities[:, queries]),
-            rows=self.rows[queries],
-            relevant=self.relevant[queries],
-            n_relevant=self.n_relevant[queries],
-            weight=None if self.weight is None else self.weight[queries],
-        )
+        parts = {name: getattr(self, name)[queries] for name in ("rows", "relevant", "n_relevant")}
+        weight = None if self.weight is None else self.weight[queries]
+        similarities = np.ascontiguousarray(self.similarities[:, queries])
+        return replace(self, similarities=similarities, weight=weight, **parts)
 
 
 def pad_candidates(
     candidates: Candidates, relevant: Sequence[np.ndarray], k: int, metric: str = "map"
 ) -> PaddedCandidates:
     """Pack `candidates` and the relevant gallery rows of each query; a query without any is an error."""
-    n_queries, n_components = len(candidates.rows), candidates.similarities[0].shape[1]
     if any(len(rows) == 0 for rows in relevant):
         raise Top7Error(
             "a query without a correct gallery image has no average precision: take it out of the labels"
         )
-    widest = max(k, max(len(rows) for rows in candidates.rows))
-    rows = np.full((n_queries, widest), -1, dtype=np.int64)
-    similarities = np.zeros((n_components, n_queries, widest))
-    hits = np.zeros((n_queries, widest), dtype=bool)
+    shape = len(candidates.rows), max(k, *map(len, candidates.rows))
+    rows, hits = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=bool)
+    similarities = np.zeros((candidates.similarities[0].shape[1], *shape))
     for query, (found, values) in enumerate(zip(candidates.rows, candidates.similarities)):
         rows[query, : len(found)] = found
         similarities[:, query, : len(found)] = values.T
@@ -85,12 +74,6 @@ def top_positions(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         there[:, place] = scores[lines, best[:, place]] > -np.inf
         scores[lines, best[:, place]] = -np.inf
     return best, there
-
-
-def ranks(padded: PaddedCandidates, weights: np.ndarray) -> np.ndarray:
-    """Return the exact top k of every query under `weights`: (Q, k) int64 gallery rows, -1 where there are fewer."""
-    best, valid = ranked_positions(padded, weights)
-    return np.where(valid, np.take_along_axis(padded.rows, best, axis=1), -1)
 
 
 def ranked_positions(padded: PaddedCandidates, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

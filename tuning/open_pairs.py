@@ -60,9 +60,7 @@ class OpenPairs:
         there = padded.rows >= 0
         hits = there & padded.relevant
         self.width = max(1, int(hits.sum(axis=1).max(initial=0)))
-        counts = np.full(
-            (padded.n_queries, self.width), padded.k
-        )  # k rivals: no item, and none that can count
+        counts = np.full((padded.n_queries, self.width), padded.k)  # k rivals: no item that can count
         differences, slots = [np.zeros((0, len(self.corners)))], [np.zeros(0, dtype=np.int64)]
         for query in range(padded.n_queries):
             rivals = np.flatnonzero(there[query] & ~padded.relevant[query])
@@ -87,13 +85,8 @@ class OpenPairs:
         gains = hit / (hit + ahead) if padded.metric == "map" else 1.0
         self._gains = np.where(hit + ahead <= padded.k, gains, 0.0)
         self._first, self._second = np.triu_indices(len(self.corners), 1)
-        whole = counts.ravel().astype(np.int16)
-        self.root = Node(
-            np.eye(len(self.corners)),
-            float(self.upper(whole)),
-            np.arange(len(self.slots), dtype=np.int32),
-            whole,
-        )
+        whole, every = counts.ravel().astype(np.int16), np.arange(len(self.slots), dtype=np.int32)
+        self.root = Node(np.eye(len(self.corners)), float(self.upper(whole)), every, whole)
 
     def upper(self, counts: np.ndarray) -> np.ndarray:
         """Return the bound on MAP@k where each relevant item has `counts` (..., n_slots) rivals ahead at least."""
@@ -115,9 +108,7 @@ class OpenPairs:
         left = np.flatnonzero((n_behind > 0) & (n_behind < n) & (node.counts[slots] < self.padded.k))
         open_, slots, t, behind, n_behind = (part[left] for part in (node.open, slots, t, behind, n_behind))
         counts = node.counts[slots].astype(np.float64)
-        worth = self._share_of_slot[slots] / (
-            (counts + 1) * (counts + 2)
-        )  # what one more rival takes from the bound
+        worth = self._share_of_slot[slots] / ((counts + 1) * (counts + 2))  # one more rival's, of the bound
         edge = self._edge(node, behind, worth)
         if edge is None:
             return ()
@@ -133,15 +124,11 @@ class OpenPairs:
         )
         decided = np.stack([np.bincount(slots[ahead], minlength=len(node.counts)) for ahead in rivals_ahead])
         decided = np.minimum(decided + node.counts, self.padded.k).astype(np.int16)
-        first_bound, second_bound, *hopes = map(float, self.upper(decided))
+        bounds, hopes = np.split(self.upper(decided), 2)
         first, second = node.simplex.copy(), node.simplex.copy()
         first[a] = second[b] = (1 - share) * node.simplex[a] + share * node.simplex[b]
-        bounds, generation = (
-            (min(first_bound, node.bound), min(second_bound, node.bound)),
-            node.generation + 1,
-        )
         return tuple(
-            Node(simplex, bound, open_, counts.copy(), generation, hope)
+            Node(simplex, min(bound, node.bound), open_, counts.copy(), node.generation + 1, hope)
             for simplex, bound, counts, hope in zip((first, second), bounds, decided, hopes)
         )
 
@@ -166,7 +153,5 @@ def _dividing(t_a: np.ndarray, t_b: np.ndarray, crossing: np.ndarray, worth: np.
     order = np.argsort(places)
     sums = np.cumsum(worth[order])
     middle = int(np.searchsorted(sums, sums[-1] / 2))
-    share = places[order[middle]]
-    if middle + 1 < len(order):  # between two crossings both are decided
-        share = (share + places[order[middle + 1]]) / 2
+    share = places[order[middle : middle + 2]].mean()  # between two crossings both are decided
     return min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)

@@ -63,22 +63,18 @@ def prepare(
     steps learn from; simulated: so many of the last queries are simulated.
     """
     weights = np.full(len(components), 1.0 / len(components))
-    more: dict[str, Any] = dict(folder=folder, photos=photos, simulated=simulated)
+    more: dict[str, Any] = {"folder": folder, "photos": photos, "simulated": simulated}
     state = start(queries, gallery, weights, k, progress=True, **more)
     if own:
         held = sum(rows.nbytes for rows in state.gallery) <= HELD_BYTES
         state = apply_steps(replace(state, many=True, held=held), own).written_out()
         if len(state.gallery) < len(components):
             name = " + ".join(component.name for component in components)
-            components = [Component(name, name)]
-            queries, gallery = (
-                [replace(dumps[0], unreadable=excluded_rows(dumps))] for dumps in (queries, gallery)
-            )
+            components, both = [Component(name, name)], (queries, gallery)
+            queries, gallery = ([replace(dumps[0], unreadable=excluded_rows(dumps))] for dumps in both)
+        paths = map(Path, state.identity)
         queries = [_with_rows(dump, rows, dump.path) for dump, rows in zip(queries, state.queries)]
-        gallery = [
-            _with_rows(dump, rows, Path(name))
-            for dump, rows, name in zip(gallery, state.gallery, state.identity)
-        ]
+        gallery = [_with_rows(*each) for each in zip(gallery, state.gallery, paths)]
     if any(step_of(step).centres for step in own):
         components = [replace(component, chain=component.name) for component in components]
     return Prepared(tuple(components), state, tuple(queries), tuple(gallery))

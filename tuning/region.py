@@ -30,14 +30,11 @@ def layer_sums(mean_similarity: np.ndarray, region: str) -> np.ndarray:
     `similarity`: the mean cosine itself; `distance`: 1 - it (eq. 6 calls a cosine a distance);
     `simplex`: ones, for no order is asked.
     """
-    mean_similarity = np.asarray(mean_similarity, dtype=np.float64)
-    if region == "similarity":
-        return mean_similarity
-    if region == "distance":
-        return 1.0 - mean_similarity
-    if region == "simplex":
-        return np.ones_like(mean_similarity)
-    raise ConfigurationError(f"[tuning] region = {region!r} is unknown: {nearest(region, REGIONS)}")
+    mean = np.asarray(mean_similarity, dtype=np.float64)
+    readings = {"similarity": mean, "distance": 1.0 - mean, "simplex": np.ones_like(mean)}
+    if region not in readings:
+        raise ConfigurationError(f"[tuning] region = {region!r} is unknown: {nearest(region, REGIONS)}")
+    return readings[region]
 
 
 def region_chains(chains: Sequence[str], region: str) -> tuple[str, ...]:
@@ -76,26 +73,21 @@ def barycentric(weights: np.ndarray, sums: np.ndarray, chains: Sequence[str]) ->
 
     Weights of sum 1 lie in the region exactly if no coordinate is negative.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    sums = np.asarray(sums, dtype=np.float64)
+    weights, sums = np.asarray(weights, dtype=np.float64), np.asarray(sums, dtype=np.float64)
     result = np.empty_like(weights)
     for members in chain_members(chains):
         if len(members) == 1:
             result[..., members] = weights[..., members]
             continue
-        u = weights[..., members] * sums[members]
-        steps = np.diff(u, axis=-1, prepend=0.0)
-        tails = np.cumsum((1.0 / sums[members])[::-1])[::-1]
-        result[..., members] = steps * tails
+        steps = np.diff(weights[..., members] * sums[members], axis=-1, prepend=0.0)
+        result[..., members] = steps * np.cumsum((1.0 / sums[members])[::-1])[::-1]
     return result
 
 
 def contains(weights: np.ndarray, sums: np.ndarray, chains: Sequence[str], tolerance: float = 1e-9) -> bool:
     """Say whether `weights` (L,) satisfy eqs. 3 and 4 within `tolerance` (absolute, in barycentric coordinates)."""
-    weights = np.asarray(weights, dtype=np.float64)
-    if abs(weights.sum() - 1.0) > tolerance:
-        return False
-    return bool((barycentric(weights, sums, chains) >= -tolerance).all())
+    whole = abs(np.sum(weights) - 1.0) <= tolerance
+    return bool(whole and (barycentric(weights, sums, chains) >= -tolerance).all())
 
 
 def uniform_coordinates(uniforms: np.ndarray) -> np.ndarray:
@@ -103,8 +95,7 @@ def uniform_coordinates(uniforms: np.ndarray) -> np.ndarray:
 
     A coordinate of u = 1 is exactly 0, so vertices and faces can be named: 1/e on the face, 1 off it.
     """
-    energies = -np.log(np.asarray(uniforms, dtype=np.float64))
-    energies = energies + 0.0  # -0.0 would print as a sign
+    energies = 0.0 - np.log(np.asarray(uniforms, dtype=np.float64))  # a bare minus would make -0.0 of 1
     total = energies.sum(axis=-1, keepdims=True)
     if np.any(total <= 0):
         raise Top7Error("all barycentric coordinates are zero: at least one u must lie below 1")

@@ -20,121 +20,93 @@ SHOWN_IMPORTANCES = 6
 def ratio_form(weights: Sequence[float]) -> str:
     """Return weights as the paper writes them, the smallest that counts as 1: (0.1, 0.1, 0.5) -> "1 : 1 : 5"."""
     values = np.asarray(weights, dtype=np.float64)
-    counted = values[values > 1e-3]
-    unit = counted.min() if len(counted) else 1.0
+    unit = min(values[values > 1e-3], default=1.0)
     return " : ".join("0" if weight <= 1e-3 else f"{weight / unit:.3g}" for weight in values)
 
 
 def report(tuned: Tuned) -> str:
     """Return the closing table of `tune`."""
-    metric, top_k = tuned.landscape.metric, tuned.landscape.top_k
+    landscape, labelled, recipe = tuned.landscape, tuned.labelled, tuned.recipe
+    real, groups = int(labelled.real.sum()), len(np.unique(labelled.groups))
+    kinds = {"labelled queries": real, "simulated photos": len(labelled.real) - real}
+    counted = " and ".join(f"{count} {name}" for name, count in kinds.items() if count)
+    weights = [
+        (f"{weight:.4f}", name) for weight, name in zip(recipe.weights, short_names(recipe.components))
+    ]
     lines = [
-        *_queries(tuned),
+        f"{tuned.trials} trials ({tuned.new_trials} new), region {recipe.provenance['region']}, on {counted}; "
+        f"{int(labelled.private.sum())} of them are private: the study did not see them",
+        f"queries that share a correct image count as one: {groups} independent groups",
         "",
-        *_recipe(tuned),
+        table([["weight", "component"], *weights], left=[1]),
+        f"ratio {ratio_form(recipe.weights)}",
+        *(f"then {step_in_words(step)}" for step in recipe.steps),
         "",
-        *_figures(tuned, figure_name(metric, top_k)),
+        *_figures(tuned),
         "",
         *_unseen(tuned),
-        *([] if tuned.mixed is None else [f"WARNING: {tuned.mixed}"]),
-        *_certificate(tuned),
-        f"{tuned.near_best_share:.0%} of the region's weights score within one standard error of the best",
-        *_what_mattered(tuned),
-        *_missed(tuned, top_k),
-        *_costs(tuned),
     ]
+    if tuned.mixed is not None:
+        lines.append(f"WARNING: {tuned.mixed}")
+    if (found := tuned.certificate) is not None:
+        state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
+        if found.dropped > found.best and found.dropped >= found.bound:
+            state += ", which more time does not close: what memory could not hold or only rounding decides"
+        lines.append(
+            f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
+            f"{found.nodes} parts of the region in {found.seconds:.1f} s, public queries)"
+        )
+    lines.append(
+        f"{tuned.near_best_share:.0%} of the region's weights score within one standard error of the best"
+    )
+    if mattered := [f"{name} {value:.0%}" for name, value in tuned.importances.items()]:
+        lines.append(f"what changed the figure most: {', '.join(mattered[:SHOWN_IMPORTANCES])}")
+    if tuned.misses is not None:
+        n_correct = sum(map(len, labelled.relevant[: int(labelled.reported.sum())]))
+        missed = misses_text(tuned.misses, n_correct, landscape.top_k)
+        lines.append(f"{missed}; each in {tuned.paths['missed']}")
+    if tuned.combination.padded is not None:
+        lines.append(
+            f"candidates: {tuned.combination.mean_candidates:.0f} gallery images a query can reach the top places, "
+            f"on average of {len(labelled.query_ids)} queries"
+        )
+    lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
+    number, size_bytes = landscape.kept_files()
+    if number:
+        lines.append(
+            f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
+            "configurations too; deleted ones are made again"
+        )
     also = f", also {tuned.paths['tuned']}" if "tuned" in tuned.paths else ""
     return "\n".join([*lines, f"recipe: {tuned.paths['recipe']}{also}"])
 
 
-def _queries(tuned: Tuned) -> list[str]:
-    labelled = tuned.labelled
-    real, groups = int(labelled.real.sum()), len(np.unique(labelled.groups))
-    kinds = {"labelled queries": real, "simulated photos": len(labelled.real) - real}
-    counted = " and ".join(f"{count} {name}" for name, count in kinds.items() if count)
-    return [
-        f"{tuned.trials} trials ({tuned.new_trials} new), region {tuned.recipe.provenance['region']}, on {counted}; "
-        f"{int(labelled.private.sum())} of them are private: the study did not see them",
-        f"queries that share a correct image count as one: {groups} independent groups",
-    ]
-
-
-def _recipe(tuned: Tuned) -> list[str]:
-    recipe = tuned.recipe
-    named = zip(recipe.weights, short_names(recipe.components))
-    rows = [["weight", "component"], *([f"{weight:.4f}", name] for weight, name in named)]
-    return [
-        table(rows, left=[1]),
-        f"ratio {ratio_form(recipe.weights)}",
-        *(f"then {step_in_words(step)}" for step in recipe.steps),
-    ]
-
-
-def _figures(tuned: Tuned, title: str) -> list[str]:
+def _figures(tuned: Tuned) -> list[str]:
     """The table of figures: tuned, untuned, and the named points, best first."""
-    photos = not tuned.labelled.real.all()
+    photos, parts = not tuned.labelled.real.all(), tuned.combination.components
     columns = ["public", "private", "all", *(["simulated"] if photos else [])]
     studied = tuned.untuned.provenance.get("studied")
     untuned = "untuned (equal weights)" if studied is None else f"untuned ({studied} as studied)"
-    rows = [
-        [title, *columns],
-        _row("tuned", tuned.recipe.scores, columns),
-        _row(untuned, tuned.untuned.scores, columns),
+    figures: list[tuple[str, Mapping[str, float]]] = [
+        ("tuned", tuned.recipe.scores),
+        (untuned, tuned.untuned.scores),
     ]
-    parts = tuned.combination.components
     words = dict(zip((part.name for part in parts), short_names(parts)))
     for point in sorted(tuned.named, key=lambda point: -float(point.average_precisions.mean())):
         name = words.get(point.name, point.name) + ("" if point.inside else " *")
-        rows.append(_row(name, mean_figures(point.average_precisions, tuned.labelled), columns))
-    lines = [table(rows, left=[0])]
+        figures.append((name, mean_figures(point.average_precisions, tuned.labelled)))
+    rows = [
+        [name, *(f"{scores[part]:.4f}" if part in scores else "-" for part in columns)]
+        for name, scores in figures
+    ]
+    title = figure_name(tuned.landscape.metric, tuned.landscape.top_k)
+    lines = [table([[title, *columns], *rows], left=[0])]
     if any(not point.inside for point in tuned.named):
         lines.append("* weights that the region rules out: for comparison only")
     if photos:
         lines.append(
             "simulated: photos made of gallery images by code find the image they were made of; they rank descriptors and "
             "whitening, and tell neither how well real photos do nor whether joining gallery images helps"
-        )
-    return lines
-
-
-def _certificate(tuned: Tuned) -> list[str]:
-    found = tuned.certificate
-    if found is None:
-        return []
-    state = "proven optimal" if found.gap == 0 else f"gap {found.gap:.4f}"
-    if found.dropped > found.best and found.dropped >= found.bound:
-        state += ", which more time does not close: what memory could not hold or only rounding decides"
-    return [
-        f"certificate: best {found.best:.4f}, no weights of the region exceed {found.bound:.4f} ({state}; "
-        f"{found.nodes} parts of the region in {found.seconds:.1f} s, public queries)"
-    ]
-
-
-def _what_mattered(tuned: Tuned) -> list[str]:
-    top = [f"{name} {value:.0%}" for name, value in tuned.importances.items()][:SHOWN_IMPORTANCES]
-    return [f"what changed the figure most: {', '.join(top)}"] if top else []
-
-
-def _missed(tuned: Tuned, top_k: int) -> list[str]:
-    if tuned.misses is None:
-        return []
-    n_correct = sum(map(len, tuned.labelled.relevant[: int(tuned.labelled.reported.sum())]))
-    return [f"{misses_text(tuned.misses, n_correct, top_k)}; each in {tuned.paths['missed']}"]
-
-
-def _costs(tuned: Tuned) -> list[str]:
-    lines = []
-    if tuned.combination.padded is not None:
-        lines.append(
-            f"candidates: {tuned.combination.mean_candidates:.0f} gallery images a query can reach the top places, "
-            f"on average of {len(tuned.labelled.query_ids)} queries"
-        )
-    lines += [f"a trial by {kind.name} took {kind.seconds * 1e3:.1f} ms" for kind in tuned.kinds]
-    number, size_bytes = tuned.landscape.kept_files()
-    if number:
-        lines.append(
-            f"kept: {number} files of candidates and ranking steps, {size_bytes / 1e6:.1f} MB, those of earlier "
-            "configurations too; deleted ones are made again"
         )
     return lines
 
@@ -214,7 +186,7 @@ def report_values(tuned: Tuned) -> dict:
         values["missed"] = {
             "images": len(tuned.misses),
             "file": str(tuned.paths["missed"]),
-            "never reachable": sum(not miss.reachable for miss in tuned.misses),
+            "never reachable": int((~tuned.misses["reachable"]).sum()),
         }
     if tuned.cross_validated is not None:
         values["cross_validated"] = tuned.cross_validated.figures()
@@ -222,7 +194,3 @@ def report_values(tuned: Tuned) -> dict:
         told = ("best", "bound", "gap", "nodes")
         values["certificate"] = {name: getattr(tuned.certificate, name) for name in told}
     return values
-
-
-def _row(name: str, scores: Mapping[str, float], columns: Sequence[str]) -> list[str]:
-    return [name, *(f"{scores[part]:.4f}" if part in scores else "-" for part in columns)]

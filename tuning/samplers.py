@@ -33,9 +33,7 @@ class _Qmc(optuna.samplers.QMCSampler):
             warnings.catch_warnings()
         ):  # it calls itself experimental since version 3; versions are pinned here
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            super().__init__(
-                seed=seed, scramble=True, warn_independent_sampling=False, warn_asynchronous_seeding=False
-            )
+            super().__init__(seed=seed, scramble=True, warn_independent_sampling=False)
         self.draw = draw
 
     def _find_sample_id(self, study, search_space) -> int:

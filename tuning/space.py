@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from competition.configuration import Configuration
 from competition.messages import log
 from features.components import (
@@ -26,6 +28,7 @@ from features.components import (
 from features.ranking.state import spread
 from features.recipes.recipe import Recipe
 from tuning.labelled import NOT_SIMULATED
+from tuning.region import chain_members
 from tuning.step_choices import StepChoices, StepEntry, concrete_steps, configured_steps, recipe_steps
 
 # what a step may learn from that judges a study
@@ -105,9 +108,7 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
     tables = _judged(configuration, configuration.tuning.steps)
     for count in sorted(counts):  # the weights a step names have to fit every choice
         steps = configured_steps(tables, configuration.path, count)
-    lists = dict(known)
-    for step in steps:
-        lists |= step.choice_lists
+    lists = {**known, **_choice_lists(steps)}
     if recipe is not None:
         check_choice(configuration, recipe.choice, lists)
         lists = {name: (recipe.choice[name],) for name in lists}
@@ -120,14 +121,17 @@ def space_of(configuration: Configuration, recipe: Recipe | None = None) -> Spac
 
 def without_joint(space: Space) -> Space:
     """Return the space of a recipe without joining all components before whitening, where that is a choice of its."""
-    dear = [step for step in space.steps if step.values.get("joint", ())[:1] == (False,)]
-    if space.recipe is None or not dear:
-        return space
-    narrowed = [replace(step, values={**step.values, "joint": (False,)}) for step in dear]
-    steps = tuple(narrowed[dear.index(step)] if step in dear else step for step in space.steps)
-    gone = {f"{step.label}.joint" for step in dear}
-    lists = {name: values for name, values in space.choice_lists.items() if name not in gone}
-    return replace(space, choice_lists=lists, steps=steps)
+
+    def narrowed(step: StepChoices) -> StepChoices:
+        dear = step.values.get("joint", ())[:1] == (False,)
+        return replace(step, values={**step.values, "joint": (False,)}) if dear else step
+
+    steps = tuple(map(narrowed, space.steps))
+    return space if steps == space.steps else replace(space, choice_lists=_choice_lists(steps), steps=steps)
+
+
+def _choice_lists(steps: Sequence[StepChoices]) -> dict[str, tuple]:
+    return {name: values for step in steps for name, values in step.choice_lists.items()}
 
 
 def _judged(configuration: Configuration, steps: Sequence[Mapping]) -> list[Mapping]:
@@ -157,31 +161,26 @@ def _space_of_recipe(configuration: Configuration, recipe: Recipe) -> Space:
         """Weights by entry of the recipe's components as weights by component, in the space's order."""
         return spread(entries, groups)[order].tolist()
 
-    steps = []
-    for step in recipe.steps:
-        step = dict(step)
+    def arranged_step(step: Mapping[str, Any]) -> dict[str, Any]:
+        own: dict[str, list] = {}
         if step.get("weights") is not None:
-            step["weights"] = each(step["weights"])
+            own["weights"] = each(step["weights"])
         if "stages" in step:
-            step["stages"] = [{**stage, "weights": each(stage["weights"])} for stage in step["stages"]]
-        steps.append(step)
+            own["stages"] = [arranged_step(stage) for stage in step["stages"]]
+        return {**step, **own}
+
+    steps = tuple(arranged_step(step) for step in recipe.steps)
     components, weights = tuple(recipe.components[n] for n in order), tuple(recipe.weights[n] for n in order)
-    arranged = replace(recipe, components=components, weights=weights, groups=(), steps=tuple(steps))
+    arranged = replace(recipe, components=components, weights=weights, groups=(), steps=steps)
     chosen = recipe_steps(steps, len(order))
-    lists: dict[str, tuple] = {}
-    for each_step in chosen:
-        lists |= each_step.choice_lists
-    return Space(lists, lambda choice: arranged.components, chosen, arranged)
+    return Space(_choice_lists(chosen), lambda choice: components, chosen, arranged)
 
 
 def shallow_to_deep(configuration: Configuration, components: tuple[Component, ...]) -> list[int]:
     """Return the order that puts the layers of each chain shallow to deep, in the places the chain has, for eq. 3."""
-    order = list(range(len(components)))
-    for chain in dict.fromkeys(component.chain for component in components):
-        places = [number for number, component in enumerate(components) if component.chain == chain]
+    order = np.arange(len(components))
+    for places in chain_members([component.chain for component in components]):
         if len(places) > 1:
             depth = depth_order(backbone_of(configuration, components[places[0]]).layers)
-            members = sorted(places, key=lambda number: depth.index(components[number].layer))
-            for place, member in zip(places, members):
-                order[place] = member
-    return order
+            order[places] = sorted(places, key=lambda number: depth.index(components[number].layer))
+    return order.tolist()

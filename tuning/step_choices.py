@@ -9,7 +9,6 @@ augmentation or of a cascade's stage) is a choice as a list of lists or words.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +53,10 @@ class StepChoices:
         """Return the step as `choice` has it; None where it is left out or joins no neighbours."""
         if not choice.get(f"{self.label}.used", True):
             return None
-        found = {
-            key: values[list(map(parameter_value, values)).index(choice[f"{self.label}.{key}"])]
-            if len(values) > 1
-            else values[0]
-            for key, values in self.values.items()
-        }
+        found = {}
+        for key, values in self.values.items():
+            by_parameter = {parameter_value(value): value for value in values}
+            found[key] = by_parameter[choice[f"{self.label}.{key}"]] if len(values) > 1 else values[0]
         if self.name == "cascade":
             return {"step": self.name, "stages": _stages(found)}
         if self.name in ("augment", "expand") and found.get("neighbours") == 0:
@@ -96,12 +93,10 @@ def concrete_steps(
             continue
         if step["step"] == "augment":
             written = step.pop("weights", None)
-            if written == "equal":
-                written = [1.0] * len(graph_weights)
             if written is None and all(step_of(step).independent for step in found):
                 written = [float(weight) for weight in graph_weights]
             if written not in (None, "own"):
-                step["weights"] = written
+                step["weights"] = [1.0] * len(graph_weights) if written == "equal" else written
         found.append(step)
     return tuple(found)
 
@@ -116,16 +111,15 @@ def with_weights(
     words = {"own": weights, "equal": np.ones(len(weights)), "centroid": corners.mean(axis=0)}
     words |= {f"vertex {number}": corner for number, corner in enumerate(corners, start=1)}
 
-    def stage_of(stage: Mapping[str, Any]) -> dict[str, Any]:
-        named = stage["weights"]
-        return {**stage, "weights": words[named].tolist() if isinstance(named, str) else list(named)}
+    def numbered(step: StepEntry) -> StepEntry:
+        if step["step"] != "cascade":
+            return step
+        named = [stage["weights"] for stage in step["stages"]]
+        numbers = [words[each].tolist() if isinstance(each, str) else list(each) for each in named]
+        stages = [{**stage, "weights": own} for stage, own in zip(step["stages"], numbers)]
+        return {**step, "stages": stages}
 
-    return tuple(
-        {**step, "stages": [stage_of(stage) for stage in step["stages"]]}
-        if step["step"] == "cascade"
-        else step
-        for step in steps
-    )
+    return tuple(map(numbered, steps))
 
 
 def configured_steps(
@@ -234,18 +228,17 @@ def _check(steps: Sequence[StepChoices], where: str, n_components: int) -> None:
         for step in steps:
             drawn = {key: values[min(turn, len(values) - 1)] for key, values in step.values.items()}
             drawn |= {key: [1.0] * n_components for key in drawn if key.endswith("weights")}  # checked above
-            made.append(
-                {"step": step.name, **({"stages": _stages(drawn)} if step.name == "cascade" else drawn)}
-            )
+            arguments = {"stages": _stages(drawn)} if step.name == "cascade" else drawn
+            made.append({"step": step.name, **arguments})
         check_steps(made, where)
 
 
 def _check_weights(where: str, value: Any, n_components: int, words: Sequence[str]) -> None:
     if isinstance(value, str):
-        vertex = re.fullmatch(r"vertex (\d+)", value) if "centroid" in words else None
-        if value in words or vertex and 1 <= int(vertex[1]) <= n_components:
+        vertices = [f"vertex {n}" for n in range(1, n_components + 1)] if "centroid" in words else []
+        if value in (*words, *vertices):
             return
-        known = ", ".join([*words, *([f"vertex 1 to vertex {n_components}"] if "centroid" in words else [])])
+        known = ", ".join([*words, *([f"vertex 1 to vertex {n_components}"] if vertices else [])])
         raise ConfigurationError(f"{where} = {value!r}: expected numbers, or one of {known}")
     if not fits(value, Weights) or len(value) != n_components or not any(value):
         raise ConfigurationError(

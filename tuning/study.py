@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain, combinations, count
+from typing import Any
 
 import numpy as np
 import optuna
@@ -37,9 +38,7 @@ CROSS_VALIDATED = "cross-validated"  # the attribute of a study that keeps what 
 COUNTED = (TrialState.COMPLETE, TrialState.RUNNING)
 Parameters = dict[str, object]
 Evaluate = Callable[[Parameters, np.ndarray], float]  # choice, coordinates -> MAP@k
-Noted = Callable[
-    [Parameters, np.ndarray], Mapping[str, object]
-]  # the same -> attributes that the trial keeps
+Noted = Callable[[Parameters, np.ndarray], Mapping[str, object]]  # the same -> what the trial keeps
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,11 @@ def parameters(choice: Mapping[str, object], uniforms: np.ndarray) -> Parameters
     return {**choice, **{f"u{vertex}": float(u) for vertex, u in enumerate(uniforms)}}
 
 
-def point_of(
-    values: Mapping[str, object], choice_lists: Mapping[str, Sequence]
-) -> tuple[Parameters, np.ndarray]:
+def point_of(values: Mapping[str, object]) -> tuple[Parameters, np.ndarray]:
     """Return (choice, barycentric coordinates) of a trial's parameters."""
-    uniforms = np.array([values[name] for name in coordinate_names(values)], dtype=np.float64)
-    return {name: values[name] for name in choice_lists}, uniform_coordinates(uniforms)
+    names = coordinate_names(values)
+    uniforms = np.array([values[name] for name in names], dtype=np.float64)
+    return {name: value for name, value in values.items() if name not in names}, uniform_coordinates(uniforms)
 
 
 def coordinate_names(values: Iterable[str]) -> list[str]:
@@ -136,18 +134,12 @@ def completed(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def value_of(trial: FrozenTrial) -> float:
-    """Return the figure of a finished trial."""
-    assert trial.value is not None
-    return trial.value
-
-
 def run_trials(
     study: optuna.Study,
     plan: TrialPlan,
     evaluate: Evaluate,
     *,
-    noted: Noted | None = None,
+    noted: Noted = lambda choice, coordinates: {},
     finished: Callable[[optuna.Study], object] = lambda study: None,
 ) -> None:
     """Run trials until the study holds `plan.total` in all, this and any other worker's counted.
@@ -162,8 +154,26 @@ def run_trials(
     close_abandoned(study, own=True)
     waited_for: set[int] = set()
     while (place := _free_place(study, plan.total, waited_for)) is not None:
-        if _run_at(study, plan, named, place, evaluate, noted):
-            finished(study)
+        fixed = named[place] if place < len(named) else {}
+        trial_id = _new_trial(study, place, fixed, plan.space.choice_lists)
+        number = study._storage.get_trial(trial_id).number
+        try:
+            counted = study.get_trials(deepcopy=False, states=COUNTED)
+            if any(_place(trial) == place and trial.number < number for trial in counted):
+                study.tell(number, state=TrialState.FAIL)  # another worker was first there
+                continue
+            if not fixed:
+                study.sampler = make_sampler(plan.sampler, plan.seed, place - len(named))
+                fixed = suggest(optuna.Trial(study, trial_id), plan.space)
+            point = point_of(fixed)
+            value = evaluate(*point)
+            for key, attribute in noted(*point).items():
+                study._storage.set_trial_user_attr(trial_id, key, attribute)
+        except BaseException:
+            study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+        study.tell(number, value, skip_if_finished=True)
+        finished(study)
 
 
 def _free_place(study: optuna.Study, total: int, waited_for: set[int]) -> int | None:
@@ -176,40 +186,18 @@ def _free_place(study: optuna.Study, total: int, waited_for: set[int]) -> int | 
         running = [trial for trial in counted if trial.state == TrialState.RUNNING]
         if not running or len(counted) - len(running) >= total:
             return None
-        _say_waiting(running, waited_for)
+        for trial in running:
+            if trial.number not in waited_for:
+                waited_for.add(trial.number)
+                host, pid, _ = _worker(trial)
+                until = f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
+                until = "until it ends" if host == socket.gethostname() else until
+                log.info(
+                    f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
+                    f"{trial.datetime_start:%H:%M}, {until}"
+                )
         threading.Event().wait(0.2)
         close_abandoned(study)
-
-
-def _run_at(
-    study: optuna.Study,
-    plan: TrialPlan,
-    named: Sequence[Parameters],
-    place: int,
-    evaluate: Evaluate,
-    noted: Noted | None,
-) -> bool:
-    """Run the trial of one place; False where another worker was first there."""
-    fixed = named[place] if place < len(named) else {}
-    trial_id = _new_trial(study, place, fixed, plan.space.choice_lists)
-    number = study._storage.get_trial(trial_id).number
-    try:
-        counted = study.get_trials(deepcopy=False, states=COUNTED)
-        if any(_place(trial) == place and trial.number < number for trial in counted):
-            study.tell(number, state=TrialState.FAIL)
-            return False
-        if not fixed:
-            study.sampler = make_sampler(plan.sampler, plan.seed, place - len(named))
-            fixed = suggest(optuna.Trial(study, trial_id), plan.space)
-        point = point_of(fixed, plan.space.choice_lists)
-        value = evaluate(*point)
-        for key, attribute in ({} if noted is None else noted(*point)).items():
-            study._storage.set_trial_user_attr(trial_id, key, attribute)
-    except BaseException:
-        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        raise
-    study.tell(number, value, skip_if_finished=True)
-    return True
 
 
 def _new_trial(
@@ -219,15 +207,10 @@ def _new_trial(
     distributions: dict[str, BaseDistribution] = {name: FloatDistribution(SMALLEST_U, 1.0) for name in fixed}
     for name in choice_lists.keys() & fixed.keys():
         distributions[name] = CategoricalDistribution(list(choice_lists[name]))
-    return study._storage.create_new_trial(
-        study._study_id,
-        optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=dict(fixed),
-            distributions=distributions,
-            user_attrs={"place": place, "worker": worker_name()},
-        ),
-    )
+    known: dict[str, Any] = {"params": dict(fixed), "distributions": distributions}
+    attributes = {"place": place, "worker": worker_name()}
+    made = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=attributes, **known)
+    return study._storage.create_new_trial(study._study_id, made)
 
 
 def _place(trial: FrozenTrial) -> int:
@@ -254,22 +237,9 @@ def _given_up_at(trial: FrozenTrial) -> datetime:
     return (trial.datetime_start or datetime.now()) + timedelta(seconds=GRACE_S)
 
 
-def _say_waiting(running: Sequence[FrozenTrial], waited_for: set[int]) -> None:
-    for trial in running:
-        if trial.number not in waited_for:
-            waited_for.add(trial.number)
-            host, pid, _ = _worker(trial)
-            here = host == socket.gethostname()
-            until = "until it ends" if here else f"until {_given_up_at(trial):%Y-%m-%d %H:%M} at the latest"
-            log.info(
-                f"waiting for trial {trial.number}, which process {pid} of host {host} began at "
-                f"{trial.datetime_start:%H:%M}, {until}"
-            )
-
-
 def _worker(trial: FrozenTrial) -> list[str]:
     """Host, process and start of the worker of a trial."""
-    return f"{trial.user_attrs.get('worker', 'unknown')}::".split(":")[:3]
+    return trial.user_attrs["worker"].split(":")
 
 
 def close_abandoned(study: optuna.Study, *, own: bool = False) -> int:
@@ -280,9 +250,8 @@ def close_abandoned(study: optuna.Study, *, own: bool = False) -> int:
     closed = 0
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         host, pid, started = _worker(trial)
-        if host == socket.gethostname() and pid.isdigit():
-            own_trial = f"{host}:{pid}:{started}" == worker_name()
-            gone = str(_process_start(int(pid))) != started or (own and own_trial)
+        if host == socket.gethostname():
+            gone = str(_process_start(int(pid))) != started or own and int(pid) == os.getpid()
         else:
             gone = datetime.now() > _given_up_at(trial)
         if gone:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import optuna
+import pandas
 
 from competition.configuration import Configuration
 from competition.messages import log
@@ -14,16 +15,14 @@ from features.recipes.kept import data_identity, keep_recipe, readable
 from features.recipes.recipe import Recipe
 from tuning import study as studies
 from tuning.best import best_point, certified, check_certifiable, other_figures
-from tuning.described import figure_of, study_attributes, trial_attributes
+from tuning.described import figure_of, study_attributes, study_name, trial_attributes
 from tuning.evaluating import evaluated, mean_figures
 from tuning.forecast import affordable_folds, cost, kinds_of, showable_gain
 from tuning.landscape import Landscape
-from tuning.misses import Miss, find_misses, write_misses
+from tuning.misses import find_misses, write_misses
 from tuning.region import barycentric, contains
 from tuning.storage import open_storage
-from tuning.study_name import study_name
-from tuning.tuned import Tuned, judge
-from tuning.verdict import cross_validated
+from tuning.tuned import Tuned, cross_validated, judge, without_luck
 
 NO_FOLDS = "no cross-validation: each trial ranks the whole gallery here, and folds would repeat the study: --folds 5 does it"
 
@@ -65,16 +64,17 @@ def tune(
         f"{landscape.cache_bytes / 2**20:.1f} MiB ([tuning] cache_gib); least recently used goes first"
     )
     to_come = cost(study, plan, kinds, folds * repeats)
-    for line in [*map(str, kinds), to_come, showable_gain(landscape, untuned_values)]:
-        if line is not None:
-            log.info(line)
+    for line in filter(None, [*map(str, kinds), to_come, showable_gain(landscape, untuned_values)]):
+        log.info(line)
     mixed = other_figures(landscape, study)
     if mixed is not None:
         log.warning(f"WARNING: {mixed}")
     _run(landscape, study, plan)
 
-    found = kinds, len(studies.completed(study)) - before, untuned, untuned_values, mixed
-    tuned = Tuned(landscape, study, plan, *found, best_point(landscape, study), _earlier(landscape))
+    new, point = len(studies.completed(study)) - before, best_point(landscape, study)
+    lucky = without_luck(landscape, study, plan.seed)
+    found = kinds, new, untuned, untuned_values, mixed, point, lucky, _earlier(landscape)
+    tuned = Tuned(landscape, study, plan, *found)
     _write(tuned)  # what follows takes long, and may be interrupted
     if certify_seconds:
         tuned.certificate, tuned.point = certified(landscape, tuned.point, certify_seconds, certify_all)
@@ -108,8 +108,7 @@ def _recipe_point(landscape: Landscape) -> list[studies.Parameters]:
 def _open(landscape: Landscape, plan: studies.TrialPlan) -> optuna.Study:
     """Open the study, which says what it is of."""
     storage = open_storage(landscape.configuration.tuning.storage, landscape.work)
-    name = f"{study_name(landscape)}-seed{plan.seed}"
-    study = studies.open_study(storage, name)
+    study = studies.open_study(storage, f"{study_name(landscape)}-seed{plan.seed}")
     for key, value in {**study_attributes(landscape), "trials": plan.total}.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
@@ -123,18 +122,11 @@ def _untuned(landscape: Landscape) -> tuple[Recipe, np.ndarray]:
     steps.
     """
     choice, recipe = landscape.space.default, landscape.space.recipe
-    components = landscape.space.components_of(choice)
-    weights = np.full(len(components), 1.0 / len(components)) if recipe is None else recipe.weight_array
+    n = landscape.space.n_vertices(choice)
+    weights = np.full(n, 1.0 / n) if recipe is None else recipe.weight_array
     values = landscape.full_precisions(choice, weights, landscape.combination(choice).corners)
-    made = Recipe(
-        "untuned",
-        components,
-        tuple(map(float, weights)),
-        dict(choice),
-        {},
-        {"competition": landscape.configuration.competition.name, **_studied(landscape)},
-        landscape.recipe_steps(choice, weights),
-    )
+    provenance = {"competition": landscape.configuration.competition.name, **_studied(landscape)}
+    made = landscape.recipe("untuned", choice, weights, {}, provenance)
     return evaluated(landscape.configuration, made, values, landscape.labelled), values
 
 
@@ -162,27 +154,20 @@ def _run(landscape: Landscape, study: optuna.Study, plan: studies.TrialPlan) -> 
 
 def _earlier(landscape: Landscape) -> dict[str, Recipe]:
     """The recipes that are kept already, by name, but for one under study that was written as untuned."""
-    found = {path.stem: readable(path) for path in (landscape.work / "recipes").glob("*.json")}
-    return {
-        name: recipe
-        for name, recipe in found.items()
-        if recipe is not None and not (name == "untuned" and "studied" in recipe.provenance)
-    }
+    found = {}
+    for path in (landscape.work / "recipes").glob("*.json"):
+        recipe = readable(path)
+        if recipe is not None and not (path.stem == "untuned" and "studied" in recipe.provenance):
+            found[path.stem] = recipe
+    return found
 
 
 def _write(tuned: Tuned) -> None:
     """Write the recipe of the best point with what it is worth, and the untuned one; better earlier ones are kept."""
     landscape, point = tuned.landscape, tuned.point
     weights = landscape.recipe_weights(point.choice, point.coordinates)
-    best = Recipe(
-        "best",
-        landscape.space.components_of(point.choice),
-        tuple(map(float, weights)),
-        dict(point.choice),
-        mean_figures(tuned.values, tuned.labelled),
-        _provenance(tuned),
-        tuple(landscape.recipe_steps(point.choice, weights)),
-    )
+    figures = mean_figures(tuned.values, tuned.labelled)
+    best = landscape.recipe("best", point.choice, weights, figures, _provenance(tuned))
     tuned.comparison, tuned.recipe = judge(best, tuned), best
     made = {"recipe": best, "untuned": tuned.untuned}
     if landscape.space.recipe is not None:
@@ -216,21 +201,17 @@ def _studied(landscape: Landscape) -> dict[str, str]:
     return {} if landscape.space.recipe is None else {"studied": landscape.space.recipe.name}
 
 
-def _misses(tuned: Tuned) -> list[Miss] | None:
+def _misses(tuned: Tuned) -> pandas.DataFrame | None:
     """Write the correct images that the best recipe misses; None where there are no candidates to explain them by."""
     landscape, combination, labelled = tuned.landscape, tuned.combination, tuned.labelled
     if combination.padded is None:
         return None
     prepared, asked = landscape.prepared(tuned.point.choice), np.flatnonzero(labelled.reported)
+    padded, relevant = combination.padded.of_queries(asked), labelled.relevant[: len(asked)]
+    at = combination.weights(tuned.point.coordinates), combination.corners
     misses = find_misses(
-        combination.padded.of_queries(asked),  # labelled ones come first
-        labelled.relevant[: len(asked)],
-        combination.weights(tuned.point.coordinates),
-        combination.corners,
-        prepared.queries,
-        prepared.gallery,
-    )
-    path = landscape.work / "recipes" / "best-missed.csv"
-    ids = labelled.query_ids, landscape.gallery_ids
+        padded, relevant, *at, prepared.queries, prepared.gallery
+    )  # labelled ones come first
+    path, ids = landscape.work / "recipes" / "best-missed.csv", (labelled.query_ids, landscape.gallery_ids)
     tuned.paths["missed"] = write_misses(path, misses, *ids, labelled.private)
     return misses

@@ -56,11 +56,10 @@ class Comparison:
 def cross_validate(
     tune_inside: Callable[[np.ndarray, int], np.ndarray],
     groups: np.ndarray,
-    *,
+    told: np.ndarray | None = None,
     n_folds: int = 5,
     repeats: int = 2,
     seed: int = 0,
-    told: np.ndarray | None = None,
 ) -> CrossValidated:
     """Tune inside each fold and score outside it.
 
@@ -185,21 +184,16 @@ def compare(
             alternative="two-sided" if two_sided else "greater",
             rng=np.random.default_rng(seed),
         ).pvalue
-    return Comparison(
-        float(np.average(difference, weights=weight)),
-        group_interval(difference, groups, weight),
-        float(p),
-        *(int(count) for count in ((difference > 0).sum(), (difference == 0).sum(), (difference < 0).sum())),
-    )
+    gain, interval = float(np.average(difference, weights=weight)), group_interval(difference, groups, weight)
+    counts = (int((np.sign(difference) == sign).sum()) for sign in (1, 0, -1))
+    return Comparison(gain, interval, float(p), *counts)
 
 
 def holm(values: Sequence[float]) -> list[float]:
     """Return p-values of several comparisons corrected for their number (Holm 1979), in the order given."""
-    found, largest = [0.0] * len(values), 0.0
-    for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
-        largest = max(largest, min(1.0, (len(values) - place) * values[index]))
-        found[index] = largest
-    return found
+    order, found = np.argsort(values, kind="stable"), np.empty(len(values))
+    found[order] = np.maximum.accumulate(np.arange(len(values), 0, -1) * np.take(values, order))
+    return np.minimum(found, 1.0).tolist()
 
 
 def _weight(weight: np.ndarray | None, groups: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from tuning.described import choice_name, share_names
 from tuning.evaluating import LARGE_GALLERY
 from tuning.region import contains, layer_sums, region_chains, vertices
 from tuning.study import COORDINATE, completed, point_of
-from tuning.verdict import near_best_share
+from tuning.tuned import near_best_share
 
 SLICED = 6  # parameters that Optuna's slices show
 ENOUGH = 10  # trials that importances need
@@ -75,7 +75,7 @@ def _near(scene: Scene, recipe: Recipe) -> float | None:
 
 def trial_weights(recipe: Recipe, trial: optuna.trial.FrozenTrial) -> np.ndarray | None:
     """A trial's weights in the region as the recipe's choices make it; None where a step joined the components."""
-    coordinates, sums = point_of(trial.params, {})[1], np.array(recipe.provenance.get("sums", ()))
+    coordinates, sums = point_of(trial.params)[1], np.array(recipe.provenance.get("sums", ()))
     if not len(coordinates) == len(sums) == len(recipe.components):
         return None
     centred = any(step_of(step).centres for step in recipe.steps)  # sums of centred rows order nothing
@@ -91,7 +91,7 @@ def optuna_charts(
     names = share_names(components)
     study = optuna.create_study(direction="maximize")
     for trial in trials:
-        _, coordinates = point_of(trial.params, {})
+        _, coordinates = point_of(trial.params)
         chosen = [name for name in trial.params if not COORDINATE.fullmatch(name)]
         choices = {choice_name(old, components): old for old in chosen}
         shares = names

@@ -57,7 +57,7 @@ def test_a_trial_says_its_weights_by_component_and_the_private_figure(tuned):
     study = next(iter(found.values()))
     landscape = Landscape(configuration)
     for trial in studies.completed(study):
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        choice, coordinates = studies.point_of(trial.params)
         components = landscape.space.components_of(choice)
         weights = landscape.combination(choice).weights(coordinates)
         said = [trial.user_attrs[full_name(part)] for part in components]

@@ -22,13 +22,13 @@ from submissions.__main__ import main
 from tuning import study as studies
 from tuning.candidates import Candidates
 from tuning.certificate import certify
+from tuning.described import study_name
 from tuning.evaluating import labelled_precisions
 from tuning.labelled import HALF_AT, labelled_queries, study_queries
 from tuning.landscape import Landscape
 from tuning.objective import mean_average_precision, pad_candidates
 from tuning.report import report
 from tuning.storage import open_storage
-from tuning.study_name import study_name
 from tuning.tune import tune
 from tuning.validation import bias_corrected, compare, cross_validate, group_interval
 
@@ -92,7 +92,7 @@ def test_every_trial_is_the_naive_ranking_of_all_queries_under_the_weights(extra
     share = n / (n + HALF_AT) if objective == "both" else 0.0
     study = studies.open_study(open_storage(None, landscape.work), f"{study_name(landscape)}-seed0")
     for trial in studies.completed(study):
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        choice, coordinates = studies.point_of(trial.params)
         weights = landscape.recipe_weights(choice, coordinates)
         real, photos = naive_figures(configuration, landscape, weights, choice)
         expected = share * real[~labelled.private].mean() + (1 - share) * photos[~hidden].mean()

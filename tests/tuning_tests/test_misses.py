@@ -4,10 +4,10 @@ import csv
 
 import numpy as np
 
+from tests.tuning_tests.test_candidates import ranks
 from tests.tuning_tests.test_combination import K, scenery  # noqa: F401 (a fixture)
 from tuning.combination import make_combination
 from tuning.misses import find_misses, misses_text, write_misses
-from tuning.objective import ranks
 from tuning.region import random_coordinates
 
 
@@ -24,7 +24,7 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     made = make_combination(components, queries, gallery, relevant, public, K, "similarity", None)
     weights = made.corners.mean(axis=0)
     misses = find_misses(made.padded, relevant, weights, made.corners, queries, gallery)
-    found = {(miss.query, miss.row): miss for miss in misses}
+    found = {(miss.query, miss.row): miss for miss in misses.itertuples()}
     top = ranks(made.padded, weights)
     scores = sum(
         w * q.descriptors.astype(np.float64) @ g.descriptors.astype(np.float64).T
@@ -34,11 +34,7 @@ def test_misses_have_their_place_in_the_full_ranking_and_say_whether_weights_hel
     expected = {
         (query, int(row)) for query, rows in enumerate(relevant) for row in rows if row not in top[query]
     }
-    assert (
-        set(found) == expected
-        and any(miss.reachable for miss in misses)
-        and not all(miss.reachable for miss in misses)
-    )
+    assert set(found) == expected and misses["reachable"].any() and not misses["reachable"].all()
     shown = np.zeros((9, 400), dtype=bool)
     for point in random_coordinates(1500, 3, np.random.default_rng(0)) @ made.corners:
         for query, line in enumerate(ranks(made.padded, point)):

@@ -4,9 +4,9 @@ import numpy as np
 
 from competition.configuration import load_configuration
 from features.extraction import extract
+from tuning.described import study_name
 from tuning.landscape import Landscape
 from tuning.report import report, report_values
-from tuning.study_name import study_name
 from tuning.tune import tune
 
 
@@ -32,6 +32,6 @@ def test_a_changed_search_is_another_study(tiny_competition, tmp_path, monkeypat
     extract(configuration)
     names = []
     for version in (1, 2):
-        monkeypatch.setattr("tuning.study_name.SEARCH", version)
+        monkeypatch.setattr("tuning.described.SEARCH", version)
         names.append(study_name(Landscape(configuration)))
     assert names[0] != names[1]

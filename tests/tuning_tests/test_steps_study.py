@@ -22,6 +22,7 @@ from submissions.__main__ import main
 from submissions.submitting import submit
 from tests.features_tests.ranking_references import rank
 from tuning import study as studies
+from tuning.described import study_name
 from tuning.evaluating import labelled_precisions
 from tuning.forecast import showable_gain
 from tuning.labelled import labelled_queries
@@ -30,9 +31,8 @@ from tuning.region import random_coordinates
 from tuning.space import space_of
 from tuning.step_choices import configured_steps
 from tuning.storage import open_storage
-from tuning.study_name import study_name
 from tuning.tune import tune
-from tuning.verdict import near_best_share
+from tuning.tuned import near_best_share
 
 EXPAND = {"step": "expand", "neighbours": 2}
 STUDIES = {
@@ -82,7 +82,7 @@ def written_trials(configuration, landscape, tuned):
     name = f"{study_name(landscape)}-seed0"
     study = studies.open_study(open_storage(None, landscape.work), name)
     for trial in studies.completed(study):
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        choice, coordinates = studies.point_of(trial.params)
         weights = landscape.recipe_weights(choice, coordinates)
         yield (
             trial.value,
@@ -274,7 +274,7 @@ def test_a_study_resumed_elsewhere_ranks_no_finished_trial_again(awkward, monkey
     best = max(studies.completed(study), key=lambda trial: trial.value)
     ranked_again = 0
     for trial in studies.completed(study):
-        choice, coordinates = studies.point_of(trial.params, landscape.choice_lists)
+        choice, coordinates = studies.point_of(trial.params)
         weights = landscape.combination(choice).weights(coordinates).tobytes()
         sampled = len(set(coordinates.round(9))) == len(coordinates) and trial.number != best.number
         ranked_again += sampled and weights in rankings

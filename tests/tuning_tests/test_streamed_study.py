@@ -7,10 +7,10 @@ from competition.errors import ConfigurationError
 from features.extraction import extract
 from tuning import gallery_pass
 from tuning import study as studies
+from tuning.described import study_name
 from tuning.landscape import Landscape
 from tuning.report import report, report_values
 from tuning.storage import open_storage
-from tuning.study_name import study_name
 from tuning.tune import tune
 
 

@@ -22,7 +22,6 @@ from features.extraction import extract
 from features.recipes.recipe import read_recipe
 from tuning import study as studies
 from tuning import tune as tune_module
-from tuning.landscape import Landscape
 from tuning.samplers import SAMPLERS, make_sampler
 from tuning.space import Space
 from tuning.storage import Journal, open_storage
@@ -61,7 +60,7 @@ def run(work: Path, total: int, sampler: str = "random"):
 
 
 def test_vertices_centroid_and_faces_come_first():
-    points = [studies.point_of(values, CHOICES) for values in studies.first_points(SPACE)]
+    points = [studies.point_of(values) for values in studies.first_points(SPACE)]
     coordinates = [tuple(np.round(point, 12)) for _, point in points]
     third = round(1 / 3, 12)
     assert coordinates[0] == (third, third, third)
@@ -74,7 +73,7 @@ def test_each_chain_stands_alone_under_every_combination_of_its_own_choices():
     lists = {"net.pooling": ("spoc", "fcrow"), "parts.count": (10, 50), "parts.dim": (64, 128, 256)}
     layers = [Component(f"layer {number}", "net", "net", number, "spoc") for number in range(2)]
     space = Space(lists, lambda choice: (*layers, Component("parts", "parts", "net", 1)))
-    points = [studies.point_of(values, lists) for values in studies.first_points(space)]
+    points = [studies.point_of(values) for values in studies.first_points(space)]
     parts_alone = {
         (choice["parts.count"], choice["parts.dim"]) for choice, at in points if tuple(at) == (0, 0, 1)
     }
@@ -328,7 +327,7 @@ def test_choices_of_different_component_counts_have_coordinates_of_their_own(
     study = studies.open_study(open_storage(None, tmp_path), tuned.recipe.provenance["study"])
     counts, alone = {"fcrow": 4, "head": 2}, []
     for trial in studies.completed(study):
-        choice, coordinates = studies.point_of(trial.params, Landscape(configuration).choice_lists)
+        choice, coordinates = studies.point_of(trial.params)
         assert len(coordinates) == counts[choice["test_resnet.pooling"]]
         if coordinates.max() == 1.0:
             alone.append((choice["test_resnet.pooling"], int(coordinates.argmax())))
