@@ -5,11 +5,14 @@ for good once k others exclude it: each is larger in every t_j by more than the 
 large in every similarity s_l and earlier in gallery order (float sums are monotone, so the computed score is
 then at least as large too, and the tie goes to the earlier row). Every removal is justified by k actual
 items, so what is kept is a superset of every top k, whatever the order in which the blocks come.
+
+One pass over the gallery finds those of all queries: each query is filtered and sharpened as blocks come
+(`tuning.running_candidates`), and settled by that rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +20,21 @@ from itertools import chain
 
 import numpy as np
 
+from competition.messages import log
+from competition.progress import Progress
+from features.dumps import Dump
+from features.search.sharding import map_over_shards
+from features.search.similarity import UNIT_NORM, component_similarity, margin, similarity_blocks
+from tuning.region import chain_members
 from tuning.running_candidates import FastCoordinates, PrunesBadly, Running, above, champions
 
 # |computed - true| of a float64 score or vertex coordinate of unit similarities stays far below this
 SCORE_MARGIN = 1e-11
 LOOKED_AT = 256  # items whose share that stays says whether too many will
+CANDIDATE_LIMIT = 5_000
+QUERY_BYTES = 200_000  # that a query and component take at most during a pass (measured)
+PASS_BYTES = 512 << 20  # that the queries of one pass take; more queries take more passes
+SCENE_BYTES = 1 << 30  # of one combination's candidates; past that each trial ranks the whole gallery
 
 Block = tuple[int, Sequence[np.ndarray]]
 Canonical = Callable[[int, np.ndarray], np.ndarray]
@@ -159,3 +172,79 @@ def merged_candidates(
         order = np.argsort(rows, kind="stable")
         found.append((rows[order], similarities[order]))
     return Candidates(tuple(rows for rows, _ in found), tuple(values for _, values in found))
+
+
+def excluded_rows(dumps: Sequence[Dump]) -> np.ndarray:
+    """Return (n,) bool: rows that some component could not read; they take part in nothing."""
+    return np.logical_or.reduce([dump.unreadable for dump in dumps])
+
+
+def candidate_limit(n_rows: int) -> int:
+    """Return how many candidates a query may keep before ranking the whole gallery is the better way."""
+    return min(CANDIDATE_LIMIT, max(1000, n_rows // 4))
+
+
+def pass_over_gallery(
+    queries: Sequence[Dump],
+    gallery: Sequence[Dump],
+    corners: np.ndarray,
+    chains: Sequence[str],
+    k: int,
+    relevant: Sequence[np.ndarray],
+) -> Candidates | None:
+    """Return the candidates of all queries, as many at once as memory allows; None where the region prunes badly."""
+    arrays = [np.asarray(dump.descriptors) for dump in gallery]  # a memmap costs at each indexing
+    fast, excluded = FastCoordinates(corners, tuple(chain_members(chains))), excluded_rows(gallery)
+    size, limit = max(1, PASS_BYTES // (QUERY_BYTES * len(arrays))), candidate_limit(len(excluded))
+    passes = range(0, len(relevant), size)
+    rows: list[np.ndarray] = []
+    similarities: list[np.ndarray] = []
+    with Progress(total=len(excluded) * len(passes), unit="row", desc="candidates", leave=False) as bar:
+        for first in passes:
+            part = slice(first, first + size)
+            own = [np.ascontiguousarray(dump.descriptors[part]) for dump in queries]
+            shard = partial(_among_rows, own, arrays, fast, np.flatnonzero(excluded), k)
+            canonical, always = partial(_canonical, own, arrays), relevant[part]
+            try:
+                shards = list(map_over_shards(shard, len(excluded), bar.update))
+                found = merged_candidates(shards, canonical, corners, k, excluded, always, limit)
+            except PrunesBadly as error:
+                log.info(f"{error}: candidates are not kept")
+                return None
+            rows += found.rows
+            similarities += found.similarities
+            if (first + size) * max(map(len, rows)) * (8 * len(arrays) + 9) > SCENE_BYTES:
+                return None
+    return Candidates(tuple(rows), tuple(similarities))
+
+
+def _canonical(
+    queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray], number: int, rows: np.ndarray
+) -> np.ndarray:
+    return np.stack([component_similarity(q[number], g[rows]) for q, g in zip(queries, gallery)], axis=1)
+
+
+def _among_rows(
+    queries: Sequence[np.ndarray],
+    gallery: Sequence[np.ndarray],
+    fast: FastCoordinates,
+    absent: np.ndarray,
+    k: int,
+    first: int,
+    last: int,
+    done: Callable[[int], object],
+) -> Candidates:
+    """The candidates among rows first to last of the gallery; absent: rows that take part in nothing."""
+    scaled = [(query * scale).astype(np.float32) for query, scale in zip(queries, fast.scale)]
+    n_queries, excluded = len(queries[0]), np.zeros(len(gallery[0]), dtype=bool)
+    excluded[absent] = True
+    block_rows = int(np.clip((64 << 20) // (4 * len(gallery) * max(1, n_queries)), 256, 8192))
+
+    def blocks() -> Iterator[tuple[int, Sequence[np.ndarray]]]:
+        for start, layers in similarity_blocks(scaled, gallery, block_rows, range(first, last)):
+            yield start, layers
+            done(layers[0].shape[1])
+
+    bounds = [margin(g.shape[1], UNIT_NORM**2 * scale, extra=2) for g, scale in zip(gallery, fast.scale)]
+    canonical, limit = partial(_canonical, queries, gallery), candidate_limit(len(excluded))
+    return find_candidates(blocks(), canonical, fast, k, n_queries, np.array(bounds), excluded, limit)

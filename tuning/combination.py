@@ -25,8 +25,7 @@ from features.dumps import Dump, budget, column_sum, seals
 from features.dumps.derived import digest_of
 from features.ranked_lists import rank_dumps
 from features.ranking.state import dump_identity
-from tuning.candidates import Candidates
-from tuning.gallery_pass import candidate_limit, excluded_rows, pass_over_gallery
+from tuning.candidates import Candidates, candidate_limit, excluded_rows, pass_over_gallery
 from tuning.labelled import Labelled
 from tuning.objective import PaddedCandidates, pad_candidates
 from tuning.objective import average_precisions as padded_precisions

@@ -12,8 +12,7 @@ import pandas
 from competition.atomic import write_text
 from features.dumps import Dump
 from features.search.similarity import fuse, similarity_blocks
-from tuning.candidates import exclusion_counts
-from tuning.gallery_pass import excluded_rows
+from tuning.candidates import excluded_rows, exclusion_counts
 from tuning.objective import PaddedCandidates, ranked_positions
 
 

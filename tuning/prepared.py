@@ -15,7 +15,7 @@ from features.components import Component
 from features.dumps import Dump
 from features.ranking.state import Photos, State, start
 from features.ranking.steps import apply_steps, step_of
-from tuning.gallery_pass import excluded_rows
+from tuning.candidates import excluded_rows
 from tuning.step_choices import StepEntry
 
 HELD_BYTES = 64 << 20  # of gallery dumps up to which the steps leave no files; four sets are held

@@ -206,12 +206,11 @@ def _misses(tuned: Tuned) -> pandas.DataFrame | None:
     landscape, combination, labelled = tuned.landscape, tuned.combination, tuned.labelled
     if combination.padded is None:
         return None
-    prepared, asked = landscape.prepared(tuned.point.choice), np.flatnonzero(labelled.reported)
+    prepared = landscape.prepared(tuned.point.choice)
+    asked = np.flatnonzero(labelled.reported)  # they come first
     padded, relevant = combination.padded.of_queries(asked), labelled.relevant[: len(asked)]
     at = combination.weights(tuned.point.coordinates), combination.corners
-    misses = find_misses(
-        padded, relevant, *at, prepared.queries, prepared.gallery
-    )  # labelled ones come first
+    misses = find_misses(padded, relevant, *at, prepared.queries, prepared.gallery)
     path, ids = landscape.work / "recipes" / "best-missed.csv", (labelled.query_ids, landscape.gallery_ids)
     tuned.paths["missed"] = write_misses(path, misses, *ids, labelled.private)
     return misses

@@ -12,7 +12,7 @@ import pytest
 from features.search import exact_search as search
 from features.search import sharding
 from submissions.__main__ import main
-from tuning import gallery_pass
+from tuning import candidates
 
 COMMANDS = {
     "tune": ("tune", "--folds", "0", "--trials", "12"),
@@ -87,7 +87,7 @@ def test_commands_on_a_cluster_give_what_one_machine_gives(
             yield found
 
     monkeypatch.setattr(search, "map_over_shards", killing)
-    monkeypatch.setattr(gallery_pass, "map_over_shards", killing)
+    monkeypatch.setattr(candidates, "map_over_shards", killing)
     address = dask_cluster.scheduler_address
     for name, command in COMMANDS.items():
         before = len(maps)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from competition.metrics import METRICS, query_figures
 from tests.tuning_tests.test_robust import pad_candidates
-from tuning.certificate import certify
+from tuning.certificate import OpenPairs, certify
 from tuning.objective import average_precisions, mean_average_precision
-from tuning.open_pairs import OpenPairs
 from tuning.region import random_coordinates, vertices
 
 

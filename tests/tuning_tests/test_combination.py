@@ -12,7 +12,7 @@ from competition.metrics import query_figures
 from features.components import Component
 from features.dumps import Dump
 from features.search import sharding
-from tuning import gallery_pass
+from tuning import candidates
 from tuning.combination import make_combination, mean_similarities
 from tuning.named_points import PAPER_ROWS, named_points, named_weights, paper_weights
 from tuning.region import random_coordinates
@@ -105,7 +105,7 @@ def test_a_region_that_prunes_badly_says_so_and_ranks_to_the_same_figures(
 ):
     components, queries, gallery, relevant, public = scenery
     exact = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
-    monkeypatch.setattr(gallery_pass, "candidate_limit", lambda n_rows: 8)
+    monkeypatch.setattr(candidates, "candidate_limit", lambda n_rows: 8)
     made = make_combination(components, queries, gallery, relevant, public, K, "simplex", tmp_path)
     assert made.padded is None and "prunes badly" in capsys.readouterr().err
     for weights in random_coordinates(20, 3, np.random.default_rng(2)):
@@ -115,11 +115,11 @@ def test_a_region_that_prunes_badly_says_so_and_ranks_to_the_same_figures(
 def test_more_queries_than_memory_holds_at_once_come_in_passes_to_the_same_candidates(scenery, monkeypatch):
     components, queries, gallery, relevant, public = scenery
     whole = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
-    monkeypatch.setattr(gallery_pass, "PASS_BYTES", 3 * len(components) * gallery_pass.QUERY_BYTES)
+    monkeypatch.setattr(candidates, "PASS_BYTES", 3 * len(components) * candidates.QUERY_BYTES)
     parts = make_combination(components, queries, gallery, relevant, public, K, "simplex", None)
     np.testing.assert_array_equal(parts.padded.rows, whole.padded.rows)
     np.testing.assert_array_equal(parts.padded.similarities, whole.padded.similarities)
-    monkeypatch.setattr(gallery_pass, "SCENE_BYTES", 100)
+    monkeypatch.setattr(candidates, "SCENE_BYTES", 100)
     assert make_combination(components, queries, gallery, relevant, public, K, "simplex", None).padded is None
 
 
@@ -199,7 +199,7 @@ def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
 
     expected = {region: made(region) for region in ("similarity", "simplex")}
     monkeypatch.setattr(sharding, "SHARD_ROWS", 50)
-    map_over_shards, heard = gallery_pass.map_over_shards, []
+    map_over_shards, heard = candidates.map_over_shards, []
 
     def killing(*arguments):
         for found in map_over_shards(*arguments):
@@ -208,7 +208,7 @@ def test_a_combination_made_by_a_cluster_whose_worker_dies_is_one_machines(
             heard.append(len(found.rows))
             yield found
 
-    monkeypatch.setattr(gallery_pass, "map_over_shards", killing)
+    monkeypatch.setattr(candidates, "map_over_shards", killing)
     with sharding.on_cluster(dask_cluster.scheduler_address):
         for region, one in expected.items():
             found = made(region)

@@ -5,7 +5,7 @@ import pytest
 from competition.configuration import load_configuration
 from competition.errors import ConfigurationError
 from features.extraction import extract
-from tuning import gallery_pass
+from tuning import candidates
 from tuning import study as studies
 from tuning.described import study_name
 from tuning.landscape import Landscape
@@ -23,7 +23,7 @@ def test_a_streamed_study_says_so_first_and_finds_the_same_figures(
         extract(configurations[name])
     exact = tune(configurations["exact"], trials=8, folds=0)
     capsys.readouterr()
-    monkeypatch.setattr(gallery_pass, "candidate_limit", lambda n_rows: 7)
+    monkeypatch.setattr(candidates, "candidate_limit", lambda n_rows: 7)
     with pytest.raises(ConfigurationError, match="prunes badly"):
         tune(configurations["streamed"], trials=8, certify_seconds=1)
     landscape = Landscape(configurations["streamed"])
