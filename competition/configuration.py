@@ -285,8 +285,7 @@ def _unique(
     backbones: tuple[Backbone, ...], externals: tuple[External, ...], path: Path
 ) -> tuple[Backbone, ...]:
     """`backbones` with a name each: the given one, or the model's, with -2, -3 … when that is taken."""
-    tables: list[Backbone | External] = [*backbones, *externals]
-    given = [table.name for table in tables if table.name]
+    given = [*filter(None, [*(one.name for one in backbones), *(one.name for one in externals)])]
     for name in given:
         if given.count(name) > 1:
             raise ConfigurationError(

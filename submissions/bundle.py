@@ -73,6 +73,8 @@ def make_bundle(configuration: Configuration, recipe: Recipe, out: Path) -> Outc
             f"{out}: the bundle needs {_size(copied + tensors)}, {_size(free)} are free: make room, or give --out"
         )
     folder, old = (out.with_name(f".{out.name}.{ending}") for ending in ("partial", "old"))
+    if old.exists() and not out.exists():  # killed between two renames
+        os.rename(old, out)
     for left in (folder, old):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:

@@ -280,6 +280,9 @@ def test_a_bundle_that_fails_leaves_the_earlier_one_and_nothing_else(made, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(making, "_answer_once", failing)
         assert main(arguments) == 1
+        assert (out / "bundle.json").stat().st_ino == before and list(tmp_path.iterdir()) == [out]
+        os.rename(out, tmp_path / ".bundle.old")  # as a run that is killed between two renames leaves it
+        assert main(arguments) == 1
     assert (out / "bundle.json").stat().st_ino == before and list(tmp_path.iterdir()) == [out]
     assert main(arguments) == 0
     assert (out / "bundle.json").stat().st_ino != before and list(tmp_path.iterdir()) == [out]
