@@ -67,13 +67,8 @@ class Running:
         settle: Settle,
         spread: Callable[..., Any],
     ):
-        self.twice, self.k, self.limit, self.settle, self.spread = (
-            2 * slack[:, None],
-            k,
-            limit,
-            settle,
-            spread,
-        )
+        self.twice = 2 * slack[:, None]
+        self.k, self.limit, self.settle, self.spread = k, limit, settle, spread
         self.thresholds = np.full((n_queries, len(slack)), -np.inf, dtype=np.float32)
         self.kept = [(np.empty(0, np.int64), np.empty((len(slack), 0), np.float32))] * n_queries
         self.waiting: list[Found] = []
@@ -90,10 +85,8 @@ class Running:
         if not self.waiting:
             return
         queries, rows, f = (np.concatenate(parts, axis=-1) for parts in zip(*self.waiting))
-        own = np.split(
-            np.argsort(queries, kind="stable"),
-            np.searchsorted(np.sort(queries), np.arange(1, len(self.kept))),
-        )
+        order = np.argsort(queries, kind="stable")
+        own = np.split(order, np.searchsorted(queries[order], np.arange(1, len(self.kept))))
         self.waiting = []
 
         def sharpened(query: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from features.dumps.derived import noting_files
 from features.ranking.principal_axes import projected
 from features.ranking.state import Photos
 from features.ranking.steps import apply_steps, check_steps, split_steps, used_components
-from features.ranking.steps.whiten import learn_znormalisation
+from features.ranking.steps.znormalise import learn_znormalisation
 from tests.features_tests.ranking_references import clustered, learn_whitening, rank, start
 from tests.features_tests.test_steps import photos_of
 from tests.features_tests.test_whitening import naive_photo_whitening

@@ -10,7 +10,7 @@ from competition.errors import Top7Error
 from features.ranking.principal_axes import projected
 from features.ranking.steps.diffuse import diffused, transition
 from features.ranking.steps.reciprocal import jaccard_distances, learn_codes, mixed_scores, query_code
-from features.ranking.steps.whiten import learn_znormalisation
+from features.ranking.steps.znormalise import learn_znormalisation
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph
 from features.search.similarity import component_similarity

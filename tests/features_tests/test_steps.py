@@ -14,7 +14,7 @@ from features.ranking.state import Photos, spread
 from features.ranking.steps import STEPS, TUNABLE, check_steps
 from features.ranking.steps.expand import expand
 from features.ranking.steps.reciprocal import pair_scores
-from features.ranking.steps.whiten import learn_znormalisation
+from features.ranking.steps.znormalise import learn_znormalisation
 from features.recipes.recipe import read_recipe
 from features.search.exact_search import search
 from features.search.neighbour_graph import neighbour_graph

@@ -18,15 +18,17 @@ from competition.errors import ConfigurationError, nearest
 from features.ranking.arguments import argument_fault
 from features.ranking.state import State
 from features.ranking.steps.approximate import Approximate
+from features.ranking.steps.augment import Augment
 from features.ranking.steps.cascade import Cascade
 from features.ranking.steps.concatenate import Concatenate
 from features.ranking.steps.diffuse import Diffuse
-from features.ranking.steps.expand import Augment, Expand
+from features.ranking.steps.expand import Expand
 from features.ranking.steps.measure import Measure
 from features.ranking.steps.photo_whiten import PhotoWhiten
 from features.ranking.steps.reciprocal import Reciprocal
 from features.ranking.steps.step import Step
-from features.ranking.steps.whiten import Whiten, ZNormalise
+from features.ranking.steps.whiten import Whiten
+from features.ranking.steps.znormalise import ZNormalise
 from features.search.faiss_indexes import check_parameters
 
 StepEntry = Mapping[str, Any]  # a step as a recipe has it

@@ -1,4 +1,4 @@
-"""The steps znormalise and whiten: each component's rows by what its gallery teaches, of all dimensions or of axes."""
+"""The step whiten: principal components of a gallery, whitened, shrunk or plain."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from features.ranking.principal_axes import (
     kept_axes,
     principal_axes,
     project_components,
-    projected,
-    statistics_blocks,
 )
 from features.ranking.state import State
 from features.ranking.steps.step import Step
-from features.search.row_views import RowStack, RowView
+from features.search.row_views import RowStack
 
 
 def learning_rows(state: State, transductive: bool) -> list[tuple[Any, np.ndarray]]:
@@ -35,46 +33,6 @@ def learning_rows(state: State, transductive: bool) -> list[tuple[Any, np.ndarra
 def seen_queries(state: State, transductive: bool) -> list[str]:
     """Return what tells the queries apart in the names of what is learnt from them."""
     return [content_digest(part) for part in state.queries] if transductive else []
-
-
-class ZNormalise(Step, frozen=True):
-    """(x - mean) / standard deviation per dimension, then L2, for each component (GAN, AI Meets Beauty 2018)."""
-
-    centres: ClassVar[bool] = True
-    independent: ClassVar[bool] = True
-    transductive: Flag = False
-
-    def __call__(self, state: State) -> State:
-        learnt = [
-            learn_znormalisation(rows, excluded) for rows, excluded in learning_rows(state, self.transductive)
-        ]
-
-        def normalised(part: np.ndarray, own: Projection) -> RowView:
-            return RowView([part], lambda blocks: projected(blocks[0], own), part.shape[1], np.float32)
-
-        return state.changed(
-            **state.asked(lambda parts: list(map(projected, parts, learnt))),
-            gallery=tuple(map(normalised, state.gallery, learnt)),
-            unit=True,
-            identity=state.identity_after("znormalise", seen=seen_queries(state, self.transductive)),
-        )
-
-
-def learn_znormalisation(rows: np.ndarray, excluded: np.ndarray) -> Projection:
-    """Return the z-normalisation of rows (n, D): (x - mean) / standard deviation, per dimension.
-
-    excluded (n,) bool: rows that are left out. A dimension that never varies becomes zero.
-    """
-    chosen = np.flatnonzero(~excluded)
-    total, squares, count = np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), max(len(chosen), 1)
-    for block in statistics_blocks(rows, chosen):
-        total += np.add.reduce(block, axis=0)
-    mean = total / count
-    for block in statistics_blocks(rows, chosen):
-        squares += np.add.reduce(np.square(block - mean), axis=0)
-    deviation = np.sqrt(squares / count)
-    flat = deviation <= np.abs(mean) * 2.0**-40
-    return Projection(mean, np.where(flat, 0.0, 1.0 / np.where(flat, 1.0, deviation)))
 
 
 class Whiten(Step, frozen=True):
