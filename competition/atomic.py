@@ -73,8 +73,14 @@ def write_json(path: Path, value: object) -> Path:
 
 def reserve(descriptor: int, size_bytes: int) -> None:
     """Give a file `size_bytes`, really taken on the disk; OSError (ENOSPC) where there is no room."""
-    if hasattr(os, "posix_fallocate"):  # where a file system has no such call, the C library writes
-        return os.posix_fallocate(descriptor, 0, max(1, size_bytes))
+    try:
+        os.posix_fallocate(descriptor, 0, max(1, size_bytes))
+        return
+    except AttributeError:  # not on this system
+        pass
+    except OSError as error:  # not on this file system
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
     for start in range(0, max(1, size_bytes), BLOCK_BYTES):
         wanted = min(BLOCK_BYTES, max(1, size_bytes) - start)
         block = os.pread(descriptor, wanted, start).ljust(wanted, b"\0")  # what is there stays as it is
@@ -89,6 +95,8 @@ def sync_data(descriptor: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush the folder's own entries, so that a rename survives a power cut."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

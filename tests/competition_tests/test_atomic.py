@@ -1,5 +1,6 @@
 """Files that are complete or not there."""
 
+import errno
 import json
 import os
 import subprocess
@@ -74,9 +75,16 @@ def test_other_files_are_not_taken_for_abandoned(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
-def test_room_is_reserved_where_the_system_cannot_reserve(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.delattr(os, "fdatasync")
+@pytest.mark.parametrize("lacking", ["the call", "the file system"])
+def test_room_is_reserved_where_the_system_cannot_reserve(tmp_path, monkeypatch, lacking):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if lacking == "the call":
+        monkeypatch.delattr(os, "posix_fallocate")
+        monkeypatch.delattr(os, "fdatasync")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
     monkeypatch.setattr(atomic, "BLOCK_BYTES", 1000)
     path = tmp_path / "a"
     path.write_bytes(b"head")
