@@ -84,10 +84,10 @@ def write_first_configuration(
     recommended, image_size = GPU if gpu else CPU
     model = model or recommended
     network, unsure = _network(model, image_size), found.unsure
-    transformer = getattr(network, "model", network)
-    embeds = hasattr(transformer, "cls_token")
+    module = getattr(network, "model", network)  # as timm wraps a transformer
+    embeds = hasattr(module, "cls_token")
     if embeds:
-        image_size += -image_size % int(np.max(transformer.patch_embed.patch_size))
+        image_size += -image_size % int(np.max(module.patch_embed.patch_size))
     if weights is None and not _hub_reachable():
         unsure.append(
             f"weights: {HUB} cannot be reached from here, and extract will need the weights of {model}: download them "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,9 @@ from features.recipes.kept import (
     named_recipe,
     readable,
     recipe_names,
-    resolve,
 )
 from features.recipes.patterns import NoMatch, say_unmatched
-from features.recipes.recipe import NAMED, Recipe
+from features.recipes.recipe import NAMED, Recipe, resolve
 from tuning.labelled import NOT_SIMULATED, Labelled, study_queries
 from tuning.landscape import LARGE_GALLERY
 from tuning.validation import figure_interval
@@ -99,14 +97,15 @@ def of_one_backbone(configuration: Configuration, names: Iterable[str]) -> list[
     A weak network beside a strong one, as equals, costs more than it brings. Empty where there are not several.
     """
     found: list[Recipe] = []
-    for written, backbone in product(map(named_recipe, names), configuration.backbones):
+    for written in map(named_recipe, names if len(configuration.backbones) > 1 else ()):
         if any(pattern.get("backbone", "*") != "*" for pattern in written.patterns):
             continue
-        with suppress(ConfigurationError):  # not extracted of this one
-            alone = resolve(written, replace(configuration, backbones=(backbone,)))
-            if len(alone.components) < len(resolve(written, configuration).components):
-                name = f"{written.name}-{backbone.name}"
-                found.append(replace(alone, name=name, provenance={"source": NAMED}))
+        for backbone in configuration.backbones:
+            with suppress(ConfigurationError):  # not extracted of this one
+                alone = resolve(written, replace(configuration, backbones=(backbone,)))
+                if len(alone.components) < len(resolve(written, configuration).components):
+                    name = f"{written.name}-{backbone.name}"
+                    found.append(replace(alone, name=name, provenance={"source": NAMED}))
     return found
 
 
