@@ -79,8 +79,20 @@ class _File(msgspec.Struct):
     ] = []
 
 
+def check_weights(weights: np.ndarray, n_components: int, where: str) -> None:
+    """Raise ConfigurationError unless `weights` are `n_components` finite numbers >= 0 of sum 1."""
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (n_components,):
+        raise ConfigurationError(
+            f"{where}: {weights.size} weights for {n_components} components: give one each"
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any() or abs(weights.sum() - 1) > 1e-6:
+        raise ConfigurationError(f"{where}: weights {weights.tolist()} must be numbers >= 0 of sum 1")
+
+
 def write_recipe(path: Path, recipe: Recipe) -> Path:
     """Write `recipe` to `path`, atomically; weights keep every bit (repr round-trips)."""
+    check_weights(recipe.weight_array, len(recipe.components), str(path))
     values = asdict(recipe)
     for part in values["components"]:
         for key in [key for key in part if part[key] is None]:
@@ -122,8 +134,7 @@ def read_recipe(path: Path) -> Recipe:
             raise ConfigurationError(f"{path}: component {number} {fault}")
     components: tuple[Component, ...] = ()
     if resolved:
-        if abs(np.sum(weights) - 1) > 1e-6:
-            raise ConfigurationError(f"{path}: weights {weights} must be numbers >= 0 of sum 1")
+        check_weights(np.array(weights), len(entries), str(path))
         try:
             components = tuple(map(component_from, entries))
         except ConfigurationError as error:
